@@ -1,0 +1,1 @@
+"""The data path: meta JSON -> annotations -> order -> samples -> batches."""

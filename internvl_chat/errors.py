@@ -1,0 +1,64 @@
+"""Errors that a user caused and can mend.
+
+Every entry point turns a :class:`UserError` into a few lines on stderr and the exit code of the
+class; anything else is our own bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Something the user gave is wrong.
+
+    Args:
+        problem: what is wrong, with the offending value.
+        where: the place: ``file:line``, a dataset, a sample index or an argument's name.
+        fix: how to mend it, in the imperative.
+    """
+
+    exit_code = 1
+
+    def __init__(self, problem: str, *, where: str | None = None, fix: str | None = None) -> None:
+        self.problem = problem
+        self.where = where
+        self.fix = fix
+        super().__init__(problem, where, fix)
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.problem}" if self.where else self.problem
+        if self.fix:
+            text = f"{text.rstrip('.')}. {self.fix}"
+        return text
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # DataLoader workers send exceptions to the parent by pickle, which would otherwise call
+        # the constructor with positional arguments only.
+        return (_rebuild, (type(self), self.problem, self.where, self.fix))
+
+
+def _rebuild(cls: type[UserError], problem: str, where: str | None, fix: str | None) -> UserError:
+    return cls(problem, where=where, fix=fix)
+
+
+class ConfigError(UserError):
+    """Arguments, environment or configuration contradict each other or name what does not exist."""
+
+    exit_code = 2
+
+
+class DatasetError(UserError):
+    """A meta JSON, an annotation file or the bad-record policy was violated."""
+
+    exit_code = 3
+
+
+class CheckpointError(UserError):
+    """Weights, a tokenizer or a configuration file are missing, surplus or do not fit."""
+
+    exit_code = 2
+
+
+class NoCheckpointError(CheckpointError):
+    """A checkpoint to continue from was asked for and none is valid."""
+
+    exit_code = 4
