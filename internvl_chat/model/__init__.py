@@ -1,0 +1,1 @@
+"""The model, its configuration and its chat templates; these files travel inside checkpoints."""
