@@ -1,0 +1,101 @@
+"""How the samples of one optimizer step are cut up; the launch scripts ask this file too.
+
+Only the standard library is imported, so that a shell script can run it by path in a few
+milliseconds: ``python internvl_chat/train/batch_plan.py 128 4 16`` prints the accumulation steps
+(2), or the values that would work to stderr and exits with 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchPlan:
+    """Micro batch x ranks x accumulation = global batch.
+
+    Raises:
+        ValueError: a number is not positive, or the global batch does not divide; the message
+            lists the nearest values that work.
+    """
+
+    global_batch_size: int
+    """Samples (packs, when packing) per optimizer step, over all ranks."""
+    micro_batch_size: int
+    """Samples (packs) per rank in one forward pass."""
+    world_size: int
+
+    def __post_init__(self) -> None:
+        for name in ("global_batch_size", "micro_batch_size", "world_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, want a number >= 1.")
+        per_pass = self.micro_batch_size * self.world_size
+        if self.global_batch_size % per_pass:
+            raise ValueError(
+                f"the global batch size {self.global_batch_size} is not micro batch x ranks x n = "
+                f"{self.micro_batch_size} x {self.world_size} x n. Nearest that work: "
+                f"{_nearest(self.global_batch_size, per_pass)}"
+                f"{_micro_batches(self.global_batch_size, self.micro_batch_size, self.world_size)}."
+            )
+
+    @classmethod
+    def from_accumulation(
+        cls, *, micro_batch_size: int, world_size: int, accumulation_steps: int
+    ) -> BatchPlan:
+        """The plan whose global batch follows from the number of micro batches per step."""
+        return cls(
+            global_batch_size=micro_batch_size * world_size * accumulation_steps,
+            micro_batch_size=micro_batch_size,
+            world_size=world_size,
+        )
+
+    @property
+    def accumulation_steps(self) -> int:
+        """Micro batches per rank and optimizer step."""
+        return self.global_batch_size // (self.micro_batch_size * self.world_size)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.micro_batch_size} per rank x {self.world_size} ranks x "
+            f"{self.accumulation_steps} accumulation = {self.global_batch_size} per step"
+        )
+
+
+def _nearest(wanted: int, unit: int) -> str:
+    below = wanted // unit * unit
+    return " or ".join(str(value) for value in (below, below + unit) if value)
+
+
+def _micro_batches(global_batch_size: int, micro_batch_size: int, world_size: int) -> str:
+    """The micro batch sizes nearest to the wanted one for which the global batch divides."""
+    if global_batch_size % world_size:
+        return ""
+    share = global_batch_size // world_size
+    fitting = [size for size in range(1, share + 1) if share % size == 0]
+    below = [size for size in fitting if size < micro_batch_size][-1:]
+    above = [size for size in fitting if size > micro_batch_size][:1]
+    values = " or ".join(str(size) for size in below + above)
+    return f"; or keep {global_batch_size} with a micro batch of {values}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the accumulation steps for ``GLOBAL MICRO WORLD``; exit code 2 if none fits."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("global_batch_size", type=int, help="samples per optimizer step, all GPUs")
+    parser.add_argument("micro_batch_size", type=int, help="samples per GPU in one forward pass")
+    parser.add_argument("world_size", type=int, help="number of GPUs (processes)")
+    args = parser.parse_args(argv)
+    try:
+        plan = BatchPlan(**vars(args))
+    except ValueError as err:
+        sys.stderr.write(f"error: {err}\n")
+        return 2
+    sys.stdout.write(f"{plan.accumulation_steps}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
