@@ -1,0 +1,298 @@
+# shellcheck shell=sh
+# The launcher: turns a recipe's settings into one srun or torchrun command and runs it.
+# POSIX sh, sourced by a recipe that has set `lib` (this folder) and `recipe` (its name); it then sets its defaults and
+# calls `launch`.
+# docs/recipes.md and docs/slurm.md describe every setting; `sh RECIPE --help` prints the short form.
+
+: "${lib:?the recipe sets it}" "${recipe:?the recipe sets it}"
+
+# What the repository ships is found beside the script, and named as short as it can be; every other path is read from
+# where the user stands.
+root=$(CDPATH='' cd -- "$lib/../.." && pwd)
+if [ "$(cd "$root" && pwd -P)" = "$(pwd -P)" ]; then shipped=''; else shipped=$root/; fi
+trainer=${TRAINER:-${shipped}internvl_chat/train/finetune.py}
+
+fail() { # problem, mend
+    printf '%s: %s\n  fix: %s\n' "$recipe" "$1" "$2" >&2
+    exit 2
+}
+
+note() {
+    printf '%s: %s\n' "$recipe" "$1" >&2
+}
+
+usage() {
+    cat <<HELP
+Usage: [NAME=value ...] sh $0 [training arguments ...]
+
+Training arguments (--learning_rate 2e-5 --max_steps 100 ...) come after the recipe's own: the last one wins.
+Settings, from the environment:
+  GPUS=$GPUS GPUS_PER_NODE=${GPUS_PER_NODE:-$GPUS}
+                           GPUs of the job, and of one node
+  BATCH_SIZE=$BATCH_SIZE PER_DEVICE_BATCH_SIZE=$PER_DEVICE_BATCH_SIZE
+                           samples per optimizer step over all GPUs, and per GPU in one forward pass
+  PARTITION QUOTA_TYPE CPUS_PER_TASK GRES SRUN_ARGS
+                           Slurm; with PARTITION set srun starts the ranks, otherwise torchrun
+  MASTER_ADDR MASTER_PORT NODE_RANK
+                           where the ranks meet; on one machine a free port is found
+  MODEL_PATH, or VISION_PATH MLP_PATH LLM_PATH
+                           a chat checkpoint, or the parts of a new one
+  META_PATH OUTPUT_DIR DEEPSPEED_CONFIG NUM_WORKERS
+  LAUNCHER=slurm|pytorch   srun or torchrun, whatever PARTITION says
+  PYTHON                   the interpreter; unset: python, and torchrun as found on PATH
+  DRY_RUN=1                print the command and stop
+HELP
+}
+
+is_dry_run() {
+    case ${DRY_RUN:-0} in 0) return 1 ;; esac
+}
+
+require_count() { # name of the setting, its value
+    case $2 in
+        '' | 0* | *[!0-9]*) fail "$1=$2 is no whole number above zero" "$1=1 or more" ;;
+    esac
+}
+
+# Print the arguments as one line that a shell reads back as the same words.
+quoted() {
+    quoted_gap=''
+    for quoted_word; do
+        printf '%s' "$quoted_gap"
+        case $quoted_word in
+            '' | *[!A-Za-z0-9_@%+=:,./-]*) printf "'%s'" "$(printf '%s\n' "$quoted_word" | sed "s/'/'\\\\''/g")" ;;
+            *) printf '%s' "$quoted_word" ;;
+        esac
+        quoted_gap=' '
+    done
+}
+
+# The micro batch sizes nearest to PER_DEVICE_BATCH_SIZE that divide the number given, smaller or greater.
+nearest_micro_batches() {
+    below='' above='' size=1
+    while [ "$size" -le "$1" ] && [ -z "$above" ]; do
+        if [ $(($1 % size)) -eq 0 ]; then
+            if [ "$size" -lt "$PER_DEVICE_BATCH_SIZE" ]; then below=$size; else above=$size; fi
+        fi
+        size=$((size + 1))
+    done
+    printf '%s' "$below${below:+${above:+ or }}$above"
+}
+
+# Sets accumulation, the n of BATCH_SIZE = PER_DEVICE_BATCH_SIZE x GPUS x n. The trainer's BatchPlan
+# does the same sum; it is here too so that a mistake is told on a login node without Python.
+plan_batch() {
+    per_pass=$((PER_DEVICE_BATCH_SIZE * GPUS))
+    accumulation=$((BATCH_SIZE / per_pass))
+    [ $((BATCH_SIZE % per_pass)) -ne 0 ] || return 0
+    works="BATCH_SIZE=$(((accumulation + 1) * per_pass))"
+    [ "$accumulation" -eq 0 ] || works="BATCH_SIZE=$((accumulation * per_pass)) or $works"
+    if [ $((BATCH_SIZE % GPUS)) -eq 0 ]; then
+        works="$works; or keep $BATCH_SIZE with PER_DEVICE_BATCH_SIZE=$(nearest_micro_batches $((BATCH_SIZE / GPUS)))"
+    fi
+    fail "BATCH_SIZE=$BATCH_SIZE is not PER_DEVICE_BATCH_SIZE x GPUS x n = $PER_DEVICE_BATCH_SIZE x $GPUS x n" \
+        "nearest that work: $works"
+}
+
+# Sets launcher (slurm or pytorch), GPUS_PER_NODE and nodes. A job smaller than a node takes a part of one.
+plan_nodes() {
+    case ${LAUNCHER:-} in
+        slurm | pytorch) launcher=$LAUNCHER ;;
+        '') if [ -n "${PARTITION:-}" ]; then launcher=slurm; else launcher=pytorch; fi ;;
+        *)
+            fail "LAUNCHER=$LAUNCHER is unknown" \
+                "LAUNCHER=slurm (srun) or LAUNCHER=pytorch (torchrun); unset, PARTITION decides"
+            ;;
+    esac
+    GPUS_PER_NODE=${GPUS_PER_NODE:-$GPUS}
+    require_count GPUS_PER_NODE "$GPUS_PER_NODE"
+    [ "$GPUS_PER_NODE" -le "$GPUS" ] || GPUS_PER_NODE=$GPUS
+    nodes=$((GPUS / GPUS_PER_NODE))
+    [ $((GPUS % GPUS_PER_NODE)) -eq 0 ] ||
+        fail "GPUS=$GPUS is no multiple of GPUS_PER_NODE=$GPUS_PER_NODE" \
+            "nearest that work: GPUS=$((nodes * GPUS_PER_NODE)) or GPUS=$(((nodes + 1) * GPUS_PER_NODE))"
+}
+
+# The extra arguments may name another output directory, which the log follows, or go round the batch arithmetic.
+read_extra_arguments() {
+    previous=''
+    for word; do
+        case $previous in --output_dir) OUTPUT_DIR=$word ;; esac
+        case $word in
+            --output_dir=*) OUTPUT_DIR=${word#*=} ;;
+            --per_device_train_batch_size* | --gradient_accumulation_steps*)
+                note "warning: ${word%%=*} goes round BATCH_SIZE=$BATCH_SIZE; PER_DEVICE_BATCH_SIZE does not"
+                ;;
+        esac
+        previous=$word
+    done
+}
+
+# Files that are not seen from here are worth a word before the job queues. No error: the nodes may see more.
+look_for_files() {
+    for path in "$META_PATH" "$DEEPSPEED_CONFIG" \
+        "${MODEL_PATH:-}" "${VISION_PATH:-}" "${MLP_PATH:-}" "${LLM_PATH:-}"; do
+        case $path in
+            ./* | ../* | /* | pretrained/* | shell/*)
+                [ -e "$path" ] || note "warning: $path is not seen from $(pwd); see pretrained/README.md" ;;
+        esac
+    done
+}
+
+# Run or print `srun … python -u train.py ARGUMENTS`. MASTER_ADDR and MASTER_PORT reach the ranks with the
+# environment; unset, the trainer takes them from the job's node list and number.
+launch_slurm() {
+    gres=${GRES-gpu:$GPUS_PER_NODE}
+    set -f # SRUN_ARGS is split at blanks, its * and ? are left alone
+    # shellcheck disable=SC2086
+    set -- srun ${PARTITION:+-p} ${PARTITION:+"$PARTITION"} "--job-name=$recipe" ${gres:+"--gres=$gres"} \
+        "--nodes=$nodes" "--ntasks=$GPUS" "--ntasks-per-node=$GPUS_PER_NODE" "--cpus-per-task=$CPUS_PER_TASK" \
+        --kill-on-bad-exit=1 ${QUOTA_TYPE:+"--quotatype=$QUOTA_TYPE"} ${SRUN_ARGS:-} \
+        "${PYTHON:-python}" -u "$trainer" "$@"
+    set +f
+    run_or_print "$@"
+}
+
+# Run or print `torchrun … train.py ARGUMENTS`. Ranks on one machine meet over 127.0.0.1, so that its own
+# name need not resolve, at a port found at start, so that two jobs never share one; MASTER_PORT fixes it.
+launch_pytorch() {
+    if [ "$nodes" -gt 1 ]; then
+        if [ -z "${MASTER_ADDR:-}" ] || [ -z "${NODE_RANK:-}" ]; then
+            problem="GPUS=$GPUS with GPUS_PER_NODE=$GPUS_PER_NODE are $nodes machines, and no PARTITION is set"
+            mend="PARTITION=name to use Slurm; or on each machine MASTER_ADDR=first-machine"
+            mend="$mend NODE_RANK=0..$((nodes - 1)); or GPUS=$GPUS_PER_NODE"
+            is_dry_run || fail "$problem" "$mend"
+            note "warning: $problem: the line is for the first of them. $mend"
+            MASTER_ADDR=${MASTER_ADDR:-first-machine} NODE_RANK=${NODE_RANK:-0}
+        fi
+        set -- "--nnodes=$nodes" "--node-rank=$NODE_RANK" "--nproc-per-node=$GPUS_PER_NODE" \
+            "--master-addr=$MASTER_ADDR" "--master-port=${MASTER_PORT:-29500}" "$trainer" "$@"
+    elif [ -n "${MASTER_PORT:-}" ]; then
+        set -- --nnodes=1 "--nproc-per-node=$GPUS" "--master-addr=${MASTER_ADDR:-127.0.0.1}" \
+            "--master-port=$MASTER_PORT" "--local-addr=${MASTER_ADDR:-127.0.0.1}" "$trainer" "$@"
+    else
+        set -- --standalone --nnodes=1 "--nproc-per-node=$GPUS" "--local-addr=${MASTER_ADDR:-127.0.0.1}" "$trainer" "$@"
+    fi
+    if [ -n "${PYTHON:-}" ]; then
+        run_or_print "$PYTHON" -m torch.distributed.run "$@"
+    else
+        run_or_print torchrun "$@"
+    fi
+}
+
+run_or_print() {
+    PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
+    export PYTHONPATH
+    line="PYTHONPATH=$(quoted "$PYTHONPATH") $(quoted "$@")"
+    if is_dry_run; then
+        printf '%s\n' "$line"
+        exit 0
+    fi
+    command -v "$1" >/dev/null 2>&1 ||
+        fail "$1 is not on PATH" \
+            "torchrun: activate the environment requirements.txt is installed in, or set PYTHON; srun: load Slurm"
+    look_for_files
+    mkdir -p "$OUTPUT_DIR"
+    log=$OUTPUT_DIR/training_log.txt
+    printf '%s %s\n' "$(date '+%Y-%m-%d %H:%M:%S')" "$line" >>"$log"
+    run_logged "$@"
+}
+
+# Run a command with its output on the screen and at the end of $log, and exit with its status.
+# POSIX sh has no pipefail. With a named pipe the command stays a child of this shell: its status is at hand,
+# and a signal that stops the script (scancel, a container's end) reaches the command, not the shell alone.
+run_logged() {
+    scratch=$(mktemp -d)
+    trap 'rm -rf "$scratch"' EXIT
+    mkfifo "$scratch/output"
+    (
+        trap '' HUP INT TERM USR1 # tee stays to the last line, or the command's farewell would meet a closed pipe
+        exec tee -a "$log" <"$scratch/output"
+    ) &
+    tee_pid=$!
+    "$@" >"$scratch/output" 2>&1 </dev/null &
+    command_pid=$!
+    signalled=''
+    trap 'forward HUP' HUP
+    trap 'forward TERM' TERM
+    trap 'forward INT' INT
+    trap 'forward USR1' USR1
+    status=0
+    wait "$command_pid" || status=$?
+    while [ -n "$signalled" ]; do # a trapped signal ends `wait` early: wait again for the true status
+        signalled=''
+        again=0
+        wait "$command_pid" || again=$?
+        [ "$again" -eq 127 ] || status=$again # 127: it had ended before, and its status was read
+    done
+    trap - HUP INT TERM USR1
+    finish_log
+    [ "$status" -eq 0 ] || note "training ended with exit status $status; see $log"
+    exit "$status"
+}
+
+forward() { # name of the signal this shell was sent
+    signalled=1
+    case $launcher,$1 in
+        # The terminal has sent INT to every process; one without a handler yet ignores it, and is ended later.
+        *,INT) (sleep 5 && kill -TERM "$command_pid") >/dev/null 2>&1 & ;;
+        # srun passes USR1 to the ranks; torchrun would die of it and leave them, but passes TERM on.
+        pytorch,USR1) kill -TERM "$command_pid" 2>/dev/null || : ;;
+        *) kill "-$1" "$command_pid" 2>/dev/null || : ;;
+    esac
+}
+
+# tee ends with the last process that writes to it; one that a crash left behind must not hold the script for ever.
+finish_log() {
+    (sleep 10 && kill -KILL "$tee_pid") >/dev/null 2>&1 &
+    guard_pid=$!
+    wait "$tee_pid" 2>/dev/null || :
+    kill "$guard_pid" 2>/dev/null || :
+}
+
+# Sets MODEL_PATH, or VISION_PATH, MLP_PATH and LLM_PATH: from the environment, else from the recipe's default_* ones.
+choose_model() {
+    parts=${VISION_PATH:-}${MLP_PATH:-}${LLM_PATH:-}
+    if [ -n "${MODEL_PATH:-}" ] && [ -n "$parts" ]; then
+        fail "MODEL_PATH=$MODEL_PATH and parts of a model ($parts) are both set" \
+            "MODEL_PATH for a chat checkpoint, or VISION_PATH, LLM_PATH and MLP_PATH to build a new one"
+    elif [ -n "${MODEL_PATH:-}" ]; then
+        return 0
+    elif [ -z "$parts" ]; then
+        MODEL_PATH=${default_model:-} VISION_PATH=${default_vision:-}
+        MLP_PATH=${default_mlp:-} LLM_PATH=${default_llm:-}
+        return 0
+    fi
+    # Another ViT or LLM: the recipe's projector fits neither, so without MLP_PATH a new one is trained.
+    VISION_PATH=${VISION_PATH:-${default_vision:-}}
+    LLM_PATH=${LLM_PATH:-${default_llm:-}}
+    if [ -z "$VISION_PATH" ] || [ -z "$LLM_PATH" ]; then
+        fail "a new model needs VISION_PATH and LLM_PATH, one is unset" \
+            "set both, and MLP_PATH for a trained projector; or MODEL_PATH"
+    fi
+    [ -n "${MLP_PATH:-}" ] || note "warning: no MLP_PATH, the projector starts from random weights"
+}
+
+# Start the training run of a recipe. Arguments: the recipe's training arguments, then the user's; both come after what
+# the settings decide, and of two equal flags the last one counts.
+launch() {
+    for word; do
+        case $word in -h | --help) usage && exit 0 ;; esac
+    done
+    for setting in GPUS BATCH_SIZE PER_DEVICE_BATCH_SIZE CPUS_PER_TASK; do
+        eval "require_count $setting \"\$$setting\""
+    done
+    plan_nodes
+    plan_batch
+    choose_model
+    read_extra_arguments "$@"
+    set -- --meta_path "$META_PATH" ${DEEPSPEED_CONFIG:+--deepspeed} ${DEEPSPEED_CONFIG:+"$DEEPSPEED_CONFIG"} \
+        --per_device_train_batch_size "$PER_DEVICE_BATCH_SIZE" --gradient_accumulation_steps "$accumulation" \
+        --dataloader_num_workers "$NUM_WORKERS" --output_dir "$OUTPUT_DIR" "$@"
+    if [ -n "${MODEL_PATH:-}" ]; then
+        set -- --model_name_or_path "$MODEL_PATH" "$@"
+    else
+        set -- --vision_path "$VISION_PATH" ${MLP_PATH:+--mlp_path} ${MLP_PATH:+"$MLP_PATH"} --llm_path "$LLM_PATH" "$@"
+    fi
+    "launch_$launcher" "$@"
+}
