@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -54,7 +54,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor
+        ctx: FunctionCtx,
+        hidden: Tensor,
+        head: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        row_losses: Tensor,
     ) -> Tensor:
         rows = hidden.shape[0]
         wants_hidden, wants_head = ctx.needs_input_grad[:2]  # type: ignore[attr-defined]
@@ -71,7 +76,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
             top = logits.amax(1, keepdim=True)
             exponentials = logits.sub_(top).exp_()
             total = exponentials.sum(1, keepdim=True)
-            loss += (weight * (top + total.log() - picked)).sum()
+            losses = top + total.log() - picked
+            row_losses[chunk] = losses.squeeze(1)
+            loss += (weight * losses).sum()
             if not (wants_hidden or wants_head):
                 continue
             grad_logits = exponentials.mul_(weight / total).scatter_add_(1, target, -weight)
@@ -87,14 +94,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(
         ctx: FunctionCtx, grad_loss: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, None, None]:
+    ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         # In place: the head's gradient may be the largest tensor of the step. Autograd refuses a
         # second backward through the same graph, which would scale twice.
         grads = [
             None if grad is None else grad.mul_(grad_loss.to(grad.dtype))
             for grad in ctx.saved_tensors  # type: ignore[attr-defined]
         ]
-        return grads[0], grads[1], None, None
+        return grads[0], grads[1], None, None, None
 
 
 class VocabularyLoss(nn.Module):
@@ -104,6 +111,9 @@ class VocabularyLoss(nn.Module):
     that is no plain bias-free linear layer (quantised, LoRA) is called chunk by chunk instead,
     and again in the backward pass.
     """
+
+    row_losses: Tensor | None = None
+    """(R,) float32, unweighted, of the last call: for a loss by dataset. Takes no gradient."""
 
     def forward(self, hidden: Tensor, targets: Tensor, head: nn.Module, weights: Tensor) -> Tensor:
         """Compute the sum.
@@ -117,6 +127,7 @@ class VocabularyLoss(nn.Module):
         Returns:
             A float32 scalar; for R = 0 a zero that still hangs on ``hidden`` and ``head``.
         """
+        self.row_losses = torch.zeros_like(weights)
         if type(head) is not nn.Linear or head.bias is not None:
             return self._through_module(hidden, targets, head, weights)
         weight = head.weight
@@ -124,7 +135,9 @@ class VocabularyLoss(nn.Module):
             dtype = torch.get_autocast_dtype(hidden.device.type)
             hidden, weight = hidden.to(dtype), weight.to(dtype)
         with torch.autocast(hidden.device.type, enabled=False):
-            return _LinearCrossEntropy.apply(hidden.to(weight.dtype), weight, targets, weights)
+            return _LinearCrossEntropy.apply(
+                hidden.to(weight.dtype), weight, targets, weights, self.row_losses
+            )
 
     def _through_module(
         self, hidden: Tensor, targets: Tensor, head: nn.Module, weights: Tensor
@@ -134,15 +147,16 @@ class VocabularyLoss(nn.Module):
         out_features = getattr(head, "out_features", 2**16)
         step = _rows_per_chunk(out_features, hidden.device)
 
-        def chunk_loss(rows: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-            losses = F.cross_entropy(head(rows).float(), target, reduction="none")
-            return (losses * weight).sum()
+        def chunk_loss(rows: Tensor, target: Tensor) -> Tensor:
+            return F.cross_entropy(head(rows).float(), target, reduction="none")
 
         parts = [
             checkpoint(chunk_loss, *chunk, use_reentrant=False)
-            for chunk in zip(hidden.split(step), targets.split(step), weights.split(step))
+            for chunk in zip(hidden.split(step), targets.split(step))
         ]
-        return torch.stack(parts).sum()
+        losses = torch.cat(parts)
+        self.row_losses = losses.detach()
+        return (losses * weights).sum()
 
 
 @dataclass(frozen=True)
@@ -242,8 +256,8 @@ class InternVLChatModel(PreTrainedModel):
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = True
-    _no_split_modules = ["InternVisionEncoderLayer", "LlamaDecoderLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _no_split_modules: ClassVar = ["InternVisionEncoderLayer", "LlamaDecoderLayer"]
+    _skip_keys_device_placement: ClassVar = ["past_key_values"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flash_attn_2 = True
@@ -468,22 +482,27 @@ class InternVLChatModel(PreTrainedModel):
         return self.extract_feature(blank).sum() * 0
 
     def _embed(
-        self, input_ids: Tensor, pixel_values: Tensor | None, image_flags: Tensor | None
+        self,
+        input_ids: Tensor,
+        pixel_values: Tensor | None,
+        image_flags: Tensor | None = None,
+        visual_features: Tensor | None = None,
     ) -> Tensor:
         """Token embeddings with the tiles' features in place: (B, T, D)."""
-        slots = kept = None
-        if pixel_values is not None:
-            # What needs the device to catch up comes first, while its queue is short.
-            slots = self._image_slots(input_ids)
-            kept = pixel_values
+        # What needs the device to catch up (counting) comes first, while its queue is short.
+        tiles = pixel_values if visual_features is None else visual_features
+        slots = None
+        if tiles is not None:
             if image_flags is not None:
-                kept = pixel_values[image_flags.reshape(-1).to(pixel_values.device) == 1]
-            self._check_count(slots, kept.shape[0], input_ids)
+                tiles = tiles[image_flags.reshape(-1).to(tiles.device) == 1]
+            slots = self._image_slots(input_ids)
+            self._check_count(slots, tiles.shape[0], input_ids)
         embeds = self.get_input_embeddings()(input_ids)
-        if slots is None or kept is None or kept.shape[0] == 0:
+        if tiles is None or slots is None or tiles.shape[0] == 0:
             zero = self._stand_in()
             return embeds if zero is None else embeds + zero.to(embeds)
-        return splice_image_features(embeds, self.extract_feature(kept), slots)
+        features = self.extract_feature(tiles) if visual_features is None else tiles
+        return splice_image_features(embeds, features, slots)
 
     # ------------------------------------------------------------------ forward
 
@@ -600,6 +619,299 @@ class InternVLChatModel(PreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    # ------------------------------------------------------------------ chat
+
+    @torch.no_grad()
+    def generate(
+        self,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        visual_features: Tensor | None = None,
+        generation_config: GenerationConfig | dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Continue text with pictures.
+
+        Args:
+            pixel_values: (N, 3, S, S) or ``None``.
+            input_ids: (B, T), padded on the left.
+            attention_mask: (B, T), 1 on real tokens; ``None`` for none padded.
+            visual_features: (N, K, D), what :meth:`extract_feature` gave, in place of pixels.
+            generation_config: for the language model's ``generate``; a dict is a set of keywords.
+            **kwargs: go there too.
+
+        Returns:
+            (B, new tokens) ids, without the prompt; or what ``return_dict_in_generate`` asks for.
+        """
+        if input_ids is None:
+            raise ValueError("generate needs input_ids")
+        if isinstance(generation_config, dict):
+            kwargs, generation_config = {**generation_config, **kwargs}, None
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        return self.language_model.generate(
+            inputs_embeds=self._embed(input_ids, pixel_values, visual_features=visual_features),
+            attention_mask=attention_mask,
+            generation_config=generation_config,
+            use_cache=kwargs.pop("use_cache", True),
+            **kwargs,
+        )
+
+    def chat(
+        self,
+        tokenizer: Any,
+        pixel_values: Tensor | None,
+        question: str,
+        generation_config: dict[str, Any],
+        history: Sequence[tuple[str, str]] | None = None,
+        return_history: bool = False,
+        num_patches_list: Sequence[int] | None = None,
+        IMG_START_TOKEN: str = "<img>",
+        IMG_END_TOKEN: str = "</img>",
+        IMG_CONTEXT_TOKEN: str = "<IMG_CONTEXT>",
+        verbose: bool = False,
+    ) -> str | tuple[str, list[tuple[str, str]]]:
+        """Answer one question.
+
+        Args:
+            tokenizer: the checkpoint's.
+            pixel_values: (N, 3, S, S), the tiles of all pictures of history and question.
+            question: ``<image>`` stands for a picture; put before the first question if it is
+                missing there and everywhere else.
+            generation_config: keywords of ``generate``, a ``streamer`` included; not changed.
+            history: earlier (question, answer) pairs; not changed.
+            return_history: return the pairs, this one included, as well.
+            num_patches_list: tiles of each picture; all to one by default.
+            IMG_START_TOKEN, IMG_END_TOKEN, IMG_CONTEXT_TOKEN: what a picture is written with.
+            verbose: log prompt and answer.
+
+        Raises:
+            ValueError: tiles, ``num_patches_list`` and ``<image>`` tags do not agree.
+        """
+        answers, histories = self._answer(
+            tokenizer,
+            pixel_values,
+            [question],
+            generation_config,
+            [list(history or [])],
+            [_tiles_of_one(pixel_values, num_patches_list)],
+            (IMG_START_TOKEN, IMG_CONTEXT_TOKEN, IMG_END_TOKEN),
+            verbose,
+        )
+        return (answers[0], histories[0]) if return_history else answers[0]
+
+    def batch_chat(
+        self,
+        tokenizer: Any,
+        pixel_values: Tensor | None,
+        questions: Sequence[str],
+        generation_config: dict[str, Any],
+        num_patches_list: Sequence[int | Sequence[int]] | None = None,
+        history: Sequence[Sequence[tuple[str, str]]] | None = None,
+        return_history: bool = False,
+        IMG_START_TOKEN: str = "<img>",
+        IMG_END_TOKEN: str = "</img>",
+        IMG_CONTEXT_TOKEN: str = "<IMG_CONTEXT>",
+        verbose: bool = False,
+    ) -> list[str] | tuple[list[str], list[list[tuple[str, str]]]]:
+        """Answer several questions at once; greedy answers are those of :meth:`chat`.
+
+        Args:
+            pixel_values: (N, 3, S, S), tiles in the order of the questions.
+            num_patches_list: for each question its number of tiles (one picture; 0 for none), or
+                a list with the tiles of each of its pictures. By default the tiles are shared
+                out evenly, one picture per question.
+            history: for each question its earlier pairs.
+
+        Other arguments are those of :meth:`chat`.
+
+        Raises:
+            ValueError: numbers of questions, tiles and ``<image>`` tags do not agree.
+        """
+        answers, histories = self._answer(
+            tokenizer,
+            pixel_values,
+            list(questions),
+            generation_config,
+            _histories(history, len(questions)),
+            _tiles_of_many(pixel_values, num_patches_list, len(questions)),
+            (IMG_START_TOKEN, IMG_CONTEXT_TOKEN, IMG_END_TOKEN),
+            verbose,
+        )
+        return (answers, histories) if return_history else answers
+
+    def _answer(
+        self,
+        tokenizer: Any,
+        pixel_values: Tensor | None,
+        questions: list[str],
+        generation_config: dict[str, Any],
+        histories: list[list[tuple[str, str]]],
+        tiles: list[list[int]],
+        image_tokens: tuple[str, str, str],
+        verbose: bool,
+    ) -> tuple[list[str], list[list[tuple[str, str]]]]:
+        self.img_context_token_id = tokenizer.convert_tokens_to_ids(image_tokens[1])
+        rows, asked = [], []
+        for question, history, counts in zip(questions, histories, tiles, strict=True):
+            turns = _with_image_tag(history, question, bool(counts))
+            prompt = self.conv_template.render(turns, self.system_message).text
+            prompt = _expand_image_tags(prompt, counts, self.num_image_token, image_tokens)
+            rows.append(_prompt_ids(tokenizer, prompt, self.conv_template.bos_in_training))
+            asked.append(turns)
+            if verbose:
+                logger.info("prompt: %s", prompt)
+        input_ids, attention_mask = _pad_left(rows, _pad_id(tokenizer), self.device)
+        settings = dict(generation_config)
+        settings.setdefault("pad_token_id", _pad_id(tokenizer))
+        settings.update(_stop_settings(tokenizer, self.conv_template.stop_str, settings))
+        output = self.generate(pixel_values, input_ids, attention_mask, **settings)
+        sequences = getattr(output, "sequences", output)
+        answers = [_decode(tokenizer, row, self.conv_template.stop_str) for row in sequences]
+        for answer in answers if verbose else ():
+            logger.info("answer: %s", answer)
+        done = [
+            [(q, a) for q, a in turns[:-1] if a is not None] + [(turns[-1][0], answer)]
+            for turns, answer in zip(asked, answers, strict=True)
+        ]
+        return answers, done
+
+
+def _tiles_of_one(pixel_values: Tensor | None, num_patches_list: Sequence[int] | None) -> list[int]:
+    """Tiles of each picture of one conversation."""
+    num_tiles = 0 if pixel_values is None else len(pixel_values)
+    if num_patches_list is None:
+        return [num_tiles] if num_tiles else []
+    if sum(num_patches_list) != num_tiles:
+        raise ValueError(
+            f"num_patches_list {list(num_patches_list)} sums to {sum(num_patches_list)}, but "
+            f"pixel_values holds {num_tiles} tiles"
+        )
+    return list(num_patches_list)
+
+
+def _tiles_of_many(
+    pixel_values: Tensor | None,
+    num_patches_list: Sequence[int | Sequence[int]] | None,
+    num_questions: int,
+) -> list[list[int]]:
+    """Tiles of each picture of each conversation."""
+    num_tiles = 0 if pixel_values is None else len(pixel_values)
+    if num_patches_list is None:
+        if num_questions and num_tiles % num_questions:
+            raise ValueError(
+                f"{num_tiles} tiles do not go evenly over {num_questions} questions. Give "
+                "num_patches_list, one entry per question"
+            )
+        share = num_tiles // max(num_questions, 1)
+        return [[share] if share else []] * num_questions
+    if len(num_patches_list) != num_questions:
+        raise ValueError(
+            f"num_patches_list has {len(num_patches_list)} entries for {num_questions} questions"
+        )
+    tiles = [
+        [entry] * bool(entry) if isinstance(entry, int) else list(entry)
+        for entry in num_patches_list
+    ]
+    if sum(map(sum, tiles)) != num_tiles:
+        raise ValueError(
+            f"num_patches_list {list(num_patches_list)} sums to {sum(map(sum, tiles))}, but "
+            f"pixel_values holds {num_tiles} tiles"
+        )
+    return tiles
+
+
+def _histories(
+    history: Sequence[Sequence[tuple[str, str]]] | None, num_questions: int
+) -> list[list[tuple[str, str]]]:
+    if history is None:
+        return [[] for _ in range(num_questions)]
+    if len(history) != num_questions:
+        raise ValueError(f"history has {len(history)} entries for {num_questions} questions")
+    return [list(pairs) for pairs in history]
+
+
+def _with_image_tag(
+    history: Sequence[tuple[str, str]], question: str, has_images: bool
+) -> list[tuple[str, str | None]]:
+    """The turns, ``<image>`` put before the first question if pictures came without a tag."""
+    turns: list[tuple[str, str | None]] = [*history, (question, None)]
+    if has_images and not any(IMAGE_TAG in asked for asked, _ in turns):
+        turns[0] = (f"{IMAGE_TAG}\n{turns[0][0]}", turns[0][1])
+    return turns
+
+
+def _expand_image_tags(
+    prompt: str, tiles: Sequence[int], num_image_token: int, tokens: tuple[str, str, str]
+) -> str:
+    """Write each ``<image>`` as start, K context tokens per tile, end."""
+    pieces = prompt.split(IMAGE_TAG)
+    if len(pieces) - 1 != len(tiles):
+        raise ValueError(
+            f"{len(pieces) - 1} {IMAGE_TAG} tags in history and question, but tiles for "
+            f"{len(tiles)} pictures: {list(tiles)}. Check pixel_values and num_patches_list"
+        )
+    start, context, end = tokens
+    text = pieces[0]
+    for count, piece in zip(tiles, pieces[1:], strict=True):
+        text += start + context * (num_image_token * count) + end + piece
+    return text
+
+
+def _prompt_ids(tokenizer: Any, prompt: str, bos: bool) -> list[int]:
+    """Ids as in training: of the whole string at once, BOS only where the template has one."""
+    ids = list(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+    if bos and tokenizer.bos_token_id is not None:
+        return [tokenizer.bos_token_id, *ids]
+    return ids
+
+
+def _pad_id(tokenizer: Any) -> int:
+    for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token_id is not None:
+            return token_id
+    return 0
+
+
+def _pad_left(
+    rows: Sequence[list[int]], pad_id: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """(B, T) ids and attention mask."""
+    longest = max(map(len, rows))
+    ids = [[pad_id] * (longest - len(row)) + row for row in rows]
+    mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
+def _stop_settings(tokenizer: Any, stop_str: str, given: dict[str, Any]) -> dict[str, Any]:
+    """How ``generate`` learns where to stop: the end-of-turn token, or its text."""
+    stop_id = tokenizer.convert_tokens_to_ids(stop_str)
+    ends = given.get("eos_token_id")
+    ends = list(ends) if isinstance(ends, list | tuple) else [] if ends is None else [ends]
+    if isinstance(stop_id, int) and stop_id != tokenizer.unk_token_id:
+        return {"eos_token_id": [stop_id, *(end for end in ends if end != stop_id)]}
+    return {
+        "eos_token_id": ends or tokenizer.eos_token_id,
+        "stop_strings": [stop_str],
+        "tokenizer": tokenizer,
+    }
+
+
+def _decode(tokenizer: Any, ids: Tensor, stop_str: str) -> str:
+    """The answer's text: up to the end of the turn, without padding.
+
+    Special tokens are kept otherwise: ``<ref>`` and ``<box>`` are part of an answer.
+    """
+    control = {
+        tokenizer.bos_token_id,
+        tokenizer.eos_token_id,
+        tokenizer.pad_token_id,
+    }
+    kept = [token for token in ids.tolist() if token not in control]
+    text = tokenizer.decode(kept, skip_special_tokens=False, spaces_between_special_tokens=False)
+    return text.split(stop_str)[0].strip()
 
 
 def _full_loss(logits: Tensor, targets: _Targets) -> Tensor:
