@@ -1,13 +1,13 @@
 # shellcheck shell=sh
 # The launcher: turns a recipe's settings into one srun or torchrun command and runs it.
-# POSIX sh, sourced by a recipe that has set `lib` (this folder) and `recipe` (its name); it then sets its defaults and
-# calls `launch`.
+# POSIX sh, sourced by a recipe that has set `lib` (this folder) and `recipe` (its name); the recipe then
+# sets its defaults and calls `launch`.
 # docs/recipes.md and docs/slurm.md describe every setting; `sh RECIPE --help` prints the short form.
 
 : "${lib:?the recipe sets it}" "${recipe:?the recipe sets it}"
 
-# What the repository ships is found beside the script, and named as short as it can be; every other path is read from
-# where the user stands.
+# What the repository ships is found beside the script, and named as short as it can be; every other path
+# is read from where the user stands.
 root=$(CDPATH='' cd -- "$lib/../.." && pwd)
 if [ "$(cd "$root" && pwd -P)" = "$(pwd -P)" ]; then shipped=''; else shipped=$root/; fi
 trainer=${TRAINER:-${shipped}internvl_chat/train/finetune.py}
@@ -60,7 +60,9 @@ quoted() {
     for quoted_word; do
         printf '%s' "$quoted_gap"
         case $quoted_word in
-            '' | *[!A-Za-z0-9_@%+=:,./-]*) printf "'%s'" "$(printf '%s\n' "$quoted_word" | sed "s/'/'\\\\''/g")" ;;
+            '' | *[!A-Za-z0-9_@%+=:,./-]*)
+                printf "'%s'" "$(printf '%s\n' "$quoted_word" | sed "s/'/'\\\\''/g")"
+                ;;
             *) printf '%s' "$quoted_word" ;;
         esac
         quoted_gap=' '
@@ -88,7 +90,8 @@ plan_batch() {
     works="BATCH_SIZE=$(((accumulation + 1) * per_pass))"
     [ "$accumulation" -eq 0 ] || works="BATCH_SIZE=$((accumulation * per_pass)) or $works"
     if [ $((BATCH_SIZE % GPUS)) -eq 0 ]; then
-        works="$works; or keep $BATCH_SIZE with PER_DEVICE_BATCH_SIZE=$(nearest_micro_batches $((BATCH_SIZE / GPUS)))"
+        fitting=$(nearest_micro_batches $((BATCH_SIZE / GPUS)))
+        works="$works; or keep $BATCH_SIZE with PER_DEVICE_BATCH_SIZE=$fitting"
     fi
     fail "BATCH_SIZE=$BATCH_SIZE is not PER_DEVICE_BATCH_SIZE x GPUS x n = $PER_DEVICE_BATCH_SIZE x $GPUS x n" \
         "nearest that work: $works"
@@ -113,7 +116,7 @@ plan_nodes() {
             "nearest that work: GPUS=$((nodes * GPUS_PER_NODE)) or GPUS=$(((nodes + 1) * GPUS_PER_NODE))"
 }
 
-# The extra arguments may name another output directory, which the log follows, or go round the batch arithmetic.
+# The extra arguments may name another output directory, which the log follows, or go round the batch sum.
 read_extra_arguments() {
     previous=''
     for word; do
@@ -171,7 +174,8 @@ launch_pytorch() {
         set -- --nnodes=1 "--nproc-per-node=$GPUS" "--master-addr=${MASTER_ADDR:-127.0.0.1}" \
             "--master-port=$MASTER_PORT" "--local-addr=${MASTER_ADDR:-127.0.0.1}" "$trainer" "$@"
     else
-        set -- --standalone --nnodes=1 "--nproc-per-node=$GPUS" "--local-addr=${MASTER_ADDR:-127.0.0.1}" "$trainer" "$@"
+        set -- --standalone --nnodes=1 "--nproc-per-node=$GPUS" "--local-addr=${MASTER_ADDR:-127.0.0.1}" \
+            "$trainer" "$@"
     fi
     if [ -n "${PYTHON:-}" ]; then
         run_or_print "$PYTHON" -m torch.distributed.run "$@"
@@ -190,7 +194,7 @@ run_or_print() {
     fi
     command -v "$1" >/dev/null 2>&1 ||
         fail "$1 is not on PATH" \
-            "torchrun: activate the environment requirements.txt is installed in, or set PYTHON; srun: load Slurm"
+            "torchrun: activate the environment of requirements.txt, or set PYTHON; srun: load Slurm"
     look_for_files
     mkdir -p "$OUTPUT_DIR"
     log=$OUTPUT_DIR/training_log.txt
@@ -206,7 +210,7 @@ run_logged() {
     trap 'rm -rf "$scratch"' EXIT
     mkfifo "$scratch/output"
     (
-        trap '' HUP INT TERM USR1 # tee stays to the last line, or the command's farewell would meet a closed pipe
+        trap '' HUP INT TERM USR1 # tee stays to the last line: no farewell meets a closed pipe
         exec tee -a "$log" <"$scratch/output"
     ) &
     tee_pid=$!
@@ -242,15 +246,15 @@ forward() { # name of the signal this shell was sent
     esac
 }
 
-# tee ends with the last process that writes to it; one that a crash left behind must not hold the script for ever.
+# tee ends with the last process that writes to it; one left behind by a crash must not hold the script.
 finish_log() {
-    (sleep 10 && kill -KILL "$tee_pid") >/dev/null 2>&1 &
+    (sleep 5 && kill -KILL "$tee_pid") >/dev/null 2>&1 &
     guard_pid=$!
     wait "$tee_pid" 2>/dev/null || :
     kill "$guard_pid" 2>/dev/null || :
 }
 
-# Sets MODEL_PATH, or VISION_PATH, MLP_PATH and LLM_PATH: from the environment, else from the recipe's default_* ones.
+# Sets MODEL_PATH, or VISION_PATH, MLP_PATH and LLM_PATH: the environment's, else the recipe's default_* ones.
 choose_model() {
     parts=${VISION_PATH:-}${MLP_PATH:-}${LLM_PATH:-}
     if [ -n "${MODEL_PATH:-}" ] && [ -n "$parts" ]; then
@@ -273,8 +277,8 @@ choose_model() {
     [ -n "${MLP_PATH:-}" ] || note "warning: no MLP_PATH, the projector starts from random weights"
 }
 
-# Start the training run of a recipe. Arguments: the recipe's training arguments, then the user's; both come after what
-# the settings decide, and of two equal flags the last one counts.
+# Start the training run of a recipe. Arguments: the recipe's training arguments, then the user's; both come
+# after what the settings decide, and of two equal flags the last one counts.
 launch() {
     for word; do
         case $word in -h | --help) usage && exit 0 ;; esac
@@ -292,7 +296,8 @@ launch() {
     if [ -n "${MODEL_PATH:-}" ]; then
         set -- --model_name_or_path "$MODEL_PATH" "$@"
     else
-        set -- --vision_path "$VISION_PATH" ${MLP_PATH:+--mlp_path} ${MLP_PATH:+"$MLP_PATH"} --llm_path "$LLM_PATH" "$@"
+        set -- --vision_path "$VISION_PATH" ${MLP_PATH:+--mlp_path} ${MLP_PATH:+"$MLP_PATH"} \
+            --llm_path "$LLM_PATH" "$@"
     fi
     "launch_$launcher" "$@"
 }
