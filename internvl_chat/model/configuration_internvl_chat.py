@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from typing import Any, ClassVar
 
 from transformers import AutoConfig, LlamaConfig, PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from .configuration_intern_vit import InternVisionConfig, drop_saved_kernel
 
@@ -18,7 +20,7 @@ AUTO_MAP = {
 
 def _llm_config(values: dict[str, Any]) -> PretrainedConfig:
     """The language model's configuration from its JSON object; a Llama unless it says otherwise."""
-    values = drop_saved_kernel(values)
+    values = drop_saved_kernel(copy.deepcopy(values))
     model_type = values.get("model_type", LlamaConfig.model_type)
     if model_type not in CONFIG_MAPPING:
         raise ValueError(
@@ -54,7 +56,7 @@ class InternVLChatConfig(PretrainedConfig):
     """
 
     model_type = "internvl_chat"
-    sub_configs = {"vision_config": InternVisionConfig, "llm_config": AutoConfig}
+    sub_configs: ClassVar = {"vision_config": InternVisionConfig, "llm_config": AutoConfig}
 
     def __init__(
         self,
@@ -97,10 +99,9 @@ class InternVLChatConfig(PretrainedConfig):
         self.max_dynamic_patch = max_dynamic_patch
         # A tie of token embeddings is the language model's affair (llm_config), not this level's.
         kwargs.pop("tie_word_embeddings", None)
+        kwargs.setdefault("architectures", ["InternVLChatModel"])
         super().__init__(**kwargs)
         self.auto_map = dict(AUTO_MAP)
-        if self.architectures is None:
-            self.architectures = ["InternVLChatModel"]
 
     @classmethod
     def get_config_dict(
@@ -115,6 +116,26 @@ class InternVLChatConfig(PretrainedConfig):
     ) -> PretrainedConfig:
         """The language model's configuration."""
         return self.llm_config
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values; spelled for transformers 4 too, so that the original code reads them.
+
+        ``torch_dtype`` stands beside ``dtype``, ``rope_theta`` beside ``rope_parameters``.
+        """
+        values = super().to_dict()
+        llm = values["llm_config"]
+        for part in (values, values["vision_config"], llm):
+            if part.get("dtype") is not None:
+                part["torch_dtype"] = part["dtype"]
+        if not llm.get("architectures"):
+            model_class = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(llm["model_type"])
+            llm["architectures"] = None if model_class is None else [model_class]
+        rope = llm.get("rope_parameters") or {}
+        if "rope_theta" in rope:
+            llm["rope_theta"] = rope["rope_theta"]
+        if rope.get("rope_type") in ("linear", "dynamic"):
+            llm["rope_scaling"] = {"type": rope["rope_type"], "factor": rope["factor"]}
+        return values
 
     @property
     def image_size(self) -> int:

@@ -6,7 +6,7 @@ Shapes: ``N`` pictures, ``S`` tokens (the class token, then ``P`` patches row by
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ from .configuration_intern_vit import InternVisionConfig
 
 
 class InternRMSNorm(nn.Module):
-    """Root mean square norm over the last axis, in fp32; the weight multiplies the input's dtype."""
+    """RMS norm over the last axis, in fp32; the weight multiplies in the input's dtype."""
 
     def __init__(self, hidden_size: int, eps: float = 1e-6) -> None:
         super().__init__()
@@ -243,7 +243,7 @@ class InternVisionModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
-    _no_split_modules = ["InternVisionEncoderLayer"]
+    _no_split_modules: ClassVar = ["InternVisionEncoderLayer"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flash_attn_2 = True
@@ -263,7 +263,7 @@ class InternVisionModel(PreTrainedModel):
                 nn.init.zeros_(module.bias)
         elif isinstance(module, (nn.LayerNorm, InternRMSNorm)):
             nn.init.ones_(module.weight)
-            if getattr(module, "bias", None) is not None:
+            if isinstance(module, nn.LayerNorm):
                 nn.init.zeros_(module.bias)
         elif isinstance(module, InternVisionEmbeddings):
             nn.init.normal_(module.class_embedding, mean=0.0, std=std)

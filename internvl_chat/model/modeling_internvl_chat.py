@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 from transformers import BitsAndBytesConfig, GenerationConfig, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -54,7 +54,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
+        ctx: Any,
         hidden: Tensor,
         head: Tensor,
         targets: Tensor,
@@ -62,7 +62,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         row_losses: Tensor,
     ) -> Tensor:
         rows = hidden.shape[0]
-        wants_hidden, wants_head = ctx.needs_input_grad[:2]  # type: ignore[attr-defined]
+        wants_hidden, wants_head = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
         grad_head = torch.zeros_like(head) if wants_head else None
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
@@ -87,19 +87,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 torch.mm(grad_logits, head, out=grad_hidden[chunk])
             if grad_head is not None:
                 grad_head.addmm_(grad_logits.t(), inputs)
-        ctx.save_for_backward(grad_hidden, grad_head)  # type: ignore[attr-defined]
+        ctx.save_for_backward(grad_hidden, grad_head)
         return loss
 
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: FunctionCtx, grad_loss: Tensor
+        ctx: Any, grad_loss: Tensor
     ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         # In place: the head's gradient may be the largest tensor of the step. Autograd refuses a
         # second backward through the same graph, which would scale twice.
         grads = [
             None if grad is None else grad.mul_(grad_loss.to(grad.dtype))
-            for grad in ctx.saved_tensors  # type: ignore[attr-defined]
+            for grad in ctx.saved_tensors
         ]
         return grads[0], grads[1], None, None, None
 
@@ -152,7 +152,7 @@ class VocabularyLoss(nn.Module):
 
         parts = [
             checkpoint(chunk_loss, *chunk, use_reentrant=False)
-            for chunk in zip(hidden.split(step), targets.split(step))
+            for chunk in zip(hidden.split(step), targets.split(step), strict=True)
         ]
         losses = torch.cat(parts)
         self.row_losses = losses.detach()
@@ -288,7 +288,7 @@ class InternVLChatModel(PreTrainedModel):
         self.vision_model = vision_model
         self.language_model = language_model
         width = config.vision_config.hidden_size * round(1 / config.downsample_ratio) ** 2
-        llm_width = config.llm_config.hidden_size
+        llm_width = config.get_text_config().hidden_size
         self.mlp1 = nn.Sequential(
             nn.LayerNorm(width),
             nn.Linear(width, llm_width),
@@ -408,9 +408,9 @@ class InternVLChatModel(PreTrainedModel):
             self.language_model, targets, r, lora_alpha, lora_dropout, task_type="CAUSAL_LM"
         )
         self.config.use_llm_lora = r
+        tied: dict[str, str] = self.all_tied_weights_keys
         self.all_tied_weights_keys = {
-            _inside_lora(target): _inside_lora(source)
-            for target, source in self.all_tied_weights_keys.items()
+            _inside_lora(target): _inside_lora(source) for target, source in tied.items()
         }
 
     # ------------------------------------------------------------------ pictures
@@ -452,19 +452,20 @@ class InternVLChatModel(PreTrainedModel):
                 "img_context_token_id is not set. Set model.img_context_token_id to the "
                 "tokenizer's id of <IMG_CONTEXT> before passing pictures"
             )
-        return (input_ids.flatten() == self.img_context_token_id).nonzero().squeeze(1)
+        return input_ids.flatten().eq(self.img_context_token_id).nonzero().squeeze(1)
 
     def _check_count(self, slots: Tensor, num_tiles: int, input_ids: Tensor) -> None:
         if len(slots) == num_tiles * self.num_image_token:
             return
-        per_row = (input_ids == self.img_context_token_id).sum(dim=1).tolist()
+        is_slot = input_ids.eq(self.img_context_token_id or 0)
+        per_row = is_slot.sum(dim=1).tolist()
         raise ValueError(
             f"{len(slots)} image tokens in input_ids (by row: {per_row}), but {num_tiles} tiles "
             f"give {num_tiles * self.num_image_token} features ({self.num_image_token} each). "
             "A text cut at max_seq_length loses image tokens; so does a wrong tile count"
         )
 
-    def _stand_in(self) -> Tensor | None:
+    def _stand_in(self, device: torch.device) -> Tensor | None:
         """The zero that a training batch without pictures adds, or ``None`` if none is needed.
 
         Under ZeRO-3 every rank must run the same modules, and elsewhere every trained parameter
@@ -478,7 +479,7 @@ class InternVLChatModel(PreTrainedModel):
             return None
         size = self.config.image_size
         channels = self.config.vision_config.num_channels
-        blank = torch.zeros(1, channels, size, size, device=parameters[0].device)
+        blank = torch.zeros(1, channels, size, size, device=device)
         return self.extract_feature(blank).sum() * 0
 
     def _embed(
@@ -499,7 +500,7 @@ class InternVLChatModel(PreTrainedModel):
             self._check_count(slots, tiles.shape[0], input_ids)
         embeds = self.get_input_embeddings()(input_ids)
         if tiles is None or slots is None or tiles.shape[0] == 0:
-            zero = self._stand_in()
+            zero = self._stand_in(embeds.device)
             return embeds if zero is None else embeds + zero.to(embeds)
         features = self.extract_feature(tiles) if visual_features is None else tiles
         return splice_image_features(embeds, features, slots)
@@ -935,7 +936,7 @@ def _keep_weights(model: nn.Module) -> None:
 
 
 def _wrap_lora(
-    model: nn.Module,
+    model: Any,
     targets: Sequence[str],
     r: int,
     lora_alpha: int | None,
