@@ -169,10 +169,10 @@ def label_sign(sign: Sign) -> PatchLabels:
 def labelled_picture(rng: random.Random) -> tuple[Image.Image, PatchLabels]:
     """A picture of the demo's kinds and its labels."""
     family = rng.random()
-    if family < 0.45:
+    if family < 0.38:
         scene = sample_scene(rng)
         return draw_scene(scene), label_scene(scene)
-    if family < 0.65:
+    if family < 0.56:
         chart = sample_chart(rng)
         return draw_chart(chart), label_chart(chart)
     sign = sample_sign(rng)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from internvl_chat.data.constants import IMAGENET_MEAN, IMAGENET_STD
+
 from internvl_chat.model.configuration_intern_vit import InternVisionConfig
 from internvl_chat.model.modeling_intern_vit import InternVisionModel
 from playground.demo.common import stream
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 Batch = dict[str, Tensor]
 _QUERY_WIDTH = 64
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class LabelledPictures(Dataset[Batch]):
@@ -174,8 +175,8 @@ def pretrain_vision(
     *,
     seed: int,
     steps: int,
-    batch_size: int = 64,
-    peak: float = 2e-3,
+    batch_size: int = 32,
+    peak: float = 1.5e-3,
     workers: int = 1,
     log_every: int = 100,
 ) -> InternVisionModel:
@@ -189,7 +190,7 @@ def pretrain_vision(
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), fused=True)
-    held_out = next(batches(seed, "heldout", 512, 1, 0))
+    held_out = next(batches(seed, "heldout", 256, 1, 0))
     start = time.monotonic()
     for step, batch in enumerate(batches(seed, "train", batch_size, steps, workers)):
         for group in optimizer.param_groups:

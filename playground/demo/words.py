@@ -1,6 +1,6 @@
 """Printed words, numbers and codes to read.
 
-Glyphs are at most 28 pixels high and come from Pillow's built-in font: nothing here looks like one
+Glyphs are at most 26 pixels high and come from Pillow's built-in font: nothing here looks like one
 large handwritten digit, which the quickstart keeps for its own training.
 """
 
@@ -16,7 +16,7 @@ from playground.demo.wordlist import HELD_OUT_WORDS, TRAIN_WORDS
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 DIGITS = "0123456789"
 MAX_LENGTH = 6
-SIZES = (16, 18, 20, 22, 24, 26, 28)
+SIZES = (20, 22, 24, 26)
 INKS = ("red", "green", "blue", "purple", "black", "white")
 """Colours that stand out on every background also as thin strokes."""
 
