@@ -1,0 +1,328 @@
+"""From files to a model: inspect first, then build, with every name and shape checked.
+
+``inspect_checkpoint`` reads configurations and weight headers only, so that what does not fit is
+known before a weight is read. ``build_model`` then constructs the model in its final shape and
+fills it tensor by tensor; under ZeRO-3 it is partitioned while it is constructed, and each rank
+reads from the files just the runs that it keeps.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import zlib
+from collections.abc import Mapping, Sized
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from internvl_chat.checkpoint import names
+from internvl_chat.checkpoint.partition import (
+    deepspeed_config_if_zero3,
+    parameters_and_buffers,
+    partitioned_construction,
+    write_tensor,
+)
+from internvl_chat.checkpoint.resize import GrownRows, ResizedPositions
+from internvl_chat.checkpoint.settings import BuildSettings
+from internvl_chat.checkpoint.sources import Sources, check_adapters, find_sources
+from internvl_chat.checkpoint.tensor_files import TensorSource, numel
+from internvl_chat.data.constants import IMG_CONTEXT_TOKEN
+from internvl_chat.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
+    from internvl_chat.model.modeling_internvl_chat import InternVLChatModel
+
+logger = logging.getLogger(__name__)
+
+_POSITION_EMBEDDING = "vision_model.embeddings.position_embedding"
+_INIT_STREAM = "initial weights"
+
+
+@dataclass(kw_only=True)
+class LoadPlan:
+    """A model's final configuration and, for each of its tensors, where the values come from."""
+
+    config: InternVLChatConfig
+    tensors: dict[str, TensorSource]
+    """By parameter name; :func:`build_model` empties it."""
+    where: str
+    adapter_base: str | None
+    """Whole checkpoint that an adapter-only save may refer to; ``None`` where the rest of the
+    model differs from every checkpoint on disk."""
+    no_base_reason: str = ""
+
+
+@dataclass
+class NewTensor:
+    """Values that no file holds: uniform in ``[-bound, bound]``, or one constant.
+
+    The numbers depend on name and seed only, not on rank, world size or what else is made.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    bound: float = 0.0
+    constant: float = 0.0
+    seed: int = 0
+    _values: Tensor | None = field(default=None, repr=False)
+
+    @property
+    def where(self) -> str:
+        return f"{_INIT_STREAM}: {self.name}"
+
+    def read(self, start: int, stop: int) -> Tensor:
+        if self.bound == 0.0:
+            return torch.full((stop - start,), self.constant)
+        if self._values is None:
+            generator = torch.Generator().manual_seed(zlib.crc32(self.name.encode()) ^ self.seed)
+            values = torch.rand(numel(self.shape), generator=generator)
+            self._values = values.mul_(2 * self.bound).sub_(self.bound)
+        return self._values[start:stop]
+
+
+def inspect_checkpoint(
+    settings: BuildSettings, tokenizer: Sized, *, num_new_tokens: int = 0
+) -> LoadPlan:
+    """Compare configuration, names and shapes; reads no weight and needs no memory for one.
+
+    Args:
+        settings: what to build.
+        tokenizer: with the special tokens added; only its length matters.
+        num_new_tokens: how many of its last tokens were just added.
+
+    Raises:
+        CheckpointError: a file is missing or broken, or names and shapes do not fit.
+        ConfigError: the settings do not fit the checkpoint.
+    """
+    sources = find_sources(settings)
+    config = sources.config
+    check_adapters(settings, config, sources.where)
+    new_parts = (*sources.new_prefixes, *_new_adapter_prefixes(settings, config))
+    llm_config: Any = config.llm_config
+    native_rows, native_size = llm_config.vocab_size, config.vision_config.image_size
+    _apply_settings(config, settings, num_tokens=len(tokenizer))
+    skeleton = skeleton_of(config)
+
+    match = names.match_names(skeleton.aliases, sources.tensors | sources.adapter)
+    tensors = dict(match.sources)
+    for name in match.missing:
+        if _is_new(name, new_parts):
+            tensors[name] = _new_tensor(name, skeleton.shapes, settings.seed)
+    if llm_config.vocab_size != native_rows or num_new_tokens:
+        first_new = len(tokenizer) - num_new_tokens
+        for name in skeleton.vocabulary.intersection(tensors):
+            if tensors[name].shape == (native_rows, *skeleton.shapes[name][1:]):
+                tensors[name] = GrownRows(
+                    tensors[name], llm_config.vocab_size, first_new, num_new_tokens
+                )
+    if config.vision_config.image_size != native_size:
+        for name in tensors:
+            if names.unwrapped_name(name) == _POSITION_EMBEDDING:
+                tensors[name] = ResizedPositions(tensors[name], skeleton.shapes[name][1] - 1)
+    names.require_fit(
+        sources.where,
+        missing=[name for name in match.missing if name not in tensors],
+        surplus=match.surplus,
+        shapes={name: (tensor.shape, skeleton.shapes[name]) for name, tensor in tensors.items()},
+    )
+    grown = llm_config.vocab_size != native_rows or num_new_tokens > 0
+    base, reason = _adapter_base(sources, grown, native_size)
+    return LoadPlan(
+        config=config,
+        tensors=tensors,
+        where=sources.where,
+        adapter_base=base,
+        no_base_reason=reason,
+    )
+
+
+def build_model(
+    settings: BuildSettings,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    num_new_tokens: int = 0,
+    plan: LoadPlan | None = None,
+) -> InternVLChatModel:
+    """Build the model on the CPU (or as ZeRO-3 runs) with its weights in place.
+
+    Whether ZeRO-3 is on is what TrainingArguments announced to transformers, so they must exist
+    before this is called. Every rank calls it; all read the files, each its own part.
+
+    Args:
+        settings: what to build.
+        tokenizer: with the special tokens added.
+        num_new_tokens: what :func:`add_special_tokens` returned.
+        plan: from :func:`inspect_checkpoint` with the same arguments; used up.
+
+    Returns:
+        The model in evaluation mode, nothing frozen but the layers under an adapter.
+
+    Raises:
+        CheckpointError, ConfigError: as :func:`inspect_checkpoint`.
+    """
+    from transformers.modeling_utils import local_torch_dtype
+
+    from internvl_chat.model.modeling_internvl_chat import InternVLChatModel
+
+    if plan is None:
+        plan = inspect_checkpoint(settings, tokenizer, num_new_tokens=num_new_tokens)
+    _set_dtype(plan.config, settings.dtype)
+    zero3 = deepspeed_config_if_zero3()
+    with local_torch_dtype(settings.dtype, "InternVLChatModel"), partitioned_construction(zero3):
+        model = InternVLChatModel(plan.config)
+    _tie(model)
+    for name, target in parameters_and_buffers(model).items():
+        write_tensor(target, plan.tensors.pop(name))
+    model.img_context_token_id = tokenizer.convert_tokens_to_ids(IMG_CONTEXT_TOKEN)
+    model.adapter_base = plan.adapter_base
+    model.no_adapter_base_reason = plan.no_base_reason
+    return model.eval()
+
+
+def _apply_settings(config: InternVLChatConfig, settings: BuildSettings, num_tokens: int) -> None:
+    """Write what the run decides into the configuration that the checkpoint brought."""
+    vision = config.vision_config
+    unit = round(vision.patch_size / settings.down_sample_ratio)
+    if settings.force_image_size % unit:
+        raise ConfigError(
+            f"{settings.force_image_size} is no multiple of {unit} (patch size over shuffle ratio)",
+            where="--force_image_size",
+            fix=f"Try {max(1, round(settings.force_image_size / unit)) * unit}.",
+        )
+    if (
+        not -vision.num_hidden_layers - 1
+        <= settings.vision_select_layer
+        <= vision.num_hidden_layers
+    ):
+        raise ConfigError(
+            f"{settings.vision_select_layer}, but the vision tower has "
+            f"{vision.num_hidden_layers} layers",
+            where="--vision_select_layer",
+            fix="Give -1 for the last layer's output.",
+        )
+    vision.image_size = settings.force_image_size
+    vision.drop_path_rate = settings.drop_path_rate
+    # A padded vocabulary stays: shrinking it would cut rows that the head was trained with.
+    llm_config: Any = config.llm_config
+    llm_config.vocab_size = max(llm_config.vocab_size, num_tokens)
+    config.use_llm_lora = settings.use_llm_lora or config.use_llm_lora
+    config.use_backbone_lora = settings.use_backbone_lora or config.use_backbone_lora
+    config.select_layer = settings.vision_select_layer
+    config.downsample_ratio = settings.down_sample_ratio
+    for key in (
+        "template",
+        "ps_version",
+        "force_image_size",
+        "pad2square",
+        "dynamic_image_size",
+        "use_thumbnail",
+        "min_dynamic_patch",
+        "max_dynamic_patch",
+    ):
+        setattr(config, key, getattr(settings, key))
+    if settings.attn_implementation is not None:
+        config._attn_implementation = settings.attn_implementation
+
+
+def _set_dtype(config: InternVLChatConfig, dtype: torch.dtype) -> None:
+    parts: tuple[Any, ...] = (config, config.vision_config, config.llm_config)
+    for part in parts:
+        part.dtype = dtype
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """Names and shapes of a model, without weights."""
+
+    shapes: dict[str, tuple[int, ...]]
+    aliases: dict[str, tuple[str, ...]]
+    """First name -> all names of the same (tied) tensor."""
+    vocabulary: frozenset[str]
+    """Tensors with a row per token."""
+
+
+def skeleton_of(config: InternVLChatConfig) -> Skeleton:
+    """Build the model on the meta device and look at it.
+
+    Raises:
+        CheckpointError: no model can be made of this configuration.
+    """
+    from transformers.initialization import meta_device_safe_creation_ops, no_init_weights
+
+    from internvl_chat.model.modeling_internvl_chat import InternVLChatModel
+
+    with torch.device("meta"), meta_device_safe_creation_ops(), no_init_weights():
+        model = InternVLChatModel(copy.deepcopy(config))
+    _tie(model)
+    groups: dict[int, list[str]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        group = groups.setdefault(id(tensor), [])
+        group.append(name)
+        shapes[group[0]] = tuple(tensor.shape)
+    embeddings = [model.get_input_embeddings(), model.get_output_embeddings()]
+    rows = {id(module.weight) for module in embeddings if module is not None}
+    return Skeleton(
+        shapes=shapes,
+        aliases={group[0]: tuple(group) for group in groups.values()},
+        vocabulary=frozenset(groups[key][0] for key in rows if key in groups),
+    )
+
+
+def _tie(model: InternVLChatModel) -> None:
+    """Tie output to input embeddings where the language model does; construction skips it."""
+    unwrapped_llm(model).tie_weights()
+
+
+def unwrapped_llm(model: nn.Module) -> Any:
+    """The transformers language model, without PEFT's wrapping."""
+    llm: Any = model.language_model
+    return llm.get_base_model() if hasattr(llm, "get_base_model") else llm
+
+
+def _new_adapter_prefixes(settings: BuildSettings, config: InternVLChatConfig) -> tuple[str, ...]:
+    """Towers that get an adapter which the checkpoint does not have yet."""
+    asked = (
+        (names.LLM_PREFIX, settings.use_llm_lora, config.use_llm_lora),
+        (names.VISION_PREFIX, settings.use_backbone_lora, config.use_backbone_lora),
+    )
+    return tuple(f"{prefix}base_model." for prefix, new, old in asked if new and not old)
+
+
+def _is_new(name: str, new_parts: tuple[str, ...]) -> bool:
+    if not name.startswith(new_parts or ("\0",)):
+        return False
+    return names.is_lora(name) or name.startswith(names.MLP_PREFIX)
+
+
+def _new_tensor(name: str, shapes: Mapping[str, tuple[int, ...]], seed: int) -> NewTensor:
+    """Starting values, as torch and PEFT choose them for such a layer.
+
+    Linear layers and ``lora_A`` are uniform within 1/sqrt(fan_in), ``lora_B`` is zero (so that the
+    adapter starts as the identity), a norm's weight is one.
+    """
+    shape = shapes[name]
+    if ".lora_B." in name:
+        return NewTensor(name, shape)
+    weight = shapes.get(name.removesuffix("bias") + "weight", shape)
+    if len(weight) == 1:  # of the LayerNorm
+        return NewTensor(name, shape, constant=float(name.endswith("weight")))
+    return NewTensor(name, shape, bound=1 / math.sqrt(weight[1]), seed=seed)
+
+
+def _adapter_base(sources: Sources, grown: bool, native_size: int) -> tuple[str | None, str]:
+    """The checkpoint an adapter-only save may refer to, or why there is none."""
+    if sources.adapter_base is None:
+        return None, "the model was stitched, or its checkpoint carries the adapter itself"
+    if grown:
+        return None, "the vocabulary grew, so the base checkpoint lacks the new rows"
+    if sources.config.vision_config.image_size != native_size:
+        return None, "the position embeddings were resized"
+    return sources.adapter_base, ""

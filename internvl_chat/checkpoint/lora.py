@@ -1,0 +1,116 @@
+"""Which weights train: freezing, adapters, and the table that says so before step 1."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from internvl_chat.checkpoint import names
+from internvl_chat.checkpoint.load import unwrapped_llm
+from internvl_chat.checkpoint.partition import full_numel
+from internvl_chat.checkpoint.settings import BuildSettings
+from internvl_chat.errors import ConfigError
+
+if TYPE_CHECKING:
+    from internvl_chat.model.modeling_internvl_chat import InternVLChatModel
+
+
+def apply_freezing_and_lora(model: InternVLChatModel, settings: BuildSettings) -> None:
+    """Decide for every parameter whether it trains.
+
+    The adapters themselves are part of the model since :func:`build_model` (they are loaded with
+    it, and partitioned under ZeRO-3), so an existing adapter is continued and never wrapped twice.
+
+    Args:
+        model: from :func:`build_model` with the same settings.
+        settings: the ``freeze_*``, ``unfreeze_*`` and ``use_*_lora`` fields count.
+
+    Raises:
+        ConfigError: nothing trains, or a setting has no effect.
+    """
+    _set_trainable(model.parameters(), False)
+    if not settings.freeze_backbone:
+        _set_trainable(model.vision_model.parameters(), True)
+    if not settings.freeze_mlp:
+        _set_trainable(model.mlp1.parameters(), True)
+    if not settings.freeze_llm:
+        _set_trainable(model.language_model.parameters(), True)
+    if settings.unfreeze_lm_head:
+        _set_trainable(_lm_head(model).parameters(), True)
+    if settings.unfreeze_vit_layers:
+        for layer in _vit_layers(model)[settings.unfreeze_vit_layers :]:
+            _set_trainable(layer.parameters(), True)
+    if settings.use_llm_lora:
+        _set_trainable(_adapter(model.language_model), True)
+    if settings.use_backbone_lora:
+        _set_trainable(_adapter(model.vision_model), True)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError(
+            "everything is frozen: nothing would train",
+            where="--freeze_llm, --freeze_mlp, --freeze_backbone",
+            fix="Leave one of them out, or add --use_llm_lora 16.",
+        )
+
+
+def _set_trainable(parameters: Iterable[nn.Parameter], trainable: bool) -> None:
+    for parameter in parameters:
+        parameter.requires_grad_(trainable)
+
+
+def _adapter(tower: nn.Module) -> Iterator[nn.Parameter]:
+    return (value for name, value in tower.named_parameters() if names.is_lora(f".{name}"))
+
+
+def _lm_head(model: InternVLChatModel) -> nn.Module:
+    llm = unwrapped_llm(model)
+    head = llm.get_output_embeddings()
+    if head.weight is llm.get_input_embeddings().weight:
+        raise ConfigError(
+            "this LLM ties its head to the token embeddings",
+            where="--unfreeze_lm_head",
+            fix="Leave it out; training the head would train the embeddings too.",
+        )
+    return head
+
+
+def _vit_layers(model: InternVLChatModel) -> nn.ModuleList:
+    tower = model.vision_model
+    if hasattr(tower, "get_base_model"):
+        tower = tower.get_base_model()
+    return tower.encoder.layers
+
+
+@dataclass(frozen=True)
+class TrainableRow:
+    """One line of the table: a part of the model."""
+
+    group: str
+    total: int
+    """Parameters, counted whole even where ZeRO-3 has cut them up."""
+    trainable: int
+
+
+def trainable_table(model: nn.Module) -> list[TrainableRow]:
+    """Parameters and trainable parameters of each part, parts in the model's order."""
+    counts: dict[str, list[int]] = {}
+    for name, parameter in model.named_parameters():
+        count = counts.setdefault(parameter_group(name), [0, 0])
+        count[0] += full_numel(parameter)
+        count[1] += full_numel(parameter) if parameter.requires_grad else 0
+    return [TrainableRow(group, *count) for group, count in counts.items()]
+
+
+def parameter_group(name: str) -> str:
+    """The part of the model that a parameter belongs to, as the table names it."""
+    part = name.removeprefix("module.").split(".", 1)[0]
+    if names.is_lora(name):
+        return f"{part} LoRA"
+    plain = names.unwrapped_name(name.removeprefix("module."))
+    if plain.startswith("language_model.") and "embed_tokens." in plain:
+        return "language_model embeddings"
+    if plain.startswith("language_model.lm_head."):
+        return "language_model head"
+    return part

@@ -1,0 +1,234 @@
+"""The files behind a model: configurations read and weights listed, no weight read yet."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from internvl_chat.checkpoint import names
+from internvl_chat.checkpoint.settings import BuildSettings
+from internvl_chat.checkpoint.tensor_files import TensorSource, open_weights
+from internvl_chat.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
+
+logger = logging.getLogger(__name__)
+
+CONFIG_NAME = "config.json"
+ADAPTER_CONFIG_NAME = "adapter_config.json"
+ADAPTER_WEIGHTS_NAME = "adapter_model.safetensors"
+
+
+@dataclass(kw_only=True)
+class Sources:
+    """What the files say about a model before anything of it is built."""
+
+    where: str
+    """The paths, for messages."""
+    config: InternVLChatConfig
+    """As in the files (or as stitched): vocabulary and image size still native."""
+    tensors: dict[str, TensorSource]
+    """By name in the chat model."""
+    new_prefixes: tuple[str, ...] = ()
+    """Parts that no file holds on purpose: they start from random numbers."""
+    adapter: dict[str, TensorSource] = field(default_factory=dict)
+    """Weights of an adapter-only checkpoint, by parameter name."""
+    adapter_base: str | None = None
+    """A whole checkpoint without adapters to which adapter-only saves may refer."""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        CheckpointError: missing, or no JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as err:
+        raise CheckpointError(
+            f"cannot be read ({err.strerror})",
+            where=str(path),
+            fix="Check the path; models are never fetched from the network.",
+        ) from err
+    except ValueError as err:
+        raise CheckpointError(f"is no JSON ({err})", where=str(path)) from err
+    if not isinstance(value, dict):
+        raise CheckpointError("is no JSON object", where=str(path))
+    return value
+
+
+def find_sources(settings: BuildSettings) -> Sources:
+    """Read configurations and weight headers.
+
+    Raises:
+        CheckpointError: a file is missing, broken or of another kind of model.
+    """
+    if settings.model_name_or_path is not None:
+        return _chat_sources(settings.model_name_or_path)
+    return _stitched_sources(settings)
+
+
+def _chat_sources(path: str) -> Sources:
+    directory = Path(path)
+    if (directory / ADAPTER_CONFIG_NAME).is_file() and not has_model_weights(directory):
+        return _adapter_sources(directory)
+    config = _chat_config(read_json(directory / CONFIG_NAME), directory)
+    wrapped = bool(config.use_llm_lora or config.use_backbone_lora)
+    return Sources(
+        where=path,
+        config=config,
+        tensors=open_weights(directory),
+        adapter_base=None if wrapped else os.path.abspath(path),
+    )
+
+
+def has_model_weights(directory: Path) -> bool:
+    """Whether the directory holds a model's weights, not just an adapter's."""
+    patterns = ("model*.safetensors", "pytorch_model*.bin")
+    return any(next(directory.glob(pattern), None) is not None for pattern in patterns)
+
+
+def _chat_config(values: dict[str, Any], directory: Path) -> InternVLChatConfig:
+    from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
+
+    if values.get("model_type") != InternVLChatConfig.model_type:
+        raise CheckpointError(
+            f"model_type is {values.get('model_type')!r}, wanted {InternVLChatConfig.model_type!r}",
+            where=str(directory / CONFIG_NAME),
+            fix="Separate models are stitched by --vision_path, --mlp_path and --llm_path.",
+        )
+    try:
+        return InternVLChatConfig.from_pretrained(str(directory), local_files_only=True)
+    except ValueError as err:
+        raise CheckpointError(str(err), where=str(directory / CONFIG_NAME)) from err
+
+
+def resolve_adapter_base(directory: Path) -> Path:
+    """The checkpoint that an adapter-only checkpoint belongs to.
+
+    Raises:
+        CheckpointError: it is not where ``adapter_config.json`` says, nor beside the adapter.
+    """
+    config_path = directory / ADAPTER_CONFIG_NAME
+    named = read_json(config_path).get("base_model_name_or_path")
+    if not isinstance(named, str) or not named:
+        raise CheckpointError("names no base_model_name_or_path", where=str(config_path))
+    for candidate in (Path(named), directory / named, directory.parent / Path(named).name):
+        if (candidate / CONFIG_NAME).is_file():
+            return candidate
+    raise CheckpointError(
+        f"its base model is not at {named}",
+        where=str(config_path),
+        fix="Put the base checkpoint there, or write its new path into base_model_name_or_path.",
+    )
+
+
+def _adapter_sources(directory: Path) -> Sources:
+    base = _chat_sources(str(resolve_adapter_base(directory)))
+    if base.adapter_base is None:
+        raise CheckpointError(
+            "its base model carries an adapter itself", where=str(directory), fix="Merge it first."
+        )
+    saved = _chat_config(read_json(directory / CONFIG_NAME), directory)
+    base.config.use_llm_lora = saved.use_llm_lora
+    base.config.use_backbone_lora = saved.use_backbone_lora
+    base.where = f"{directory} on {base.where}"
+    for key, tensor in open_weights(directory / ADAPTER_WEIGHTS_NAME).items():
+        name = key.removeprefix("base_model.model.")
+        if names.is_lora(name):
+            base.adapter[name] = tensor
+        else:  # a module that was trained whole beside the adapter
+            base.tensors[name] = tensor
+    return base
+
+
+def _stitched_sources(settings: BuildSettings) -> Sources:
+    from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
+
+    assert settings.vision_path is not None  # BuildSettings.__post_init__
+    assert settings.llm_path is not None
+    vision, llm = Path(settings.vision_path), Path(settings.llm_path)
+    config = InternVLChatConfig(
+        vision_config=_vision_config(vision),
+        llm_config=_llm_config(llm),
+        downsample_ratio=settings.down_sample_ratio,
+    )
+    tensors = names.with_prefix(open_weights(vision), names.VISION_PREFIX)
+    tensors |= names.with_prefix(open_weights(llm), names.LLM_PREFIX)
+    paths = [settings.vision_path, settings.llm_path]
+    new_prefixes: tuple[str, ...] = ()
+    if settings.mlp_path is None:
+        new_prefixes = (names.MLP_PREFIX,)
+        logger.warning("no --mlp_path: the projector starts from random numbers")
+    else:
+        tensors |= names.with_prefix(open_weights(Path(settings.mlp_path)), names.MLP_PREFIX)
+        paths.insert(1, settings.mlp_path)
+    return Sources(
+        where=" + ".join(paths), config=config, tensors=tensors, new_prefixes=new_prefixes
+    )
+
+
+def _vision_config(directory: Path) -> dict[str, Any]:
+    values = read_json(directory / CONFIG_NAME)
+    if "vision_config" in values:
+        values = values["vision_config"]
+    if values.get("model_type") != "intern_vit_6b":
+        raise CheckpointError(
+            f"model_type is {values.get('model_type')!r}, wanted 'intern_vit_6b'",
+            where=str(directory / CONFIG_NAME),
+            fix="--vision_path takes an InternViT or an InternVL-Chat checkpoint.",
+        )
+    return values
+
+
+def _llm_config(directory: Path) -> dict[str, Any]:
+    from transformers import AutoConfig
+
+    values = read_json(directory / CONFIG_NAME)
+    if "llm_config" in values:
+        return dict(values["llm_config"])
+    try:
+        config = AutoConfig.from_pretrained(str(directory), local_files_only=True)
+    except (ValueError, OSError, KeyError) as err:
+        raise CheckpointError(
+            f"transformers cannot read this configuration ({str(err).splitlines()[0]})",
+            where=str(directory / CONFIG_NAME),
+            fix="--llm_path takes a causal language model that transformers knows.",
+        ) from err
+    return config.to_dict()
+
+
+def check_adapters(settings: BuildSettings, config: InternVLChatConfig, where: str) -> None:
+    """The adapters that a checkpoint carries against those asked for.
+
+    Raises:
+        ConfigError: another rank, or the layers under an adapter are to be trained as well.
+    """
+    for flag, asked, frozen, carried in (
+        ("--use_llm_lora", settings.use_llm_lora, settings.freeze_llm, config.use_llm_lora),
+        (
+            "--use_backbone_lora",
+            settings.use_backbone_lora,
+            settings.freeze_backbone,
+            config.use_backbone_lora,
+        ),
+    ):
+        freeze = "--freeze_llm" if "llm" in flag else "--freeze_backbone"
+        if carried and asked not in (0, carried):
+            raise ConfigError(
+                f"{where} carries an adapter of rank {carried}, not {asked}",
+                where=flag,
+                fix=f"Give {flag} {carried} to continue it, or merge it into the weights first.",
+            )
+        if (carried or asked) and not frozen:
+            raise ConfigError(
+                "an adapter is trained on layers that are trained as well",
+                where=flag,
+                fix=f"Give {freeze} True, or merge the adapter and train without {flag}.",
+            )

@@ -1,0 +1,115 @@
+"""The tokenizer: found on disk, given the special tokens, checked against the template."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from internvl_chat.checkpoint.sources import (
+    ADAPTER_CONFIG_NAME,
+    CONFIG_NAME,
+    resolve_adapter_base,
+)
+from internvl_chat.data.constants import SPECIAL_TOKENS
+from internvl_chat.errors import CheckpointError, ConfigError
+from internvl_chat.model.conversation import get_conv_template
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "vocab.model")
+
+
+def load_tokenizer(
+    path: str, *, use_fast: bool | None = None, max_seq_length: int | None = None
+) -> PreTrainedTokenizerBase:
+    """Load a tokenizer from a local directory; the network is never asked.
+
+    Args:
+        path: a model's directory, with ``tokenizer.json`` or a sentencepiece ``tokenizer.model``.
+        use_fast: kept for the original recipes; transformers 5 always builds a fast tokenizer,
+            out of sentencepiece files too.
+        max_seq_length: becomes ``model_max_length``.
+
+    Returns:
+        The tokenizer, padding on the right. Without a padding token it pads with its end token.
+
+    Raises:
+        CheckpointError: files are missing or cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    directory = _tokenizer_directory(Path(path))
+    options: dict[str, Any] = {"local_files_only": True, "padding_side": "right"}
+    if use_fast is not None:
+        options["use_fast"] = use_fast
+    if max_seq_length is not None:
+        options["model_max_length"] = max_seq_length
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(directory), **options)
+    except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as err:
+        raise CheckpointError(
+            f"cannot be loaded as a tokenizer ({str(err).strip().splitlines()[0]})",
+            where=str(directory),
+            fix="Check that its files are complete and, if need be, download them again.",
+        ) from err
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        raise CheckpointError("has neither a padding nor an end token", where=str(directory))
+    return tokenizer
+
+
+def _tokenizer_directory(directory: Path) -> Path:
+    if any((directory / name).is_file() for name in _TOKENIZER_FILES):
+        return directory
+    if (directory / ADAPTER_CONFIG_NAME).is_file() and not (directory / CONFIG_NAME).is_file():
+        return _tokenizer_directory(resolve_adapter_base(directory))
+    problem = "has no tokenizer files" if directory.is_dir() else "does not exist"
+    raise CheckpointError(
+        problem,
+        where=str(directory),
+        fix="Expected tokenizer.json or tokenizer.model beside the model's config.json.",
+    )
+
+
+def add_special_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Add those of ``SPECIAL_TOKENS`` that the tokenizer lacks, in their order.
+
+    Returns:
+        How many were added; the last ids of the tokenizer are theirs.
+    """
+    vocabulary = tokenizer.get_vocab()
+    lacking = [token for token in SPECIAL_TOKENS if token not in vocabulary]
+    before = len(tokenizer)
+    tokenizer.add_tokens(list(SPECIAL_TOKENS), special_tokens=True)
+    added = len(tokenizer) - before
+    if added != len(lacking):
+        raise CheckpointError(f"took {added} of the {len(lacking)} tokens it lacks: {lacking}")
+    return added
+
+
+def check_template_tokens(tokenizer: PreTrainedTokenizerBase, template_name: str) -> None:
+    """The template's end-of-turn mark and the image tokens must each be one token.
+
+    Raises:
+        ConfigError: the template does not belong to the tokenizer (or is unknown).
+    """
+    try:
+        template = get_conv_template(template_name)
+    except ValueError as err:
+        raise ConfigError(str(err), where="--conv_style") from err
+    ids = tokenizer(template.stop_str, add_special_tokens=False)["input_ids"]
+    if len(ids) != 1:
+        raise ConfigError(
+            f"template {template_name!r} ends turns with {template.stop_str!r}, which this "
+            f"tokenizer cuts into {len(ids)} tokens: the model could never stop",
+            where="--conv_style",
+            fix="Choose the template that belongs to the language model.",
+        )
+    for token in SPECIAL_TOKENS:
+        if len(tokenizer(token, add_special_tokens=False)["input_ids"]) != 1:
+            raise ConfigError(f"the tokenizer cuts {token!r} into several tokens")
