@@ -238,6 +238,15 @@ def pixel_shuffle(x: Tensor, scale_factor: float = 0.5, *, version: str = "v2") 
     return x.permute(0, 2, 1, 3).contiguous() if version == "v2" else x
 
 
+_LORA_VISION_TARGETS = ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"]
+_LORA_LLM_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+_OLD_LORA_NAMES = {
+    rf"(base_model\.model\..*\.{target})\.{kind}": rf"\1.base_layer.{kind}"
+    for target in (*_LORA_VISION_TARGETS, *_LORA_LLM_TARGETS, "qkv_proj", "gate_up_proj")
+    for kind in ("weight", "bias")
+}
+"""Wrapped layers in checkpoints of PEFT before 0.7, as transformers' ``key_mapping``."""
+
 # Settings by which some language models change their logits after the head; the vocabulary loss,
 # which calls the head itself, steps aside for them.
 _LOGIT_SETTINGS = (
@@ -318,8 +327,10 @@ class InternVLChatModel(PreTrainedModel):
 
         ``load_in_8bit=True``, which transformers 5 no longer knows, becomes a bitsandbytes
         configuration that leaves ``lm_head`` and ``mlp1`` as they are. ``use_flash_attn=True``
-        becomes ``attn_implementation="flash_attention_2"`` where flash-attn is installed.
+        becomes ``attn_implementation="flash_attention_2"`` where flash-attn is installed. LoRA
+        checkpoints of PEFT before 0.7 (no ``base_layer`` in the names) load too.
         """
+        kwargs["key_mapping"] = {**_OLD_LORA_NAMES, **(kwargs.get("key_mapping") or {})}
         if kwargs.pop("load_in_8bit", False) and kwargs.get("quantization_config") is None:
             kwargs["quantization_config"] = BitsAndBytesConfig(
                 load_in_8bit=True, llm_int8_skip_modules=["lm_head", "mlp1"]
@@ -382,8 +393,9 @@ class InternVLChatModel(PreTrainedModel):
         self, r: int = 128, lora_alpha: int | None = None, lora_dropout: float = 0.05
     ) -> None:
         """Put LoRA layers on attention and MLP of the vision tower and freeze the rest of it."""
-        targets = ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"]
-        self.vision_model = _wrap_lora(self.vision_model, targets, r, lora_alpha, lora_dropout)
+        self.vision_model = _wrap_lora(
+            self.vision_model, _LORA_VISION_TARGETS, r, lora_alpha, lora_dropout
+        )
         self.config.use_backbone_lora = r
 
     def wrap_llm_lora(
@@ -408,7 +420,7 @@ class InternVLChatModel(PreTrainedModel):
             self.language_model, targets, r, lora_alpha, lora_dropout, task_type="CAUSAL_LM"
         )
         self.config.use_llm_lora = r
-        tied: dict[str, str] = self.all_tied_weights_keys
+        tied: dict[str, str] = getattr(self, "all_tied_weights_keys", {})
         self.all_tied_weights_keys = {
             _inside_lora(target): _inside_lora(source) for target, source in tied.items()
         }
@@ -957,7 +969,9 @@ def _wrap_lora(
         lora_dropout=lora_dropout,
         task_type=task_type,
     )
-    return get_peft_model(model, settings)
+    # The adapter has the tower's dtype, as in the original checkpoints; under ZeRO-3 a cast here
+    # would change placeholders and not the shards.
+    return get_peft_model(model, settings, autocast_adapter_dtype=False)
 
 
 def _inside_lora(key: str) -> str:
