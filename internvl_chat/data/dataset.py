@@ -1,0 +1,315 @@
+"""Records -> tensors: the thin part of the data path that opens files."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from internvl_chat.data.bad_samples import BadSamples
+from internvl_chat.data.encode import Encoded, Encoder
+from internvl_chat.data.images import (
+    ImageSettings,
+    jpeg_augment,
+    load_image,
+    preprocess,
+    resolve_path,
+)
+from internvl_chat.data.lengths import Lengths
+from internvl_chat.data.meta import DatasetSpec
+from internvl_chat.data.mixture import Mixture
+from internvl_chat.data.prepare import prepare
+from internvl_chat.data.sampler import EpochPlan, Mode, Unit, plan_epoch
+from internvl_chat.data.schema import BadRecordError, Record, parse_record
+from internvl_chat.data.video import choose_frames, open_video
+from internvl_chat.errors import DatasetError
+
+logger = logging.getLogger(__name__)
+
+_SEARCH_CHUNK = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One sample as the collator takes it."""
+
+    input_ids: Tensor
+    """(T,) int64."""
+    labels: Tensor
+    """(T,) int64; IGNORE_INDEX where nothing is learnt."""
+    pixel_values: Tensor | None
+    """(n, 3, S, S) uint8 tiles in reading order; None for text."""
+    num_tiles: tuple[int, ...]
+    """Tiles per image."""
+    dataset_id: int
+    sample_index: int
+    """Of the sample these tensors hold; differs from the planned one if that was bad."""
+    where: str
+    """``file:line``."""
+    truncated: bool
+    filler: bool = False
+    """Completes the last step: nothing of it is learnt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A record with its pictures and its encoding: what ``data preview`` shows."""
+
+    record: Record
+    encoded: Encoded
+    pixel_values: Tensor | None
+    num_tiles: tuple[int, ...]
+    image_sizes: tuple[tuple[int, int], ...]
+    """(width, height) of each picture as stored."""
+
+
+class SampleLoader:
+    """Builds one sample of one dataset.
+
+    Args:
+        encoder: template, tokenizer and limits.
+        images: sizes, tiling, limits.
+        train: draw augmentations and video frames; otherwise neither is random.
+    """
+
+    def __init__(self, encoder: Encoder, images: ImageSettings, *, train: bool) -> None:
+        self.encoder, self.images, self.train = encoder, images, train
+
+    def load(
+        self, raw: bytes, spec: DatasetSpec, *, where: str, rng: random.Random | None = None
+    ) -> Loaded:
+        """Read a record's pictures and encode it.
+
+        Args:
+            raw: the record's JSON.
+            spec: its dataset.
+            where: ``file:line``, for messages.
+            rng: for augmentation and frames; needed in training.
+
+        Raises:
+            BadRecordError: anything about the record or its files is wrong.
+        """
+        record = parse_record(raw, where=where)
+        pictures = self._pictures(record, spec, where, rng)
+        sizes = tuple(picture.size for picture in pictures)
+        prepared = prepare(
+            record,
+            spec,
+            self.images,
+            sizes=record.sizes or sizes,
+            num_frames=len(pictures) if record.video else 0,
+            where=where,
+        )
+        encoded = self.encoder.encode(
+            prepared.turns, prepared.num_tiles, system=record.system, where=where
+        )
+        tiles = self._tiles(pictures, prepared.num_tiles, record, spec, where, rng)
+        return Loaded(
+            record=record,
+            encoded=encoded,
+            pixel_values=torch.cat(tiles) if tiles else None,
+            num_tiles=prepared.num_tiles,
+            image_sizes=sizes,
+        )
+
+    def _pictures(
+        self, record: Record, spec: DatasetSpec, where: str, rng: random.Random | None
+    ) -> list[Image.Image]:
+        limit = self.images.max_image_pixels
+        if record.video is None:
+            paths = [self._path(path, spec, where) for path in record.images]
+            return [load_image(path, where=where, max_pixels=limit) for path in paths]
+        video = open_video(self._path(record.video, spec, where), where=where, max_pixels=limit)
+        chosen = choose_frames(
+            video,
+            clip=record.clip,
+            min_num_frame=self.images.min_num_frame,
+            max_num_frame=self.images.max_num_frame,
+            rng=rng if self.train else None,
+            where=where,
+        )
+        return video.frames(chosen)
+
+    def _path(self, path: str, spec: DatasetSpec, where: str) -> str:
+        return resolve_path(spec.root, path, where=where, strict=self.images.strict_root)
+
+    def _tiles(
+        self,
+        pictures: Sequence[Image.Image],
+        num_tiles: Sequence[int],
+        record: Record,
+        spec: DatasetSpec,
+        where: str,
+        rng: random.Random | None,
+    ) -> list[Tensor]:
+        budget = self.images.tile_budget(len(record.images), spec.max_dynamic_patch)
+        tiles = []
+        for number, (picture, planned) in enumerate(zip(pictures, num_tiles, strict=True)):
+            if self.train and spec.data_augment and rng is not None:
+                picture = jpeg_augment(picture, rng)
+            # A video's frames are one tile each, however large.
+            pixels = preprocess(picture, self.images, max_tiles=1 if record.video else budget)
+            if len(pixels) != planned:
+                stated = record.sizes[number] if record.sizes else "no size"
+                raise BadRecordError(
+                    "SIZE_MISMATCH",
+                    f"the record states {stated}, the image is {picture.size}: {planned} tiles "
+                    f"were planned, it has {len(pixels)}",
+                    where=where,
+                    fix='Correct "width" and "height".',
+                )
+            tiles.append(pixels)
+        return tiles
+
+
+class SftDataset(Dataset[list[Example]]):
+    """The samples of a run; indexed by :class:`Unit`.
+
+    Args:
+        mixture: the datasets.
+        lengths: counts per dataset, in the mixture's order.
+        loader: builds a sample.
+        bad_samples: the policy for bad records.
+        seed: of augmentation and video frames.
+        resample: draw datasets by the square root of their size.
+    """
+
+    def __init__(
+        self,
+        mixture: Mixture,
+        lengths: Sequence[Lengths],
+        loader: SampleLoader,
+        bad_samples: BadSamples,
+        *,
+        seed: int = 0,
+        resample: bool = False,
+    ) -> None:
+        self.mixture, self.loader, self.bad_samples = mixture, loader, bad_samples
+        self.seed, self.resample = seed, resample
+        self.lengths = mixture.expand([one.tokens for one in lengths])
+        """(len(self),) int32 ids per sample; negative for bad ones."""
+        self.tiles = mixture.expand([one.tiles for one in lengths])
+        """(len(self),) int32 image tiles per sample."""
+        # Shared with workers that were forked before the epoch changed.
+        self._epoch = multiprocessing.Value("q", 0)
+
+    def __len__(self) -> int:
+        return len(self.mixture)
+
+    @property
+    def dataset_names(self) -> tuple[str, ...]:
+        """Names by ``dataset_id``."""
+        return tuple(spec.name for spec in self.mixture.specs)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch's augmentations, also in workers that already run."""
+        self._epoch.value = epoch
+
+    def plan(
+        self,
+        epoch: int,
+        *,
+        global_batch_size: int,
+        mode: Mode = "random",
+        max_packed_tokens: int | None = None,
+        max_packed_tiles: int | None = None,
+        drop_last: bool = False,
+    ) -> EpochPlan:
+        """The order of an epoch; see :func:`plan_epoch`."""
+        indices = None
+        if self.resample:
+            indices = self.mixture.resample(self.lengths >= 0, seed=self.seed, epoch=epoch)
+        return plan_epoch(
+            self.lengths,
+            seed=self.seed,
+            epoch=epoch,
+            global_batch_size=global_batch_size,
+            mode=mode,
+            max_packed_tokens=max_packed_tokens,
+            tiles=self.tiles,
+            max_packed_tiles=max_packed_tiles,
+            indices=indices,
+            drop_last=drop_last,
+        )
+
+    def __getitem__(self, unit: Unit | int) -> list[Example]:
+        """The samples of a unit.
+
+        A bad sample is journalled and replaced by the next good one that is not longer; a pack that
+        has none to offer goes without. All of it depends on the data only, not on workers.
+
+        Raises:
+            BadRatioError: too many records are bad.
+        """
+        if isinstance(unit, int):
+            unit = Unit((unit,))
+        taken: set[int] = set()
+        examples = []
+        for index in unit.indices:
+            example = self._good_example(index, unit, taken)
+            if example is not None:
+                examples.append(example)
+                taken.add(example.sample_index)
+        if not examples:
+            raise DatasetError(f"no good sample to put in place of samples {list(unit.indices)}")
+        return examples
+
+    def _good_example(self, index: int, unit: Unit, taken: set[int]) -> Example | None:
+        planned = index
+        for _ in range(len(self) + 1):
+            dataset, record = self.mixture.locate(index)
+            try:
+                example = self._example(index, dataset, record, filler=unit.filler)
+            except BadRecordError as err:
+                number = self.mixture.first_record(dataset) + record
+                line = self.mixture.files[dataset].line(record)
+                self.bad_samples.add(dataset, number, line, err)
+            else:
+                self.bad_samples.seen()
+                return example
+            following = self._next_good(index, planned, unit, taken)
+            if following is None:
+                return None
+            index = following
+        return None
+
+    def _next_good(self, index: int, planned: int, unit: Unit, taken: set[int]) -> int | None:
+        """The first sample after ``index``, around the end, that fits where ``planned`` stood."""
+        avoid = taken.union(unit.indices)
+        limit = int(self.lengths[planned])
+        if len(unit.indices) == 1 and limit <= int(self.lengths[self.lengths >= 0].min()):
+            limit = int(self.lengths.max())  # nothing is as short: a row may grow, a pack may not
+        total = len(self)
+        stop = planned if index < planned else planned + total
+        for first in range(index + 1, stop, _SEARCH_CHUNK):
+            places = np.arange(first, min(first + _SEARCH_CHUNK, stop)) % total
+            lengths = self.lengths[places]
+            for place in places[(lengths >= 0) & (lengths <= limit)].tolist():
+                if place not in avoid:
+                    return place
+        return None
+
+    def _example(self, index: int, dataset: int, record: int, *, filler: bool) -> Example:
+        raw, where = self.mixture.files[dataset].read(record)
+        spec = self.mixture.specs[dataset]
+        rng = random.Random(f"{self.seed}:{self._epoch.value}:{index}")
+        loaded = self.loader.load(raw, spec, where=where, rng=rng)
+        return Example(
+            input_ids=torch.from_numpy(loaded.encoded.input_ids),
+            labels=torch.from_numpy(loaded.encoded.labels),
+            pixel_values=loaded.pixel_values,
+            num_tiles=loaded.num_tiles,
+            dataset_id=dataset,
+            sample_index=index,
+            where=where,
+            truncated=loaded.encoded.truncated,
+            filler=filler,
+        )

@@ -1,0 +1,231 @@
+"""Conversation + template + tokenizer -> token ids and labels.
+
+Pure: opens no file and knows no rank. The ids are those of tokenizing the whole rendered string in
+one call; an image's placeholders are tokenized once and then repeated, which is the same because
+tokenizers split at special tokens before anything else. A token is labelled if it covers any
+character of an answer or of the end-of-turn mark behind it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
+
+import numpy as np
+
+from internvl_chat.data.constants import (
+    IGNORE_INDEX,
+    IMAGE_TAG,
+    IMG_CONTEXT_TOKEN,
+    IMG_END_TOKEN,
+    IMG_START_TOKEN,
+)
+from internvl_chat.data.offsets import TextTokenizer, Tokens
+from internvl_chat.data.schema import BadRecordError
+from internvl_chat.errors import ConfigError
+from internvl_chat.model.conversation import Rendered, Template
+
+_ONE_IMAGE = f"{IMG_START_TOKEN}{IMG_CONTEXT_TOKEN}{IMG_END_TOKEN}"
+_MARK = re.compile(r"<\|[^<>|\s]+\|>")
+
+Turns = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeSettings:
+    """How conversations become ids."""
+
+    template: Template
+    num_image_token: int
+    """K: ids per tile."""
+    max_seq_length: int = 2048
+    """Ids beyond it are cut."""
+    system: str | None = None
+    """Replaces the template's system message, unless the record brings its own."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_image_token", "max_seq_length"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}, want a number > 0")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One conversation, ready for the model."""
+
+    input_ids: np.ndarray
+    """(T,) int64."""
+    labels: np.ndarray
+    """(T,) int64; IGNORE_INDEX where nothing is learnt."""
+    text: str
+    """The whole rendered string, placeholders included, also where the ids were cut."""
+    truncated: bool
+
+
+class Encoder:
+    """Encodes conversations with one tokenizer and one template.
+
+    Raises:
+        ConfigError: the tokenizer does not know the image tokens.
+    """
+
+    def __init__(self, tokenizer: object, settings: EncodeSettings) -> None:
+        self.settings = settings
+        self.tokens = (
+            tokenizer if isinstance(tokenizer, TextTokenizer) else TextTokenizer(tokenizer)
+        )
+        ids = {
+            token: self.tokens.token_id(token)
+            for token in (IMG_START_TOKEN, IMG_CONTEXT_TOKEN, IMG_END_TOKEN)
+        }
+        missing = [token for token, token_id in ids.items() if token_id is None]
+        if missing:
+            raise ConfigError(
+                f"the tokenizer does not keep {' '.join(missing)} in one piece",
+                fix="Add the special tokens to it (checkpoint.add_special_tokens).",
+            )
+        self._context_id = ids[IMG_CONTEXT_TOKEN]
+        self._bos_id: int | None = None
+        self._bos_text = ""
+        if settings.template.bos_in_training:
+            self._bos_id = self.tokens.tokenizer.bos_token_id
+            self._bos_text = self.tokens.tokenizer.bos_token or ""
+
+    def render(self, turns: Turns, *, system: str | None = None, where: str = "") -> Rendered:
+        """Write the conversation with ONE placeholder per image.
+
+        Raises:
+            BadRecordError: the text holds one of the template's control tokens.
+        """
+        template = self.settings.template
+        texts = list(chain.from_iterable(turns))
+        for mark in _marks(template):
+            if any(mark in text for text in texts):
+                raise BadRecordError(
+                    "CONTROL_TOKEN",
+                    f"the text holds {mark}, a control token of template {template.name}",
+                    where=where,
+                    fix="Remove or spell it differently.",
+                )
+        placed = [(question.replace(IMAGE_TAG, _ONE_IMAGE), answer) for question, answer in turns]
+        return template.render(placed, self.settings.system if system is None else system)
+
+    def encode(
+        self,
+        turns: Turns,
+        num_tiles: Sequence[int] = (),
+        *,
+        system: str | None = None,
+        where: str = "",
+    ) -> Encoded:
+        """Encode one conversation.
+
+        Args:
+            turns: (question, answer) pairs; ``<image>`` tags in the questions, reading order.
+            num_tiles: tiles of each image.
+            system: the record's own system message.
+            where: ``file:line``, for messages.
+
+        Raises:
+            BadRecordError: tags and images differ in number, a control token in the text, or
+                truncation would cut an image or leave no label.
+        """
+        rendered = self.render(turns, system=system, where=where)
+        return self._finish(rendered, self.tokens.encode(rendered.text), num_tiles, where)
+
+    def lengths(
+        self,
+        rendered: Sequence[Rendered],
+        num_tiles: Sequence[Sequence[int]],
+        wheres: Sequence[str],
+    ) -> list[tuple[int, bool] | BadRecordError]:
+        """Ids and whether they were cut, for many conversations; exactly what encode gives."""
+        counts = self.tokens.count_batch([one.text for one in rendered])
+        limit = self.settings.max_seq_length
+        found: list[tuple[int, bool] | BadRecordError] = []
+        for one, tiles, where, count in zip(rendered, num_tiles, wheres, counts, strict=True):
+            total = count + sum(tiles) * self.settings.num_image_token - len(tiles)
+            total += self._bos_id is not None
+            if total <= limit and one.text.count(IMG_CONTEXT_TOKEN) == len(tiles):
+                found.append((total, False))
+                continue
+            try:  # rare: cut or wrong, so look closely
+                encoded = self._finish(one, self.tokens.encode(one.text), tiles, where)
+                found.append((len(encoded.input_ids), encoded.truncated))
+            except BadRecordError as err:
+                found.append(err)
+        return found
+
+    def _finish(
+        self, rendered: Rendered, tokens: Tokens, num_tiles: Sequence[int], where: str
+    ) -> Encoded:
+        labels = _label(rendered, tokens)
+        ids, labels = self._repeat_placeholders(tokens.ids, labels, num_tiles, where)
+        if self._bos_id is not None:
+            ids = np.concatenate([[self._bos_id], ids])
+            labels = np.concatenate([[IGNORE_INDEX], labels])
+        limit = self.settings.max_seq_length
+        truncated = len(ids) > limit
+        if truncated:
+            if (ids[limit:] == self._context_id).any():
+                raise BadRecordError(
+                    "IMAGE_CUT",
+                    f"{len(ids)} tokens, and cutting to {limit} would remove image tokens",
+                    where=where,
+                    fix="Raise --max_seq_length, or use fewer images or tiles.",
+                )
+            ids, labels = ids[:limit], labels[:limit]
+        if not (labels[1:] != IGNORE_INDEX).any():
+            raise BadRecordError(
+                "NO_LABEL",
+                f"no token to learn is left within max_seq_length {limit}",
+                where=where,
+                fix="Raise --max_seq_length or shorten the question.",
+            )
+        text = self._bos_text * (self._bos_id is not None) + self._full_text(rendered, num_tiles)
+        return Encoded(ids, labels, text, truncated)
+
+    def _repeat_placeholders(
+        self, ids: np.ndarray, labels: np.ndarray, num_tiles: Sequence[int], where: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        slots = np.flatnonzero(ids == self._context_id)
+        if len(slots) != len(num_tiles):
+            raise BadRecordError(
+                "TAG_MISMATCH",
+                f"{len(slots)} <image> placeholders, {len(num_tiles)} images",
+                where=where,
+            )
+        if len(slots) == 0:
+            return ids, labels
+        times = np.ones(len(ids), dtype=np.int64)
+        times[slots] = np.asarray(num_tiles) * self.settings.num_image_token
+        return np.repeat(ids, times), np.repeat(labels, times)
+
+    def _full_text(self, rendered: Rendered, num_tiles: Sequence[int]) -> str:
+        pieces = rendered.text.split(IMG_CONTEXT_TOKEN)
+        text = [pieces[0]]
+        for tiles, piece in zip(num_tiles, pieces[1:], strict=True):
+            text += [IMG_CONTEXT_TOKEN * (tiles * self.settings.num_image_token), piece]
+        return "".join(text)
+
+
+def _label(rendered: Rendered, tokens: Tokens) -> np.ndarray:
+    """(T,) ids under the answers, IGNORE_INDEX elsewhere."""
+    labels = np.full_like(tokens.ids, IGNORE_INDEX)
+    # An empty token (a dummy prefix) belongs to the character it stands before.
+    ends = np.maximum(tokens.ends, tokens.starts + 1)
+    for answer in rendered.answers:
+        inside = (ends > answer.start) & (tokens.starts < answer.end)
+        labels[inside] = tokens.ids[inside]
+    return labels
+
+
+@lru_cache(maxsize=32)
+def _marks(template: Template) -> tuple[str, ...]:
+    """Strings of the template that must not occur in what people wrote."""
+    parts = (template.system_template, *template.roles, template.question_sep, template.answer_sep)
+    found = chain.from_iterable(_MARK.findall(part) for part in parts)
+    return tuple(dict.fromkeys([template.stop_str, *found]))

@@ -1,0 +1,123 @@
+"""Several datasets as one range of sample indices.
+
+Sample ``i`` belongs to one dataset and one of its records; ``repeat_time`` decides how many samples
+a dataset has. Nothing here holds anything per sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from internvl_chat.data.annotations import AnnotationFile
+from internvl_chat.data.meta import DatasetSpec
+from internvl_chat.errors import DatasetError
+
+
+class Mixture:
+    """The datasets of a run.
+
+    Args:
+        specs: what to mix, in order.
+        files: their annotation files; opened here if None.
+        whole: take every record once, whatever ``repeat_time`` says (validation).
+
+    Raises:
+        DatasetError: a dataset's ``repeat_time`` leaves no sample of it.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[DatasetSpec],
+        files: Sequence[AnnotationFile] | None = None,
+        *,
+        whole: bool = False,
+    ) -> None:
+        self.specs = tuple(specs)
+        self.files = tuple(files or [AnnotationFile(spec.annotation) for spec in specs])
+        self.num_samples = tuple(
+            len(file) if whole else spec.num_samples(len(file))
+            for spec, file in zip(self.specs, self.files, strict=True)
+        )
+        for spec, file, count in zip(self.specs, self.files, self.num_samples, strict=True):
+            if count == 0:
+                raise DatasetError(
+                    f"repeat_time {spec.repeat_time} of {len(file)} records leaves none",
+                    where=f'dataset "{spec.name}"',
+                    fix="Raise repeat_time.",
+                )
+        self._ends = np.cumsum(self.num_samples)
+        self._first_records = np.cumsum([0, *(len(file) for file in self.files)])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def locate(self, index: int) -> tuple[int, int]:
+        """(dataset, record) of sample ``index``; repetitions walk the records again."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        dataset = int(np.searchsorted(self._ends, index, side="right"))
+        first = int(self._ends[dataset]) - self.num_samples[dataset]
+        return dataset, (index - first) % len(self.files[dataset])
+
+    def first_record(self, dataset: int) -> int:
+        """Number of a dataset's first record, counted through all datasets."""
+        return int(self._first_records[dataset])
+
+    def read(self, index: int) -> tuple[bytes, str]:
+        """The bytes of a sample's record and its ``file:line``."""
+        dataset, record = self.locate(index)
+        return self.files[dataset].read(record)
+
+    def expand(self, per_record: Sequence[np.ndarray]) -> np.ndarray:
+        """Per-record values of each dataset, laid out per sample."""
+        return np.concatenate(
+            [np.resize(v, n) for v, n in zip(per_record, self.num_samples, strict=True)]
+        )
+
+    def resample(self, good: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
+        """Sample indices of an epoch under ``use_data_resampling``.
+
+        As many samples as there are good ones, shared out among the datasets by the square root of
+        their size (times ``weight``). Within a dataset no sample comes again before all have come;
+        what is left out changes with the epoch.
+
+        Args:
+            good: (len(self),) bool.
+            seed, epoch: source of randomness.
+        """
+        if not good.any():
+            return np.zeros(0, dtype=np.int64)
+        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch, 1])))
+        members = [part + first for part, first in self._good_by_dataset(good)]
+        weights = np.array(
+            [
+                spec.weight * np.sqrt(len(part))
+                for spec, part in zip(self.specs, members, strict=True)
+            ]
+        )
+        quotas = _apportion(int(good.sum()), weights)
+        drawn = []
+        for part, quota in zip(members, quotas, strict=True):
+            rounds = -(-quota // len(part)) if len(part) else 0
+            for number in range(rounds):
+                take = min(len(part), quota - number * len(part))
+                drawn.append(part[rng.permutation(len(part))[:take]])
+        return np.concatenate(drawn)
+
+    def _good_by_dataset(self, good: np.ndarray) -> list[tuple[np.ndarray, int]]:
+        parts, first = [], 0
+        for count in self.num_samples:
+            parts.append((np.flatnonzero(good[first : first + count]), first))
+            first += count
+        return parts
+
+
+def _apportion(total: int, weights: np.ndarray) -> list[int]:
+    """Whole shares of ``total`` in proportion to the weights (largest remainders, in order)."""
+    exact = total * weights / weights.sum()
+    shares = np.floor(exact).astype(np.int64)
+    order = np.argsort(-(exact - shares), kind="stable")
+    shares[order[: total - int(shares.sum())]] += 1
+    return [int(share) for share in shares]
