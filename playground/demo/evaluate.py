@@ -106,7 +106,9 @@ def _batches(trials: Sequence[Trial], size: int) -> Iterator[list[Trial]]:
 
 
 @torch.inference_mode()
-def answer(model: Any, tokenizer: Any, trials: Sequence[Trial], *, batch_size: int = 50) -> list[Reply]:
+def answer(
+    model: Any, tokenizer: Any, trials: Sequence[Trial], *, batch_size: int = 50
+) -> list[Reply]:
     """Greedy replies to all trials, in batches.
 
     Args:

@@ -52,13 +52,13 @@ def _train_chunk(task: tuple[Path, int, str, range]) -> str:
         sample = make_sample(seed, family, "train", index)
         names = image_names(family, "train", index, len(sample.images))
         save_images(root, sample, names)
-        lines.append(
-            dumps(conversation_record(f"{family}_{index:06d}", names, sample.questions))
-        )
+        lines.append(dumps(conversation_record(f"{family}_{index:06d}", names, sample.questions)))
     return "".join(lines)
 
 
-def _chunks(root: Path, seed: int, family: str, count: int) -> Iterator[tuple[Path, int, str, range]]:
+def _chunks(
+    root: Path, seed: int, family: str, count: int
+) -> Iterator[tuple[Path, int, str, range]]:
     for start in range(0, count, _CHUNK):
         yield root, seed, family, range(start, min(start + _CHUNK, count))
 
@@ -80,7 +80,9 @@ def write_train(root: Path, *, seed: int, num: int, workers: int) -> dict[str, i
     return counts
 
 
-def heldout_records(seed: int, family: str, quota: int) -> Iterator[tuple[Sample, dict[str, object]]]:
+def heldout_records(
+    seed: int, family: str, quota: int
+) -> Iterator[tuple[Sample, dict[str, object]]]:
     """Single questions of held-out samples, at most ``quota`` for each skill.
 
     Yields:
@@ -99,7 +101,10 @@ def heldout_records(seed: int, family: str, quota: int) -> Iterator[tuple[Sample
             seen.add(question.skill)
             taken[question.skill] += 1
             identity = f"{family}_heldout_{index:06d}_{place}"
-            yield sample, conversation_record(identity, names, [question]) | {"skill": question.skill}
+            yield (
+                sample,
+                conversation_record(identity, names, [question]) | {"skill": question.skill},
+            )
 
 
 def write_heldout(root: Path, *, seed: int, quota: int) -> dict[str, int]:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from PIL import Image
 
-from playground.demo.charts import draw_chart, sample_chart
+from playground.demo.charts import Chart, draw_chart, sample_chart
 from playground.demo.common import SIDE, Question, stream
 from playground.demo.other_questions import (
     CHART_PROMPTS,
@@ -15,9 +15,9 @@ from playground.demo.other_questions import (
     pair_questions,
     sign_questions,
 )
-from playground.demo.scene import draw_scene, sample_scene
+from playground.demo.scene import Scene, draw_scene, sample_scene
 from playground.demo.scene_questions import BOX_PROMPTS, SCENE_PROMPTS
-from playground.demo.words import draw_sign, sample_sign
+from playground.demo.words import Sign, draw_sign, sample_sign
 
 Split = Literal["train", "heldout"]
 
@@ -28,10 +28,35 @@ class Sample:
 
     images: tuple[Image.Image, ...]
     questions: tuple[Question, ...]
+    description: str = ""
+    """The picture in words, for the language model's own pre-training; empty where untold."""
+
+
+def describe_scene(scene: Scene) -> str:
+    """Name, middle and width of each shape, in hundredths of the side."""
+    told = []
+    for shape in scene.shapes:
+        numbers = (round(100 * v / SIDE) for v in (shape.x, shape.y, 2 * shape.radius))
+        told.append(" ".join((shape.name, *map(str, numbers))))
+    return "Picture: " + ", ".join(told) + "."
+
+
+def describe_chart(chart: Chart) -> str:
+    """Colour and value of each bar, from left to right."""
+    return "Chart: " + ", ".join(f"{bar.color} {bar.value}" for bar in chart.bars) + "."
+
+
+def describe_sign(sign: Sign) -> str:
+    """Kind, colour and letters of each line."""
+    lines = (f"{line.color} {line.kind} {' '.join(line.text)}" for line in sign.lines)
+    return "Sign: " + ", ".join(lines) + "."
 
 
 def _ask(
-    rng: random.Random, prompts: Sequence[Callable[..., Question | None]], rounds: int, *about: object
+    rng: random.Random,
+    prompts: Sequence[Callable[..., Question | None]],
+    rounds: int,
+    *about: object,
 ) -> tuple[Question, ...]:
     """Up to ``rounds`` questions in random order, no two about the same fact."""
     asked: dict[str, Question] = {}
@@ -53,7 +78,9 @@ def shapes_sample(rng: random.Random, split: Split) -> Sample:
     scene = sample_scene(rng)
     prompts = SCENE_PROMPTS if rng.random() < LIST_SHARE else SCENE_PROMPTS[1:]
     questions = _ask(rng, prompts, 10, scene)
-    return Sample(images=(draw_scene(scene),), questions=questions)
+    return Sample(
+        images=(draw_scene(scene),), questions=questions, description=describe_scene(scene)
+    )
 
 
 def grounding_sample(rng: random.Random, split: Split) -> Sample:
@@ -69,14 +96,20 @@ def charts_sample(rng: random.Random, split: Split) -> Sample:
     """One chart, up to eight rounds."""
     chart = sample_chart(rng)
     prompts = CHART_PROMPTS if rng.random() < LIST_SHARE else CHART_PROMPTS[1:]
-    return Sample(images=(draw_chart(chart),), questions=_ask(rng, prompts, 8, chart))
+    questions = _ask(rng, prompts, 8, chart)
+    return Sample(
+        images=(draw_chart(chart),), questions=questions, description=describe_chart(chart)
+    )
 
 
 def reading_sample(rng: random.Random, split: Split) -> Sample:
     """One sign; words and numbers of the held-out split never occur in training."""
     sign = sample_sign(rng, held_out=split == "heldout")
     questions = sign_questions(rng, sign)
-    return Sample(images=(draw_sign(sign),), questions=tuple(rng.sample(questions, len(questions))))
+    questions = rng.sample(questions, len(questions))
+    return Sample(
+        images=(draw_sign(sign),), questions=tuple(questions), description=describe_sign(sign)
+    )
 
 
 def pairs_sample(rng: random.Random, split: Split) -> Sample:

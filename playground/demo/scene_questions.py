@@ -48,7 +48,9 @@ def ask_color(rng: random.Random, scene: Scene) -> Question | None:
         return None
     shape = rng.choice(shapes)
     text = pick(rng, "What color is the {}?", "What is the color of the {}?")
-    return Question(text=text.format(shape.kind), answer=shape.color, skill="color", fact=shape.kind)
+    return Question(
+        text=text.format(shape.kind), answer=shape.color, skill="color", fact=shape.kind
+    )
 
 
 def ask_kind(rng: random.Random, scene: Scene) -> Question | None:
@@ -58,7 +60,9 @@ def ask_kind(rng: random.Random, scene: Scene) -> Question | None:
         return None
     shape = rng.choice(shapes)
     text = pick(rng, "What shape is {}?", "Which shape is the {} one?")
-    return Question(text=text.format(shape.color), answer=shape.kind, skill="kind", fact=shape.color)
+    return Question(
+        text=text.format(shape.color), answer=shape.kind, skill="kind", fact=shape.color
+    )
 
 
 def ask_count(rng: random.Random, scene: Scene) -> Question:

@@ -29,14 +29,17 @@ def demo_text(seed: int, *, records: int = _TEXT_RECORDS) -> Iterator[str]:
     """Questions and answers of the first records of every family, without printed words."""
     for family in FAMILIES:
         for index in range(records):
-            for question in make_sample(seed, family, "train", index).questions:
+            sample = make_sample(seed, family, "train", index)
+            if sample.description:
+                yield sample.description
+            for question in sample.questions:
                 yield question.text
                 yield question.answer
 
 
 def _lines_for_training(texts: Iterator[str]) -> Iterator[str]:
     for text in texts:
-        words = [w for w in text.split() if not (len(w.strip(".?!")) > 1 and w.isupper())]
+        words = [word for word in text.split() if not word.strip(".?!,").isupper()]
         yield " ".join(word for word in words if "<" not in word and "[" not in word)
 
 

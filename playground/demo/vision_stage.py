@@ -1,6 +1,6 @@
 """Pre-train the tiny vision tower on dense labels; the heads are thrown away.
 
-    python -m playground.demo.vision_stage --out work_dirs/pretrain_tiny/vision --steps 1500
+python -m playground.demo.vision_stage --out work_dirs/pretrain_tiny/vision
 """
 
 import argparse
@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-
 from internvl_chat.model.configuration_intern_vit import InternVisionConfig
 from internvl_chat.model.modeling_intern_vit import InternVisionModel
+from internvl_chat.model.presets import load_preset
 from playground.demo.common import stream
 from playground.demo.vision_labels import (
     GLOBAL_CLASSES,
@@ -67,7 +67,9 @@ class VisionHeads(nn.Module):
         self.value = nn.Linear(4 * width, width)
         self.query = nn.Parameter(0.2 * torch.randn(len(GLOBAL_CLASSES), _QUERY_WIDTH))
         self.classes = tuple(GLOBAL_CLASSES.values())
-        self.weight = nn.Parameter(0.02 * torch.randn(len(GLOBAL_CLASSES), width, max(self.classes)))
+        self.weight = nn.Parameter(
+            0.02 * torch.randn(len(GLOBAL_CLASSES), width, max(self.classes))
+        )
         self.bias = nn.Parameter(torch.zeros(len(GLOBAL_CLASSES), max(self.classes)))
         unused = torch.arange(max(self.classes)) >= torch.tensor(self.classes)[:, None]
         self.register_buffer("unused", unused)
@@ -212,9 +214,7 @@ def pretrain_vision(
 
 
 @torch.no_grad()
-def evaluate_vision(
-    model: InternVisionModel, heads: VisionHeads, batch: Batch
-) -> dict[str, float]:
+def evaluate_vision(model: InternVisionModel, heads: VisionHeads, batch: Batch) -> dict[str, float]:
     """Held-out accuracy by label."""
     model.eval()
     scores = accuracies(heads(model(normalize(batch["pixels"])).last_hidden_state[:, 1:]), batch)
@@ -224,8 +224,10 @@ def evaluate_vision(
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--config", type=Path, required=True, help="tiny InternViT config (JSON)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--preset", default="tiny-vit", help="shape of the tower")
     parser.add_argument("--out", type=Path, required=True, help="directory of the checkpoint")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=1500)
@@ -233,7 +235,9 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(args.threads)
-    config = InternVisionConfig.from_json_file(args.config)
+    config = load_preset(args.preset)
+    if not isinstance(config, InternVisionConfig):
+        parser.error(f"--preset {args.preset} is no InternVisionConfig")
     model = pretrain_vision(config, seed=args.seed, steps=args.steps)
     model.save_pretrained(args.out)
 

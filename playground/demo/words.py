@@ -76,7 +76,9 @@ def sample_text(rng: random.Random, kind: str, *, held_out: bool) -> str:
 def sample_sign(rng: random.Random, *, held_out: bool = False) -> Sign:
     """One line, or (three in ten) a word above a number."""
     two = rng.random() < 0.3
-    kinds = ["word", "number"] if two else [rng.choice(("word", "word", "number", "number", "code"))]
+    kinds = (
+        ["word", "number"] if two else [rng.choice(("word", "word", "number", "number", "code"))]
+    )
     bands = [(18.0, 44.0), (68.0, 94.0)] if two else [(18.0, 94.0)]
     lines = []
     for kind, band in zip(kinds, bands, strict=True):

@@ -1,0 +1,88 @@
+#!/bin/sh
+# Make pretrained/internvl-chat-tiny/ anew: a tiny InternVL-Chat that can see, from nothing but a seed.
+#   sh shell/demo/pretrain_tiny.sh
+# The data, a vision tower and a language model are made first; then the first recipe of V1-2 stitches and
+# trains the whole (the same code as at 40 B). About an hour on 2 CPU cores. A part that is already there is
+# kept, so a run that was stopped goes on; remove WORK_DIR to start over.
+# Settings, from the environment: WORK_DIR SEED RECORDS VISION_STEPS TEXT_STEPS HELDOUT GPUS BATCH_SIZE
+#   PER_DEVICE_BATCH_SIZE PYTHON; anything after the script's name goes to the recipe's trainer.
+set -eu
+
+cd "$(dirname -- "$0")/../.."
+WORK_DIR=${WORK_DIR:-work_dirs/pretrain_tiny}
+SEED=${SEED:-0}
+RECORDS=${RECORDS:-30000}
+VISION_STEPS=${VISION_STEPS:-1800}
+TEXT_STEPS=${TEXT_STEPS:-500}
+HELDOUT=${HELDOUT:-200}
+GPUS=${GPUS:-2}
+PYTHON=${PYTHON:-python}
+OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+GPUS_PER_NODE=$GPUS
+export GPUS GPUS_PER_NODE PYTHON OMP_NUM_THREADS
+
+data=$WORK_DIR/data vision=$WORK_DIR/vision llm=$WORK_DIR/llm sft=$WORK_DIR/sft result=$WORK_DIR/internvl-chat-tiny
+seconds=$WORK_DIR/seconds.txt
+mkdir -p "$WORK_DIR"
+
+# Run a part unless the file it ends with is there; its duration goes to the run card.
+part() { # name, last file, command...
+    part_name=$1 part_file=$2
+    shift 2
+    if [ -e "$part_file" ]; then
+        printf '%s: kept, %s is there\n' "$part_name" "$part_file"
+        return 0
+    fi
+    printf '%s: started\n' "$part_name"
+    part_start=$(date +%s)
+    "$@"
+    printf '%s %s\n' "$part_name" "$(($(date +%s) - part_start))" >>"$seconds"
+}
+
+make_data() {
+    "$PYTHON" -m playground.demo.make_pretrain --out "$data" --num "$RECORDS" --heldout "$HELDOUT" --seed "$SEED" \
+        --workers 2
+}
+
+make_vision() {
+    "$PYTHON" -m playground.demo.vision_stage --out "$vision" --steps "$VISION_STEPS" --seed "$SEED" --threads 1
+}
+
+make_llm() {
+    "$PYTHON" -m playground.demo.text_stage --out "$llm" --steps "$TEXT_STEPS" --seed "$SEED" --threads 1
+}
+
+# The two towers do not need each other: one core each.
+make_towers() {
+    part vision "$vision/model.safetensors" make_vision &
+    vision_pid=$!
+    status=0
+    part llm "$llm/model.safetensors" make_llm || status=$?
+    wait "$vision_pid" || status=$?
+    return "$status"
+}
+
+# Stage 1 by the first recipe: everything trains. What differs from the 40 B run: sizes, fp32 (CPU), no
+# gradient checkpointing and no drop path (nothing to save, little to regularise), a learning rate for a
+# model of this width, and each sample's weight by the root of its answer's length (boxes are long).
+fine_tune() {
+    LAUNCHER=pytorch \
+        BATCH_SIZE=${BATCH_SIZE:-32} PER_DEVICE_BATCH_SIZE=${PER_DEVICE_BATCH_SIZE:-16} NUM_WORKERS=${NUM_WORKERS:-1} \
+        VISION_PATH=$vision LLM_PATH=$llm META_PATH=$data/meta.json OUTPUT_DIR=$sft \
+        DEEPSPEED_CONFIG=${DEEPSPEED_CONFIG:-shell/deepspeed/zero_stage3_config.json} \
+        sh shell/internvl1.2/hermes2_yi34b/internvl_chat_v1_2_hermes2_yi34b_448_res_finetune.sh \
+        --force_image_size 112 --drop_path_rate 0 --bf16 False --grad_checkpoint False \
+        --learning_rate 1e-3 --adam_beta2 0.98 --warmup_ratio 0.02 --loss_reduction square \
+        --max_seq_length 512 --save_steps 250 --save_total_limit 1 --logging_steps 10 --seed "$SEED" "$@"
+}
+
+finish() {
+    "$PYTHON" -m playground.demo.finish --checkpoint "$sft" --data "$data" --out "$result" --seconds "$seconds" \
+        --seed "$SEED" --records "$RECORDS" --vision_steps "$VISION_STEPS" --text_steps "$TEXT_STEPS"
+}
+
+part data "$data/meta.json" make_data
+make_towers
+part sft "$sft/model.safetensors" fine_tune "$@"
+part finish "$result/run.json" finish
+printf 'The model is in %s\n' "$result"
