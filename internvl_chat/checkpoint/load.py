@@ -57,6 +57,8 @@ class LoadPlan:
     """Whole checkpoint that an adapter-only save may refer to; ``None`` where the rest of the
     model differs from every checkpoint on disk."""
     no_base_reason: str = ""
+    adapter_modules: tuple[str, ...] = ()
+    """Parts that an adapter-only checkpoint stored whole: they differ from its base."""
 
 
 @dataclass
@@ -140,6 +142,7 @@ def inspect_checkpoint(
         where=sources.where,
         adapter_base=base,
         no_base_reason=reason,
+        adapter_modules=sources.adapter_modules,
     )
 
 
@@ -183,6 +186,7 @@ def build_model(
     model.img_context_token_id = tokenizer.convert_tokens_to_ids(IMG_CONTEXT_TOKEN)
     model.adapter_base = plan.adapter_base
     model.no_adapter_base_reason = plan.no_base_reason
+    model.adapter_modules = plan.adapter_modules
     return model.eval()
 
 

@@ -36,6 +36,11 @@ def adapter_key(name: str) -> str:
     return "base_model.model." + _ADAPTER_NAME.sub(r".lora_\1.", unwrapped_name(name))
 
 
+def parameter_of_adapter_key(key: str) -> str:
+    """The (unwrapped) parameter name of an adapter file's key, without ``base_model.model.``."""
+    return re.sub(r"\.lora_(A|B)\.weight$", r".lora_\1.default.weight", key)
+
+
 def with_prefix(
     tensors: Mapping[str, TensorSource], prefix: str, *, optional_base: str = ""
 ) -> dict[str, TensorSource]:
@@ -76,7 +81,12 @@ def match_names(
     sources: dict[str, TensorSource] = {}
     used: set[str] = set()
     for name, aliases in expected.items():
-        spellings = [spelling for alias in aliases for spelling in (alias, unwrapped_name(alias))]
+        spellings = [
+            spelling
+            for alias in aliases
+            # PEFT before 0.7 wrapped without "base_layer".
+            for spelling in (alias, alias.replace(".base_layer.", "."), unwrapped_name(alias))
+        ]
         found = next((spelling for spelling in spellings if spelling in available), None)
         if found is not None:
             sources[name] = available[found]

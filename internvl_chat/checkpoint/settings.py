@@ -24,8 +24,9 @@ class BuildSettings:
     """A projector file; ``None`` with ``llm_path`` starts from random numbers."""
 
     dtype: torch.dtype = torch.bfloat16
-    attn_implementation: str | None = None
-    """A name that transformers' attention interface knows; ``None`` leaves it the choice."""
+    attn_implementation: str | dict[str, str] | None = None
+    """A name that transformers' attention interface knows, or one for each sub-configuration;
+    ``None`` leaves it the choice."""
     seed: int = 0
     """Of newly made weights (projector, LoRA): the same at every number of ranks."""
 

@@ -40,6 +40,8 @@ class Sources:
     """Weights of an adapter-only checkpoint, by parameter name."""
     adapter_base: str | None = None
     """A whole checkpoint without adapters to which adapter-only saves may refer."""
+    adapter_modules: tuple[str, ...] = ()
+    """Parts that the adapter-only checkpoint stores whole, as PEFT's ``modules_to_save``."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -139,10 +141,13 @@ def _adapter_sources(directory: Path) -> Sources:
     base.config.use_llm_lora = saved.use_llm_lora
     base.config.use_backbone_lora = saved.use_backbone_lora
     base.where = f"{directory} on {base.where}"
+    base.adapter_modules = tuple(
+        read_json(directory / ADAPTER_CONFIG_NAME).get("modules_to_save") or ()
+    )
     for key, tensor in open_weights(directory / ADAPTER_WEIGHTS_NAME).items():
         name = key.removeprefix("base_model.model.")
         if names.is_lora(name):
-            base.adapter[name] = tensor
+            base.adapter[names.parameter_of_adapter_key(name)] = tensor
         else:  # a module that was trained whole beside the adapter
             base.tensors[name] = tensor
     return base

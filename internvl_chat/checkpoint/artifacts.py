@@ -1,0 +1,81 @@
+"""The small files of a checkpoint: configuration, model code, tokenizer, image preprocessing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from internvl_chat import model as model_package
+from internvl_chat.data.images import NORMALIZATION, NormalizeType
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
+
+MODEL_CODE_FILES = (
+    "configuration_intern_vit.py",
+    "configuration_internvl_chat.py",
+    "conversation.py",
+    "modeling_intern_vit.py",
+    "modeling_internvl_chat.py",
+)
+PREPROCESSOR_NAME = "preprocessor_config.json"
+
+
+def write_model_code(directory: Path) -> None:
+    """Copy the files that ``auto_map`` names, so that the checkpoint loads without this package."""
+    source = Path(next(iter(model_package.__path__)))
+    for name in MODEL_CODE_FILES:
+        shutil.copyfile(source / name, directory / name)
+
+
+def preprocessor_config(image_size: int, normalize_type: NormalizeType) -> dict[str, Any]:
+    """What ``CLIPImageProcessor`` needs to make pixels as training did."""
+    mean, std = NORMALIZATION[normalize_type]
+    return {
+        "crop_size": image_size,
+        "do_center_crop": True,
+        "do_normalize": True,
+        "do_resize": True,
+        "feature_extractor_type": "CLIPFeatureExtractor",
+        "image_mean": list(mean),
+        "image_processor_type": "CLIPImageProcessor",
+        "image_std": list(std),
+        "resample": 3,
+        "size": image_size,
+    }
+
+
+def write_companions(
+    config: InternVLChatConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    directory: Path,
+    *,
+    normalize_type: NormalizeType = "imagenet",
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write everything of a checkpoint but its weights.
+
+    Args:
+        config: of the model.
+        tokenizer: with the special tokens.
+        directory: exists.
+        normalize_type: the pixel statistics that the run used.
+        dtype: of the weights, if it is not the configuration's.
+    """
+    config.architectures = ["InternVLChatModel"]
+    config.save_pretrained(directory)
+    if dtype is not None:
+        path = directory / "config.json"
+        values = json.loads(path.read_text())
+        values["dtype"] = values["torch_dtype"] = str(dtype).removeprefix("torch.")
+        path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+    write_model_code(directory)
+    tokenizer.save_pretrained(directory)
+    processor = preprocessor_config(config.image_size, normalize_type)
+    (directory / PREPROCESSOR_NAME).write_text(json.dumps(processor, indent=2) + "\n")

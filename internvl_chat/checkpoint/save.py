@@ -1,0 +1,272 @@
+"""From a model in training to a checkpoint that any process can load.
+
+All ranks call these functions; rank 0 writes. Under ZeRO-3 parameters are gathered one at a time,
+and rank 0 holds at most one shard of the file it is writing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from internvl_chat.checkpoint import names
+from internvl_chat.checkpoint.artifacts import write_companions
+from internvl_chat.checkpoint.load import Skeleton, skeleton_of
+from internvl_chat.checkpoint.partition import (
+    full_numel,
+    full_shape,
+    gathered_tensors,
+    parameters_and_buffers,
+)
+from internvl_chat.checkpoint.sources import ADAPTER_WEIGHTS_NAME
+from internvl_chat.checkpoint.tensor_files import SAFETENSORS_INDEX_NAME, SAFETENSORS_NAME
+from internvl_chat.data.images import NormalizeType
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from internvl_chat.model.modeling_internvl_chat import InternVLChatModel
+
+logger = logging.getLogger(__name__)
+
+MAX_SHARD_BYTES = 5 * 10**9
+_ADAPTER = "default"
+_SAVED_WHOLE = {"mlp1.": "mlp1", "language_model.lm_head.": "lm_head"}
+"""Parts that may train beside an adapter and are stored whole in its file (PEFT's
+``modules_to_save``)."""
+
+
+def save_checkpoint_files(
+    model: InternVLChatModel,
+    tokenizer: PreTrainedTokenizerBase,
+    directory: Path,
+    state_dict: Mapping[str, Tensor] | None = None,
+    *,
+    is_main: bool = True,
+    normalize_type: NormalizeType = "imagenet",
+    dtype: torch.dtype | None = None,
+    adapter_only: bool | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Write a checkpoint that loads as it is: weights, configuration, tokenizer, code.
+
+    A model with adapters whose other weights are those of a checkpoint on disk is saved as an
+    adapter (PEFT's files, which name that checkpoint); otherwise everything is written, adapters
+    in the original's layout.
+
+    Args:
+        model: unwrapped from DeepSpeed or DDP.
+        tokenizer: with the special tokens.
+        directory: exists; to be complete or absent, it comes from ``atomic_directory``.
+        state_dict: the whole weights on rank 0, if the caller has gathered them already.
+        is_main: whether this is rank 0.
+        normalize_type: pixel statistics for ``preprocessor_config.json``.
+        dtype: floating-point weights are written in it; default: as they are.
+        adapter_only: force one or the other.
+        max_shard_bytes: a larger model is cut into several files.
+
+    Raises:
+        CheckpointError: a tensor is missing, surplus, of zero size or of the wrong shape. Nothing
+            has been written then.
+    """
+    tensors = parameters_and_buffers(model) if state_dict is None else dict(state_dict)
+    skeleton = skeleton_of(model.config)
+    if state_dict is None or is_main:
+        tensors = _check(tensors, skeleton, str(directory))
+    adapter = plan_adapter(model) if adapter_only is not False else None
+    if adapter_only and adapter is None:
+        raise ValueError("adapter_only=True, but the model is not a checkpoint plus an adapter")
+    if adapter is not None:
+        _save_adapter(adapter, tensors, directory, is_main=is_main, dtype=dtype)
+    else:
+        _save_weights(tensors, directory, is_main, dtype, max_shard_bytes)
+    if is_main:
+        write_companions(
+            model.config, tokenizer, directory, normalize_type=normalize_type, dtype=dtype
+        )
+
+
+def _check(tensors: dict[str, Tensor], skeleton: Skeleton, where: str) -> dict[str, Tensor]:
+    """Compare with what the configuration builds; drops further names of tied tensors."""
+    first = {name: names_[0] for names_ in skeleton.aliases.values() for name in names_}
+    kept: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        kept.setdefault(first.get(name, name), tensor)
+    names.require_fit(
+        where,
+        missing=[name for name in skeleton.aliases if name not in kept],
+        surplus=[name for name in kept if name not in skeleton.aliases],
+        shapes={
+            name: (full_shape(tensor), skeleton.shapes[name])
+            for name, tensor in kept.items()
+            if name in skeleton.shapes
+        },
+    )
+    return {name: kept[name] for name in skeleton.aliases}
+
+
+def _save_weights(
+    tensors: Mapping[str, Tensor],
+    directory: Path,
+    is_main: bool,
+    dtype: torch.dtype | None,
+    max_shard_bytes: int,
+) -> None:
+    shards = plan_shards(
+        {name: full_numel(t) * _stored(t, dtype).itemsize for name, t in tensors.items()},
+        max_shard_bytes,
+    )
+    for file_name, members in shards.items():
+        _write_file(directory / file_name, {n: tensors[n] for n in members}, is_main, dtype)
+    if is_main and len(shards) > 1:
+        total = sum(full_numel(t) * _stored(t, dtype).itemsize for t in tensors.values())
+        weight_map = {name: file_name for file_name, members in shards.items() for name in members}
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+        (directory / SAFETENSORS_INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _stored(tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype:
+    return dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+
+
+def _write_file(
+    path: Path, tensors: Mapping[str, Tensor], is_main: bool, dtype: torch.dtype | None
+) -> None:
+    """Gather these tensors one by one and write them; every rank takes part."""
+    values: dict[str, Tensor] = {}
+    for name, value in gathered_tensors(tensors.items(), keep=is_main):
+        if value is not None:
+            values[name] = value.to(_stored(value, dtype)).contiguous()
+    if is_main:
+        save_file(values, path, metadata={"format": "pt"})
+
+
+def plan_shards(sizes: Mapping[str, int], limit: int) -> dict[str, list[str]]:
+    """Cut a model into files of at most ``limit`` bytes each, in order.
+
+    Args:
+        sizes: bytes by name.
+        limit: a single larger tensor gets a file of its own.
+
+    Returns:
+        File name -> tensor names.
+    """
+    groups: list[list[str]] = [[]]
+    filled = 0
+    for name, size in sizes.items():
+        if groups[-1] and filled + size > limit:
+            groups.append([])
+            filled = 0
+        groups[-1].append(name)
+        filled += size
+    if len(groups) == 1:
+        return {SAFETENSORS_NAME: groups[0]}
+    count = len(groups)
+    return {f"model-{i:05d}-of-{count:05d}.safetensors": g for i, g in enumerate(groups, 1)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterPlan:
+    """How a model is stored as a checkpoint on disk plus an adapter."""
+
+    base: str
+    lora: tuple[str, ...]
+    """Parameter names of the adapters."""
+    whole: tuple[str, ...]
+    """Other parameters that differ from the base."""
+    modules_to_save: tuple[str, ...]
+    settings: dict[str, Any]
+    """For ``peft.LoraConfig``."""
+
+
+def plan_adapter(model: InternVLChatModel) -> AdapterPlan | None:
+    """Whether and how the model can be saved as an adapter; the reason against is logged."""
+    parameters = dict(model.named_parameters())
+    lora = tuple(name for name in parameters if names.is_lora(name))
+    if not lora:
+        return None
+    base = getattr(model, "adapter_base", None)
+    if base is None:
+        logger.info(
+            "checkpoints hold the whole model, not only the adapter: %s",
+            getattr(model, "no_adapter_base_reason", "no base checkpoint is known"),
+        )
+        return None
+    loaded_whole: tuple[str, ...] = getattr(model, "adapter_modules", ())
+    changed = {
+        name: _saved_module(name)
+        for name, parameter in parameters.items()
+        if not names.is_lora(name)
+        and (parameter.requires_grad or _saved_module(name) in loaded_whole)
+    }
+    others = [name for name, module in changed.items() if module is None]
+    if others:
+        logger.info("checkpoints hold the whole model: %s trains beside the adapter", others[0])
+        return None
+    return AdapterPlan(
+        base=base,
+        lora=lora,
+        whole=tuple(changed),
+        modules_to_save=tuple(sorted({module for module in changed.values() if module})),
+        settings=_adapter_settings(model, lora),
+    )
+
+
+def _saved_module(name: str) -> str | None:
+    plain = names.unwrapped_name(name)
+    return next((module for start, module in _SAVED_WHOLE.items() if plain.startswith(start)), None)
+
+
+def _adapter_settings(model: InternVLChatModel, lora: Iterable[str]) -> dict[str, Any]:
+    """LoraConfig for the whole chat model out of those of its towers."""
+    layers: dict[str, set[str]] = {}
+    for name in lora:
+        tower, _, path = names.unwrapped_name(name).partition(".")
+        match = re.fullmatch(r"(?:.*\.)?layers\.\d+\.(.+)\.lora_[AB]\..*", path)
+        assert match is not None, name
+        layers.setdefault(tower, set()).add(match[1])
+    towers = {tower: getattr(model, tower).peft_config[_ADAPTER] for tower in layers}
+    first = towers.get("language_model") or next(iter(towers.values()))
+    patterns = [
+        rf"{tower}\..*layers\.\d+\.(?:{'|'.join(re.escape(end) for end in sorted(ends))})"
+        for tower, ends in layers.items()
+    ]
+    others = {rf"{tower}\..*": config for tower, config in towers.items() if config is not first}
+    return {
+        "r": first.r,
+        "lora_alpha": first.lora_alpha,
+        "lora_dropout": first.lora_dropout,
+        "target_modules": "|".join(patterns),
+        "rank_pattern": {pattern: config.r for pattern, config in others.items()},
+        "alpha_pattern": {pattern: config.lora_alpha for pattern, config in others.items()},
+    }
+
+
+def _save_adapter(
+    plan: AdapterPlan,
+    tensors: Mapping[str, Tensor],
+    directory: Path,
+    *,
+    is_main: bool,
+    dtype: torch.dtype | None,
+) -> None:
+    chosen = {names.adapter_key(name): tensors[name] for name in (*plan.lora, *plan.whole)}
+    _write_file(directory / ADAPTER_WEIGHTS_NAME, chosen, is_main, dtype)
+    if is_main:
+        from peft import LoraConfig
+
+        LoraConfig(
+            base_model_name_or_path=plan.base,
+            modules_to_save=list(plan.modules_to_save) or None,
+            inference_mode=True,
+            **plan.settings,
+        ).save_pretrained(str(directory))
