@@ -8,6 +8,7 @@ This file travels inside checkpoints, so it imports nothing of its package but i
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Sequence
@@ -330,6 +331,9 @@ class InternVLChatModel(PreTrainedModel):
         becomes ``attn_implementation="flash_attention_2"`` where flash-attn is installed. LoRA
         checkpoints of PEFT before 0.7 (no ``base_layer`` in the names) load too.
         """
+        adapter_base = _adapter_base(pretrained_model_name_or_path)
+        if adapter_base is not None:
+            return cls._from_adapter(pretrained_model_name_or_path, adapter_base, *args, **kwargs)
         kwargs["key_mapping"] = {**_OLD_LORA_NAMES, **(kwargs.get("key_mapping") or {})}
         if kwargs.pop("load_in_8bit", False) and kwargs.get("quantization_config") is None:
             kwargs["quantization_config"] = BitsAndBytesConfig(
@@ -338,6 +342,18 @@ class InternVLChatModel(PreTrainedModel):
         if kwargs.pop("use_flash_attn", False) and is_flash_attn_2_available():
             kwargs.setdefault("attn_implementation", "flash_attention_2")
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    @classmethod
+    def _from_adapter(
+        cls, adapter: str | os.PathLike[str], base: str, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Load the checkpoint that an adapter was trained on, then the adapter."""
+        kwargs.pop("adapter_kwargs", None)
+        config = kwargs.pop("config", None) or cls.config_class.from_pretrained(adapter)
+        config.use_llm_lora = config.use_backbone_lora = 0  # the base has no wrapped layers
+        model = cls.from_pretrained(base, *args, config=config, **kwargs)
+        model.load_adapter(str(adapter))
+        return model
 
     # ------------------------------------------------------------------ parts and settings
 
@@ -939,6 +955,22 @@ def _build_language_model(config: PretrainedConfig) -> PreTrainedModel:
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ValueError(f"transformers has no causal language model for {type(config).__name__}")
     return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)
+
+
+def _adapter_base(path: str | os.PathLike[str]) -> str | None:
+    """The base of an adapter-only checkpoint with a configuration of its own, else ``None``."""
+    names = set(os.listdir(path)) if os.path.isdir(path) else set()
+    if not {"adapter_config.json", "config.json"} <= names:
+        return None
+    if any(
+        name.startswith(("model", "pytorch_model")) and name.endswith((".safetensors", ".bin"))
+        for name in names
+    ):
+        return None
+    with open(os.path.join(path, "adapter_config.json"), encoding="utf-8") as file:
+        base = json.load(file)["base_model_name_or_path"]
+    beside = os.path.join(os.path.dirname(os.path.abspath(path)), os.path.basename(base))
+    return beside if not os.path.isdir(base) and os.path.isdir(beside) else base
 
 
 def _keep_weights(model: nn.Module) -> None:
