@@ -179,7 +179,7 @@ class Quickstart:
         return status
 
     def _train(self, command: TrainingCommand) -> int:
-        self.console.print(f"[dim]{self._line(command)}[/dim]", soft_wrap=True, highlight=False)
+        self.console.print(f"[dim]{self._line(command)}[/dim]", soft_wrap=True)
         return train(command)
 
     @staticmethod
@@ -251,7 +251,7 @@ def show_result(console: Console, run: RunFiles, result: Mapping[str, Any]) -> N
         f"{result['seconds']['total'] / 60:.1f} minutes, {result['optimizer_steps']} steps, "
         f"budget {result['budget']}\n"
         f"report      {run.report}\nnumbers     {run.result}\nfine-tuned  {run.checkpoint}",
-        highlight=False,
+        soft_wrap=True,
     )
 
 
@@ -334,7 +334,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             run=run, files=files, model=args.model, budget=budget, console=console
         ).start()
     except UserError as err:
-        console.print(f"error: {err}", markup=False)
+        sys.stderr.write(f"error: {err}\n")
         return err.exit_code
 
 
