@@ -1,0 +1,162 @@
+"""What a run shows while it goes: a progress bar, one line a step, TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+logger = logging.getLogger(__name__)
+
+GROUPS = {
+    "samples_per_second": "data",
+    "tokens_per_second": "data",
+    "padding_share": "data",
+    "data_wait_share": "data",
+}
+"""TensorBoard group of a figure, where it is not ``train``."""
+
+LOSSES = {"loss", "eval_loss"}
+"""Names that make a log worth a line; the summary at the end has none of them."""
+
+LINE = (
+    ("loss", "loss {:.4f}"),
+    ("learning_rate", "lr {:.3g}"),
+    ("grad_norm", "grad {:.3g}"),
+    ("tokens_per_second", "{:.0f} tok/s"),
+    ("samples_per_second", "{:.2f} samples/s"),
+    ("padding_share", "pad {:.1%}"),
+    ("data_wait_share", "wait {:.1%}"),
+    ("step_seconds", "{:.2f} s/step"),
+    ("peak_memory_gib", "peak {:.2f} GiB"),
+    ("mfu", "mfu {:.1%}"),
+)
+
+
+def tag_of(name: str) -> str:
+    """Name of a logged figure in TensorBoard: ``train/loss``, ``data/tokens_per_second``, ..."""
+    if name.startswith("eval_"):
+        return f"eval/{name.removeprefix('eval_')}"
+    return f"{GROUPS.get(name, 'train')}/{name}"
+
+
+def format_step(step: int, total: int, logs: Mapping[str, float]) -> str:
+    """One line about a step; figures that were not measured are left out."""
+    shown = [text.format(logs[name]) for name, text in LINE if name in logs]
+    others = [f"{name} {value:.4f}" for name, value in logs.items() if "loss/" in name]
+    if "eval_loss" in logs:
+        others.insert(0, f"eval_loss {logs['eval_loss']:.4f}")
+    return f"step {step}/{total}  {'  '.join(shown + others)}"
+
+
+class RunProgress(TrainerCallback):
+    """Progress bar and a line per log, on rank 0 only."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Open the bar at the step the run starts from."""
+        if state.is_world_process_zero:
+            self._bar = tqdm(
+                total=state.max_steps,
+                initial=state.global_step,
+                dynamic_ncols=True,
+                unit="step",
+                # Into a file, a bar every second would be most of the log.
+                mininterval=0.5 if sys.stderr.isatty() else 30,
+                disable=args.disable_tqdm,
+            )
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Move the bar."""
+        if self._bar is not None:
+            self._bar.update(state.global_step - self._bar.n)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write the line above the bar."""
+        if self._bar is not None and logs and LOSSES & {n.split("/")[0] for n in logs}:
+            self._bar.write(format_step(state.global_step, state.max_steps, logs), file=sys.stderr)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+class TensorBoardWriter(TrainerCallback):
+    """Figures by group, the arguments as text, training samples as pictures with their text."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        arguments: Mapping[str, Any],
+        samples: Sequence[tuple[np.ndarray | None, str]],
+    ) -> None:
+        """``samples`` are (H, W, 3) uint8 pictures (None without one) and what is trained."""
+        self._directory = directory
+        self._arguments = arguments
+        self._samples = samples
+        self._writer: Any = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Open the file and write what stands before step 1."""
+        if not state.is_world_process_zero:
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(self._directory / time.strftime("%Y%m%d-%H%M%S")))
+        text = json.dumps(self._arguments, indent=2, ensure_ascii=False, default=str)
+        self._writer.add_text("arguments", "    " + text.replace("\n", "\n    "))
+        for number, (picture, trained) in enumerate(self._samples):
+            if picture is not None:
+                self._writer.add_image(f"samples/{number}", picture, dataformats="HWC")
+            self._writer.add_text(f"samples/{number}", "    " + trained.replace("\n", "\n    "))
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write the figures of a step."""
+        if self._writer is None:
+            return
+        for name, value in (logs or {}).items():
+            if isinstance(value, (int, float)):
+                self._writer.add_scalar(tag_of(name), value, state.global_step)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Flush and close."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None

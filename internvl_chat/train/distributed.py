@@ -1,0 +1,467 @@
+"""One way to start: under torchrun, under srun, or as a single process.
+
+Only this module reads rank and world size from the environment. It leaves the variables that
+accelerate and DeepSpeed look for (``RANK``, ``LOCAL_RANK``, ``WORLD_SIZE``, ``MASTER_ADDR``,
+``MASTER_PORT``) behind, so that they see what it decided.
+"""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import logging
+import os
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
+
+from ..errors import ConfigError, UserError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+Launcher = Literal["pytorch", "slurm", "single"]
+
+FIRST_DERIVED_PORT = 15000
+NUM_DERIVED_PORTS = 17000
+"""Derived ports lie in 15000-31999: above the registered services, below Linux's ephemeral ones."""
+
+
+class RendezvousError(UserError):
+    """The processes did not find each other in time; trying again is sensible."""
+
+    exit_code = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where this process stands, as the launcher says it; nothing is connected yet."""
+
+    launcher: Launcher
+    rank: int
+    local_rank: int
+    world_size: int
+    master_addr: str
+    master_port: int
+    local_world_size: int | None = None
+    notes: tuple[str, ...] = ()
+    """What was decided and why, for the log."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistributedState:
+    """The initialised process group, or a single process without one."""
+
+    launcher: Launcher
+    rank: int
+    local_rank: int
+    world_size: int
+    backend: str | None
+    """``nccl`` or ``gloo``; None without a process group."""
+    device: torch.device
+    master: str | None
+    """``host:port`` of rank 0; None without a process group."""
+    notes: tuple[str, ...] = ()
+    store: dist.Store | None = None
+    """Key-value store of the rendezvous: works when a collective cannot."""
+
+    @property
+    def is_main(self) -> bool:
+        """True on rank 0, the one that writes files and draws the progress bar."""
+        return self.rank == 0
+
+
+def find_placement(environ: Mapping[str, str], *, free_port: int | None = None) -> Placement:
+    """Read rank, world size and master from torchrun's or SLURM's variables.
+
+    Args:
+        environ: the environment; torchrun's variables win over SLURM's unless ``LAUNCHER`` says
+            ``slurm`` or ``pytorch``.
+        free_port: port of a single process's own group (asked from the system if None).
+
+    Raises:
+        ConfigError: ``LAUNCHER`` is unknown, or the launcher it names has not set its variables.
+    """
+    launcher, notes = _choose_launcher(environ)
+    if launcher == "pytorch":
+        return Placement(
+            launcher=launcher,
+            rank=_number(environ, "RANK"),
+            local_rank=_number(environ, "LOCAL_RANK", environ.get("RANK", "0")),
+            world_size=_number(environ, "WORLD_SIZE"),
+            master_addr=environ.get("MASTER_ADDR", "127.0.0.1"),
+            master_port=_number(environ, "MASTER_PORT", "29500"),
+            local_world_size=_number(environ, "LOCAL_WORLD_SIZE", environ["WORLD_SIZE"]),
+            notes=notes,
+        )
+    if launcher == "slurm":
+        address, how = _slurm_master(environ)
+        return Placement(
+            launcher=launcher,
+            rank=_number(environ, "SLURM_PROCID"),
+            local_rank=_number(environ, "SLURM_LOCALID"),
+            world_size=_number(environ, "SLURM_NTASKS"),
+            master_addr=address,
+            master_port=_slurm_port(environ),
+            local_world_size=_tasks_on_this_node(environ),
+            notes=(*notes, how),
+        )
+    port = free_port if free_port is not None else _free_port()
+    return Placement(
+        launcher=launcher,
+        rank=0,
+        local_rank=0,
+        world_size=1,
+        master_addr="127.0.0.1",
+        master_port=port,
+        local_world_size=1,
+        notes=notes,
+    )
+
+
+def init_distributed(
+    *,
+    timeout_seconds: float = 1800,
+    use_cpu: bool = False,
+    group_of_one: bool = False,
+    placement: Placement | None = None,
+) -> DistributedState:
+    """Start the process group and pick this process's device. Call once, before anything else.
+
+    Args:
+        timeout_seconds: of the rendezvous and of every collective (``--ddp_timeout``).
+        use_cpu: stay on the CPU (gloo) although there is a GPU.
+        group_of_one: start a process group even for a single process (DeepSpeed needs one).
+        placement: where this process stands; read from the environment if None.
+
+    Raises:
+        RendezvousError: names the host and port tried and the host it was tried from.
+        ConfigError: see :func:`find_placement`; more processes on this node than GPUs.
+    """
+    place = placement or find_placement(os.environ)
+    device = _pick_device(place, use_cpu=use_cpu)
+    if place.launcher == "single" and not group_of_one:
+        return DistributedState(
+            launcher=place.launcher,
+            rank=0,
+            local_rank=0,
+            world_size=1,
+            backend=None,
+            device=device,
+            master=None,
+            notes=place.notes,
+        )
+    _export(place, device)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    store = _connect(place, backend, timeout_seconds, device)
+    return DistributedState(
+        launcher=place.launcher,
+        rank=place.rank,
+        local_rank=place.local_rank,
+        world_size=place.world_size,
+        backend=backend,
+        device=device,
+        master=f"{place.master_addr}:{place.master_port}",
+        notes=place.notes,
+        store=store,
+    )
+
+
+def shut_down() -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def agree(
+    state: DistributedState, work: Callable[[], T], *, one_after_the_other: bool = False
+) -> T:
+    """Do something on every rank; if the user's mistake stops one of them, it stops all.
+
+    Without this a rank that fails alone (a file missing on its node) would leave the others
+    waiting in their next collective. ``work`` itself must hold no collective if the ranks take
+    turns.
+
+    Args:
+        state: of this process.
+        work: what to do.
+        one_after_the_other: the first process of each node goes ahead, so that the others find
+            the caches it wrote.
+
+    Raises:
+        UserError: the first rank's, on all ranks.
+    """
+    if state.world_size == 1:
+        return work()
+    first = state.local_rank == 0 or not one_after_the_other
+    result, error = _attempt(work) if first else (None, None)
+    _raise_first(error, state)
+    if not first:
+        result, error = _attempt(work)
+    if one_after_the_other:
+        _raise_first(error, state)
+    return result  # type: ignore[return-value]
+
+
+def _attempt(work: Callable[[], T]) -> tuple[T | None, UserError | None]:
+    try:
+        return work(), None
+    except UserError as err:
+        return None, err
+
+
+def _raise_first(error: UserError | None, state: DistributedState) -> None:
+    errors: list[UserError | None] = [None] * state.world_size
+    dist.all_gather_object(errors, error)
+    for found in errors:
+        if found is not None:
+            raise found
+
+
+def same_error_on_rank_zero(state: DistributedState | None, text: str, wait: float = 2.0) -> bool:
+    """Tell whether rank 0 reports the very same error, so that this rank may stay silent.
+
+    Goes through the rendezvous store, not through a collective: the other ranks may be inside one.
+    """
+    if state is None or state.store is None:
+        return False
+    try:
+        state.store.set(f"error/{state.rank}", text)
+        if state.is_main:
+            return False
+        deadline = time.monotonic() + wait
+        while time.monotonic() < deadline:
+            if state.store.check(["error/0"]):
+                return state.store.get("error/0") == text.encode()
+            time.sleep(0.05)
+    except dist.DistError:  # rank 0, which hosts the store, is gone
+        return False
+    return False
+
+
+def expand_nodelist(nodelist: str) -> list[str]:
+    """Expand Slurm's compressed host list: ``n[1-2,05],m3`` gives n1, n2, n05, m3.
+
+    Zero padding is kept, several brackets in one name multiply in the order Slurm prints them.
+
+    Raises:
+        ConfigError: the brackets do not match or a range is no range.
+
+    Source: https://slurm.schedmd.com/scontrol.html (show hostnames)
+    """
+    hosts: list[str] = []
+    for name in _split_outside_brackets(nodelist):
+        parts = re.split(r"(\[[^\]]*\])", name)
+        choices = [list(_bracket(part, nodelist)) for part in parts if part]
+        hosts += ["".join(combination) for combination in itertools.product(*choices)]
+    return hosts
+
+
+def _split_outside_brackets(text: str) -> list[str]:
+    names = re.findall(r"(?:[^,\[\]]|\[[^\[\]]*\])+", text)
+    if ",".join(names) != text.strip(",") or not names:
+        raise ConfigError(
+            f"cannot read the node list {text!r}",
+            where="SLURM_JOB_NODELIST",
+            fix="Set MASTER_ADDR to the host of rank 0.",
+        )
+    return names
+
+
+def _bracket(part: str, nodelist: str) -> Iterator[str]:
+    if not part.startswith("["):
+        yield part
+        return
+    for item in part[1:-1].split(","):
+        found = re.fullmatch(r"(\d+)(?:-(\d+))?", item)
+        if not found:
+            raise ConfigError(
+                f"cannot read {item!r} in the node list {nodelist!r}",
+                where="SLURM_JOB_NODELIST",
+                fix="Set MASTER_ADDR to the host of rank 0.",
+            )
+        first, last = found.group(1), found.group(2) or found.group(1)
+        for number in range(int(first), int(last) + 1):
+            yield str(number).zfill(len(first))
+
+
+def _choose_launcher(environ: Mapping[str, str]) -> tuple[Launcher, tuple[str, ...]]:
+    has_torchrun = "RANK" in environ and "WORLD_SIZE" in environ
+    has_slurm = "SLURM_PROCID" in environ and "SLURM_NTASKS" in environ
+    wanted = environ.get("LAUNCHER", "")
+    if wanted not in ("", "pytorch", "slurm"):
+        raise ConfigError(
+            f"unknown launcher {wanted!r}",
+            where="LAUNCHER",
+            fix="Set it to slurm or pytorch, or leave it unset.",
+        )
+    if wanted == "slurm":
+        if not has_slurm:
+            raise ConfigError(
+                "LAUNCHER=slurm, but SLURM_PROCID and SLURM_NTASKS are not set",
+                where="LAUNCHER",
+                fix="Start the training with srun, or unset LAUNCHER.",
+            )
+        return "slurm", ("LAUNCHER=slurm decides: ranks from SLURM",)
+    if has_torchrun:
+        if has_slurm:
+            return "pytorch", ("torchrun inside srun: torchrun's ranks win over SLURM's",)
+        return "pytorch", ("ranks from torchrun",)
+    if wanted == "pytorch":
+        return "single", ("LAUNCHER=pytorch without torchrun's RANK: a single process",)
+    if has_slurm:
+        return "slurm", ("ranks from SLURM",)
+    return "single", ("no launcher's variables: a single process",)
+
+
+def _number(environ: Mapping[str, str], name: str, default: str | None = None) -> int:
+    text = environ.get(name, default)
+    if text is None or not text.strip().isdigit():
+        raise ConfigError(
+            f"want a number, got {text!r}", where=name, fix="Start with torchrun or srun."
+        )
+    return int(text)
+
+
+def _slurm_port(environ: Mapping[str, str]) -> int:
+    """MASTER_PORT, or one that neighbouring jobs and the steps of one job do not share."""
+    if environ.get("MASTER_PORT"):
+        return _number(environ, "MASTER_PORT")
+    job, step = environ.get("SLURM_JOB_ID", "0"), environ.get("SLURM_STEP_ID", "0")
+    number = int(job) * 17 + int(step) if job.isdigit() and step.isdigit() else 0
+    return FIRST_DERIVED_PORT + number % NUM_DERIVED_PORTS
+
+
+def _slurm_master(environ: Mapping[str, str]) -> tuple[str, str]:
+    """Address of rank 0's host, and how it was found."""
+    if environ.get("MASTER_ADDR"):
+        return environ["MASTER_ADDR"], "master from MASTER_ADDR"
+    # A step (srun -N1 inside a larger job) may run on fewer hosts than the job.
+    nodelist = environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST", "")
+    if not nodelist:
+        return "127.0.0.1", "no SLURM_JOB_NODELIST: master is this host"
+    host = expand_nodelist(nodelist)[0]
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:
+        address = _node_address(host)
+        if address is None:
+            raise ConfigError(
+                f"the name {host!r}, first of {nodelist}, does not resolve and scontrol gives no "
+                "address for it",
+                where="SLURM_JOB_NODELIST",
+                fix="Set MASTER_ADDR to the address of the first node.",
+            ) from None
+        return address, f"master {host} does not resolve: NodeAddr {address} from scontrol"
+    return host, f"master {host}, first of {nodelist}"
+
+
+def _node_address(host: str) -> str | None:
+    """NodeAddr of a node, from ``scontrol show node``; None if Slurm does not say."""
+    try:
+        shown = subprocess.run(
+            ["scontrol", "show", "node", host],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    found = re.search(r"\bNodeAddr=(\S+)", shown.stdout)
+    return found.group(1) if found else None
+
+
+def _tasks_on_this_node(environ: Mapping[str, str]) -> int | None:
+    """Entry of this node in SLURM_STEP_TASKS_PER_NODE, e.g. ``2(x3),1``; None if not told."""
+    text = environ.get("SLURM_STEP_TASKS_PER_NODE") or environ.get("SLURM_TASKS_PER_NODE")
+    node = environ.get("SLURM_NODEID", "")
+    if not text or not node.isdigit():
+        return None
+    counts: list[int] = []
+    for item in text.split(","):
+        found = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", item.strip())
+        if not found:
+            return None
+        counts += [int(found.group(1))] * int(found.group(2) or 1)
+    return counts[int(node)] if int(node) < len(counts) else None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _pick_device(place: Placement, *, use_cpu: bool) -> torch.device:
+    if use_cpu or not torch.cuda.is_available():
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    # Slurm may bind one GPU to each task; every task then sees its own as number 0.
+    index = 0 if count == 1 else place.local_rank
+    if index >= count or (count == 1 and place.local_rank and _shares_gpu()):
+        raise ConfigError(
+            f"process {place.local_rank} of this node has no GPU: {count} visible",
+            where="CUDA_VISIBLE_DEVICES",
+            fix="Start one process per GPU (GPUS_PER_NODE), or pass --use_cpu True.",
+        )
+    device = torch.device("cuda", index)
+    torch.cuda.set_device(device)
+    return device
+
+
+def _shares_gpu() -> bool:
+    """One visible GPU and a local rank above 0: bound by Slurm, or one GPU for several ranks?"""
+    return not any(name in os.environ for name in ("SLURM_LOCALID", "SLURM_GPUS_PER_TASK"))
+
+
+def _export(place: Placement, device: torch.device) -> None:
+    """Set what accelerate and DeepSpeed read."""
+    local_rank = device.index if device.index is not None else place.local_rank
+    os.environ.update(
+        RANK=str(place.rank),
+        LOCAL_RANK=str(local_rank),
+        WORLD_SIZE=str(place.world_size),
+        MASTER_ADDR=place.master_addr,
+        MASTER_PORT=str(place.master_port),
+    )
+    if place.local_world_size is not None:
+        os.environ["LOCAL_WORLD_SIZE"] = str(place.local_world_size)
+
+
+def _connect(
+    place: Placement, backend: str, timeout_seconds: float, device: torch.device
+) -> dist.Store:
+    timeout = datetime.timedelta(seconds=timeout_seconds)
+    try:
+        store, rank, world_size = next(
+            rendezvous("env://", place.rank, place.world_size, timeout=timeout)
+        )
+        store.set_timeout(timeout)
+        dist.init_process_group(
+            backend,
+            store=dist.PrefixStore("group", store),
+            rank=rank,
+            world_size=world_size,
+            timeout=timeout,
+            device_id=device if device.type == "cuda" else None,
+        )
+        dist.barrier()
+    except (dist.DistError, TimeoutError, RuntimeError) as err:
+        raise RendezvousError(
+            f"rank {place.rank} of {place.world_size} on {socket.gethostname()} did not reach the "
+            f"group at {place.master_addr}:{place.master_port} within {timeout_seconds:g} s "
+            f"({str(err).splitlines()[0]})",
+            fix="Check that every rank started, that the address is rank 0's host and that no "
+            "other job uses the port; set MASTER_ADDR and MASTER_PORT, or a longer --ddp_timeout.",
+        ) from err
+    return dist.PrefixStore("internvl_chat", store)

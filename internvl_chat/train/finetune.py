@@ -1,0 +1,362 @@
+"""Fine-tune InternVL-Chat: arguments in, a checkpoint out.
+
+``python internvl_chat/train/finetune.py --model_name_or_path … --meta_path … --output_dir …`` under
+torchrun, srun or alone; ``python -m internvl_chat.train.finetune`` and ``internvl-chat train`` are
+the same. Exit codes: see docs/training.md.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__" and not __package__:
+    # Run by path: this folder leads sys.path, where our module names would hide others', and the
+    # package itself may not be installed.
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from transformers import PrinterCallback, ProgressCallback
+
+from internvl_chat.checkpoint.load import LoadPlan, build_model, inspect_checkpoint
+from internvl_chat.checkpoint.lora import apply_freezing_and_lora
+from internvl_chat.checkpoint.settings import BuildSettings
+from internvl_chat.checkpoint.tokenizer import (
+    add_special_tokens,
+    check_template_tokens,
+    load_tokenizer,
+)
+from internvl_chat.data.build import DataSettings, build_eval_dataset, build_train_dataset
+from internvl_chat.data.collate import Collator
+from internvl_chat.data.dataset import SftDataset
+from internvl_chat.data.sampler import StepBatchSampler
+from internvl_chat.errors import NoCheckpointError, UserError
+from internvl_chat.train import reports
+from internvl_chat.train.attention import choose_attention, register_attention
+from internvl_chat.train.batch_plan import BatchPlan
+from internvl_chat.train.callbacks import RunProgress, TensorBoardWriter
+from internvl_chat.train.checkpoints import CheckpointWriter
+from internvl_chat.train.distributed import (
+    DistributedState,
+    agree,
+    init_distributed,
+    same_error_on_rank_zero,
+    shut_down,
+)
+from internvl_chat.train.parsing import RunArguments, help_text, is_true, parse, peek
+from internvl_chat.train.trainer import InternVLTrainer, TrainerSetup
+
+
+logger = logging.getLogger("internvl_chat.train")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What is known before a weight is read."""
+
+    tokenizer: Any
+    num_new_tokens: int
+    settings: BuildSettings
+    plan: LoadPlan
+    train: SftDataset
+    evaluation: SftDataset | None
+    attention: str
+    attention_reason: str
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a fine-tuning; returns the exit code and leaves it in OUTPUT_DIR/status.json too."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if "--help" in arguments or "-h" in arguments:
+        sys.stdout.write(help_text())
+        return 0
+    output_dir = peek(arguments, "output_dir", "")
+    state: DistributedState | None = None
+    try:
+        state = start(arguments)
+        args = agree(state, lambda: parse(arguments, device=state.device))
+        reports.write_status(state, output_dir, "running")
+        run(args, state)
+    except UserError as err:
+        text = reports.describe(err)
+        reports.write_status(state, output_dir, "failed", code=err.exit_code, error=text)
+        if not same_error_on_rank_zero(state, text):
+            sys.stderr.write(reports.with_rank(state, text))
+        return err.exit_code
+    except BaseException as err:
+        reports.write_status(state, output_dir, "failed", code=1, error=repr(err))
+        raise
+    finally:
+        shut_down()
+    reports.write_status(state, output_dir, "complete", code=0)
+    return 0
+
+
+def start(arguments: Sequence[str]) -> DistributedState:
+    """Join the process group, which ZeRO-3's arguments need to exist, and set up logging."""
+    state = init_distributed(
+        timeout_seconds=float(peek(arguments, "ddp_timeout", "1800")),
+        use_cpu=is_true(peek(arguments, "use_cpu", "false")),
+        group_of_one=peek(arguments, "deepspeed", "") != "",
+    )
+    reports.set_up_logging(state)
+    for note in state.notes:
+        logger.info("%s", note)
+    return state
+
+
+def run(args: RunArguments, state: DistributedState) -> None:
+    """Build the run, top to bottom, and train."""
+    output_dir = args.train.output_dir
+    register_attention()
+    batch_plan = BatchPlan.from_accumulation(
+        micro_batch_size=args.train.per_device_train_batch_size,
+        world_size=state.world_size,
+        accumulation_steps=args.train.gradient_accumulation_steps,
+    )
+    prepared = agree(state, lambda: prepare(args, state), one_after_the_other=True)
+    writer = CheckpointWriter(
+        tokenizer=prepared.tokenizer,
+        global_batch_size=batch_plan.global_batch_size,
+        normalize_type=args.data.normalize_type,
+        final_dtype=torch.bfloat16 if args.train.bf16 else None,
+        rank=state.rank,
+        world_size=state.world_size,
+    )
+    resume = agree(state, lambda: checkpoint_to_resume(args, writer))
+    sampler = train_sampler(args, prepared.train, batch_plan, state)
+    if reports.is_complete(output_dir, resume, args, sampler):
+        logger.info("%s is complete already: nothing to do", output_dir)
+        return
+
+    # TrainingArguments exist by now: under ZeRO-3 they make the model come up partitioned.
+    model = build_model(
+        prepared.settings,
+        prepared.tokenizer,
+        num_new_tokens=prepared.num_new_tokens,
+        plan=prepared.plan,
+    )
+    apply_freezing_and_lora(model, prepared.settings)
+    if args.model.grad_checkpoint:
+        model.gradient_checkpointing_enable()
+
+    reports.log_start(args, state, batch_plan, model, prepared, sampler)
+    trainer = build_trainer(args, state, batch_plan, model, prepared, writer, sampler)
+    result = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    trainer.save_model(output_dir)
+    trainer.save_results(result.metrics)
+
+
+def prepare(args: RunArguments, state: DistributedState) -> Prepared:
+    """Tokenizer, the model's inspection and the datasets: everything that can fail cheaply."""
+    attention, vision_attention, reason = choose_attention(
+        args.model.attn_implementation,
+        packed=args.data.use_packed_ds,
+        device=state.device,
+        half_precision=args.train.bf16 or args.train.fp16,
+    )
+    settings = BuildSettings(
+        **_common(BuildSettings, args.model, args.data, skip={"attn_implementation"}),
+        attn_implementation={"": vision_attention, "vision_config": vision_attention}
+        | {"llm_config": attention},
+        template=args.data.conv_style,
+        dtype=weight_dtype(args),
+        seed=args.train.seed,
+    )
+    tokenizer = load_tokenizer(
+        settings.tokenizer_path,
+        use_fast=args.model.use_fast_tokenizer,
+        max_seq_length=args.data.max_seq_length,
+    )
+    num_new_tokens = add_special_tokens(tokenizer)
+    check_template_tokens(tokenizer, args.data.conv_style)
+    plan = inspect_checkpoint(settings, tokenizer, num_new_tokens=num_new_tokens)
+    data = DataSettings(
+        **_common(DataSettings, args.data), num_image_token=plan.config.num_image_token
+    )
+    train = build_train_dataset(
+        data,
+        tokenizer,
+        output_dir=args.train.output_dir,
+        seed=data_seed(args),
+        is_main=state.is_main,
+    )
+    evaluation = None
+    if args.data.eval_meta_path:
+        held_out = DataSettings(
+            **{**_common(DataSettings, args.data), "meta_path": args.data.eval_meta_path},
+            num_image_token=plan.config.num_image_token,
+        )
+        evaluation = build_eval_dataset(held_out, tokenizer, is_main=state.is_main)
+    return Prepared(
+        tokenizer=tokenizer,
+        num_new_tokens=num_new_tokens,
+        settings=settings,
+        plan=plan,
+        train=train,
+        evaluation=evaluation,
+        attention=attention,
+        attention_reason=reason,
+    )
+
+
+def _common(kind: type[Any], *sources: Any, skip: set[str] | None = None) -> dict[str, Any]:
+    """Values of the fields that a settings class shares by name with the arguments."""
+    wanted = {f.name for f in fields(kind)} - (skip or set())
+    return {
+        f.name: getattr(source, f.name)
+        for source in sources
+        for f in fields(source)
+        if f.name in wanted
+    }
+
+
+def weight_dtype(args: RunArguments) -> torch.dtype:
+    """Dtype the weights are held in.
+
+    DeepSpeed keeps fp32 masters itself, so under it weights are in the dtype of the computation;
+    without it they are the masters, and autocast computes in bf16.
+    """
+    if args.train.deepspeed and args.train.bf16:
+        return torch.bfloat16
+    if args.train.deepspeed and args.train.fp16:
+        return torch.float16
+    return torch.float32
+
+
+def data_seed(args: RunArguments) -> int:
+    """Seed of the data order and of augmentation."""
+    return args.train.seed if args.train.data_seed is None else args.train.data_seed
+
+
+def train_sampler(
+    args: RunArguments, dataset: SftDataset, batch_plan: BatchPlan, state: DistributedState
+) -> StepBatchSampler:
+    """This rank's micro batches, in an order that depends on data, seed and epoch only."""
+    grouped = args.train.train_sampling_strategy == "group_by_length"
+    mode = "packed" if args.data.use_packed_ds else "grouped" if grouped else "random"
+    return StepBatchSampler(
+        lambda epoch: dataset.plan(
+            epoch,
+            global_batch_size=batch_plan.global_batch_size,
+            mode=mode,
+            max_packed_tokens=args.data.max_packed_tokens if mode == "packed" else None,
+            drop_last=args.train.dataloader_drop_last,
+        ),
+        rank=state.rank,
+        world_size=state.world_size,
+        micro_batch_size=batch_plan.micro_batch_size,
+        accumulation=batch_plan.accumulation_steps,
+    )
+
+
+def eval_sampler(
+    args: RunArguments, dataset: SftDataset, state: DistributedState
+) -> StepBatchSampler:
+    """Held-out records, each once, the same number of micro batches on every rank."""
+    size = args.train.per_device_eval_batch_size
+    packed = args.data.use_packed_ds
+    return StepBatchSampler(
+        lambda epoch: dataset.plan(
+            0,
+            global_batch_size=size * state.world_size,
+            mode="packed" if packed else "grouped",
+            max_packed_tokens=args.data.max_packed_tokens if packed else None,
+        ),
+        rank=state.rank,
+        world_size=state.world_size,
+        micro_batch_size=size,
+        accumulation=1,
+    )
+
+
+def checkpoint_to_resume(args: RunArguments, writer: CheckpointWriter) -> Path | None:
+    """The checkpoint this run continues, if any.
+
+    Raises:
+        NoCheckpointError: one was asked for by name and is missing or damaged.
+        CheckpointError: it belongs to another global batch size.
+    """
+    asked = args.train.resume_from_checkpoint
+    if asked and asked.lower() not in ("true", "false"):
+        problems = writer.problems(Path(asked))
+        if problems:
+            raise NoCheckpointError(
+                f"cannot be continued: {'; '.join(problems[:3])}",
+                where=asked,
+                fix="Name an intact checkpoint-N, or leave --resume_from_checkpoint out to take "
+                "the newest one that is.",
+            )
+        found: Path | None = Path(asked)
+    elif args.train.overwrite_output_dir or (asked and asked.lower() == "false"):
+        return None
+    else:
+        found = writer.newest_valid(args.train.output_dir)
+        if found is None and asked:
+            raise NoCheckpointError(
+                "no valid checkpoint to continue from",
+                where=args.train.output_dir,
+                fix="Leave --resume_from_checkpoint out to start anew.",
+            )
+    if found is not None:
+        writer.require_same_batch(found)
+    return found
+
+
+def build_trainer(
+    args: RunArguments,
+    state: DistributedState,
+    batch_plan: BatchPlan,
+    model: Any,
+    prepared: Prepared,
+    writer: CheckpointWriter,
+    sampler: StepBatchSampler,
+) -> InternVLTrainer:
+    """The trainer with its data, its setup and what it shows."""
+    collator = Collator(
+        pad_token_id=prepared.tokenizer.pad_token_id,
+        packed=args.data.use_packed_ds,
+        loss_reduction=args.data.loss_reduction,
+    )
+    callbacks: list[Any] = [RunProgress()]
+    if args.train.uses_tensorboard and state.is_main:
+        directory = args.train.logging_dir or os.path.join(args.train.output_dir, "runs")
+        samples = reports.training_samples(prepared.train, prepared.tokenizer, sampler)
+        callbacks.append(
+            TensorBoardWriter(Path(directory), arguments=reports.as_dict(args), samples=samples)
+        )
+    args.train.report_to = [name for name in args.train.report_to or [] if name != "tensorboard"]
+    evaluation = prepared.evaluation
+    trainer = InternVLTrainer(
+        model=model,
+        args=args.train,
+        train_dataset=prepared.train,
+        train_sampler=sampler,
+        data_collator=collator,
+        eval_dataset=evaluation,
+        eval_sampler=eval_sampler(args, evaluation, state) if evaluation else None,
+        setup=TrainerSetup(
+            batch_plan=batch_plan,
+            rank=state.rank,
+            attention=prepared.attention,
+            normalize_type=args.data.normalize_type,
+            pixel_dtype=prepared.settings.dtype,
+            dataset_names=prepared.train.dataset_names,
+            eval_dataset_names=evaluation.dataset_names if evaluation else (),
+            writer=writer,
+        ),
+        callbacks=callbacks,
+    )
+    for own_bar in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(own_bar)  # RunProgress shows more, on one line
+    return trainer
+
+
+if __name__ == "__main__":
+    sys.exit(main())

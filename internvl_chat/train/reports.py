@@ -1,0 +1,264 @@
+"""What a run says about itself: log lines before step 1, status, arguments, errors."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..checkpoint.lora import trainable_table
+from ..data.constants import IGNORE_INDEX
+from ..data.dataset import SftDataset
+from ..data.sampler import StepBatchSampler
+from ..errors import UserError
+from .batch_plan import BatchPlan
+from .distributed import DistributedState
+from .order import RunLength
+from .parsing import RunArguments
+from .zero import stage_of
+
+if TYPE_CHECKING:
+    from .finetune import Prepared
+
+logger = logging.getLogger(__name__)
+
+VERSIONED = ("torch", "transformers", "accelerate", "deepspeed", "peft", "flash-attn")
+NUM_SAMPLES_SHOWN = 6
+STATUS = "status.json"
+
+
+def set_up_logging(state: DistributedState) -> None:
+    """One format with the rank in it; ranks above 0 speak up for warnings only."""
+    logging.basicConfig(
+        level=logging.INFO if state.is_main else logging.WARNING,
+        format=f"%(asctime)s [rank {state.rank}] %(levelname)s %(name)s: %(message)s",
+        datefmt="%H:%M:%S",
+        stream=sys.stderr,
+        force=True,
+    )
+    for noisy in ("DeepSpeed", "accelerate", "transformers", "matplotlib", "PIL", "httpx"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+# ---- errors and status --------------------------------------------------------------------------
+
+
+def describe(err: UserError) -> str:
+    """The message of an error, also of one that a data worker sent with its traceback."""
+    text = str(err)
+    if "Original Traceback" in text:
+        found = re.findall(rf"{type(err).__name__}: (.*)\Z", text.strip(), flags=re.DOTALL)
+        text = found[-1] if found else text
+    return text
+
+
+def with_rank(state: DistributedState | None, text: str) -> str:
+    """The lines for stderr; a rank that fails alone says who it is."""
+    alone = state is not None and not state.is_main
+    return f"error: {f'[rank {state.rank}] ' if alone and state else ''}{text}\n"
+
+
+def write_status(
+    state: DistributedState | None,
+    output_dir: str,
+    status: str,
+    *,
+    code: int | None = None,
+    error: str | None = None,
+) -> None:
+    """Leave the verdict in OUTPUT_DIR/status.json: launchers mask exit codes.
+
+    Rank 0 writes it; another rank only where it failed and rank 0 has not said so yet.
+    """
+    if not output_dir or os.path.isfile(output_dir):
+        return
+    path = Path(output_dir) / STATUS
+    rank = 0 if state is None else state.rank
+    if rank != 0 and (error is None or _status_of(path) == "failed"):
+        return
+    content = {"status": status, "exit_code": code, "error": error, "rank": rank}
+    content["time"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    write_json(path, content)
+
+
+def _status_of(path: Path) -> str | None:
+    try:
+        return json.loads(path.read_text("utf-8")).get("status")
+    except (OSError, ValueError):
+        return None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a small JSON file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(
+        json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8"
+    )
+    aside.replace(path)
+
+
+def is_complete(
+    output_dir: str, resume: Path | None, args: RunArguments, sampler: StepBatchSampler
+) -> bool:
+    """Whether the run has reached its last step and its final model is in place."""
+    if args.train.overwrite_output_dir:
+        return False
+    try:
+        done = json.loads((Path(output_dir) / "train_results.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    if not (Path(output_dir) / "config.json").is_file() and not (
+        Path(output_dir) / "adapter_config.json"
+    ).is_file():
+        return False
+    total, _ = RunLength(sampler, constant=not args.data.use_packed_ds).total(
+        num_epochs=args.train.num_train_epochs, max_steps=args.train.max_steps
+    )
+    return int(done.get("global_step", -1)) >= total
+
+
+# ---- before step 1 ------------------------------------------------------------------------------
+
+
+def log_start(
+    args: RunArguments,
+    state: DistributedState,
+    batch_plan: BatchPlan,
+    model: Any,
+    prepared: Prepared,
+    sampler: StepBatchSampler,
+) -> None:
+    """Log what trains, the batch arithmetic, device and kernels, versions; write arguments.json."""
+    if not state.is_main:
+        return
+    lines = ["trainable parameters", *_parameter_table(model)]
+    lines += [f"batch: {batch_plan}", *_schedule(args, prepared.train, sampler)]
+    lines.append(
+        f"device {state.device} ({_device_name(state.device)}), {state.world_size} processes, "
+        f"backend {state.backend or 'none'}, launcher {state.launcher}, "
+        f"master {state.master or 'none'}"
+    )
+    lines.append(
+        f"ZeRO-{stage_of(_deepspeed(args))}, weights {prepared.settings.dtype}, "
+        f"attention {prepared.attention} ({prepared.attention_reason})"
+    )
+    lines.append(", ".join(f"{name} {version}" for name, version in versions().items()))
+    logger.info("%s", "\n  ".join(lines))
+    if args.train.bf16 and state.device.type == "cpu":
+        logger.warning("bf16 on a CPU is emulated and slow; --bf16 False computes in fp32")
+    write_json(
+        Path(args.train.output_dir) / "arguments.json",
+        {
+            "arguments": as_dict(args),
+            "given": args.given,
+            "world_size": state.world_size,
+            "global_batch_size": batch_plan.global_batch_size,
+            "versions": versions(),
+            "git_revision": git_revision(),
+            "command": sys.argv,
+        },
+    )
+
+
+def _parameter_table(model: Any) -> list[str]:
+    rows = trainable_table(model)
+    rows_and_sum = [(row.group, row.total, row.trainable) for row in rows]
+    rows_and_sum.append(("all", sum(r.total for r in rows), sum(r.trainable for r in rows)))
+    width = max(len(name) for name, *_ in rows_and_sum)
+    return [
+        f"{name:<{width}}  {total:>16,}  trainable {trainable:>16,}  {trainable / total:>7.2%}"
+        for name, total, trainable in rows_and_sum
+        if total
+    ]
+
+
+def _schedule(args: RunArguments, dataset: SftDataset, sampler: StepBatchSampler) -> list[str]:
+    steps, epochs = RunLength(sampler, constant=not args.data.use_packed_ds).total(
+        num_epochs=args.train.num_train_epochs, max_steps=args.train.max_steps
+    )
+    sampler.set_epoch(0)
+    plan = sampler.plan
+    tokens = int(dataset.lengths[plan.samples].sum(dtype=np.int64))
+    return [
+        f"epoch: {plan.num_steps:,} steps, {plan.num_samples():,} samples, {tokens:,} tokens, "
+        f"{plan.num_steps * plan.global_batch_size - plan.num_units:,} stand-ins in the last step",
+        f"run: {steps:,} steps in {epochs:,} epochs",
+    ]
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def _deepspeed(args: RunArguments) -> Any:
+    return args.train.deepspeed if isinstance(args.train.deepspeed, dict) else None
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the numbers."""
+    found = {"python": platform.python_version()}
+    for name in ("internvl-chat", *VERSIONED):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_revision() -> str | None:
+    """Commit of the code, with ``+`` if files differ from it; None outside a repository."""
+    here = Path(__file__).parent
+
+    def ask(*words: str) -> str | None:
+        try:
+            told = subprocess.run(
+                ["git", "-C", str(here), *words],
+                capture_output=True,
+                text=True,
+                timeout=10,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return told.stdout.strip() if told.returncode == 0 else None
+
+    revision = ask("rev-parse", "HEAD")
+    changed = ask("status", "--porcelain", "--untracked-files=no") if revision else None
+    return f"{revision}+" if changed else revision
+
+
+def as_dict(args: RunArguments) -> dict[str, Any]:
+    """All arguments by name; secrets blanked as transformers does."""
+    return {**asdict(args.model), **asdict(args.data), **args.train.to_dict()}
+
+
+def training_samples(
+    dataset: SftDataset, tokenizer: Any, sampler: StepBatchSampler
+) -> list[tuple[np.ndarray | None, str]]:
+    """The first samples of the run: picture (H, W, 3) uint8 and the text that is trained."""
+    shown: list[tuple[np.ndarray | None, str]] = []
+    sampler.set_epoch(0)
+    plan = sampler.plan
+    for number in range(min(plan.num_units, NUM_SAMPLES_SHOWN)):
+        example = dataset[plan.unit(number)][0]
+        pixels = example.pixel_values
+        picture = None if pixels is None else pixels[0].permute(1, 2, 0).numpy()
+        trained = example.input_ids[example.labels != IGNORE_INDEX]
+        question = tokenizer.decode(example.input_ids[example.labels == IGNORE_INDEX][-200:])
+        shown.append((picture, f"... {question}\n=> {tokenizer.decode(trained)}"))
+    return shown

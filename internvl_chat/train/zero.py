@@ -1,0 +1,109 @@
+"""The DeepSpeed file of a run, made to mean the same on GPUs, on CPUs and without DeepSpeed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+HIDDEN_SIZE_KEYS = (
+    "reduce_bucket_size",
+    "stage3_prefetch_bucket_size",
+    "stage3_param_persistence_threshold",
+)
+"""ZeRO settings whose "auto" transformers derives from a hidden size that our config lacks."""
+
+OPTIMIZER_ARGUMENTS = {
+    "lr": "learning_rate",
+    "eps": "adam_epsilon",
+    "weight_decay": "weight_decay",
+}
+
+
+def zero_config(
+    source: str | Mapping[str, Any] | None, values: Mapping[str, Any], device: torch.device
+) -> dict[str, Any] | None:
+    """Read a DeepSpeed file and settle what transformers would not.
+
+    - An Adam or AdamW in it becomes torch's AdamW with the file's numbers, built by the trainer:
+      the same optimizer and the same weight-decay groups for ZeRO-0 to 3, with no kernel to be
+      compiled. Under CPU offload it is DeepSpeed's CPU Adam where a compiler is at hand.
+    - ZeRO-3 always gathers 16-bit weights on save: a checkpoint must load as it is.
+
+    Args:
+        source: path, JSON text or mapping; None for a run without DeepSpeed.
+        values: the run's arguments by name; numbers of the file's optimizer must agree with them.
+        device: where the run computes.
+
+    Returns:
+        The configuration for TrainingArguments, "auto" entries left to it.
+
+    Raises:
+        ConfigError: the file's optimizer contradicts the arguments.
+    """
+    if not source:
+        return None
+    config = _read(source)
+    zero = config.setdefault("zero_optimization", {})
+    for key in HIDDEN_SIZE_KEYS:
+        if zero.get(key) == "auto":
+            del zero[key]
+    if zero.get("stage") == 3:
+        zero["stage3_gather_16bit_weights_on_model_save"] = True
+    optimizer = config.get("optimizer")
+    if optimizer and str(optimizer.get("type", "")).lower() in ("adam", "adamw"):
+        _require_agreement(optimizer.get("params", {}), values)
+        if not (_offloads(zero) and can_build_cpu_adam(device)):
+            del config["optimizer"]
+    if "optimizer" not in config and _offloads(zero):
+        config["zero_force_ds_cpu_optimizer"] = False
+    return config
+
+
+def _read(source: str | Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(source, Mapping):
+        return json.loads(json.dumps(source))
+    text = source if source.lstrip().startswith("{") else Path(source).read_text("utf-8")
+    return json.loads(text)
+
+
+def _offloads(zero: Mapping[str, Any]) -> bool:
+    target = (zero.get("offload_optimizer") or {}).get("device", "none")
+    return target not in ("none", None)
+
+
+def can_build_cpu_adam(device: torch.device) -> bool:
+    """Whether DeepSpeed's CPU Adam, compiled on first use, is worth it and can be built here."""
+    has_compiler = shutil.which("g++") is not None and importlib.util.find_spec("ninja") is not None
+    return device.type == "cuda" and has_compiler
+
+
+def _require_agreement(params: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    numbers = {ds: values[name] for ds, name in OPTIMIZER_ARGUMENTS.items()}
+    numbers["betas"] = [values["adam_beta1"], values["adam_beta2"]]
+    differing = [
+        f"{name}: {params[name]} in the file, {value} in the arguments"
+        for name, value in numbers.items()
+        if params.get(name, "auto") not in ("auto", value)
+    ]
+    if differing:
+        raise ConfigError(
+            f"the optimizer's {'; '.join(differing)}",
+            where="--deepspeed",
+            fix='Write "auto" in the file and give the number as an argument.',
+        )
+
+
+def stage_of(config: Mapping[str, Any] | None) -> int:
+    """ZeRO stage; 0 without DeepSpeed."""
+    return int((config or {}).get("zero_optimization", {}).get("stage", 0))
