@@ -117,12 +117,12 @@ class InternVLChatConfig(PretrainedConfig):
         """The language model's configuration."""
         return self.llm_config
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values; spelled for transformers 4 too, so that the original code reads them.
+    def to_diff_dict(self) -> dict[str, Any]:
+        """The values that are saved; spelled for transformers 4 too, which the original code uses.
 
         ``torch_dtype`` stands beside ``dtype``, ``rope_theta`` beside ``rope_parameters``.
         """
-        values = super().to_dict()
+        values = super().to_diff_dict()
         llm = values["llm_config"]
         for part in (values, values["vision_config"], llm):
             if part.get("dtype") is not None:
