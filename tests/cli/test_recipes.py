@@ -27,25 +27,25 @@ SHELLS = [
     for command in (["dash"], ["bash", "--posix"], ["busybox", "sh"], ["sh"])
 ]
 
-TRAINED_IN_ALL = (
+TRAINED_IN_ALL = shlex.split(
     "--conv_style Hermes-2 --force_image_size 448 --down_sample_ratio 0.5 --vision_select_layer -1 "
     "--ps_version v1 --dynamic_image_size False --use_thumbnail False --max_dynamic_patch 1 "
     "--max_seq_length 2048 --group_by_length True --do_train True --bf16 True "
     "--grad_checkpoint True --num_train_epochs 1 --learning_rate 1e-5 --weight_decay 0.05 "
     "--warmup_ratio 0.03 --lr_scheduler_type cosine --eval_strategy no --save_strategy steps "
     "--save_steps 200 --logging_steps 1 --report_to tensorboard"
-).split()
-ZERO = "--deepspeed shell/deepspeed/zero_stage3_config_34b.json".split()
-STITCHED = (
+)
+ZERO = ["--deepspeed", "shell/deepspeed/zero_stage3_config_34b.json"]
+STITCHED = shlex.split(
     "--vision_path ./pretrained/InternViT-6B-448px-V1-2 "
     "--mlp_path ./pretrained/InternViT-6B-448px-V1-2/mlp_projector/hermes_2_yi_34b.pth "
     "--llm_path ./pretrained/Nous-Hermes-2-Yi-34B "
     "--meta_path shell/data/internvl_1_2_finetune.json"
-).split()
-SECOND = (
+)
+SECOND = shlex.split(
     "--model_name_or_path ./pretrained/InternVL-Chat-V1-2-Plus "
     "--meta_path shell/data/internvl_1_2_finetune_custom.json"
-).split()
+)
 
 
 def environment(**settings: str) -> dict[str, str]:
@@ -375,10 +375,10 @@ def test_going_round_the_batch_sum_is_said() -> None:
 def test_help_names_the_settings() -> None:
     done = run(LORA, "--help")
     assert done.returncode == 0
-    for name in (
+    for name in shlex.split(
         "GPUS GPUS_PER_NODE PARTITION QUOTA_TYPE SRUN_ARGS CPUS_PER_TASK BATCH_SIZE OUTPUT_DIR "
         "PER_DEVICE_BATCH_SIZE MASTER_ADDR MASTER_PORT META_PATH MODEL_PATH LAUNCHER DRY_RUN"
-    ).split():
+    ):
         assert name in done.stdout
 
 

@@ -3,9 +3,10 @@
     python tests/slurm/cluster.py start DIR     # prints `export SLURM_CONF=DIR/slurm.conf`
     python tests/slurm/cluster.py stop DIR
 
-Debian's ``slurm-wlm`` and ``munge`` do the work (root; ``--install`` fetches them). Configuration, keys, state, logs and
-pid files stay in DIR: nothing under /etc or /run is read or written. The partition is ``train``, its nodes ``n1`` and
-``n2`` resolve to nothing, as on some clusters, and claim 32 CPUs and two GPUs each, which are empty files.
+Debian's ``slurm-wlm`` and ``munge`` do the work (root; ``--install`` fetches them). Configuration,
+keys, state, logs and pid files stay in DIR: nothing under /etc or /run is read or written. The
+partition is ``train``; its nodes ``n1`` and ``n2`` resolve to nothing, as on some clusters, and
+claim 32 CPUs and two GPUs each, which are empty files.
 """
 
 from __future__ import annotations
