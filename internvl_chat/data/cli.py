@@ -2,6 +2,154 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
 
+if TYPE_CHECKING:
+    from internvl_chat.data.build import DataSettings
+
 app = typer.Typer(no_args_is_help=True, add_completion=False)
+
+Meta = Annotated[Path, typer.Argument(help="Meta JSON: the datasets.")]
+Model = Annotated[
+    Path | None,
+    typer.Option(help="Chat checkpoint: takes tokenizer, template and image settings from it."),
+]
+Tokenizer = Annotated[Path | None, typer.Option(help="Tokenizer directory.")]
+ConvStyle = Annotated[str | None, typer.Option(help="Chat template.  [default: Hermes-2]")]
+NumImageToken = Annotated[
+    int | None, typer.Option(help="Tokens per image tile.  [default: 256]", min=1)
+]
+MaxSeqLength = Annotated[int, typer.Option(help="Longer samples are cut.", min=1)]
+ImageSize = Annotated[int | None, typer.Option(help="Side of a tile.  [default: 448]", min=1)]
+
+
+@app.callback()
+def _root() -> None:
+    """Look at training data as the model sees it."""
+
+
+@app.command()
+def preview(
+    meta: Meta,
+    dataset: Annotated[
+        str | None, typer.Option(help="Name in the meta; needed if there are several.")
+    ] = None,
+    index: Annotated[str, typer.Option(help="Record i, or i:j, counted from 0.")] = "0",
+    model: Model = None,
+    tokenizer: Tokenizer = None,
+    conv_style: ConvStyle = None,
+    num_image_token: NumImageToken = None,
+    max_seq_length: MaxSeqLength = 2048,
+    force_image_size: ImageSize = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Show records exactly as training encodes them: ids, labels, text, image sizes.
+
+    Records that training would skip are reported on stderr; the exit code is then 3.
+
+    Example: internvl-chat data preview meta.json --model pretrained/internvl-chat-tiny --index 0:3
+    """
+    from rich.console import Console
+
+    from internvl_chat.data.preview import preview as load
+    from internvl_chat.data.schema import BadRecordError
+
+    settings, loaded_tokenizer = _settings(
+        meta, model, tokenizer, conv_style, num_image_token, max_seq_length, force_image_size
+    )
+    previews = load(settings, loaded_tokenizer, dataset=dataset, index=index)
+    console, exit_code = Console(soft_wrap=True), 0
+    while True:
+        try:
+            one = next(previews)
+        except StopIteration:
+            break
+        except BadRecordError as err:
+            typer.echo(f"error: {err}", err=True)
+            exit_code = err.exit_code
+            continue
+        if as_json:
+            typer.echo(json.dumps(one.as_dict(), ensure_ascii=False))
+        else:
+            console.print(one.as_text(loaded_tokenizer))
+    raise typer.Exit(exit_code)
+
+
+@app.command()
+def index(
+    meta: Meta,
+    model: Model = None,
+    tokenizer: Tokenizer = None,
+    conv_style: ConvStyle = None,
+    num_image_token: NumImageToken = None,
+    max_seq_length: MaxSeqLength = 2048,
+    force_image_size: ImageSize = None,
+    max_bad_ratio: Annotated[float, typer.Option(help="Tolerated share of bad records.")] = 0.01,
+) -> None:
+    """Index the annotation files and count their tokens ahead of a job, into the cache.
+
+    Example: internvl-chat data index meta.json --model pretrained/internvl-chat-tiny
+    """
+    from dataclasses import replace
+
+    import numpy as np
+
+    from internvl_chat.data.build import build_train_dataset
+
+    settings, loaded_tokenizer = _settings(
+        meta, model, tokenizer, conv_style, num_image_token, max_seq_length, force_image_size
+    )
+    settings = replace(settings, max_bad_ratio=max_bad_ratio)
+    dataset = build_train_dataset(settings, loaded_tokenizer, output_dir=None, seed=0)
+    good = dataset.lengths >= 0
+    typer.echo(
+        f"{len(dataset)} samples of {len(dataset.dataset_names)} datasets, "
+        f"{int(dataset.lengths[good].sum(dtype=np.int64))} tokens, "
+        f"{dataset.bad_samples.total} bad records"
+    )
+
+
+def _settings(
+    meta: Path,
+    model: Path | None,
+    tokenizer: Path | None,
+    conv_style: str | None,
+    num_image_token: int | None,
+    max_seq_length: int,
+    force_image_size: int | None,
+) -> tuple[DataSettings, Any]:
+    """What the options say, and the tokenizer as training would have it."""
+    import logging
+
+    from internvl_chat.checkpoint.tokenizer import (
+        add_special_tokens,
+        check_template_tokens,
+        load_tokenizer,
+    )
+    from internvl_chat.data.build import DataSettings
+    from internvl_chat.data.preview import settings_from_model
+    from internvl_chat.errors import ConfigError
+
+    given: dict[str, Any] = {"meta_path": str(meta), "max_seq_length": max_seq_length}
+    optional = {
+        "conv_style": conv_style,
+        "num_image_token": num_image_token,
+        "force_image_size": force_image_size,
+    }
+    given.update({name: value for name, value in optional.items() if value is not None})
+    source = tokenizer or model
+    if source is None:
+        raise ConfigError("no tokenizer is named", fix="Give --model DIR or --tokenizer DIR.")
+    settings = DataSettings(**given) if model is None else settings_from_model(model, **given)
+    settings.encode_settings()  # an unknown template is found before files are read
+    loaded = load_tokenizer(str(source))
+    add_special_tokens(loaded)
+    try:
+        check_template_tokens(loaded, settings.conv_style)
+    except ConfigError as err:
+        logging.getLogger(__name__).warning("training would refuse this: %s", err)
+    return settings, loaded

@@ -107,8 +107,9 @@ def loss_weights(labels: Tensor, reduction: LossReduction) -> Tensor:
     """
     supervised = (labels != IGNORE_INDEX).to(torch.float32)
     count = supervised.sum().clamp(min=1)
-    scale = {"token": 1.0, "sample": 1.0 / count, "square": 1.0 / count.sqrt()}[reduction]
-    return supervised * scale
+    if reduction == "sample":
+        return supervised / count
+    return supervised / count.sqrt() if reduction == "square" else supervised
 
 
 def _learnt(example: Example) -> Tensor:

@@ -161,11 +161,27 @@ class TextTokenizer:
         model = getattr(self.tokenizer, "sp_model", None)
         if model is None:
             return None
-        for lead in range(len(text) - len(text.lstrip()) + 1):  # white space stripped at tokens
-            proto = model.encode(text[lead:], out_type="immutable_proto")
-            if [piece.piece for piece in proto.pieces] == pieces:
-                return [(lead + piece.begin, lead + piece.end) for piece in proto.pieces]
+        blank = len(text) - len(text.lstrip())
+        for lead in range(blank + 1):  # white space stripped at added tokens
+            found = _sentencepiece_offsets(model, text[lead:])
+            if [piece for piece, _, _ in found] == pieces:
+                return [(lead + start, lead + end) for _, start, end in found]
+        # transformers keeps a leading space by encoding behind the unknown token (legacy=False).
+        unknown = str(self.tokenizer.unk_token)
+        found = _sentencepiece_offsets(model, unknown + text)[len(model.encode(unknown)) :]
+        if [piece for piece, _, _ in found] == pieces:
+            return [(s - len(unknown), e - len(unknown)) for _, s, e in found]
         return None
+
+
+def _sentencepiece_offsets(model: Any, text: str) -> list[tuple[str, int, int]]:
+    """(piece, start, end) in characters."""
+    try:
+        mapping = model.encode(text, return_type="offset_mapping")
+    except TypeError:  # before sentencepiece 0.2.2
+        proto = model.encode(text, out_type="immutable_proto")
+        return [(piece.piece, piece.begin, piece.end) for piece in proto.pieces]
+    return [(p, *span) for p, span in zip(mapping["pieces"], mapping["offsets"], strict=True)]
 
 
 def _backend_without_trimming(tokenizer: Any) -> Tokenizer | None:

@@ -1,0 +1,187 @@
+"""One record as the model sees it, from the code that training runs."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from internvl_chat.data.annotations import AnnotationFile
+from internvl_chat.data.build import DataSettings
+from internvl_chat.data.constants import IGNORE_INDEX, IMG_CONTEXT_TOKEN
+from internvl_chat.data.dataset import Loaded, SampleLoader
+from internvl_chat.data.encode import Encoder
+from internvl_chat.data.meta import DatasetSpec, load_meta
+from internvl_chat.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """A loaded record and where it stands."""
+
+    dataset: str
+    file: str
+    line: int
+    loaded: Loaded
+
+    def as_dict(self) -> dict[str, Any]:
+        """What ``--json`` prints."""
+        encoded = self.loaded.encoded
+        return {
+            "dataset": self.dataset,
+            "file": self.file,
+            "line": self.line,
+            "text": encoded.text,
+            "input_ids": encoded.input_ids.tolist(),
+            "labels": encoded.labels.tolist(),
+            "num_images": len(self.loaded.num_tiles),
+            "num_tiles": sum(self.loaded.num_tiles),
+            "image_sizes": [list(size) for size in self.loaded.image_sizes],
+            "length": len(encoded.input_ids),
+            "truncated": encoded.truncated,
+        }
+
+    def as_text(self, tokenizer: Any) -> Text:
+        """For reading: what is learnt is green, runs of image tokens are shortened."""
+        fields = self.as_dict()
+        learnt = sum(label != IGNORE_INDEX for label in fields["labels"])
+        shown = Text(f"{self.file}:{self.line}", style="bold")
+        shown.append(
+            f"  {self.dataset}\n{fields['length']} tokens, {learnt} learnt"
+            f"{', truncated' if fields['truncated'] else ''}; "
+            f"{fields['num_images']} images {fields['image_sizes']}, "
+            f"{fields['num_tiles']} tiles\n",
+            style="dim",
+        )
+        pairs = zip(fields["input_ids"], fields["labels"], strict=True)
+        for is_learnt, run in groupby(pairs, key=lambda pair: pair[1] != IGNORE_INDEX):
+            text = tokenizer.decode([token for token, _ in run], skip_special_tokens=False)
+            shown.append(_shorten(text), style="green" if is_learnt else "")
+        return shown
+
+
+def _shorten(text: str) -> str:
+    pieces = []
+    for is_context, run in groupby(text.split(IMG_CONTEXT_TOKEN), key=lambda piece: not piece):
+        found = list(run)
+        pieces.append(f"{IMG_CONTEXT_TOKEN}x{len(found) + 1}" if is_context else "".join(found))
+    return "".join(pieces)
+
+
+def preview(
+    settings: DataSettings, tokenizer: Any, *, dataset: str | None, index: str
+) -> Iterator[Preview]:
+    """Load records of a dataset.
+
+    Args:
+        settings: as training's.
+        tokenizer: with the image tokens added.
+        dataset: a name of the meta JSON; may be None if it has one only.
+        index: ``i``, or ``i:j`` for records i to j-1, counted from 0.
+
+    Raises:
+        ConfigError: no such dataset or record.
+        BadRecordError: while iterating, for a record that training would skip.
+    """
+    spec = _choose(load_meta(settings.meta_path), dataset)
+    file = AnnotationFile(spec.annotation)
+    numbers = _numbers(index, len(file), spec.name)
+    encoder = Encoder(tokenizer, settings.encode_settings())
+    loader = SampleLoader(encoder, settings.image_settings(), train=False)
+    return _Previews(spec, file, loader, numbers)
+
+
+class _Previews(Iterator[Preview]):
+    """An iterator that goes on after a bad record, unlike a generator."""
+
+    def __init__(
+        self, spec: DatasetSpec, file: AnnotationFile, loader: SampleLoader, numbers: range
+    ) -> None:
+        self._spec, self._file, self._loader = spec, file, loader
+        self._numbers = iter(numbers)
+
+    def __next__(self) -> Preview:
+        number = next(self._numbers)
+        raw, where = self._file.read(number)
+        return Preview(
+            dataset=self._spec.name,
+            file=self._file.path,
+            line=self._file.line(number),
+            loaded=self._loader.load(raw, self._spec, where=where),
+        )
+
+
+def _choose(specs: list[DatasetSpec], name: str | None) -> DatasetSpec:
+    table = {spec.name: spec for spec in specs}
+    known = ", ".join(table)
+    if name is None:
+        if len(specs) == 1:
+            return specs[0]
+        raise ConfigError("the meta names several datasets", fix=f"Choose --dataset: {known}.")
+    if name not in table:
+        close = difflib.get_close_matches(name, table, n=1)
+        hint = f"Did you mean {close[0]!r}? " if close else ""
+        raise ConfigError(f"no dataset {name!r}", where="--dataset", fix=f"{hint}Known: {known}.")
+    return table[name]
+
+
+def _numbers(index: str, total: int, name: str) -> range:
+    first, colon, last = index.partition(":")
+    try:
+        begin = int(first or 0)
+        end = (int(last) if last else total) if colon else begin + 1
+    except ValueError as err:
+        raise ConfigError(
+            f"{index!r} is no record", where="--index", fix="Write i or i:j, counted from 0."
+        ) from err
+    if not 0 <= begin < end or begin >= total or (not colon and end > total):
+        raise ConfigError(
+            f"{index} is not within the {total} records of {name}",
+            where="--index",
+            fix=f"Count from 0 to {total - 1}.",
+        )
+    return range(begin, min(end, total))
+
+
+def settings_from_model(path: str | os.PathLike[str], **given: Any) -> DataSettings:
+    """The data settings a checkpoint's ``config.json`` implies.
+
+    Args:
+        path: the checkpoint's directory.
+        given: fields of :class:`DataSettings` that go before the config's.
+
+    Raises:
+        ConfigError: there is no usable ``config.json``.
+    """
+    file = Path(path) / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        vision = config["vision_config"]
+        patch = int(vision.get("patch_size", 14))
+        size = int(config.get("force_image_size") or vision.get("image_size", 224))
+        tokens = int((size // patch) ** 2 * float(config.get("downsample_ratio", 0.5)) ** 2)
+    except FileNotFoundError as err:
+        raise ConfigError("no such file", where=str(file), fix="Name a chat checkpoint.") from err
+    except (OSError, ValueError, KeyError, TypeError) as err:
+        raise ConfigError(
+            f"not a chat checkpoint's configuration ({err!r})", where=str(file)
+        ) from err
+    found = {
+        "conv_style": config.get("template", "Hermes-2"),
+        "system_message": config.get("system_message"),
+        "num_image_token": tokens,
+        "force_image_size": size,
+        "pad2square": bool(config.get("pad2square", False)),
+        "dynamic_image_size": bool(config.get("dynamic_image_size", False)),
+        "use_thumbnail": bool(config.get("use_thumbnail", False)),
+        "min_dynamic_patch": int(config.get("min_dynamic_patch", 1)),
+        "max_dynamic_patch": int(config.get("max_dynamic_patch", 1)),
+    }
+    return DataSettings(**{**found, **given})
