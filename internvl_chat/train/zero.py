@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import json
 import logging
@@ -55,6 +56,7 @@ def zero_config(
         return None
     config = _read(source)
     zero = config.setdefault("zero_optimization", {})
+    _require_known(zero)
     for key in HIDDEN_SIZE_KEYS:
         if zero.get(key) == "auto":
             del zero[key]
@@ -68,6 +70,22 @@ def zero_config(
     if "optimizer" not in config and _offloads(zero):
         config["zero_force_ds_cpu_optimizer"] = False
     return config
+
+
+def _require_known(zero: Mapping[str, Any]) -> None:
+    """DeepSpeed itself answers an unknown key with a traceback."""
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    known = {field.alias or name for name, field in DeepSpeedZeroConfig.model_fields.items()}
+    known |= set(DeepSpeedZeroConfig.model_fields)
+    for key in zero:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            raise ConfigError(
+                f"zero_optimization has no {key!r}",
+                where="--deepspeed",
+                fix=f"Did you mean {near[0]}?" if near else "Remove it.",
+            )
 
 
 def _read(source: str | Mapping[str, Any]) -> dict[str, Any]:
