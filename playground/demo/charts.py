@@ -1,4 +1,4 @@
-"""Bar charts: two to five coloured bars over a labelled axis from 0 to 10."""
+"""Bar charts: two to four coloured bars over a labelled axis from 0 to 10."""
 
 import functools
 import random
@@ -9,8 +9,9 @@ from PIL import Image, ImageDraw, ImageFont
 from playground.demo.common import BACKGROUNDS, COLOR_NAMES, COLORS, SIDE, Box, Rgb, jitter
 
 MAX_VALUE = 10
-MAX_BARS = 5
+MAX_BARS = 4
 _TICKS = (0, 2, 4, 6, 8, 10)
+_PITCH = SIDE / MAX_BARS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,16 +39,14 @@ class Chart:
 def sample_chart(rng: random.Random) -> Chart:
     """Draw a chart; colours within one chart are different, values may repeat."""
     count = rng.randint(2, MAX_BARS)
-    left, bottom = rng.randint(14, 20), rng.randint(98, 106)
-    right, top = rng.randint(104, 110), rng.randint(8, 16)
-    unit = (bottom - top) / MAX_VALUE
-    pitch = (right - left) / count
-    width = pitch * rng.uniform(0.55, 0.8)
+    left, bottom, unit = 13, 105, 9.6
     colors = rng.sample(COLOR_NAMES, count)
+    slots = sorted(rng.sample(range(MAX_BARS), count))
+    width = rng.uniform(9.0, 13.0)
     bars = []
-    for i, color in enumerate(colors):
+    for slot, color in zip(slots, colors, strict=True):
         value = rng.randint(1, MAX_VALUE)
-        x = left + pitch * (i + 0.5)
+        x = _PITCH * (slot + 0.75)  # every second column of patches
         box = (x - width / 2, bottom - unit * value, x + width / 2, float(bottom))
         bars.append(Bar(color=color, value=value, fill=jitter(rng, COLORS[color], 14), box=box))
     background = jitter(rng, rng.choice(BACKGROUNDS), 8)

@@ -1,4 +1,4 @@
-"""Scenes of one to six coloured shapes on a plain ground."""
+"""Scenes of one to six coloured shapes of three sizes on a plain ground."""
 
 import math
 import random
@@ -19,6 +19,10 @@ from playground.demo.common import (
 
 KINDS = ("circle", "square", "triangle", "star", "cross", "diamond")
 MAX_SHAPES = 6
+CELLS = 4
+"""Cells along a side, at most one shape in each. A cell is what one image token covers (28 pixels):
+coarse enough for a tower of three million weights to learn in minutes."""
+RADII = (7.5, 10.0, 13.0)
 _OVERSAMPLE = 2  # drawn larger and averaged down: Pillow's polygons have hard edges
 
 
@@ -86,32 +90,26 @@ class Scene:
 
 
 def sample_scene(rng: random.Random, *, max_shapes: int = MAX_SHAPES) -> Scene:
-    """Draw a scene: a wished number of shapes, fewer if they do not fit."""
-    # Later shapes may not fit and most counts are of a part: lean towards many.
+    """Draw a scene: shapes of three sizes in different cells of a 4 x 4 grid, off their middles."""
     wished = rng.choices(range(1, max_shapes + 1), weights=range(3, max_shapes + 3))[0]
     # Small pools make repeats, so that counts by colour and kind run over 0-6 and not only 0-1.
     colors = rng.sample(COLOR_NAMES, rng.choice((1, 2, 2, 3, 4, 8)))
     kinds = rng.sample(KINDS, rng.choice((1, 2, 2, 3, 4, 6)))
-    largest = 19.0 if wished <= 3 else 16.0
-    shapes: list[Shape] = []
-    for _ in range(wished):
-        shape = _place(rng, shapes, rng.choice(kinds), rng.choice(colors), largest)
-        if shape is not None:
-            shapes.append(shape)
+    shapes = [
+        _place(rng, cell, rng.choice(kinds), rng.choice(colors))
+        for cell in rng.sample(range(CELLS * CELLS), wished)
+    ]
     return Scene(background=jitter(rng, rng.choice(BACKGROUNDS), 8), shapes=tuple(shapes))
 
 
-def _place(
-    rng: random.Random, others: Sequence[Shape], kind: str, color: str, largest: float
-) -> Shape | None:
-    """A shape clear of the others, or None after forty tries."""
-    for _ in range(40):
-        radius = rng.uniform(8.0, largest)
-        x, y = (rng.uniform(radius + 1, SIDE - radius - 1) for _ in range(2))
-        if all(math.hypot(x - o.x, y - o.y) > 1.05 * (radius + o.radius) + 2 for o in others):
-            fill = jitter(rng, COLORS[color], 14)
-            return Shape(kind=kind, color=color, x=x, y=y, radius=radius, fill=fill)
-    return None
+def _place(rng: random.Random, cell: int, kind: str, color: str) -> Shape:
+    """A shape that stays within its cell."""
+    radius = rng.choice(RADII)
+    row, column = divmod(cell, CELLS)
+    slack = SIDE / CELLS / 2 - 0.5 - radius
+    x, y = ((at + 0.5) * SIDE / CELLS + rng.uniform(-slack, slack) for at in (column, row))
+    fill = jitter(rng, COLORS[color], 14)
+    return Shape(kind=kind, color=color, x=x, y=y, radius=radius, fill=fill)
 
 
 def draw_scene(scene: Scene) -> Image.Image:

@@ -1,5 +1,6 @@
 """Questions about scenes: colour, kind, count, position, size, existence, boxes, description."""
 
+import itertools
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -177,7 +178,7 @@ def ask_region(rng: random.Random, scene: Scene) -> Question | None:
 def ask_list(rng: random.Random, scene: Scene) -> Question | None:
     """All shapes from left to right, when no two share a column."""
     shapes = sorted(scene.shapes, key=lambda s: s.x)
-    if any(b.x - a.x < SIDE_MARGIN for a, b in zip(shapes, shapes[1:], strict=False)):
+    if any(b.x - a.x < SIDE_MARGIN for a, b in itertools.pairwise(shapes)):
         return None
     answer = ", ".join(shape.name for shape in shapes)
     return Question(text="List the shapes from left to right.", answer=answer, skill="list")

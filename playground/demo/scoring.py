@@ -58,7 +58,9 @@ def box_hit(reply: str, truth: str) -> bool:
 Scorer = Callable[[str, str], bool]
 SCORERS: dict[str, Scorer] = {
     "box": box_hit,
-    **dict.fromkeys(("count", "chart_value", "chart_count", "pair_count", "word_length", "digit"), same_number),
+    **dict.fromkeys(
+        ("count", "chart_value", "chart_count", "pair_count", "word_length", "digit"), same_number
+    ),
 }
 """Scorer by skill; exact match for a skill not listed."""
 

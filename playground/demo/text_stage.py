@@ -103,7 +103,7 @@ def pretrain_text(
     *,
     seed: int,
     steps: int,
-    batch_size: int = 16,
+    batch_size: int = 8,
     peak: float = 2e-3,
     workers: int = 1,
 ) -> LlamaForCausalLM:

@@ -145,7 +145,7 @@ def label_chart(chart: Chart) -> PatchLabels:
 
 
 def label_sign(sign: Sign) -> PatchLabels:
-    """Labels of a sign: up to two glyphs a patch, the first line's places 0-5, the second's 6-11."""
+    """Labels of a sign: two glyphs a patch; places 0-5 in the first line, 6-11 in the second."""
     labels = PatchLabels()
     for name in ("glyph_a", "glyph_b"):
         labels.patches[_PATCH_ROW[name]] = 0

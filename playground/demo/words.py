@@ -1,7 +1,8 @@
 """Printed words, numbers and codes to read.
 
-Glyphs are at most 26 pixels high and come from Pillow's built-in font: nothing here looks like one
-large handwritten digit, which the quickstart keeps for its own training.
+Typewriter print: every glyph stands in a cell of 14 pixels, up to a pixel off its middle, in
+Pillow's built-in font. Nothing here looks like one large handwritten digit, which the quickstart
+keeps for its own training.
 """
 
 import functools
@@ -16,14 +17,19 @@ from playground.demo.wordlist import HELD_OUT_WORDS, TRAIN_WORDS
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 DIGITS = "0123456789"
 MAX_LENGTH = 6
-SIZES = (20, 22, 24, 26)
+CELL = 14
+"""Side of a glyph's cell in pixels; cells are laid out from the picture's corner."""
+SIZES = (13, 15)
 INKS = ("red", "green", "blue", "purple", "black", "white")
 """Colours that stand out on every background also as thin strokes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One line of print. ``x``, ``y`` is the left end of its middle, in pixels."""
+    """One line of print. ``x``, ``y`` is the left end of its middle, in pixels.
+
+    ``offsets`` moves each glyph off the middle of its cell.
+    """
 
     kind: str
     """``word``, ``number`` or ``code``."""
@@ -34,17 +40,13 @@ class Line:
     bold: bool
     x: float
     y: float
+    offsets: tuple[tuple[float, float], ...]
 
     @property
     def glyph_boxes(self) -> tuple[Box, ...]:
-        """A box for each character: its advance wide, the size high (for vision labels)."""
-        font = _font(self.size)
-        ends = [self.x + font.getlength(self.text[: i + 1]) for i in range(len(self.text))]
-        starts = [self.x, *ends[:-1]]
-        half = 0.4 * self.size
-        return tuple(
-            (a, self.y - half, b, self.y + half) for a, b in zip(starts, ends, strict=True)
-        )
+        """The cell of each character (for vision labels)."""
+        starts = [self.x + CELL * i for i in range(len(self.text))]
+        return tuple((x, self.y - CELL / 2, x + CELL, self.y + CELL / 2) for x in starts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,36 +78,27 @@ def sample_text(rng: random.Random, kind: str, *, held_out: bool) -> str:
 def sample_sign(rng: random.Random, *, held_out: bool = False) -> Sign:
     """One line, or (three in ten) a word above a number."""
     two = rng.random() < 0.3
-    kinds = (
-        ["word", "number"] if two else [rng.choice(("word", "word", "number", "number", "code"))]
-    )
-    bands = [(18.0, 44.0), (68.0, 94.0)] if two else [(18.0, 94.0)]
+    kinds = ["word", "number"] if two else [rng.choice(("word", "word", "number", "number", "code"))]
+    cells = SIDE // CELL
+    bands = [range(1, 3), range(4, 7)] if two else [range(1, cells - 1)]
     lines = []
     for kind, band in zip(kinds, bands, strict=True):
         text = sample_text(rng, kind, held_out=held_out)
         color = rng.choice(INKS)
-        size, width = _fitting_size(rng, text)
         lines.append(
             Line(
                 kind=kind,
                 text=text,
                 color=color,
                 fill=jitter(rng, COLORS[color], 12),
-                size=size,
+                size=rng.choice(SIZES),
                 bold=rng.random() < 0.4,
-                x=rng.uniform(4, SIDE - 4 - width),
-                y=rng.uniform(*band),
+                x=CELL * rng.randint(0, cells - len(text)),
+                y=CELL * (rng.choice(band) + 0.5),
+                offsets=tuple((rng.uniform(-1, 1), rng.uniform(-1, 1)) for _ in text),
             )
         )
     return Sign(background=jitter(rng, rng.choice(BACKGROUNDS), 8), lines=tuple(lines))
-
-
-def _fitting_size(rng: random.Random, text: str) -> tuple[int, float]:
-    """A size at which the text fits, and its width in pixels."""
-    widths = {size: _font(size).getlength(text) for size in SIZES}
-    fitting = [size for size in SIZES if widths[size] <= SIDE - 10]
-    size = rng.choice(fitting)
-    return size, widths[size]
 
 
 @functools.cache
@@ -121,12 +114,13 @@ def draw_sign(sign: Sign) -> Image.Image:
     image = Image.new("RGB", (SIDE, SIDE), sign.background)
     draw = ImageDraw.Draw(image)
     for line in sign.lines:
-        draw.text(
-            (line.x, line.y),
-            line.text,
-            fill=line.fill,
-            font=_font(line.size),
-            anchor="lm",
-            stroke_width=0.5 if line.bold else 0,
-        )
+        for i, (glyph, (dx, dy)) in enumerate(zip(line.text, line.offsets, strict=True)):
+            draw.text(
+                (line.x + CELL * (i + 0.5) + dx, line.y + dy),
+                glyph,
+                fill=line.fill,
+                font=_font(line.size),
+                anchor="mm",
+                stroke_width=0.4 if line.bold else 0,
+            )
     return image

@@ -103,7 +103,7 @@ def training_command(
         *("--force_image_size", "112"),
         *("--bf16", "False"),  # most CPUs have no bf16 arithmetic
         *("--freeze_backbone", "False"),  # handwriting is new to the vision tower as well
-        *("--use_packed_ds", "True", "--max_packed_tokens", "1024"),
+        *("--use_packed_ds", "True", "--max_packed_tokens", "1024", "--max_seq_length", "512"),
         *("--group_by_length", "False"),
         *("--grad_checkpoint", "False"),  # memory is no worry at this size, time is
         *("--learning_rate", "1e-3", "--warmup_ratio", "0.05"),

@@ -13,7 +13,7 @@ WORK_DIR=${WORK_DIR:-work_dirs/pretrain_tiny}
 SEED=${SEED:-0}
 RECORDS=${RECORDS:-30000}
 VISION_STEPS=${VISION_STEPS:-1800}
-TEXT_STEPS=${TEXT_STEPS:-500}
+TEXT_STEPS=${TEXT_STEPS:-600}
 HELDOUT=${HELDOUT:-200}
 GPUS=${GPUS:-2}
 PYTHON=${PYTHON:-python}
@@ -72,7 +72,7 @@ fine_tune() {
         DEEPSPEED_CONFIG=${DEEPSPEED_CONFIG:-shell/deepspeed/zero_stage3_config.json} \
         sh shell/internvl1.2/hermes2_yi34b/internvl_chat_v1_2_hermes2_yi34b_448_res_finetune.sh \
         --force_image_size 112 --drop_path_rate 0 --bf16 False --grad_checkpoint False \
-        --learning_rate 1e-3 --adam_beta2 0.98 --warmup_ratio 0.02 --loss_reduction square \
+        --learning_rate 1e-3 --loss_reduction square \
         --max_seq_length 512 --save_steps 250 --save_total_limit 1 --logging_steps 10 --seed "$SEED" "$@"
 }
 
