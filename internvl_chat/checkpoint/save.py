@@ -66,7 +66,7 @@ def save_checkpoint_files(
     Args:
         model: unwrapped from DeepSpeed or DDP.
         tokenizer: with the special tokens.
-        directory: exists; to be complete or absent, it comes from ``atomic_directory``.
+        directory: exists; files of the same names are replaced.
         state_dict: the whole weights on rank 0, if the caller has gathered them already.
         is_main: whether this is rank 0.
         normalize_type: pixel statistics for ``preprocessor_config.json``.

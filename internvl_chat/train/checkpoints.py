@@ -99,8 +99,8 @@ class CheckpointWriter:
             torch.save(weights, staging / TRAINABLE_WEIGHTS)
             torch.save(trainer.optimizer.state_dict(), staging / "optimizer.pt")
         if self.rank == 0:
-            # What DeepSpeed copies in to recover fp32 weights is no part of a checkpoint.
-            (staging / "zero_to_fp32.py").unlink(missing_ok=True)
+            for script in staging.glob("zero_to_*.py"):  # DeepSpeed's own tools, copied in
+                script.unlink()
             torch.save(trainer.lr_scheduler.state_dict(), staging / "scheduler.pt")
             _export_callbacks(trainer)
             trainer.state.save_to_json(str(staging / TRAINER_STATE_NAME))

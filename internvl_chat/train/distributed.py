@@ -132,7 +132,7 @@ def init_distributed(
     *,
     timeout_seconds: float = 1800,
     use_cpu: bool = False,
-    group_of_one: bool = False,
+    deepspeed: bool = False,
     placement: Placement | None = None,
 ) -> DistributedState:
     """Start the process group and pick this process's device. Call once, before anything else.
@@ -140,7 +140,7 @@ def init_distributed(
     Args:
         timeout_seconds: of the rendezvous and of every collective (``--ddp_timeout``).
         use_cpu: stay on the CPU (gloo) although there is a GPU.
-        group_of_one: start a process group even for a single process (DeepSpeed needs one).
+        deepspeed: tell DeepSpeed of the group, too; it needs one even for a single process.
         placement: where this process stands; read from the environment if None.
 
     Raises:
@@ -149,7 +149,7 @@ def init_distributed(
     """
     place = placement or find_placement(os.environ)
     device = _pick_device(place, use_cpu=use_cpu)
-    if place.launcher == "single" and not group_of_one:
+    if place.launcher == "single" and not deepspeed:
         return DistributedState(
             launcher=place.launcher,
             rank=0,
@@ -163,6 +163,8 @@ def init_distributed(
     _export(place, device)
     backend = "nccl" if device.type == "cuda" else "gloo"
     store = _connect(place, backend, timeout_seconds, device)
+    if deepspeed:
+        _tell_deepspeed(backend, device)
     return DistributedState(
         launcher=place.launcher,
         rank=place.rank,
@@ -436,6 +438,15 @@ def _export(place: Placement, device: torch.device) -> None:
     )
     if place.local_world_size is not None:
         os.environ["LOCAL_WORLD_SIZE"] = str(place.local_world_size)
+
+
+def _tell_deepspeed(backend: str, device: torch.device) -> None:
+    # Read when deepspeed is first imported; on a machine without a GPU it would guess, and warn.
+    os.environ.setdefault("DS_ACCELERATOR", device.type)
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    import deepspeed
+
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
 
 
 def _connect(

@@ -103,7 +103,7 @@ def start(arguments: Sequence[str]) -> DistributedState:
     state = init_distributed(
         timeout_seconds=float(peek(arguments, "ddp_timeout", "1800")),
         use_cpu=is_true(peek(arguments, "use_cpu", "false")),
-        group_of_one=peek(arguments, "deepspeed", "") != "",
+        deepspeed=peek(arguments, "deepspeed", "") != "",
     )
     reports.set_up_logging(state)
     for note in state.notes:

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -48,6 +49,8 @@ def set_up_logging(state: DistributedState) -> None:
         stream=sys.stderr,
         force=True,
     )
+    # DeepSpeed calls collectives by names that torch has renamed, several times a step.
+    warnings.filterwarnings("ignore", message=r".*torch\.distributed\..* is deprecated")
     for noisy in ("DeepSpeed", "accelerate", "transformers", "matplotlib", "PIL", "httpx"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 

@@ -302,9 +302,9 @@ class InternVLTrainer(Trainer):
         """(F,) on every rank -> (ranks, F) on every rank."""
         if self.args.world_size == 1:
             return values[None]
-        gathered = values.new_empty(self.args.world_size, *values.shape)
+        gathered = values.new_empty(self.args.world_size * len(values))
         dist.all_gather_into_tensor(gathered, values)
-        return gathered
+        return gathered.view(self.args.world_size, len(values))
 
     def _log_dataset_losses(self) -> None:
         sums = self._sum_over_ranks(self._dataset_losses.drain())
