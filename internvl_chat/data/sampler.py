@@ -22,7 +22,7 @@ Mode = Literal["random", "grouped", "packed"]
 _GROUP_WINDOW_SAMPLES = 16_384
 _GROUP_WINDOW_STEPS = 64
 _PACK_WINDOW_SAMPLES = 16_384
-_PACK_TRIES = 8  # packs looked at for a sample whose tiles do not fit the best one
+_LEVELS = 32  # steps in which the room for tiles is told apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,15 +203,17 @@ def _pack(
         )
     if max_packed_tiles is not None and tiles is None:
         raise ValueError("max_packed_tiles needs the tiles of every sample")
-    limit_tiles = max_packed_tiles or 0
     packs: list[list[int]] = []
     for first in range(0, len(order), _PACK_WINDOW_SAMPLES):
         part = order[first : first + _PACK_WINDOW_SAMPLES]
-        part = part[np.argsort(-lengths[part], kind="stable")]
-        tile_list = tiles[part].tolist() if tiles is not None and limit_tiles else None
-        packs += _best_fit(
-            part.tolist(), lengths[part].tolist(), max_packed_tokens, tile_list, limit_tiles
-        )
+        if max_packed_tiles is None or tiles is None:
+            packs += _best_fit(part, lengths[part], max_packed_tokens)
+            continue
+        tokens, images = (lengths[part], max_packed_tokens), (tiles[part], max_packed_tiles)
+        scarce, other = tokens, images
+        if images[0].sum() / images[1] > tokens[0].sum() / tokens[1]:
+            scarce, other = images, tokens
+        packs += _best_fit(part, *scarce, *other)
     packs = [packs[number] for number in rng.permutation(len(packs)).tolist()]
     sizes = np.fromiter((len(pack) for pack in packs), dtype=np.int64, count=len(packs))
     offsets = np.concatenate([[0], np.cumsum(sizes)])
@@ -222,50 +224,53 @@ def _pack(
 
 
 def _best_fit(
-    indices: list[int],
-    lengths: list[int],
+    samples: np.ndarray,
+    sizes: np.ndarray,
     capacity: int,
-    tiles: list[int] | None,
-    max_tiles: int,
+    other_sizes: np.ndarray | None = None,
+    other_capacity: int = 0,
 ) -> list[list[int]]:
-    """Put each sample into the open pack it leaves the least room in.
+    """Put each sample, largest first, into the open pack that it leaves the least room in.
 
-    Open packs stand in buckets by free tokens; bit f of ``occupied`` says that bucket f holds one,
-    so the best bucket is the lowest set bit from the sample's length upwards.
+    Open packs stand in buckets by free room; bit f of ``occupied`` says that bucket f holds one,
+    so the best bucket is the lowest set bit from the sample's size upwards. With a second kind of
+    size there is such a set of buckets for each amount of room left in it (rounded down to one of
+    ``_LEVELS``). A pack always takes its first sample, however large.
     """
+    largest = np.argsort(-sizes, kind="stable")
+    items = samples[largest].tolist()
+    needs = np.minimum(sizes[largest], capacity).tolist()
+    grain = max(1, -(-other_capacity // _LEVELS))
+    top = other_capacity // grain
+    if other_sizes is None:
+        others = [0] * len(items)
+    else:
+        others = np.minimum(-(-other_sizes[largest] // grain), top).tolist()
     packs: list[list[int]] = []
-    pack_tiles: list[int] = []
-    buckets: dict[int, list[int]] = {}
-    occupied = 0
-    for place, (index, length) in enumerate(zip(indices, lengths, strict=True)):
-        number, free = -1, capacity
-        candidates, above = occupied >> length, length
-        for _ in range(_PACK_TRIES):
-            if not candidates:
-                break
-            step = (candidates & -candidates).bit_length() - 1
-            bucket = above + step
-            last = buckets[bucket][-1]
-            if tiles is None or pack_tiles[last] + tiles[place] <= max_tiles:
-                number, free = last, bucket
-                break
-            above = bucket + 1
-            candidates >>= step + 1
-        if number < 0:
-            number = len(packs)
-            packs.append([])
-            pack_tiles.append(0)
+    occupied = [0] * (top + 1)
+    buckets: dict[tuple[int, int], list[int]] = {}
+    for item, need, other in zip(items, needs, others, strict=True):
+        free, level = capacity + 1, -1
+        for candidate in range(other, top + 1):
+            fitting = occupied[candidate] >> need
+            if fitting:
+                found = need + (fitting & -fitting).bit_length() - 1
+                if found < free:
+                    free, level = found, candidate
+        if level < 0:
+            free, level, number = capacity, top, len(packs)
+            packs.append([item])
         else:
-            buckets[free].pop()
-            if not buckets[free]:
-                occupied ^= 1 << free
-        packs[number].append(index)
-        if tiles is not None:
-            pack_tiles[number] += tiles[place]
-        left = free - length
-        if left > 0:
-            buckets.setdefault(left, []).append(number)
-            occupied |= 1 << left
+            bucket = buckets[level, free]
+            number = bucket.pop()
+            if not bucket:
+                occupied[level] ^= 1 << free
+            packs[number].append(item)
+        level, free = level - other, free - need
+        bucket = buckets.setdefault((level, free), [])
+        if not bucket:
+            occupied[level] |= 1 << free
+        bucket.append(number)
     return packs
 
 
