@@ -19,6 +19,7 @@ from internvl_chat.model.configuration_intern_vit import InternVisionConfig
 from internvl_chat.model.modeling_intern_vit import InternVisionModel
 from internvl_chat.model.presets import load_preset
 from playground.demo.common import stream
+from playground.demo.muon import Muon
 from playground.demo.vision_labels import (
     GLOBAL_CLASSES,
     GRID,
@@ -169,9 +170,7 @@ def make_optimizers(
     blocks = [p for p in model.encoder.parameters() if p.ndim == 2]
     taken = {id(p) for p in blocks}
     others = [p for p in (*model.parameters(), *heads.parameters()) if id(p) not in taken]
-    muon = torch.optim.Muon(
-        blocks, lr=MUON_PEAK, momentum=0.95, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"
-    )
+    muon = Muon(blocks, lr=MUON_PEAK, weight_decay=0.02)
     return [
         (muon, MUON_PEAK),
         (torch.optim.AdamW(others, lr=peak, betas=(0.9, 0.98), weight_decay=0.0, fused=True), peak),
