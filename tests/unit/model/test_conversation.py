@@ -16,6 +16,7 @@ SYSTEM_2_5 = (
     "你是书生·万象，英文名是InternVL，"
     "是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
 )
+SYSTEM_SMOLLM2 = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 TURNS = [("Hi", " Hello."), ("Why?", "")]
 OPEN = [("Hi", "Hello."), ("Why?", None)]
 
@@ -52,6 +53,10 @@ CASES = {
     ),
 }
 CASES["internlm2-chat"] = CASES["Hermes-2"]
+CASES["smollm2"] = tuple(  # the same separators under another system message
+    part.replace(SYSTEM_2_5, SYSTEM_SMOLLM2) if isinstance(part, str) else part
+    for part in CASES["internvl2_5"]
+)
 
 
 @pytest.mark.parametrize("name", sorted(TEMPLATES))
@@ -91,6 +96,7 @@ def test_separators_and_bos() -> None:
         "internlm2-chat": "<|im_end|>",
         "internvl2_5": "<|im_end|>",
         "phi3-chat": "<|end|>",
+        "smollm2": "<|im_end|>",
         "internvl_zh": "</s>",
     }
     with_bos = {t.name for t in TEMPLATES.values() if t.bos_in_training}
@@ -103,7 +109,7 @@ def test_mistakes_are_named() -> None:
         template.render([])
     with pytest.raises(ValueError, match="turn 0 has no answer and is not the last"):
         template.render([("q", None), ("q", "a")])
-    with pytest.raises(ValueError, match=r"no chat template 'hermes2'. Did you mean 'Hermes-2'"):
+    with pytest.raises(ValueError, match=r"no chat template 'hermes2'\. Did you mean 'Hermes-2'"):
         get_conv_template("hermes2")
     with pytest.raises(ValueError, match="must begin with stop_str"):
         dataclasses.replace(template, answer_sep="\n<|im_end|>")

@@ -45,5 +45,5 @@ def test_every_preset_loads(name: str) -> None:
 
 
 def test_unknown_name_offers_close_ones() -> None:
-    with pytest.raises(ValueError, match="no preset 'yi-34b'. Did you mean 'Yi-34B'"):
+    with pytest.raises(ValueError, match=r"no preset 'yi-34b'\. Did you mean 'Yi-34B'"):
         load_preset("yi-34b")

@@ -205,7 +205,7 @@ def test_bad_values_are_named() -> None:
         InternVisionConfig(norm_type="batch_norm")
     with pytest.raises(ValueError, match="hidden_size=3200 is not a multiple"):
         InternVisionConfig(num_attention_heads=7)
-    with pytest.raises(ValueError, match="drop_path_rate is 1.0"):
+    with pytest.raises(ValueError, match=r"drop_path_rate is 1\.0"):
         InternVisionConfig(drop_path_rate=1.0)
     model = make_vision()
     with pytest.raises(ValueError, match=r"shape \(3, 16, 16\), want"):

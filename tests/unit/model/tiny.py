@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from internvl_chat import InternVLChatConfig, InternVLChatModel
+from internvl_chat.data.constants import SPECIAL_TOKENS
 
 VISION = {
     "hidden_size": 32,
@@ -82,6 +83,5 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         tokenizer_object=backend, eos_token="</s>", pad_token="</s>"
     )
     marks = ["<|im_start|>", "<|im_end|>"]
-    images = "<img> </img> <IMG_CONTEXT> <quad> </quad> <ref> </ref> <box> </box>".split()
-    tokenizer.add_tokens([*marks, *images], special_tokens=True)
+    tokenizer.add_tokens([*marks, *SPECIAL_TOKENS], special_tokens=True)
     return tokenizer

@@ -1,0 +1,147 @@
+"""VocabularyLoss: values and gradients against the definition, dtypes, heads, frozen parts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from internvl_chat.model import modeling_internvl_chat
+from internvl_chat.model.modeling_internvl_chat import VocabularyLoss
+
+ROWS, WIDTH, VOCABULARY = 50, 12, 37
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven chunks, the last one short."""
+    monkeypatch.setattr(modeling_internvl_chat, "_rows_per_chunk", lambda *_: 8)
+
+
+def make_inputs(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, nn.Linear, Tensor]:
+    torch.manual_seed(0)
+    hidden = (torch.randn(ROWS, WIDTH) * 2).to(dtype).requires_grad_()
+    head = nn.Linear(WIDTH, VOCABULARY, bias=False).to(dtype)
+    targets = torch.randint(0, VOCABULARY, (ROWS,))
+    return hidden, targets, head, torch.rand(ROWS) + 0.5
+
+
+def definition(hidden: Tensor, targets: Tensor, weight: Tensor, weights: Tensor) -> Tensor:
+    losses = F.cross_entropy(F.linear(hidden, weight), targets, reduction="none")
+    return (losses * weights).sum()
+
+
+def test_value_and_gradients() -> None:
+    hidden, targets, head, weights = make_inputs()
+    found = VocabularyLoss()(hidden, targets, head, weights) * 0.25
+    found.backward()
+    twin, copy = hidden.detach().requires_grad_(), head.weight.detach().requires_grad_()
+    expected = definition(twin, targets, copy, weights) * 0.25
+    expected.backward()
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(hidden.grad, twin.grad, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(head.weight.grad, copy.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_large_logits_do_not_overflow() -> None:
+    hidden, targets, head, weights = make_inputs()
+    found = VocabularyLoss()(hidden * 1e4, targets, head, weights)
+    expected = definition(hidden * 1e4, targets, head.weight, weights)
+    assert torch.isfinite(found)
+    torch.testing.assert_close(found, expected)
+
+
+def test_frozen_head_gets_no_gradient_and_no_buffer() -> None:
+    hidden, targets, head, weights = make_inputs()
+    head.requires_grad_(False)
+    loss = VocabularyLoss()(hidden, targets, head, weights)
+    saved = loss.grad_fn.saved_tensors  # type: ignore[union-attr]
+    assert [None if t is None else tuple(t.shape) for t in saved] == [(ROWS, WIDTH), None]
+    loss.backward()
+    assert head.weight.grad is None
+    assert hidden.grad is not None
+
+
+def test_no_gradient_wanted() -> None:
+    hidden, targets, head, weights = make_inputs()
+    expected = VocabularyLoss()(hidden, targets, head, weights)
+    with torch.no_grad():
+        found = VocabularyLoss()(hidden, targets, head, weights)
+    assert torch.equal(found, expected.detach())
+    assert not found.requires_grad
+
+
+def test_bf16_loss_is_float32_and_accurate() -> None:
+    hidden, targets, head, weights = make_inputs(torch.bfloat16)
+    found = VocabularyLoss()(hidden, targets, head, weights)
+    found.backward()
+    exact = definition(hidden.double(), targets, head.weight.double(), weights.double())
+    assert found.dtype == torch.float32
+    # Logits are rounded to bf16 (2^-9 relative), the sum over rows is not: a bf16 sum would be
+    # off by up to 0.4 %.
+    assert abs(found.item() - exact.item()) < 1e-3 * exact.item()
+    assert hidden.grad is not None
+    assert hidden.grad.dtype == torch.bfloat16
+    twin = hidden.detach().double().requires_grad_()
+    definition(twin, targets, head.weight.detach().double(), weights.double()).backward()
+    assert twin.grad is not None
+    torch.testing.assert_close(hidden.grad.double(), twin.grad, rtol=0.02, atol=0.02)
+
+
+def test_autocast_runs_in_its_dtype() -> None:
+    hidden, targets, head, weights = make_inputs()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = VocabularyLoss()(hidden, targets, head, weights)
+    found.backward()
+    low = VocabularyLoss()(hidden.detach().bfloat16(), targets, head.to(torch.bfloat16), weights)
+    assert torch.equal(found.detach(), low.detach())
+    assert hidden.grad is not None
+    assert hidden.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("rows", [ROWS, 0])
+def test_other_heads_are_called_in_chunks(rows: int) -> None:
+    """A bias, or a subclass (LoRA, int8): through the module, with the same result."""
+    hidden, targets, _, weights = make_inputs()
+    head = nn.Linear(WIDTH, VOCABULARY, bias=True)
+    calls: list[int] = []
+    head.register_forward_hook(lambda _, inputs, __: calls.append(inputs[0].shape[0]))
+    found = VocabularyLoss()(hidden[:rows], targets[:rows], head, weights[:rows])
+    found.backward()
+    assert max(calls) <= 8
+    gradient = head.weight.grad
+    assert gradient is not None
+    if rows == 0:
+        assert found.item() == 0
+        assert gradient.count_nonzero() == 0
+        return
+    losses = F.cross_entropy(head(hidden), targets, reduction="none")
+    expected = (losses * weights).sum()
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, head.weight)[0])
+
+
+def test_no_rows_is_a_zero_on_the_graph() -> None:
+    hidden, targets, head, weights = make_inputs()
+    loss = VocabularyLoss()(hidden[:0], targets[:0], head, weights[:0])
+    loss.backward()
+    assert loss.item() == 0
+    assert head.weight.grad is not None
+    assert head.weight.grad.count_nonzero() == 0
+
+
+def test_losses_by_row() -> None:
+    hidden, targets, head, weights = make_inputs()
+    module = VocabularyLoss()
+    module(hidden, targets, head, weights)
+    expected = F.cross_entropy(head(hidden), targets, reduction="none")
+    torch.testing.assert_close(module.row_losses, expected.detach())
+
+
+def test_second_backward_is_refused() -> None:
+    hidden, targets, head, weights = make_inputs()
+    loss = VocabularyLoss()(hidden, targets, head, weights)
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
