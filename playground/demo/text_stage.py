@@ -123,7 +123,7 @@ def pretrain_text(
     start, smooth = time.monotonic(), 0.0
     for step, (ids, weights) in enumerate(by_length(loader, batch_size)):
         for group in optimizer.param_groups:
-            group["lr"] = cosine(step, steps, peak)
+            group["lr"] = peak * cosine(step, steps)
         loss, right = answer_loss(model, ids, weights)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
