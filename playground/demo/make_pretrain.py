@@ -123,10 +123,13 @@ def write_heldout(root: Path, *, seed: int, quota: int) -> dict[str, int]:
 
 
 def write_meta(root: Path, counts: dict[str, int]) -> Path:
-    """Write ``meta.json``; its paths are relative to the file, so the folder can be moved."""
+    """Write ``meta.json``; roots are given as ``root`` is, relative to the working directory.
+
+    "./" would not do: the trainer looks from the working directory first, where it exists too.
+    """
     meta = {
         f"demo_{family}": {
-            "root": "./",
+            "root": f"{root.as_posix()}/",
             "annotation": f"train/{family}.jsonl",
             "data_augment": False,
             "repeat_time": 1,
