@@ -151,6 +151,16 @@ _RECORDS = (
         stop_str="<|end|>",
     ),
     Template(
+        name="smollm2",
+        system_message="You are a helpful AI assistant named SmolLM, trained by Hugging Face",
+        system_template="<|im_start|>system\n{system_message}",
+        system_sep="<|im_end|>\n",
+        roles=("<|im_start|>user\n", "<|im_start|>assistant\n"),
+        question_sep="<|im_end|>\n",
+        answer_sep="<|im_end|>\n",
+        stop_str="<|im_end|>",
+    ),
+    Template(
         name="internvl_zh",
         system_message="",
         system_template="{system_message}",
