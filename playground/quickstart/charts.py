@@ -111,7 +111,8 @@ def _line(series: Series, placed: Sequence[Point]) -> str:
 def legend(series: Sequence[Series]) -> str:
     """Names beside their colours."""
     items = "".join(
-        f'<li><i style="background:{one.color}"></i>{escape(one.name)}</li>' for one in series
+        f'<li><i style="background:{one.color};opacity:{one.opacity}"></i>{escape(one.name)}</li>'
+        for one in series
     )
     return f'<ul class="legend">{items}</ul>'
 

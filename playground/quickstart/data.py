@@ -35,7 +35,7 @@ class DataPlan:
     digit_held_out: int = 1797 - digits.NUM_TRAIN
     general: int = 3000
     """General training records over all families, by the families' shares."""
-    general_held_out: int = 150
+    general_held_out: int = 300
     """Held-out questions of each family."""
 
     @property

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from playground.quickstart.records import DatasetEntry, Record, conversation, write_jsonl
 
@@ -64,6 +63,8 @@ class Look:
 
 def split_scans(seed: int, num_train: int = NUM_TRAIN) -> tuple[list[Scan], list[Scan]]:
     """All scans in a seeded order, cut into (train, held out). No scan is in both."""
+    from sklearn.datasets import load_digits  # two seconds, and only needed to write the data
+
     digits = load_digits()
     order = list(range(len(digits.target)))
     random.Random(f"{seed}/digits/split").shuffle(order)

@@ -91,7 +91,7 @@ def training_command(
     settings = {
         "LAUNCHER": "pytorch",
         "GPUS": str(NUM_PROCESSES),
-        "BATCH_SIZE": "8",  # packs of samples, each about as long as max_packed_tokens
+        "BATCH_SIZE": "2",  # packs of samples, about a dozen in each
         "PER_DEVICE_BATCH_SIZE": "1",
         "NUM_WORKERS": "1",
         "DEEPSPEED_CONFIG": "shell/deepspeed/zero_stage3_config.json",

@@ -24,6 +24,7 @@ CUSTOM = "digits"
 """The dataset that is new to the model; the others are general data."""
 CUSTOM_CARDS, GENERAL_CARDS = 24, 6
 _STYLE = Path(__file__).with_name("report.css")
+_SPACE_BEFORE_STOP = re.compile(r" ([.,?!])")
 _MARKS = re.compile(r"</?(?:ref|box)>")
 
 
@@ -178,7 +179,7 @@ def _table(given: ReportInput) -> str:
 def _curves(log: Sequence[Mapping[str, float]]) -> str:
     total = loss_series(log, "loss", name="each step", color="var(--c0)")
     half_width = max(1, len(total.points) // 40)
-    raw = Series(name=total.name, points=total.points, color=total.color, width=1, opacity=0.35)
+    raw = Series(name=total.name, points=total.points, color=total.color, width=1, opacity=0.4)
     smooth = Series(
         name="smoothed", points=smoothed(total.points, half_width), color="var(--c0)", width=2.5
     )
@@ -258,9 +259,10 @@ def readable(text: str) -> str:
     """Text for the page: no control marks, escaped, at most 120 characters.
 
     >>> readable("<ref>red star</ref><box>[[1, 2, 3, 4]]</box>")
-    'red star [[1, 2, 3, 4]]'
+    'red star [1, 2, 3, 4]'
     """
-    plain = " ".join(_MARKS.sub(" ", text).split())
+    plain = _MARKS.sub(" ", text).replace("[[", "[").replace("]]", "]")
+    plain = _SPACE_BEFORE_STOP.sub(r"\1", " ".join(plain.split()))
     return escape(plain if len(plain) <= 120 else f"{plain[:119]}…")
 
 

@@ -21,7 +21,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from internvl_chat.errors import ConfigError, UserError
 from playground.quickstart.data import DataFiles, DataPlan, is_written, write_data
 from playground.quickstart.plan import (
     BUDGETS,
@@ -44,6 +43,14 @@ NOT_INHERITED = (
     *("TRAINER", "DRY_RUN"),
 )
 """Settings of the recipe which, set in the user's shell, would make another run of this one."""
+
+
+class WrongUse(Exception):
+    """Something the user asked for cannot be; the message says what, where and how to mend it.
+
+    Not the package's own error: importing the package loads torch, seconds that ``--help`` and a
+    finished run need not take.
+    """
 
 
 def make_data(console: Console, files: DataFiles, plan: DataPlan) -> None:
@@ -155,10 +162,9 @@ class Quickstart:
         settings = {"budget": self.budget.name, "model": self.model.as_posix()}
         found = self._state()
         if found and found["settings"] != settings:
-            raise ConfigError(
-                f"holds an unfinished run with {found['settings']}, asked for are {settings}",
-                where=str(self.run.folder),
-                fix="Name another folder with QUICKSTART_DIR=..., or use the same settings.",
+            raise WrongUse(
+                f"{self.run.folder}: holds an unfinished run with {found['settings']}, asked for "
+                f"are {settings}. Name another folder with QUICKSTART_DIR=..., or use the same."
             )
         if not found:
             self._save({"settings": settings, "seconds": {}})
@@ -269,7 +275,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Command line; the environment gives the defaults, so that the shell script needs no options.
 
     Raises:
-        ConfigError: QUICKSTART_BUDGET names no budget.
+        WrongUse: QUICKSTART_BUDGET names no budget.
     """
     env = os.environ.get
     parser = argparse.ArgumentParser(
@@ -304,10 +310,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     args = parser.parse_args(argv)
     if args.budget not in BUDGETS:
-        raise ConfigError(
-            f"unknown budget {args.budget!r}",
-            where="QUICKSTART_BUDGET",
-            fix=f"Use one of: {', '.join(BUDGETS)}.",
+        raise WrongUse(
+            f"QUICKSTART_BUDGET: unknown budget {args.budget!r}. Use one of: {', '.join(BUDGETS)}."
         )
     return args
 
@@ -318,10 +322,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = parse(argv)
         if not (args.model / "config.json").is_file():
-            raise ConfigError(
-                "no checkpoint here",
-                where=str(args.model),
-                fix="Run from the repository's root; its pretrained/internvl-chat-tiny is shipped.",
+            raise WrongUse(
+                f"{args.model}: no checkpoint here. Run from the repository's root, where "
+                f"{MODEL} is shipped."
             )
         run = RunFiles(folder=next_free(args.dir) if args.again else args.dir)
         if run.result.is_file():
@@ -333,9 +336,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return Quickstart(
             run=run, files=files, model=args.model, budget=budget, console=console
         ).start()
-    except UserError as err:
+    except WrongUse as err:
         sys.stderr.write(f"error: {err}\n")
-        return err.exit_code
+        return 2
 
 
 if __name__ == "__main__":

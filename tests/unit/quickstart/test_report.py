@@ -144,6 +144,7 @@ def test_boxes_are_drawn_at_their_place() -> None:
 
 def test_text_is_escaped_cut_and_without_marks() -> None:
     assert readable("<ref>a</ref> & <script>") == "a &amp; &lt;script&gt;"
+    assert readable("Locate <ref>red star</ref>.") == "Locate red star."
     assert readable("x" * 200) == "x" * 119 + "…"
 
 

@@ -82,9 +82,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
 
 def test_a_run_with_other_settings_is_not_mixed_up(tmp_path: Path, phases: list[str]) -> None:
     quickstart(tmp_path)._open()
-    with pytest.raises(
-        module.ConfigError, match=r"unfinished run with.*small.*asked for are.*full"
-    ):
+    with pytest.raises(module.WrongUse, match=r"unfinished run with.*small.*asked for are.*full"):
         quickstart(tmp_path, "full").start()
     assert phases == []
 
