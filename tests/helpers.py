@@ -124,3 +124,43 @@ def torchrun(
         env=environment(**extra),
         cwd=ROOT,
     )
+
+
+def run_cases(
+    directory: Path, cases: Sequence[Sequence[str]], *, processes: int = 2, timeout: float = 900
+) -> None:
+    """Train all cases in one set of processes; see ``tests/distributed/train_worker.py``."""
+    path = directory / f"cases-{processes}.json"
+    path.write_text(json.dumps([list(case) for case in cases]))
+    worker = str(ROOT / "tests/distributed/train_worker.py")
+    if processes == 1:
+        done = subprocess.run(
+            [sys.executable, worker, str(path)],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=environment(),
+            cwd=ROOT,
+        )
+    else:
+        done = torchrun(worker, str(path), processes=processes, timeout=timeout)
+    assert done.returncode == 0, done.stderr[-6000:]
+
+
+def logged(output_dir: Path, name: str = "loss") -> list[float]:
+    """A figure at every logged step of a run."""
+    state = json.loads((output_dir / "trainer_state.json").read_text())
+    return [entry[name] for entry in state["log_history"] if name in entry]
+
+
+def weights(output_dir: Path, file: str = "model.safetensors") -> dict[str, torch.Tensor]:
+    """Weights of the finished model."""
+    from safetensors.torch import load_file
+
+    return load_file(output_dir / file)
+
+
+def largest_difference(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
+    """Largest absolute difference between two sets of weights of the same names."""
+    assert first.keys() == second.keys()
+    return max((first[name] - second[name]).abs().max().item() for name in first)

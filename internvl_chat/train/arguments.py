@@ -81,8 +81,8 @@ class DataArguments:
 class TrainArguments(TrainingArguments):
     """transformers' TrainingArguments, with the defaults of fine-tuning and a few options more."""
 
-    # An Auto-ZeRO or tensorboard run is the rule here, an integration by name the exception.
-    report_to: None | str | list[str] = field(
+    # HfArgumentParser takes the second member of the union for the command line.
+    report_to: None | str | list[str] = field(  # noqa: RUF036
         default="tensorboard", metadata={"help": "tensorboard (default), none, wandb, ..."}
     )
     logging_steps: float = field(default=1, metadata={"help": "Log every so many steps."})

@@ -52,7 +52,6 @@ from internvl_chat.train.distributed import (
 from internvl_chat.train.parsing import RunArguments, help_text, is_true, parse, peek
 from internvl_chat.train.trainer import InternVLTrainer, TrainerSetup
 
-
 logger = logging.getLogger("internvl_chat.train")
 
 

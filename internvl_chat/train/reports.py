@@ -119,13 +119,12 @@ def is_complete(
     """Whether the run has reached its last step and its final model is in place."""
     if args.train.overwrite_output_dir:
         return False
+    root = Path(output_dir)
     try:
-        done = json.loads((Path(output_dir) / "train_results.json").read_text("utf-8"))
+        done = json.loads((root / "train_results.json").read_text("utf-8"))
     except (OSError, ValueError):
         return False
-    if not (Path(output_dir) / "config.json").is_file() and not (
-        Path(output_dir) / "adapter_config.json"
-    ).is_file():
+    if not any((root / name).is_file() for name in ("config.json", "adapter_config.json")):
         return False
     total, _ = RunLength(sampler, constant=not args.data.use_packed_ds).total(
         num_epochs=args.train.num_train_epochs, max_steps=args.train.max_steps

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import SaveStrategy
 
+from ..checkpoint.partition import full_shape
 from ..data.collate import Collator
 from ..data.dataset import SftDataset
 from ..data.images import NormalizeType, normalize_pixels
@@ -232,6 +233,10 @@ class InternVLTrainer(Trainer):
         flags = inputs.get("image_flags")
         tiles = 0 if flags is None else len(flags)
         return self._flops.of_batch(inputs["input_ids"].numel(), tiles)
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Weight decay is for matrices: no norm, bias or layer scale, whatever it is called."""
+        return [n for n, p in model.named_parameters() if len(full_shape(p)) > 1]
 
     # ---- logs ---------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ def test_accumulation_of_the_recipes() -> None:
 
 
 def test_indivisible_lists_what_works() -> None:
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match="global batch size") as caught:
         BatchPlan(global_batch_size=130, micro_batch_size=4, world_size=2)
     assert str(caught.value) == (
         "the global batch size 130 is not micro batch x ranks x n = 4 x 2 x n. Nearest that work: "

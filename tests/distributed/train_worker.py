@@ -1,0 +1,50 @@
+"""Several fine-tuning runs in one set of processes: starting torch costs more than the runs.
+
+``torchrun … train_worker.py cases.json``: a list of argument lists, trained one after the other.
+Results are what a run leaves in its OUTPUT_DIR. A case that ends in a user's error leaves it in
+OUTPUT_DIR/error.txt.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+from pathlib import Path
+
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+from internvl_chat.errors import UserError
+from internvl_chat.train.distributed import DistributedState, init_distributed, shut_down
+from internvl_chat.train.finetune import run
+from internvl_chat.train.parsing import parse
+from internvl_chat.train.reports import set_up_logging
+
+
+def run_case(argv: list[str], state: DistributedState) -> None:
+    """One run in the process group that is already there."""
+    unset_hf_deepspeed_config()  # of the case before; a run of its own starts without
+    args = parse(argv, device=state.device)
+    try:
+        run(args, state)
+    except UserError as err:
+        if state.is_main:
+            path = Path(args.train.output_dir) / "error.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{err.exit_code} {err}")
+    del args
+    gc.collect()
+
+
+def main() -> None:
+    cases = json.loads(Path(sys.argv[1]).read_text())
+    deepspeed = any("--deepspeed" in argv for argv in cases)
+    state = init_distributed(timeout_seconds=120, deepspeed=deepspeed)
+    set_up_logging(state)
+    for argv in cases:
+        run_case(argv, state)
+    shut_down()
+
+
+if __name__ == "__main__":
+    main()

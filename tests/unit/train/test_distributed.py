@@ -1,0 +1,155 @@
+"""Who am I, and where is rank 0: from torchrun's and SLURM's variables."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from internvl_chat.errors import ConfigError
+from internvl_chat.train import distributed
+from internvl_chat.train.distributed import expand_nodelist, find_placement
+
+TORCHRUN = {
+    "RANK": "3",
+    "LOCAL_RANK": "1",
+    "WORLD_SIZE": "4",
+    "LOCAL_WORLD_SIZE": "2",
+    "MASTER_ADDR": "10.0.0.5",
+    "MASTER_PORT": "29555",
+}
+SLURM = {
+    "SLURM_PROCID": "5",
+    "SLURM_LOCALID": "1",
+    "SLURM_NTASKS": "8",
+    "SLURM_JOB_ID": "4711",
+    "SLURM_STEP_ID": "0",
+    "SLURM_JOB_NODELIST": "localhost",
+    "SLURM_NODEID": "2",
+    "SLURM_STEP_TASKS_PER_NODE": "2(x3),1(x2)",
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "hosts"),
+    [
+        ("n1", ["n1"]),
+        ("n[1-2,5]", ["n1", "n2", "n5"]),
+        ("gpu-[08-10],login", ["gpu-08", "gpu-09", "gpu-10", "login"]),
+        ("r[1-2]n[1,3]", ["r1n1", "r1n3", "r2n1", "r2n3"]),
+        ("a-1.example.org,b", ["a-1.example.org", "b"]),
+        ("n[007]-ib", ["n007-ib"]),
+    ],
+)
+def test_expand_nodelist(text: str, hosts: list[str]) -> None:
+    assert expand_nodelist(text) == hosts
+
+
+@pytest.mark.parametrize("text", ["n[1-2", "n[a-b]", "n1]", ""])
+def test_expand_nodelist_refuses(text: str) -> None:
+    with pytest.raises(ConfigError, match="Set MASTER_ADDR"):
+        expand_nodelist(text)
+
+
+def test_torchrun() -> None:
+    place = find_placement(TORCHRUN)
+    assert (place.launcher, place.rank, place.local_rank, place.world_size) == ("pytorch", 3, 1, 4)
+    assert (place.master_addr, place.master_port) == ("10.0.0.5", 29555)
+    assert place.notes == ("ranks from torchrun",)
+
+
+def test_torchrun_wins_inside_srun() -> None:
+    place = find_placement({**SLURM, **TORCHRUN})
+    assert (place.rank, place.world_size) == (3, 4)
+    assert place.notes == ("torchrun inside srun: torchrun's ranks win over SLURM's",)
+
+
+def test_launcher_decides() -> None:
+    place = find_placement({**SLURM, **TORCHRUN, "LAUNCHER": "slurm"})
+    assert (place.launcher, place.rank, place.world_size) == ("slurm", 5, 8)
+    single = find_placement({**SLURM, "LAUNCHER": "pytorch"}, free_port=1234)
+    assert (single.launcher, single.world_size, single.master_port) == ("single", 1, 1234)
+
+
+def test_slurm() -> None:
+    place = find_placement(SLURM)
+    assert (place.launcher, place.rank, place.local_rank, place.world_size) == ("slurm", 5, 1, 8)
+    assert place.master_addr == "localhost"
+    assert place.master_port == 15000 + (4711 * 17) % 17000
+    assert place.local_world_size == 2
+
+
+def test_slurm_ports_of_neighbours_differ() -> None:
+    jobs = [{**SLURM, "SLURM_JOB_ID": str(4711 + n)} for n in range(100)]
+    steps = [{**SLURM, "SLURM_STEP_ID": str(n)} for n in range(1, 10)]
+    assert len({find_placement(e).master_port for e in (*jobs, *steps)}) == 109
+
+
+def test_slurm_environment_wins_over_derived() -> None:
+    place = find_placement({**SLURM, "MASTER_ADDR": "10.1.1.1", "MASTER_PORT": "23456"})
+    assert (place.master_addr, place.master_port) == ("10.1.1.1", 23456)
+
+
+def test_slurm_address_of_a_name_that_does_not_resolve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = tmp_path / "scontrol"
+    fake.write_text('#!/bin/sh\necho "NodeName=$3 Arch=x86_64"\necho "   NodeAddr=127.0.0.7 X=1"\n')
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    place = find_placement({**SLURM, "SLURM_JOB_NODELIST": "no-such-host-[3-4]"})
+    assert place.master_addr == "127.0.0.7"
+    assert "NodeAddr 127.0.0.7 from scontrol" in place.notes[-1]
+
+
+def test_slurm_name_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_scontrol(*args: Any, **kwargs: Any) -> Any:
+        raise FileNotFoundError("scontrol")
+
+    monkeypatch.setattr(distributed.subprocess, "run", no_scontrol)
+    with pytest.raises(ConfigError, match=r"'no-such-host-3', first of .*Set MASTER_ADDR"):
+        find_placement({**SLURM, "SLURM_JOB_NODELIST": "no-such-host-[3-4]"})
+
+
+def test_neither() -> None:
+    place = find_placement({}, free_port=4321)
+    assert (place.launcher, place.rank, place.world_size) == ("single", 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"LAUNCHER": "mpi"}, "unknown launcher 'mpi'"),
+        ({"LAUNCHER": "slurm"}, "SLURM_PROCID and SLURM_NTASKS are not set"),
+        ({**TORCHRUN, "RANK": "x"}, "want a number, got 'x'"),
+    ],
+)
+def test_mistakes(environ: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        find_placement(environ)
+
+
+def test_a_master_that_is_not_there(tmp_path: Path) -> None:
+    script = (
+        "from internvl_chat.train.distributed import *\n"
+        "place = Placement(launcher='slurm', rank=1, local_rank=1, world_size=2,\n"
+        "                  master_addr='127.0.0.1', master_port=9)\n"
+        "try:\n"
+        "    init_distributed(timeout_seconds=1, use_cpu=True, placement=place)\n"
+        "except RendezvousError as err:\n"
+        "    raise SystemExit(f'{err.exit_code} {err}')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 1
+    assert "6 rank 1 of 2 on " in done.stderr
+    assert "did not reach the group at 127.0.0.1:9 within 1 s" in done.stderr
+    assert "--ddp_timeout" in done.stderr
