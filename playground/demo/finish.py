@@ -26,7 +26,7 @@ PACKAGES = ("torch", "transformers", "deepspeed", "sentencepiece", "pillow", "nu
 CARD = """\
 # internvl-chat-tiny
 
-A very small InternVL-Chat-V1.2 (InternViT, pixel shuffle, MLP, Llama; {parameters:.1f} M parameters)
+A very small InternVL-Chat-V1.2 (InternViT, pixel shuffle, MLP, Llama; {parameters:.1f} M weights)
 that looks at generated 112-pixel pictures: coloured shapes, bar charts, printed words and numbers.
 It exists for demonstrations and tests, and knows nothing else of the world. It has seen no
 handwritten digit; `shell/quickstart.sh` teaches it those.
@@ -134,7 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--checkpoint", type=Path, required=True, help="result of the fine-tuning")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="fine-tuning's result")
     parser.add_argument("--data", type=Path, required=True, help="with heldout/*.jsonl")
     parser.add_argument("--out", type=Path, required=True, help="directory of the finished model")
     parser.add_argument("--seconds", type=Path, default=Path("seconds.txt"), help="durations")

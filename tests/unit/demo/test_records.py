@@ -197,4 +197,6 @@ def test_held_out_questions_keep_to_their_quota(tmp_path: Path) -> None:
                 assert (tmp_path / name).is_file()
             skills[record["skill"]] += 1
     assert set(skills.values()) == {3}
-    assert {"color", "kind", "count", "box", "chart_value", "read_word", "read_number"} <= set(skills)
+    assert {"color", "kind", "count", "box", "chart_value", "read_word", "read_number"} <= set(
+        skills
+    )
