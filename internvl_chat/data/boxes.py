@@ -15,12 +15,13 @@ from internvl_chat.data.constants import BOX_END_TOKEN, BOX_START_TOKEN
 
 _NUMBER: Final = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)"
 _FOUR: Final = rf"\[\s*{_NUMBER}(?:\s*,\s*{_NUMBER}){{3}}\s*\]"
-# Not after a letter, digit, backslash or bracket: x[...], \left[...] and ][...] are no boxes.
 _LIST: Final = re.compile(
     rf"(?P<tagged>{re.escape(BOX_START_TOKEN)}.*?{re.escape(BOX_END_TOKEN)})"
-    rf"|(?<![A-Za-z0-9_\\\]\[])(?P<boxes>\[\s*{_FOUR}(?:\s*,\s*{_FOUR})*\s*\]|{_FOUR})(?!\[)",
+    rf"|(?P<boxes>\[\s*{_FOUR}(?:\s*,\s*{_FOUR})*\s*\]|{_FOUR})(?!\[)",
     re.DOTALL,
 )
+# \left[…], ][…] and v2[…] are intervals and subscripts.
+_NO_BOX_AFTER: Final = re.compile(r"(?:\\[A-Za-z]*|[0-9_\[\]])\Z")
 _GROUP: Final = re.compile(_FOUR)
 _VALUE: Final = re.compile(_NUMBER)
 
@@ -131,6 +132,8 @@ def _rewrite(
     def replace(match: re.Match[str]) -> str:
         nonlocal count
         groups = _GROUP.findall(match["boxes"] or "")
+        if _NO_BOX_AFTER.search(text, max(match.start() - 16, 0), match.start()):
+            return match[0]
         if not groups or (needs_point and any("." not in group for group in groups)):
             return match[0]
         scaled = [scale(_values(group)) for group in groups]

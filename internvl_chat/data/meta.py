@@ -285,7 +285,7 @@ def _check_patches(key: str, value: object) -> _Checked:
 def _check_box_format(key: str, value: object) -> _Checked:
     if value in BOX_FORMATS:
         return value, None
-    close = difflib.get_close_matches(str(value), BOX_FORMATS, n=1)
+    close = difflib.get_close_matches(str(value), BOX_FORMATS, n=1, cutoff=0.4)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return None, _bad_type(key, value, f"one of {', '.join(BOX_FORMATS)}") + hint
 

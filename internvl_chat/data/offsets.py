@@ -106,6 +106,7 @@ class TextTokenizer:
         if self._backend is not None:
             state = self._backend.to_str()
         else:
+            model = getattr(self.tokenizer, "sp_model", None)
             state = repr(
                 (
                     type(self.tokenizer).__name__,
@@ -113,6 +114,8 @@ class TextTokenizer:
                     sorted((i, repr(t)) for i, t in self.tokenizer.added_tokens_decoder.items()),
                     getattr(self.tokenizer, "legacy", None),
                     getattr(self.tokenizer, "split_special_tokens", None),
+                    # The vocabulary does not show how a model normalizes and joins.
+                    model and hashlib.sha256(model.serialized_model_proto()).hexdigest(),
                 )
             )
         return hashlib.sha256(state.encode()).hexdigest()[:16]

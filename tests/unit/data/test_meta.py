@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from internvl_chat.data.meta import DatasetSpec, load_meta
+from internvl_chat.errors import DatasetError
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.jsonl").write_text("{}\n")
+    (tmp_path / "images").mkdir()
+    return tmp_path
+
+
+def entry(**changes: Any) -> dict[str, Any]:
+    values = {
+        "root": "images",
+        "annotation": "train.jsonl",
+        "data_augment": False,
+        "repeat_time": 1,
+        "length": 1,
+    }
+    return {key: value for key, value in {**values, **changes}.items() if value is not ...}
+
+
+def write(folder: Path, value: object) -> Path:
+    path = folder / "meta.json"
+    path.write_text(value if isinstance(value, str) else json.dumps(value))
+    return path
+
+
+def test_reads_entries_in_order(folder: Path) -> None:
+    specs = load_meta(write(folder, {"b": entry(), "a": entry(length="7", weight=2.5)}))
+    assert [spec.name for spec in specs] == ["b", "a"]
+    assert specs[0] == DatasetSpec(
+        name="b", root="images", annotation="train.jsonl", length=1, repeat_time=1
+    )
+    assert (specs[1].length, specs[1].weight) == (7, 2.5)
+
+
+@pytest.mark.parametrize(
+    ("repeat_time", "num_records", "expected"),
+    [(1, 7, 7), (0.5, 7, 3), (0.29, 100, 29), (0.1, 30, 3), (3, 7, 21), (1.5, 7, 10), (0.1, 5, 0)],
+)
+def test_repeat_time(repeat_time: float, num_records: int, expected: int) -> None:
+    spec = DatasetSpec(name="a", root="", annotation="a", repeat_time=repeat_time)
+    assert spec.num_samples(num_records) == expected
+
+
+def test_paths_beside_the_meta_file_are_found_after_those_of_the_working_directory(
+    folder: Path,
+) -> None:
+    beside = folder / "metas"
+    beside.mkdir()
+    (beside / "only_here.jsonl").write_text("{}\n")
+    (beside / "train.jsonl").write_text("{}\n")
+    (beside / "pictures").mkdir()
+    table = {
+        "here": entry(annotation="only_here.jsonl", root="pictures"),
+        "both": entry(),
+    }
+    here, both = load_meta(write(beside, table))
+    assert (Path(here.annotation), Path(here.root)) == (
+        beside / "only_here.jsonl",
+        beside / "pictures",
+    )
+    assert both.annotation == "train.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"annotation": ...}, 'entry "chartqa": key "annotation" is missing.'),
+        (
+            {"repeat_time": "2"},
+            'entry "chartqa": repeat_time is "2", want a number > 0. Remove the quotes.',
+        ),
+        ({"repeat_time": 0}, 'entry "chartqa": repeat_time is 0, want a number > 0.'),
+        (
+            {"data_augment": "true"},
+            'data_augment is "true", want true or false. Remove the quotes.',
+        ),
+        ({"data_augment": 1}, "data_augment is 1, want true or false."),
+        ({"length": "many"}, 'length is "many", want a whole number >= 0'),
+        ({"annotation": "gone.jsonl"}, 'annotation "gone.jsonl" does not exist'),
+        ({"annotation": "images"}, 'annotation "images" does not exist'),
+        ({"root": 3}, "root is 3, want a path."),
+        ({"max_dynamic_patch": 0}, "max_dynamic_patch is 0, want a whole number >= 1."),
+        ({"box_format": "pixels"}, "Did you mean 'pixel_to_1000'?"),
+    ],
+)
+def test_a_wrong_entry_is_named(folder: Path, changes: dict[str, Any], message: str) -> None:
+    path = write(folder, {"chartqa": entry(**changes)})
+    with pytest.raises(DatasetError) as caught:
+        load_meta(path)
+    assert message in str(caught.value)
+    assert str(caught.value).startswith(f'{path}: entry "chartqa": ')
+    assert caught.value.exit_code == 3
+
+
+def test_all_problems_are_reported_at_once(folder: Path) -> None:
+    table = {"a": entry(root=..., repeat_time=-1), "b": [1], "c": entry(data_augment=None)}
+    with pytest.raises(DatasetError) as caught:
+        load_meta(write(folder, table))
+    text = str(caught.value)
+    assert "4 problems" in text
+    assert 'entry "a": key "root" is missing' in text
+    assert 'entry "a": repeat_time is -1' in text
+    assert 'entry "b": is a JSON array' in text
+    assert 'entry "c": data_augment is null' in text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "the meta file is empty"),
+        ("{}", "names no dataset"),
+        ("[]", "want an object of datasets, got a JSON array"),
+        ('{"a": 1,\n}', "meta.json:2: not JSON"),
+        ('{"a": {}, "a": {}}', 'two entries named "a"'),
+        ('{"a": {"root": "x", "root": "y"}}', 'key "root" appears twice in one entry'),
+    ],
+)
+def test_a_malformed_file(folder: Path, text: str, message: str) -> None:
+    with pytest.raises(DatasetError, match="meta.json") as caught:
+        load_meta(write(folder, text))
+    assert message in str(caught.value)
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="no such meta file"):
+        load_meta(tmp_path / "none.json")
+
+
+def test_an_unknown_key_draws_a_warning_with_the_nearest(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        load_meta(write(folder, {"a": entry(repeat_times=2)}))
+    assert 'unknown key "repeat_times" is ignored; the nearest known key is "repeat_time"' in (
+        caplog.text
+    )

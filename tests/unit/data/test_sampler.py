@@ -1,0 +1,269 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from internvl_chat.data.sampler import EpochPlan, Mode, StepBatchSampler, Unit, plan_epoch
+
+MODES: tuple[Mode, ...] = ("random", "grouped", "packed")
+LENGTHS = np.random.default_rng(0).integers(5, 100, 203).astype(np.int32)
+
+
+def plan(lengths: np.ndarray = LENGTHS, **changes: object) -> EpochPlan:
+    values = {"seed": 1, "epoch": 0, "global_batch_size": 8, "max_packed_tokens": 120, **changes}
+    return plan_epoch(lengths, **values)  # type: ignore[arg-type]
+
+
+def log_normal(count: int) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return np.clip(np.exp(rng.normal(5.2, 0.8, count)), 20, 2048).astype(np.int32)
+
+
+def padded_share(plan: EpochPlan, lengths: np.ndarray, micro_batch_size: int) -> float:
+    usable = len(plan.samples) // micro_batch_size * micro_batch_size
+    rows = lengths[plan.samples[:usable]].reshape(-1, micro_batch_size)
+    return 1 - rows.sum() / (rows.max(axis=1) * micro_batch_size).sum()
+
+
+# -- what an epoch holds ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+@given(
+    lengths=st.lists(st.integers(-1, 60), min_size=1, max_size=80).filter(lambda v: max(v) >= 0),
+    global_batch_size=st.sampled_from([1, 4, 8, 12]),
+    seed=st.integers(0, 3),
+)
+@settings(max_examples=25, deadline=None)
+def test_every_good_sample_once(
+    mode: Mode, lengths: list[int], global_batch_size: int, seed: int
+) -> None:
+    made = plan(
+        np.array(lengths),
+        mode=mode,
+        global_batch_size=global_batch_size,
+        seed=seed,
+        max_packed_tokens=70,
+    )
+    units = [unit for step in range(made.num_steps) for unit in made.units(step)]
+    assert len(units) == made.num_steps * global_batch_size
+    found = [index for unit in units if not unit.filler for index in unit.indices]
+    assert sorted(found) == [i for i, length in enumerate(lengths) if length >= 0]
+    fillers = [unit for unit in units if unit.filler]
+    assert len(fillers) < global_batch_size
+    assert units[len(units) - len(fillers) :] == fillers
+    assert made.num_samples() == len(found)
+    if mode == "packed":
+        assert all(sum(lengths[i] for i in unit.indices) <= 70 for unit in units)
+    else:
+        assert all(len(unit.indices) == 1 for unit in units)
+
+
+def test_exact_order() -> None:
+    """Written out, so that a change of the order is never an accident: it breaks resuming."""
+    lengths = np.array([3, 9, -1, 5, 7, 1, 8, 2])
+    order = np.random.Generator(np.random.PCG64(np.random.SeedSequence([1, 0]))).permutation(7)
+    good = np.array([0, 1, 3, 4, 5, 6, 7])
+    made = plan(lengths, mode="random", global_batch_size=4)
+    assert made.samples.tolist() == good[order].tolist()
+    grouped = plan(lengths, mode="grouped", global_batch_size=2)
+    first = [unit.indices[0] for unit in grouped.units(0)]
+    assert first == [1, 6]
+    assert grouped.num_steps == 4
+    assert grouped.units(3)[1] == Unit(grouped.units(3)[0].indices, filler=True)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_depends_on_seed_and_epoch_only(mode: Mode) -> None:
+    assert plan(mode=mode).samples.tolist() == plan(mode=mode).samples.tolist()
+    assert plan(mode=mode).samples.tolist() != plan(mode=mode, epoch=1).samples.tolist()
+    assert plan(mode=mode).samples.tolist() != plan(mode=mode, seed=2).samples.tolist()
+
+
+def test_drop_last() -> None:
+    whole, cut = plan(), plan(drop_last=True)
+    assert (whole.num_steps, cut.num_steps) == (26, 25)
+    assert not any(unit.filler for step in range(25) for unit in cut.units(step))
+    assert cut.num_samples() == 200
+    with pytest.raises(ValueError, match="3 units do not fill one step of 8"):
+        plan(LENGTHS[:3], drop_last=True)
+
+
+def test_resampled_indices_may_repeat() -> None:
+    made = plan(indices=np.array([4, 4, 4, 9]), global_batch_size=2)
+    assert sorted(made.samples.tolist()) == [4, 4, 4, 9]
+
+
+def test_fewer_samples_than_one_batch() -> None:
+    made = plan(np.array([5, 3]), mode="grouped", global_batch_size=8)
+    units = made.units(0)
+    assert made.num_steps == 1
+    assert sorted(units[0].indices + units[1].indices) == [0, 1]
+    assert units[2:] == [Unit((1,), filler=True)] * 6  # the shortest
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lengths": np.array([-1, -1])}, "no sample to plan"),
+        ({"global_batch_size": 0}, "global_batch_size is 0"),
+        ({"mode": "packed", "max_packed_tokens": 98}, "but the longest sample has 99"),
+        ({"mode": "packed", "max_packed_tokens": None}, "max_packed_tokens is None"),
+        ({"mode": "sorted"}, "mode is 'sorted'"),
+    ],
+)
+def test_what_cannot_be_planned(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan(**changes)
+
+
+# -- grouping -----------------------------------------------------------------------------------
+
+
+def test_grouping_pads_little() -> None:
+    lengths = log_normal(20_000)
+    made = plan(lengths, mode="grouped", global_batch_size=128)
+    assert padded_share(made, lengths, 4) < 0.05
+    assert padded_share(plan(lengths, mode="random", global_batch_size=128), lengths, 4) > 0.3
+
+
+def test_grouping_balances_the_ranks_of_a_micro_batch() -> None:
+    lengths = log_normal(20_000)
+    made = plan(lengths, mode="grouped", global_batch_size=128)
+    ratios = []
+    for step in range(made.num_steps - 1):
+        for number in range(2):
+            share = {"world_size": 16, "micro_batch_size": 4}
+            sums = [
+                sum(
+                    int(lengths[unit.indices[0]])
+                    for unit in made.micro_batch(step, number, rank=rank, **share)
+                )
+                for rank in range(16)
+            ]
+            ratios.append(max(sums) / min(sums))
+    # The few steps at the long end of the distribution spread more.
+    assert np.quantile(ratios, 0.9) < 1.05
+
+
+def test_the_heaviest_step_comes_first_and_the_rest_is_shuffled() -> None:
+    lengths = log_normal(5_000)
+    made = plan(lengths, mode="grouped", global_batch_size=16)
+    sums = [
+        sum(int(lengths[unit.indices[0]]) for unit in made.units(step))
+        for step in range(made.num_steps - 1)
+    ]
+    assert sums[0] == max(sums)
+    assert lengths[made.units(0)[0].indices[0]] == lengths.max()
+    ups = sum(a < b for a, b in itertools.pairwise(sums[1:]))
+    assert 0.4 < ups / len(sums) < 0.6
+
+
+def test_a_window_limits_how_far_samples_travel() -> None:
+    lengths = log_normal(4_096)
+    order = plan(lengths, mode="random").samples
+    place = np.empty(len(order), dtype=int)
+    place[order] = np.arange(len(order))
+    made = plan(lengths, mode="grouped", global_batch_size=8, window_steps=4)
+    for step in range(1, made.num_steps):
+        places = [place[unit.indices[0]] for unit in made.units(step)]
+        assert max(places) - min(places) <= 4 * 8 + 8  # the longest eight went ahead
+
+
+# -- packing ------------------------------------------------------------------------------------
+
+
+def test_packs_waste_little() -> None:
+    lengths = log_normal(20_000)
+    made = plan(lengths, mode="packed", max_packed_tokens=4096)
+    sums = np.add.reduceat(lengths[made.samples], made.offsets[:-1])
+    assert sums.max() <= 4096
+    assert 1 - sums.sum() / (4096 * len(sums)) < 0.005
+
+
+def test_a_limit_on_tiles() -> None:
+    rng = np.random.default_rng(0)
+    tiles = rng.integers(0, 7, len(LENGTHS))
+    made = plan(mode="packed", max_packed_tokens=400, tiles=tiles, max_packed_tiles=10)
+    sums = np.add.reduceat(tiles[made.samples], made.offsets[:-1])
+    assert sums.max() <= 10
+    assert sorted(made.samples.tolist()) == list(range(len(LENGTHS)))
+    alone = plan(
+        np.array([5, 5]),
+        mode="packed",
+        tiles=np.array([9, 1]),
+        max_packed_tiles=4,
+        global_batch_size=1,
+    )
+    assert sorted(alone.unit(n).indices for n in range(2)) == [(0,), (1,)]
+    with pytest.raises(ValueError, match="needs the tiles"):
+        plan(mode="packed", max_packed_tiles=4)
+
+
+# -- ranks and resuming -------------------------------------------------------------------------
+
+
+def epoch_of(
+    mode: Mode, world_size: int, micro_batch_size: int, *, epoch: int = 0, start_step: int = 0
+) -> list[list[Unit]]:
+    """Units of each step as the ranks together get them, micro batch by micro batch."""
+    accumulation = 8 // (world_size * micro_batch_size)
+    ranks = [
+        list(
+            StepBatchSampler(
+                lambda epoch: plan(mode=mode, epoch=epoch),
+                rank=rank,
+                world_size=world_size,
+                micro_batch_size=micro_batch_size,
+                accumulation=accumulation,
+                epoch=epoch,
+                start_step=start_step,
+            )
+        )
+        for rank in range(world_size)
+    ]
+    assert len({len(batches) for batches in ranks}) == 1
+    joined = [unit for batches in zip(*ranks, strict=True) for batch in batches for unit in batch]
+    return [joined[first : first + 8] for first in range(0, len(joined), 8)]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("world_size", "micro_batch_size"), [(1, 8), (2, 1), (2, 4), (4, 2)])
+def test_steps_do_not_depend_on_ranks_or_micro_batches(
+    mode: Mode, world_size: int, micro_batch_size: int
+) -> None:
+    assert epoch_of(mode, world_size, micro_batch_size) == epoch_of(mode, 1, 1)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_resuming_continues(mode: Mode) -> None:
+    whole = epoch_of(mode, 2, 2, epoch=3)
+    assert epoch_of(mode, 4, 1, epoch=3, start_step=5) == whole[5:]
+
+
+def test_the_sampler_moves_through_epochs() -> None:
+    sampler = StepBatchSampler(
+        lambda epoch: plan(epoch=epoch),
+        rank=0,
+        world_size=2,
+        micro_batch_size=2,
+        accumulation=2,
+    )
+    assert (len(sampler), len(list(sampler))) == (52, 52)
+    sampler.set_epoch(1, start_step=20)
+    assert (len(sampler), len(list(sampler))) == (12, 12)
+    assert sampler.plan.samples.tolist() == plan(epoch=1).samples.tolist()
+    sampler.set_epoch(2)
+    assert len(sampler) == 52
+
+
+def test_a_batch_arithmetic_that_does_not_fit_the_plan() -> None:
+    sampler = StepBatchSampler(
+        lambda epoch: plan(), rank=0, world_size=2, micro_batch_size=3, accumulation=2
+    )
+    with pytest.raises(ValueError, match="3 x 2 x 2 = 12"):
+        len(sampler)
