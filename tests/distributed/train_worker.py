@@ -1,6 +1,7 @@
 """Several fine-tuning runs in one set of processes: starting torch costs more than the runs.
 
-``torchrun … train_worker.py cases.json``: a list of argument lists, trained one after the other.
+``torchrun … train_worker.py cases.json``: a list of argument lists, trained one after the other;
+``["copy", FROM, TO]`` copies a directory in between and ``["damage", FILE]`` cuts a file short.
 Results are what a run leaves in its OUTPUT_DIR. A case that ends in a user's error leaves it in
 OUTPUT_DIR/error.txt.
 """
@@ -9,9 +10,11 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 import sys
 from pathlib import Path
 
+import torch.distributed as dist
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from internvl_chat.errors import UserError
@@ -36,13 +39,25 @@ def run_case(argv: list[str], state: DistributedState) -> None:
     gc.collect()
 
 
+def prepare(words: list[str], state: DistributedState) -> None:
+    """What a user or a crash does to the files between two runs."""
+    if state.is_main:
+        if words[0] == "copy":
+            shutil.copytree(words[1], words[2])
+        else:
+            path = Path(words[1])
+            path.write_bytes(path.read_bytes()[:-1])
+    if state.world_size > 1:
+        dist.barrier()
+
+
 def main() -> None:
     cases = json.loads(Path(sys.argv[1]).read_text())
     deepspeed = any("--deepspeed" in argv for argv in cases)
     state = init_distributed(timeout_seconds=120, deepspeed=deepspeed)
     set_up_logging(state)
     for argv in cases:
-        run_case(argv, state)
+        (prepare if argv[0] in ("copy", "damage") else run_case)(argv, state)
     shut_down()
 
 

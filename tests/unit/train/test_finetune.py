@@ -1,0 +1,124 @@
+"""The entry point in one process: what is left behind, exit codes, one clear error."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from internvl_chat.train.finetune import main
+from tests.helpers import logged, train_arguments, write_dataset, write_tiny_chat_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_chat_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="module")
+def meta(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    kinds = ("text", "image", "two", "rounds")
+    return write_dataset(tmp_path_factory.mktemp("data"), kinds)
+
+
+def status(output_dir: Path) -> dict[str, Any]:
+    return json.loads((output_dir / "status.json").read_text())
+
+
+def test_a_run_and_the_same_again(model: Path, meta: Path, tmp_path: Path) -> None:
+    output_dir = tmp_path / "out"
+    argv = train_arguments(model, meta, output_dir, report_to="tensorboard", max_steps=2)
+    assert main(argv) == 0
+    assert status(output_dir)["status"] == "complete"
+    assert status(output_dir)["exit_code"] == 0
+    assert len(logged(output_dir)) == 2
+    assert logged(output_dir, "padding_share")[0] >= 0
+    arguments = json.loads((output_dir / "arguments.json").read_text())
+    assert arguments["global_batch_size"] == 2
+    assert arguments["arguments"]["meta_path"] == str(meta)
+    assert "torch" in arguments["versions"]
+    assert list(output_dir.glob("runs/*/events.out.tfevents.*"))
+    for name in ("config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json"):
+        assert (output_dir / name).is_file()
+
+    written = (output_dir / "model.safetensors").stat().st_mtime_ns
+    assert main(argv) == 0
+    assert (output_dir / "model.safetensors").stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        ({"meta_path": "/nonexistent/meta.json"}, 2, "--meta_path /nonexistent/meta.json: no such"),
+        ({"learning_rate": "fast"}, 2, "invalid float value: 'fast'"),
+        ({"resume_from_checkpoint": True}, 4, "no valid checkpoint to continue from"),
+        ({"resume_from_checkpoint": "/nonexistent"}, 4, "/nonexistent: cannot be continued"),
+        ({"learning_rate": 1e30, "optim": "sgd", "max_grad_norm": 0}, 5, "at step"),
+    ],
+)
+def test_exit_codes(
+    model: Path,
+    meta: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: dict[str, Any],
+    code: int,
+    message: str,
+) -> None:
+    output_dir = tmp_path / "out"
+    output_dir.mkdir()
+    (output_dir / "mine.txt").write_text("kept")
+    assert main(train_arguments(model, meta, output_dir, **options)) == code
+    printed = capsys.readouterr().err
+    assert f"error: {message}" in printed or message in printed
+    assert "Traceback" not in printed
+    assert status(output_dir)["exit_code"] == code
+    assert message in status(output_dir)["error"]
+    assert (output_dir / "mine.txt").read_text() == "kept"
+    assert not (output_dir / "model.safetensors").exists()
+
+
+def test_malformed_meta(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    meta = tmp_path / "meta.json"
+    meta.write_text('{"shapes": {"root": "x"}}')
+    assert main(train_arguments(model, meta, tmp_path / "out")) == 3
+    assert 'entry "shapes"' in capsys.readouterr().err
+
+
+def test_too_many_bad_records(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    meta = write_dataset(tmp_path / "data", ["text", "image", "image"])
+    annotation = tmp_path / "data/shapes/records.jsonl"
+    lines = annotation.read_text().splitlines()
+    annotation.write_text("\n".join([lines[0], "{broken", lines[2]]) + "\n")
+    assert main(train_arguments(model, meta, tmp_path / "out")) == 3
+    assert "records.jsonl" in capsys.readouterr().err
+    assert (tmp_path / "out/bad_samples.jsonl").is_file()
+
+
+def test_template_of_another_tokenizer(
+    model: Path, meta: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = train_arguments(model, meta, tmp_path / "out", conv_style="phi3-chat")
+    assert main(argv) == 2
+    assert "<|end|>" in capsys.readouterr().err
+
+
+def test_missing_weights(model: Path, meta: Path, tmp_path: Path, capsys: Any) -> None:
+    broken = tmp_path / "model"
+    broken.mkdir()
+    for path in model.iterdir():
+        if path.suffix != ".safetensors":
+            (broken / path.name).write_bytes(path.read_bytes())
+    assert main(train_arguments(broken, meta, tmp_path / "out")) == 2
+    assert str(broken) in capsys.readouterr().err
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "--use_llm_lora" in shown
+    assert "Example:" in shown
