@@ -125,6 +125,8 @@ def pretrain_text(
         for group in optimizer.param_groups:
             group["lr"] = peak * cosine(step, steps)
         loss, right = answer_loss(model, ids, weights)
+        if not loss.isfinite():
+            raise FloatingPointError(f"step {step + 1}: loss {loss.item()}; nothing saved")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -35,7 +35,12 @@ part() { # name, last file, command...
     fi
     printf '%s: started\n' "$part_name"
     part_start=$(date +%s)
-    "$@"
+    # `set -e` is off where the caller tests the status: a part that failed must not count as made.
+    "$@" || {
+        part_status=$?
+        printf '%s: failed with exit status %s\n' "$part_name" "$part_status" >&2
+        return "$part_status"
+    }
     printf '%s %s\n' "$part_name" "$(($(date +%s) - part_start))" >>"$seconds"
 }
 
