@@ -112,7 +112,7 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 def torchrun(
-    *command: str, processes: int = 2, timeout: float = 600, **extra: str
+    *command: str, processes: int = 2, timeout: float = 1800, **extra: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a script (or ``-m module``) under torchrun on this machine."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -127,7 +127,7 @@ def torchrun(
 
 
 def run_cases(
-    directory: Path, cases: Sequence[Sequence[str]], *, processes: int = 2, timeout: float = 900
+    directory: Path, cases: Sequence[Sequence[str]], *, processes: int = 2, timeout: float = 5400
 ) -> None:
     """Train all cases in one set of processes; see ``tests/distributed/train_worker.py``."""
     path = directory / f"cases-{processes}.json"

@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,18 +205,22 @@ def clear_leftovers(output_dir: Path) -> None:
         shutil.rmtree(path)
 
 
-def remove_old_checkpoints(output_dir: Path, keep: int) -> list[Path]:
+def remove_old_checkpoints(
+    output_dir: Path, keep: int, *, protect: Iterable[Path] = ()
+) -> list[Path]:
     """Remove the oldest checkpoints beyond ``keep`` valid ones; never the newest valid one.
 
-    Damaged ones older than the newest valid one go as well. Checks sizes, not checksums.
+    Damaged ones older than the newest valid one go as well. Checks sizes, not checksums. Those in
+    ``protect`` (the best one, say) stay in any case.
     """
+    protected = {path.name for path in protect}
     valid: list[Path] = []
     removed: list[Path] = []
     for checkpoint in list_checkpoints(output_dir):
         fine = not verify_manifest(checkpoint, deep=False)
         if fine and len(valid) < max(keep, 1):
             valid.append(checkpoint)
-        elif valid:
+        elif valid and checkpoint.name not in protected:
             shutil.rmtree(checkpoint)
             removed.append(checkpoint)
     return removed

@@ -66,7 +66,12 @@ class CheckpointWriter:
         if self.rank == 0:
             logger.info("saved %s", target)
             if trainer.args.save_total_limit:
-                remove_old_checkpoints(output_dir, trainer.args.save_total_limit)
+                best = trainer.state.best_model_checkpoint
+                remove_old_checkpoints(
+                    output_dir,
+                    trainer.args.save_total_limit,
+                    protect=[Path(best)] if best else [],
+                )
         self._barrier()
 
     def save_final(self, trainer: InternVLTrainer, directory: str) -> None:

@@ -130,7 +130,7 @@ def run(args: RunArguments, state: DistributedState) -> None:
     )
     resume = agree(state, lambda: checkpoint_to_resume(args, writer))
     sampler = train_sampler(args, prepared.train, batch_plan, state)
-    if reports.is_complete(output_dir, resume, args, sampler):
+    if reports.is_complete(args, sampler):
         logger.info("%s is complete already: nothing to do", output_dir)
         return
 

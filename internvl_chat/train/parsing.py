@@ -82,14 +82,22 @@ def parse(argv: Sequence[str], *, device: torch.device | None = None) -> RunArgu
     if problems:
         raise ConfigError(_listing(problems))
     try:
-        return RunArguments(
-            model=_build(ModelArguments, values),
-            data=_build(DataArguments, values),
-            train=_build(TrainArguments, _settle(values, device or torch.device("cpu"))),
-            given=given,
-        )
+        train = _build(TrainArguments, _settle(values, device or torch.device("cpu")))
     except (ValueError, ImportError) as err:  # transformers' own checks of its own arguments
         raise ConfigError(str(err)) from err
+    if train.deepspeed and train.hf_deepspeed_config.mismatches:
+        raise ConfigError(
+            "the file says otherwise than the arguments: "
+            + "; ".join(text.lstrip("- ") for text in train.hf_deepspeed_config.mismatches),
+            where="--deepspeed",
+            fix='Write "auto" in the file.',
+        )
+    return RunArguments(
+        model=_build(ModelArguments, values),
+        data=_build(DataArguments, values),
+        train=train,
+        given=given,
+    )
 
 
 def _build(kind: type[Any], values: dict[str, Any]) -> Any:
@@ -101,6 +109,9 @@ def _settle(values: dict[str, Any], device: torch.device) -> dict[str, Any]:
     settled = {**values, "deepspeed": zero_config(values["deepspeed"], values, device)}
     if settled["eval_meta_path"] and settled["eval_strategy"] == "no":
         settled["eval_strategy"] = "steps"
+    if settled["ddp_find_unused_parameters"] is None:
+        # Layers behind the selected one get no gradient; otherwise all that trains does.
+        settled["ddp_find_unused_parameters"] = settled["vision_select_layer"] != -1
     return settled
 
 
@@ -129,11 +140,13 @@ def help_text() -> str:
 
 
 def _defaults(parser: _Parser) -> dict[str, Any]:
-    return {
-        action.dest: action.default
-        for action in parser._actions
-        if action.default is not argparse.SUPPRESS
-    }
+    # As argparse does it, the first action of a name decides: a switch that defaults to True is
+    # followed by its --no_ form, whose own default is False.
+    defaults: dict[str, Any] = {}
+    for action in parser._actions:
+        if action.default is not argparse.SUPPRESS:
+            defaults.setdefault(action.dest, action.default)
+    return defaults
 
 
 def _groups(tokens: Sequence[str]) -> Iterator[tuple[str, list[str]]]:

@@ -51,8 +51,10 @@ def set_up_logging(state: DistributedState) -> None:
     )
     # DeepSpeed calls collectives by names that torch has renamed, several times a step.
     warnings.filterwarnings("ignore", message=r".*torch\.distributed\..* is deprecated")
-    for noisy in ("DeepSpeed", "accelerate", "transformers", "matplotlib", "PIL", "httpx"):
+    for noisy in ("DeepSpeed", "transformers", "matplotlib", "PIL", "httpx"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # It warns that DeepSpeed's accumulation steps are not its own: the Trainer counts them.
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
 
 
 # ---- errors and status --------------------------------------------------------------------------
@@ -113,13 +115,11 @@ def write_json(path: Path, content: Any) -> None:
     aside.replace(path)
 
 
-def is_complete(
-    output_dir: str, resume: Path | None, args: RunArguments, sampler: StepBatchSampler
-) -> bool:
+def is_complete(args: RunArguments, sampler: StepBatchSampler) -> bool:
     """Whether the run has reached its last step and its final model is in place."""
     if args.train.overwrite_output_dir:
         return False
-    root = Path(output_dir)
+    root = Path(args.train.output_dir)
     try:
         done = json.loads((root / "train_results.json").read_text("utf-8"))
     except (OSError, ValueError):

@@ -97,7 +97,7 @@ class InternVLTrainer(Trainer):
             **kwargs,
         )
         self._clock = StepClock()
-        self._counts = torch.zeros(len(COUNTED), dtype=torch.float64)
+        self._counts = torch.zeros(len(COUNTED), dtype=torch.float64, device=self.args.device)
         self._dataset_losses = DatasetLosses(len(setup.dataset_names), self.args.device)
         self._watch = GradientWatch(model)
         self._flops = _model_flops(model)
@@ -107,9 +107,9 @@ class InternVLTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """Our order, our batches: nothing here is sharded or reordered by accelerate."""
-        return self._loader(self.train_dataset, self._train_order)
+        return self._loader(self.train_dataset, self._train_order, keep_workers=True)
 
-    def _loader(self, dataset: Any, order: ResumableOrder) -> EpochLoader:
+    def _loader(self, dataset: Any, order: ResumableOrder, *, keep_workers: bool) -> EpochLoader:
         workers = self.args.dataloader_num_workers
         return EpochLoader(
             dataset,
@@ -117,7 +117,7 @@ class InternVLTrainer(Trainer):
             collate_fn=self.data_collator,
             num_workers=workers,
             pin_memory=self.args.device.type == "cuda" and self.args.dataloader_pin_memory,
-            persistent_workers=workers > 0,
+            persistent_workers=workers > 0 and keep_workers,
             prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
             # Its own stream: the model's randomness must not depend on the number of epochs
             # started or on the workers.
@@ -141,6 +141,9 @@ class InternVLTrainer(Trainer):
         return epoch, micro_batches
 
     def _run_epoch(self, **kwargs: Any) -> None:
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True  # resumed from the last step of all
+            return
         epoch = kwargs["epoch"]
         self.train_dataset.set_epoch(epoch)  # type: ignore[union-attr]
         resumed = kwargs["resume_from_checkpoint"] is not None
@@ -161,8 +164,9 @@ class InternVLTrainer(Trainer):
         batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         self._clock.add_wait(time.perf_counter() - start)
         counts = self._sum_over_ranks(count_step(batches).to(device))
-        self._counts += counts.cpu()
-        self._watch.expect_images(int(counts[COUNTED.index("tiles")]) > 0)
+        self._counts += counts
+        if self._watch.active:
+            self._watch.expect_images(bool(counts[COUNTED.index("tiles")] > 0))
         return batches, counts[0].float()
 
     def _sum_over_ranks(self, values: Tensor) -> Tensor:
@@ -215,12 +219,9 @@ class InternVLTrainer(Trainer):
         return taken
 
     def _note_dataset_losses(self, inputs: Mapping[str, Any], into: DatasetLosses) -> None:
-        losses = self._vocabulary_loss().row_losses
+        losses = self.model.vocabulary_loss.row_losses
         if losses is not None:
             into.add(inputs["target_dataset_ids"], losses)
-
-    def _vocabulary_loss(self) -> Any:
-        return self.accelerator.unwrap_model(self.model).vocabulary_loss
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         moved = super()._prepare_inputs(inputs)
@@ -259,7 +260,6 @@ class InternVLTrainer(Trainer):
             logs["learning_rate"] = (
                 self._get_learning_rate() if learning_rate is None else learning_rate
             )
-            self.store_flos()
             self.log(logs, start_time)
             self._globalstep_last_logged = step
             _require_finite(logs, step)
@@ -286,6 +286,8 @@ class InternVLTrainer(Trainer):
         ranks = self._gather_over_ranks(torch.tensor(own, dtype=torch.float64, device=device))
         loss = ranks[:, 0].mean().item()
         self._total_loss_scalar += loss
+        self.state.total_flos += ranks[:, 3].sum().item()
+        self.current_flos = 0
         counts = dict(zip(COUNTED, self._counts.tolist(), strict=True))
         self._counts.zero_()
         logs = {
@@ -314,7 +316,8 @@ class InternVLTrainer(Trainer):
     def _log_dataset_losses(self) -> None:
         sums = self._sum_over_ranks(self._dataset_losses.drain())
         by_name = _by_name(self.setup.dataset_names, sums)
-        self.log({f"loss/{name}": loss for name, loss in by_name.items()})
+        if by_name:
+            self.log({f"loss/{name}": loss for name, loss in by_name.items()})
 
     # ---- validation ---------------------------------------------------------------------------
 
@@ -339,7 +342,7 @@ class InternVLTrainer(Trainer):
         was_training = model.training
         model.eval()
         with torch.no_grad():
-            for batch in self._loader(self.eval_dataset, self._eval_order):
+            for batch in self._loader(self.eval_dataset, self._eval_order, keep_workers=False):
                 inputs = self._prepare_inputs(self._with_tile(batch))
                 with self.compute_loss_context_manager():
                     model(
@@ -412,8 +415,18 @@ class InternVLTrainer(Trainer):
         self.setup.writer.load_weights(self, resume_from_checkpoint)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        self.store_flos()
+        best = self.state.best_global_step
+        if best:
+            self.state.best_model_checkpoint = f"{self.args.output_dir}/checkpoint-{best}"
         self.setup.writer.save(self)
+
+    def _load_best_model(self) -> None:
+        if self.state.best_model_checkpoint is None:
+            return
+        if self.is_deepspeed_enabled:
+            self.setup.writer.load_training_state(self, self.state.best_model_checkpoint)
+        else:
+            self.setup.writer.load_weights(self, self.state.best_model_checkpoint)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write a complete, loadable model (or adapter) into ``output_dir``. All ranks call it."""

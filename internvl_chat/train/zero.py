@@ -62,6 +62,9 @@ def zero_config(
             del zero[key]
     if zero.get("stage") == 3:
         zero["stage3_gather_16bit_weights_on_model_save"] = True
+    for precision in ("bf16", "fp16"):
+        if values[precision]:
+            config.setdefault(precision, {"enabled": "auto"})
     optimizer = config.get("optimizer")
     if optimizer and str(optimizer.get("type", "")).lower() in ("adam", "adamw"):
         _require_agreement(optimizer.get("params", {}), values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import pytest
 import torch
 
 from internvl_chat.errors import ConfigError
+from internvl_chat.train import parsing
+from internvl_chat.train.arguments import DataArguments, ModelArguments, TrainArguments
 from internvl_chat.train.parsing import RunArguments, parse, peek
 from tests.unit.train.fixtures import checkpoint_like
 
@@ -208,3 +211,16 @@ def test_zero_file_against_the_arguments(base: list[str], tmp_path: Path) -> Non
     optimizer = {"type": "AdamW", "params": {"lr": 0.5}}
     with pytest.raises(ConfigError, match=r"lr: 0.5 in the file, 5e-05 in the arguments"):
         zero(base, tmp_path, optimizer=optimizer)
+
+
+def test_every_switch_keeps_its_default() -> None:
+    """A switch that defaults to True is followed by a ``--no_`` form that defaults to False."""
+    defaults = parsing._defaults(parsing._parser())
+    switches = {
+        f.name: f.default
+        for kind in (ModelArguments, DataArguments, TrainArguments)
+        for f in dataclasses.fields(kind)
+        if isinstance(f.default, bool)
+    }
+    assert switches["skip_memory_metrics"] is True
+    assert {name: defaults[name] for name in switches} == switches

@@ -52,6 +52,7 @@ HOOKS = {
     ],
     "evaluate": ["self", "eval_dataset", "ignore_keys", "metric_key_prefix"],
     "_load_from_checkpoint": ["self", "resume_from_checkpoint", "model"],
+    "_load_best_model": ["self"],
     "_save_checkpoint": ["self", "model", "trial"],
     "save_model": ["self", "output_dir", "_internal_call"],
     "get_decay_parameter_names": ["self", "model"],
