@@ -51,6 +51,14 @@ def preprocessor_config(image_size: int, normalize_type: NormalizeType) -> dict[
     }
 
 
+def _name_class_for_v4(path: Path) -> None:
+    """Name the general fast tokenizer as transformers 4 knows it; 5 takes either name."""
+    values = json.loads(path.read_text())
+    if values.get("tokenizer_class") == "TokenizersBackend":
+        values["tokenizer_class"] = "PreTrainedTokenizerFast"
+        path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
 def write_companions(
     config: InternVLChatConfig,
     tokenizer: PreTrainedTokenizerBase,
@@ -77,5 +85,6 @@ def write_companions(
         path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
     write_model_code(directory)
     tokenizer.save_pretrained(directory)
+    _name_class_for_v4(directory / "tokenizer_config.json")
     processor = preprocessor_config(config.image_size, normalize_type)
     (directory / PREPROCESSOR_NAME).write_text(json.dumps(processor, indent=2) + "\n")

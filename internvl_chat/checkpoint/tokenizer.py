@@ -6,6 +6,10 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from internvl_chat.checkpoint.sentencepiece_files import (
+    is_sentencepiece_directory,
+    load_sentencepiece,
+)
 from internvl_chat.checkpoint.sources import (
     ADAPTER_CONFIG_NAME,
     CONFIG_NAME,
@@ -30,8 +34,8 @@ def load_tokenizer(
 
     Args:
         path: a model's directory, with ``tokenizer.json`` or a sentencepiece ``tokenizer.model``.
-        use_fast: kept for the original recipes; transformers 5 always builds a fast tokenizer,
-            out of sentencepiece files too.
+        use_fast: kept for the original recipes, without effect: transformers 5 knows fast
+            tokenizers only. Out of sentencepiece files one is built that cuts text as they say.
         max_seq_length: becomes ``model_max_length``.
 
     Returns:
@@ -49,7 +53,10 @@ def load_tokenizer(
     if max_seq_length is not None:
         options["model_max_length"] = max_seq_length
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(directory), **options)
+        if is_sentencepiece_directory(directory):
+            tokenizer = load_sentencepiece(directory, **options)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(str(directory), **options)
     except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as err:
         raise CheckpointError(
             f"cannot be loaded as a tokenizer ({str(err).strip().splitlines()[0]})",

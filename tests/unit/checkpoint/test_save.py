@@ -91,6 +91,8 @@ def test_files_and_what_others_read_in_them(stitched: tuple[Path, InternVLChatMo
     assert processor.size["shortest_edge"] == processor.crop_size["width"] == 28
     tokenizer = AutoTokenizer.from_pretrained(directory, use_fast=False)
     assert tokenizer.convert_tokens_to_ids("</box>") == 267
+    declared = json.loads((directory / "tokenizer_config.json").read_text())["tokenizer_class"]
+    assert declared == "PreTrainedTokenizerFast"  # transformers 4 knows it
 
 
 def test_a_process_without_this_package_loads_it(

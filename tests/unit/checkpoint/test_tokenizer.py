@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sentencepiece
+from transformers import AutoTokenizer
 
 from internvl_chat.checkpoint.tokenizer import (
     add_special_tokens,
@@ -61,30 +63,101 @@ def test_a_template_of_another_model(tmp_path: Path) -> None:
         check_template_tokens(tokenizer, "Hermes2")
 
 
-@pytest.mark.parametrize("model_type", ["bpe", "unigram"])
-def test_a_sentencepiece_directory_of_the_yi_kind(tmp_path: Path, model_type: str) -> None:
-    """``tokenizer.model`` and no ``tokenizer.json``, the ChatML marks being pieces of it."""
-    text = tmp_path / "text.txt"
-    text.write_text("\n".join(f"a red circle {i} and {i * 7} blue squares" for i in range(300)))
+def write_sentencepiece(directory: Path, **options: Any) -> sentencepiece.SentencePieceProcessor:
+    """``tokenizer.model`` and no ``tokenizer.json``, as Yi and published V1-2 checkpoints."""
+    lines = [f"a red circle {i} and {i * 7} blue squares of a user" for i in range(300)]
+    settings = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": False}
+    settings |= {"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]}
+    for key in ("legacy", "add_bos_token"):
+        if key in options:
+            settings[key] = options.pop(key)
     sentencepiece.SentencePieceTrainer.train(
-        input=str(text),
-        model_prefix=str(tmp_path / "tokenizer"),
+        sentence_iterator=iter(lines),
+        model_prefix=str(directory / "tokenizer"),
         vocab_size=340,
-        model_type=model_type,
         byte_fallback=True,
         user_defined_symbols=["<|im_start|>", "<|im_end|>"],
-        add_dummy_prefix=True,
         hard_vocab_limit=False,
         minloglevel=2,
+        **{"normalization_rule_name": "identity", "remove_extra_whitespaces": False, **options},
     )
-    settings = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": False, "eos_token": "</s>"}
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
-    reference = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+    (directory / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    return sentencepiece.SentencePieceProcessor(model_file=str(directory / "tokenizer.model"))
+
+
+def pieces(tokenizer: Any, text: str) -> list[str]:
+    return tokenizer.convert_ids_to_tokens(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+@pytest.mark.parametrize("model_type", ["bpe", "unigram"])
+@pytest.mark.parametrize("prefix", [True, False])
+@pytest.mark.parametrize(
+    "rule", [{}, {"normalization_rule_name": "nmt_nfkc", "remove_extra_whitespaces": True}]
+)
+def test_text_is_cut_as_sentencepiece_cuts_it(
+    tmp_path: Path, model_type: str, prefix: bool, rule: dict[str, Any]
+) -> None:
+    reference = write_sentencepiece(
+        tmp_path, model_type=model_type, add_dummy_prefix=prefix, **rule
+    )
     tokenizer = load_tokenizer(str(tmp_path), use_fast=False)
-    sentence = "a red circle 12 and\nblue Ω"
-    ids = tokenizer(sentence, add_special_tokens=False)["input_ids"]
-    assert ids == reference.encode(sentence)
+    for text in ("a red  circle 12 and\nblue", "Ω and ﬁ 中 of a user", " squares"):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert ids == reference.encode(text), text
+        assert tokenizer.decode(ids) == reference.decode(ids)
+
+
+def test_prefix_space_after_a_special_token_as_in_transformers_4(tmp_path: Path) -> None:
+    text = "<|im_start|>user<|im_end|>"
+    write_sentencepiece(tmp_path, model_type="bpe", add_dummy_prefix=True)
+    assert pieces(load_tokenizer(str(tmp_path)), text) == [
+        "<|im_start|>",
+        "▁user",
+        "<|im_end|>",
+    ]
+    write_sentencepiece(tmp_path, model_type="bpe", add_dummy_prefix=True, legacy=False)
+    assert pieces(load_tokenizer(str(tmp_path)), text) == ["<|im_start|>", "us", "er", "<|im_end|>"]
+    write_sentencepiece(tmp_path, model_type="bpe", add_dummy_prefix=False, legacy=True)
+    assert pieces(load_tokenizer(str(tmp_path)), text) == ["<|im_start|>", "us", "er", "<|im_end|>"]
+
+
+def test_a_sentencepiece_tokenizer_grows_saves_and_loads(tmp_path: Path) -> None:
+    reference = write_sentencepiece(tmp_path, model_type="bpe", add_bos_token=True)
+    tokenizer = load_tokenizer(str(tmp_path), max_seq_length=99)
+    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token) == (
+        "<s>",
+        "</s>",
+        "<unk>",
+    )
     assert add_special_tokens(tokenizer) == 9
     assert tokenizer.convert_tokens_to_ids("<img>") == reference.vocab_size()
     check_template_tokens(tokenizer, "Hermes-2")
+    assert tokenizer("blue").input_ids == [1, *reference.encode("blue")]
+    tokenizer.save_pretrained(tmp_path / "saved")
+    for again in (
+        load_tokenizer(str(tmp_path / "saved")),
+        AutoTokenizer.from_pretrained(tmp_path / "saved", use_fast=False),
+    ):
+        for text in ("<|im_start|>user\na red <img><IMG_CONTEXT></img>", " blue"):
+            assert again(text).input_ids == tokenizer(text).input_ids
+        assert again.model_max_length == 99
+
+
+def test_added_tokens_of_a_published_checkpoint_keep_their_ids(tmp_path: Path) -> None:
+    size = write_sentencepiece(tmp_path, model_type="bpe").vocab_size()
+    added = {"<img>": size, "</img>": size + 1}
+    (tmp_path / "added_tokens.json").write_text(json.dumps(added))
+    tokenizer = load_tokenizer(str(tmp_path))
+    assert tokenizer.convert_tokens_to_ids(["<img>", "</img>"]) == [size, size + 1]
+    assert pieces(tokenizer, "<img>blue</img>") == ["<img>", "▁blue", "</img>"]
+    assert add_special_tokens(tokenizer) == 7
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<img>": size + 5}))
+    with pytest.raises(CheckpointError, match=f"should be id {size + 5} and would be {size}"):
+        load_tokenizer(str(tmp_path))
+
+
+def test_a_broken_sentencepiece_model(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.model").write_bytes(b"version https://git-lfs")
+    with pytest.raises(CheckpointError, match="is no sentencepiece model"):
+        load_tokenizer(str(tmp_path))
