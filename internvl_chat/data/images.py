@@ -14,8 +14,10 @@ import io
 import logging
 import os
 import random
+import struct
 import time
 import warnings
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,7 +25,7 @@ from typing import Final, Literal
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from internvl_chat.data.schema import BadRecordError
@@ -57,6 +59,20 @@ _TRANSIENT = {
     errno.ENOMEM,
 }
 _RETRY_SECONDS = (0.1, 0.4, 1.6)
+# What Pillow's decoders raise on damaged files, by experience.
+_DECODE_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    ZeroDivisionError,
+    struct.error,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +191,7 @@ def open_image(
             image = Image.open(io.BytesIO(raw) if isinstance(raw, bytes) else raw)
     except FileNotFoundError as err:
         raise _unreadable(path or str(raw), err, where) from err
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as err:
+    except _DECODE_ERRORS as err:
         raise BadRecordError("NOT_AN_IMAGE", f"{path} is no image: {err}", where=where) from err
     width, height = image.size
     if width * height > max_pixels:
@@ -209,7 +225,7 @@ def to_rgb(image: Image.Image, *, where: str = "", path: str = "") -> Image.Imag
             if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I", "F"):
                 return _grey_to_rgb(image)
             return image if image.mode == "RGB" else image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, EOFError) as err:
+    except _DECODE_ERRORS as err:
         code = "TRUNCATED_IMAGE" if "truncated" in str(err).lower() else "BROKEN_IMAGE"
         raise BadRecordError(code, f"{path} cannot be decoded: {err}", where=where) from err
 

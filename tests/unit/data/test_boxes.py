@@ -73,7 +73,10 @@ def test_pixels() -> None:
 
 
 def test_back_to_units() -> None:
-    text = "a <ref>cat</ref><box>[[100, 250, 500, 1000]]</box> and <box>[[1, 2, 3, 4], [5, 6, 7, 8]]</box>"
+    text = (
+        "a <ref>cat</ref><box>[[100, 250, 500, 1000]]</box> and "
+        "<box>[[1, 2, 3, 4], [5, 6, 7, 8]]</box>"
+    )
     assert thousand_to_unit(text).text == (
         "a <ref>cat</ref>[0.100, 0.250, 0.500, 1.000] and "
         "[[0.001, 0.002, 0.003, 0.004], [0.005, 0.006, 0.007, 0.008]]"

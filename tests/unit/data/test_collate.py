@@ -103,5 +103,5 @@ def test_rows_rounded_up() -> None:
 
 
 def test_an_unknown_reduction() -> None:
-    with pytest.raises(ConfigError, match="loss_reduction is 'mean'. Use one of token, sample"):
+    with pytest.raises(ConfigError, match=r"loss_reduction is 'mean'\. Use one of token, sample"):
         Collator(pad_token_id=0, loss_reduction="mean")  # type: ignore[arg-type]

@@ -129,7 +129,7 @@ def test_all_problems_are_reported_at_once(folder: Path) -> None:
     ],
 )
 def test_a_malformed_file(folder: Path, text: str, message: str) -> None:
-    with pytest.raises(DatasetError, match="meta.json") as caught:
+    with pytest.raises(DatasetError, match=r"meta\.json") as caught:
         load_meta(write(folder, text))
     assert message in str(caught.value)
 
