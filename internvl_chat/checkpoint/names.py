@@ -41,21 +41,16 @@ def parameter_of_adapter_key(key: str) -> str:
     return re.sub(r"\.lora_(A|B)\.weight$", r".lora_\1.default.weight", key)
 
 
-def with_prefix(
-    tensors: Mapping[str, TensorSource], prefix: str, *, optional_base: str = ""
-) -> dict[str, TensorSource]:
+def with_prefix(tensors: Mapping[str, TensorSource], prefix: str) -> dict[str, TensorSource]:
     """The part of a chat model that a file holds, under the chat model's names.
 
     Args:
         tensors: from a chat checkpoint (``prefix`` present; other parts are left out) or from a
             checkpoint of this part alone.
         prefix: of the part in the chat model.
-        optional_base: a further prefix some exports of the part alone carry.
     """
     chosen = {name: source for name, source in tensors.items() if name.startswith(prefix)}
-    if chosen:
-        return chosen
-    return {prefix + name.removeprefix(optional_base): src for name, src in tensors.items()}
+    return chosen or {prefix + name: source for name, source in tensors.items()}
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def _backend(proto: Any, path: Path, *, legacy: bool) -> Tokenizer:
     scores = [(piece.piece, piece.score) for piece in proto.pieces]
     unknown = proto.trainer_spec.unk_id
     if kind == _UNIGRAM:
-        model = models.Unigram(scores, unk_id=unknown, byte_fallback=byte_fallback)
+        model: Any = models.Unigram(scores, unk_id=unknown, byte_fallback=byte_fallback)
     elif kind == _BPE:
         model = models.BPE(
             {piece: number for number, (piece, _) in enumerate(scores)},

@@ -189,7 +189,7 @@ def _vision_config(directory: Path) -> dict[str, Any]:
             where=str(directory / CONFIG_NAME),
             fix="--vision_path takes an InternViT or an InternVL-Chat checkpoint.",
         )
-    return values
+    return _without_path(values)
 
 
 def _llm_config(directory: Path) -> dict[str, Any]:
@@ -197,7 +197,7 @@ def _llm_config(directory: Path) -> dict[str, Any]:
 
     values = read_json(directory / CONFIG_NAME)
     if "llm_config" in values:
-        return dict(values["llm_config"])
+        return _without_path(values["llm_config"])
     try:
         config = AutoConfig.from_pretrained(str(directory), local_files_only=True)
     except (ValueError, OSError, KeyError) as err:
@@ -206,7 +206,12 @@ def _llm_config(directory: Path) -> dict[str, Any]:
             where=str(directory / CONFIG_NAME),
             fix="--llm_path takes a causal language model that transformers knows.",
         ) from err
-    return config.to_dict()
+    return _without_path(config.to_dict())
+
+
+def _without_path(values: dict[str, Any]) -> dict[str, Any]:
+    """A part's configuration without the place it was loaded from."""
+    return {key: value for key, value in values.items() if key != "_name_or_path"}
 
 
 def check_adapters(settings: BuildSettings, config: InternVLChatConfig, where: str) -> None:

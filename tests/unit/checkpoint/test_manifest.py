@@ -104,6 +104,13 @@ def test_a_limit_of_one_never_leaves_zero_good_ones(tmp_path: Path) -> None:
     assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-3", "checkpoint-2"]
 
 
+def test_the_best_one_stays_besides(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        write(tmp_path / f"checkpoint-{step}")
+    removed = remove_old_checkpoints(tmp_path, keep=1, protect=[tmp_path / "checkpoint-1"])
+    assert [path.name for path in removed] == ["checkpoint-2"]
+
+
 def test_leftovers_of_a_crash_are_put_in_order(tmp_path: Path) -> None:
     write(tmp_path / "checkpoint-1").rename(tmp_path / "checkpoint-1.replaced")
     write(tmp_path / "checkpoint-2")
