@@ -205,6 +205,8 @@ run_or_print() {
 # Run a command with its output on the screen and at the end of $log, and exit with its status.
 # POSIX sh has no pipefail. With a named pipe the command stays a child of this shell: its status is at hand,
 # and a signal that stops the script (scancel, a container's end) reaches the command, not the shell alone.
+# In a session of its own (where setsid is installed) it gets each signal from here and once: a second SIGTERM,
+# sent to the whole process group, would break into torchrun's shutdown.
 run_logged() {
     scratch=$(mktemp -d)
     trap 'rm -rf "$scratch"' EXIT
@@ -214,12 +216,12 @@ run_logged() {
         exec tee -a "$log" <"$scratch/output"
     ) &
     tee_pid=$!
+    if command -v setsid >/dev/null 2>&1; then set -- setsid "$@"; fi
     "$@" >"$scratch/output" 2>&1 </dev/null &
     command_pid=$!
     signalled=''
     trap 'forward HUP' HUP
-    trap 'forward TERM' TERM
-    trap 'forward INT' INT
+    trap 'forward TERM' INT TERM # a command started in the background ignores INT until it has a handler
     trap 'forward USR1' USR1
     status=0
     wait "$command_pid" || status=$?
@@ -235,11 +237,9 @@ run_logged() {
     exit "$status"
 }
 
-forward() { # name of the signal this shell was sent
+forward() { # name of the signal that the command is to get
     signalled=1
     case $launcher,$1 in
-        # The terminal has sent INT to every process; one without a handler yet ignores it, and is ended later.
-        *,INT) (sleep 5 && kill -TERM "$command_pid") >/dev/null 2>&1 & ;;
         # srun passes USR1 to the ranks; torchrun would die of it and leave them, but passes TERM on.
         pytorch,USR1) kill -TERM "$command_pid" 2>/dev/null || : ;;
         *) kill "-$1" "$command_pid" 2>/dev/null || : ;;

@@ -440,25 +440,34 @@ def test_missing_files_are_a_warning_before_the_job_queues(tmp_path: Path) -> No
     assert "./pretrained/InternVL-Chat-V1-2-Plus is not seen" in done.stderr
 
 
+@pytest.mark.parametrize("whole_group", [False, True], ids=["script", "group"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])
 @pytest.mark.parametrize("shell", SHELLS)
-def test_a_signal_to_the_script_reaches_the_trainer(shell: list[str], tmp_path: Path) -> None:
-    python = fake_python(
-        tmp_path, "trap 'echo saved; exit 99' TERM\necho ready\nwhile :; do sleep 0.1; done"
-    )
+def test_a_signal_reaches_the_trainer_once(
+    shell: list[str], number: signal.Signals, whole_group: bool, tmp_path: Path
+) -> None:
+    if whole_group and shutil.which("setsid") is None:
+        pytest.skip("no setsid: a signal to the group arrives twice")
+    body = "trap 'echo stopping' TERM\necho ready\nn=0\n"
+    body += "while [ $n -lt 5 ]; do sleep 0.1; n=$((n + 1)); done\nexit 99"
     process = subprocess.Popen(
         [*shell, str(ROOT / LORA)],
-        env=environment(PYTHON=python, OUTPUT_DIR=str(tmp_path / "out")),
+        env=environment(PYTHON=fake_python(tmp_path, body), OUTPUT_DIR=str(tmp_path / "out")),
         cwd=tmp_path,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        start_new_session=True,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
-    process.send_signal(signal.SIGTERM)
+    if whole_group:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
     out, _ = process.communicate(timeout=20)
     assert process.returncode == 99
-    assert out == "saved\n"
+    assert out == "stopping\n"
 
 
 def test_a_process_left_behind_does_not_hold_the_script(tmp_path: Path) -> None:
