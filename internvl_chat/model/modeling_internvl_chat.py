@@ -68,11 +68,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_head = torch.zeros_like(head) if wants_head else None
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
         step = _rows_per_chunk(head.shape[0], hidden.device)
+        scratch = hidden.new_empty((min(step, rows), head.shape[0]), dtype=torch.float32)
         for start in range(0, rows, step):
             chunk = slice(start, start + step)
             inputs, weight = hidden[chunk], weights[chunk].unsqueeze(1)
             target = targets[chunk].unsqueeze(1)
-            logits = torch.mm(inputs, head.t()).float()  # the only (rows, V) buffer in fp32
+            logits = scratch[: len(inputs)]
+            if head.dtype == torch.float32:
+                torch.mm(inputs, head.t(), out=logits)
+            else:
+                logits.copy_(torch.mm(inputs, head.t()))
             picked = logits.gather(1, target)
             top = logits.amax(1, keepdim=True)
             exponentials = logits.sub_(top).exp_()
@@ -132,12 +137,15 @@ class VocabularyLoss(nn.Module):
         if type(head) is not nn.Linear or head.bias is not None:
             return self._through_module(hidden, targets, head, weights)
         weight = head.weight
-        if torch.is_autocast_enabled(hidden.device.type):
-            dtype = torch.get_autocast_dtype(hidden.device.type)
-            hidden, weight = hidden.to(dtype), weight.to(dtype)
-        with torch.autocast(hidden.device.type, enabled=False):
+        device = hidden.device.type
+        dtype = weight.dtype
+        if device == "cpu":
+            dtype = torch.float32  # low-precision products are emulated there, slowly
+        elif torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        with torch.autocast(device, enabled=False):
             return _LinearCrossEntropy.apply(
-                hidden.to(weight.dtype), weight, targets, weights, self.row_losses
+                hidden.to(dtype), weight.to(dtype), targets, weights, self.row_losses
             )
 
     def _through_module(

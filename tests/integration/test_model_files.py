@@ -1,0 +1,117 @@
+"""What ``save_pretrained`` writes is enough to run the model without this package."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from internvl_chat import InternVLChatModel
+from tests.unit.model.tiny import CONTEXT_ID, make_batch, make_config, make_model, make_tokenizer
+
+CODE_FILES = {
+    "configuration_intern_vit.py",
+    "configuration_internvl_chat.py",
+    "conversation.py",
+    "modeling_intern_vit.py",
+    "modeling_internvl_chat.py",
+}
+
+STRANGER = """
+import sys
+import torch
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+
+folder = sys.argv[1]
+model = AutoModel.from_pretrained(
+    folder, torch_dtype=torch.float32, low_cpu_mem_usage=True, trust_remote_code=True
+).eval()
+assert "internvl_chat" not in sys.modules, "the package was found: this test proves nothing"
+assert type(model).__module__.startswith("transformers_modules."), type(model).__module__
+batch = torch.load(folder + "/batch.pt")
+tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True, use_fast=False)
+settings = dict(max_new_tokens=6, do_sample=False)
+reply, history = model.chat(
+    tokenizer, batch["pixel_values"][:1], "Hi", settings, history=None, return_history=True
+)
+model.img_context_token_id = batch.pop("context_id")
+with torch.no_grad():
+    logits = model(**batch).logits
+causal = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+assert type(causal).__module__ == type(model).__module__
+model.save_pretrained(folder + "/again")
+torch.save({"logits": logits, "reply": reply, "history": history}, folder + "/result.pt")
+"""
+
+
+def save(model: InternVLChatModel, folder: Path) -> dict[str, Tensor]:
+    model.save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    batch = make_batch(model.num_image_token)
+    torch.save({**batch, "context_id": CONTEXT_ID}, folder / "batch.pt")
+    return batch
+
+
+def test_files_and_auto_map(tmp_path: Path) -> None:
+    save(make_model(), tmp_path)
+    assert CODE_FILES | {"config.json", "model.safetensors"} <= set(os.listdir(tmp_path))
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["architectures"] == ["InternVLChatModel"]
+    for reference in config["auto_map"].values():
+        module, name = reference.split(".")
+        assert f"class {name}(" in (tmp_path / f"{module}.py").read_text()
+
+
+def test_code_files_import_only_torch_transformers_and_each_other() -> None:
+    import ast
+
+    import internvl_chat.model
+
+    folder = Path(internvl_chat.model.__file__).parent
+    outside = set()
+    for name in CODE_FILES:
+        for node in ast.walk(ast.parse((folder / name).read_text())):
+            if isinstance(node, ast.Import):
+                outside |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level:
+                assert node.level == 1
+                assert f"{node.module}.py" in CODE_FILES
+            elif isinstance(node, ast.ImportFrom):
+                outside.add((node.module or "").split(".")[0])
+    foreign = outside - set(sys.stdlib_module_names)
+    assert foreign == {"torch", "transformers", "peft"}  # peft inside a try, for LoRA only
+
+
+@pytest.mark.parametrize("lora", [0, 2])
+def test_a_process_without_the_package_runs_it(lora: int, tmp_path: Path) -> None:
+    folder, away = tmp_path / "checkpoint", tmp_path / "elsewhere"
+    folder.mkdir()
+    away.mkdir()
+    model = make_model(make_config(use_llm_lora=lora))
+    batch = save(model, folder)
+    (away / "stranger.py").write_text(STRANGER)
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment.update(HF_HOME=str(tmp_path / "cache"), HF_HUB_OFFLINE="1")
+    run = subprocess.run(
+        [sys.executable, "-I", "stranger.py", str(folder)],
+        cwd=away,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    result = torch.load(folder / "result.pt")
+    with torch.no_grad():
+        torch.testing.assert_close(result["logits"], model(**batch).logits)
+    reply = model.chat(
+        make_tokenizer(), batch["pixel_values"][:1], "Hi", {"max_new_tokens": 6, "do_sample": False}
+    )
+    assert result["reply"] == reply
+    assert result["history"] == [("<image>\nHi", reply)]
+    assert set(os.listdir(folder / "again")) >= CODE_FILES
