@@ -225,7 +225,7 @@ def test_lengths_are_counted_once_and_alike_by_several_processes(
 def test_another_template_or_limit_counts_anew(tmp_path: Path) -> None:
     settings = write(tmp_path, records(tmp_path))
     first = build(tmp_path, settings)
-    for changed in ({"system_message": "longer"}, {"num_image_token": 5}, {"max_seq_length": 70}):
+    for changed in ({"system_message": "longer"}, {"num_image_token": 5}, {"max_seq_length": 50}):
         other = build(tmp_path, DataSettings(**{**settings.__dict__, **changed}))
         assert other.lengths.tolist() != first.lengths.tolist()
 
