@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,11 @@ class CheckpointWriter:
     """Of the model at OUTPUT_DIR's root; None leaves it as it trains."""
     rank: int
     world_size: int
+    num_samples: int
+    """Samples of the data set: a position in its order means nothing for another one."""
+    stale: list[Path] = field(default_factory=list)
+    """What an earlier run left and this one replaces (``--overwrite_output_dir``): removed when
+    the first save is complete."""
 
     # ---- saving -------------------------------------------------------------------------------
 
@@ -65,6 +71,7 @@ class CheckpointWriter:
                 self._save_training_state(trainer, staging)
         if self.rank == 0:
             logger.info("saved %s", target)
+            self._remove_stale(but=target)
             if trainer.args.save_total_limit:
                 best = trainer.state.best_model_checkpoint
                 remove_old_checkpoints(
@@ -78,7 +85,17 @@ class CheckpointWriter:
         """Write the finished model (or adapter) into ``directory``."""
         Path(directory).mkdir(parents=True, exist_ok=True)
         self._save_files(trainer, Path(directory), dtype=self.final_dtype)
+        if self.rank == 0:
+            self._remove_stale()
         self._barrier()
+
+    def _remove_stale(self, but: Path | None = None) -> None:
+        for path in self.stale:
+            if path.is_dir() and path != but:
+                shutil.rmtree(path)
+            elif path.is_file():
+                path.unlink()
+        self.stale.clear()
 
     def _save_files(
         self, trainer: InternVLTrainer, directory: Path, *, dtype: torch.dtype | None
@@ -116,6 +133,7 @@ class CheckpointWriter:
                 "step": step,
                 "global_batch_size": self.global_batch_size,
                 "world_size": self.world_size,
+                "num_samples": self.num_samples,
             }
             write_json(staging / POSITION, position)
         trainer._save_rng_state(str(staging))
@@ -146,21 +164,25 @@ class CheckpointWriter:
             dist.broadcast_object_list(found)
         return found[0]
 
-    def require_same_batch(self, path: Path) -> None:
+    def require_same_order(self, path: Path) -> None:
         """Check that the data position of a checkpoint means the same in this run.
 
         Raises:
-            CheckpointError: it was written with another global batch size.
+            CheckpointError: it was written with another global batch size or other data.
         """
-        before = json.loads((path / POSITION).read_text("utf-8"))["global_batch_size"]
-        if before != self.global_batch_size:
-            raise CheckpointError(
-                f"written with a global batch of {before}, this run has {self.global_batch_size}: "
-                "its position in the data would be another",
-                where=str(path),
-                fix="Use the same global batch size, or start anew with --overwrite_output_dir "
-                "True and this checkpoint as --model_name_or_path.",
-            )
+        position = json.loads((path / POSITION).read_text("utf-8"))
+        for name, now in (
+            ("global_batch_size", self.global_batch_size),
+            ("num_samples", self.num_samples),
+        ):
+            if position[name] != now:
+                raise CheckpointError(
+                    f"written with {name} {position[name]}, this run has {now}: its position in "
+                    "the data would be another",
+                    where=str(path),
+                    fix="Continue with the same batch and data, or start anew with "
+                    "--overwrite_output_dir True and this checkpoint as --model_name_or_path.",
+                )
 
     def load_weights(self, trainer: InternVLTrainer, path: str) -> None:
         """Put the trained weights back (runs without DeepSpeed), before the model is wrapped.

@@ -26,6 +26,7 @@ from transformers import PrinterCallback, ProgressCallback
 
 from internvl_chat.checkpoint.load import LoadPlan, build_model, inspect_checkpoint
 from internvl_chat.checkpoint.lora import apply_freezing_and_lora
+from internvl_chat.checkpoint.manifest import list_checkpoints
 from internvl_chat.checkpoint.settings import BuildSettings
 from internvl_chat.checkpoint.tokenizer import (
     add_special_tokens,
@@ -127,6 +128,8 @@ def run(args: RunArguments, state: DistributedState) -> None:
         final_dtype=torch.bfloat16 if args.train.bf16 else None,
         rank=state.rank,
         world_size=state.world_size,
+        num_samples=len(prepared.train),
+        stale=left_by_an_earlier_run(args),
     )
     resume = agree(state, lambda: checkpoint_to_resume(args, writer))
     sampler = train_sampler(args, prepared.train, batch_plan, state)
@@ -275,12 +278,20 @@ def eval_sampler(
     )
 
 
+def left_by_an_earlier_run(args: RunArguments) -> list[Path]:
+    """What --overwrite_output_dir replaces, but not before the first save."""
+    if not args.train.overwrite_output_dir:
+        return []
+    output_dir = Path(args.train.output_dir)
+    return [*list_checkpoints(output_dir), output_dir / "train_results.json"]
+
+
 def checkpoint_to_resume(args: RunArguments, writer: CheckpointWriter) -> Path | None:
     """The checkpoint this run continues, if any.
 
     Raises:
         NoCheckpointError: one was asked for by name and is missing or damaged.
-        CheckpointError: it belongs to another global batch size.
+        CheckpointError: it belongs to another global batch size or other data.
     """
     asked = args.train.resume_from_checkpoint
     if asked and asked.lower() not in ("true", "false"):
@@ -304,7 +315,7 @@ def checkpoint_to_resume(args: RunArguments, writer: CheckpointWriter) -> Path |
                 fix="Leave --resume_from_checkpoint out to start anew.",
             )
     if found is not None:
-        writer.require_same_batch(found)
+        writer.require_same_order(found)
     return found
 
 

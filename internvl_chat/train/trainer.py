@@ -210,7 +210,7 @@ class InternVLTrainer(Trainer):
             for name in ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"):
                 taken[name] = inputs[name]
         elif segments is not None and self.setup.attention == SDPA_VARLEN:
-            taken["segment_lengths"] = tuple(segments.diff().tolist())
+            taken["segment_lengths"] = inputs["segment_lengths"]
         elif segments is None and self.setup.attention != "flash_attention_2":
             # Padding stands at the right, where causal attention never looks, and enters no loss:
             # without a mask tensor the plain causal kernel runs.
@@ -225,8 +225,10 @@ class InternVLTrainer(Trainer):
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         moved = super()._prepare_inputs(inputs)
-        # On the CPU still: finding the supervised positions there costs no device sync.
+        # Looked up on the CPU, where reading numbers costs no device sync.
         moved["target_dataset_ids"] = dataset_of_targets(inputs)
+        if inputs.get("cu_seq_lens_q") is not None:
+            moved["segment_lengths"] = tuple(inputs["cu_seq_lens_q"].diff().tolist())
         return moved
 
     def floating_point_ops(self, inputs: Mapping[str, Any]) -> float:

@@ -141,4 +141,4 @@ def test_bf16_on_a_cpu(trained: Path) -> None:
 def test_another_global_batch_is_refused(trained: Path) -> None:
     text = (trained / "other/error.txt").read_text()
     assert text.startswith("2 ")
-    assert "written with a global batch of 8, this run has 2" in text
+    assert "written with global_batch_size 8, this run has 2" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,26 @@ def test_a_run_and_the_same_again(model: Path, meta: Path, tmp_path: Path) -> No
     written = (output_dir / "model.safetensors").stat().st_mtime_ns
     assert main(argv) == 0
     assert (output_dir / "model.safetensors").stat().st_mtime_ns == written
+
+
+def test_starting_anew_keeps_the_old_until_the_first_save(
+    model: Path, meta: Path, tmp_path: Path
+) -> None:
+    output_dir = tmp_path / "out"
+    saving = {"save_strategy": "steps", "save_steps": 2, "max_steps": 2}
+    assert main(train_arguments(model, meta, output_dir, **saving)) == 0
+    shutil.copytree(output_dir / "checkpoint-2", output_dir / "checkpoint-9")
+
+    anew = {**saving, "overwrite_output_dir": True, "save_total_limit": 1}
+    broken = {**anew, "learning_rate": 1e30, "optim": "sgd", "max_grad_norm": 0}
+    assert main(train_arguments(model, meta, output_dir, **broken)) == 5
+    assert (output_dir / "checkpoint-2").is_dir()
+    assert (output_dir / "checkpoint-9").is_dir()
+
+    before = (output_dir / "checkpoint-2/model.safetensors").stat().st_mtime_ns
+    assert main(train_arguments(model, meta, output_dir, **anew, seed=8)) == 0
+    assert not (output_dir / "checkpoint-9").exists()
+    assert (output_dir / "checkpoint-2/model.safetensors").stat().st_mtime_ns > before
 
 
 @pytest.mark.parametrize(
