@@ -112,8 +112,8 @@ def write_tensor(target: Tensor, source: TensorSource) -> None:
         _write_gathered(target, source)
 
 
-def _pieces(start: int, stop: int, size: int = 1 << 24) -> Iterator[tuple[int, int]]:
-    """Cut a range so that a buffer between file and parameter stays small (64 MB in fp32)."""
+def _pieces(start: int, stop: int, size: int = 1 << 22) -> Iterator[tuple[int, int]]:
+    """Cut a range so that a buffer between file and parameter stays small (16 MB in fp32)."""
     for begin in range(start, stop, size):
         yield begin, min(begin + size, stop)
 

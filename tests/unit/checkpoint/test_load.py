@@ -179,6 +179,38 @@ def test_buffers_that_old_libraries_saved_are_no_surplus(tmp_path: Path) -> None
     inspect_checkpoint(settings_for(tmp_path), tiny_tokenizer())
 
 
+@pytest.mark.parametrize("old_peft", [False, True])
+def test_lora_checkpoints_of_the_original_layout_continue(tmp_path: Path, old_peft: bool) -> None:
+    saved = save_chat(tmp_path, use_llm_lora=4)
+
+    def rename(tensors: dict[str, torch.Tensor]) -> None:
+        for name in [name for name in tensors if ".base_layer." in name]:
+            tensors[name.replace(".base_layer.", ".")] = tensors.pop(name)
+
+    if old_peft:  # before 0.7
+        _edit(tmp_path, rename)
+    settings = settings_for(tmp_path, use_llm_lora=4, freeze_llm=True)
+    model = build_model(settings, tiny_tokenizer())
+    assert equal_states(model, saved)
+    # Its base is not a checkpoint of its own, so it cannot be saved as an adapter alone.
+    assert model.adapter_base is None
+    with pytest.raises(ConfigError, match="carries an adapter of rank 4, not 8"):
+        build_model(settings_for(tmp_path, use_llm_lora=8, freeze_llm=True), tiny_tokenizer())
+
+
+def test_half_an_adapter_is_an_error(tmp_path: Path) -> None:
+    save_chat(tmp_path, use_llm_lora=4)
+
+    def spoil(tensors: dict[str, torch.Tensor]) -> None:
+        for name in [name for name in tensors if ".1.mlp.up_proj.lora_B" in name]:
+            del tensors[name]
+
+    _edit(tmp_path, spoil)
+    settings = settings_for(tmp_path, use_llm_lora=4, freeze_llm=True)
+    with pytest.raises(CheckpointError, match=r"1 missing: .*\.up_proj\.lora_B\.default"):
+        inspect_checkpoint(settings, tiny_tokenizer())
+
+
 def test_a_projector_of_another_vision_tower(tmp_path: Path) -> None:
     save_parts(tmp_path)
     torch.save({"0.weight": torch.zeros(3)}, tmp_path / "mlp.pth")
