@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -493,3 +494,72 @@ def test_shellcheck() -> None:
         [shellcheck, *scripts], cwd=ROOT, text=True, capture_output=True, check=False
     )
     assert done.returncode == 0, done.stdout
+
+
+ZERO3 = {
+    "stage": 3,
+    "overlap_comm": True,
+    "contiguous_gradients": True,
+    "sub_group_size": 1e9,
+    "reduce_bucket_size": 1e9,
+    "stage3_prefetch_bucket_size": 1e9,
+    "stage3_param_persistence_threshold": 1e5,
+    "stage3_max_live_parameters": 1e9,
+    "stage3_max_reuse_distance": 1e9,
+    "stage3_gather_16bit_weights_on_model_save": True,
+}
+ON_CPU = {"device": "cpu", "pin_memory": True}
+
+
+@pytest.mark.parametrize(
+    ("name", "zero"),
+    [
+        ("zero_stage1_config", {"stage": 1}),
+        ("zero_stage2_config", {"stage": 2}),
+        ("zero_stage3_config", ZERO3 | {"stage3_param_persistence_threshold": 1e7}),
+        ("zero_stage3_config_34b", ZERO3),
+        (
+            "zero_stage3_offload_config",
+            ZERO3 | {"offload_optimizer": ON_CPU, "offload_param": ON_CPU},
+        ),
+    ],
+)
+def test_zero_files(name: str, zero: dict[str, object]) -> None:
+    config = json.loads((ROOT / f"shell/deepspeed/{name}.json").read_text())
+    assert zero.items() <= config["zero_optimization"].items()
+    if zero["stage"] == 3:
+        assert config["zero_optimization"] == zero
+    assert config["optimizer"] == {
+        "type": "AdamW",
+        "params": {"lr": "auto", "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": "auto"},
+    }
+    for key in (
+        *("gradient_clipping", "gradient_accumulation_steps", "train_batch_size"),
+        "train_micro_batch_size_per_gpu",
+    ):
+        assert config[key] == "auto"
+    assert config["bf16"]["enabled"] == "auto"
+
+
+@pytest.mark.parametrize("name", ["internvl_1_2_finetune", "internvl_1_2_finetune_custom"])
+def test_the_nine_datasets(name: str) -> None:
+    meta = json.loads((ROOT / f"shell/data/{name}.json").read_text())
+    told = [
+        (dataset, entry["root"].removeprefix("playground/data/"), entry["length"])
+        for dataset, entry in meta.items()
+    ]
+    assert told == [
+        ("sharegpt4v_instruct_gpt4-vision_cap100k", "", 102025),
+        ("llava_instruct_150k_zh", "coco/", 157712),
+        ("sharegpt4v_mix665k_cap23k_coco-ap9k_lcs3k_sam9k_div2k", "", 665058),
+        ("dvqa_train_200k", "dvqa/", 200000),
+        ("chartqa_train_18k", "chartqa/", 18317),
+        ("ai2d_train_12k", "ai2d/", 12413),
+        ("docvqa_train_10k", "docvqa/", 10211),
+        ("geoqa+", "geoqa+/", 72318),
+        ("synthdog_en", "synthdog-en/", 29765),
+    ]
+    assert sum(length for _, _, length in told) == 1_267_819
+    for dataset, entry in meta.items():
+        assert entry["annotation"] == f"playground/opensource/{dataset}.jsonl"
+        assert (entry["data_augment"], entry["repeat_time"]) == (False, 1)
