@@ -101,7 +101,7 @@ class Encoder:
             BadRecordError: the text holds one of the template's control tokens.
         """
         template = self.settings.template
-        texts = list(chain.from_iterable(turns))
+        texts = [*chain.from_iterable(turns), system or ""]
         for mark in _marks(template):
             if any(mark in text for text in texts):
                 raise BadRecordError(
