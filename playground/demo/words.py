@@ -78,7 +78,9 @@ def sample_text(rng: random.Random, kind: str, *, held_out: bool) -> str:
 def sample_sign(rng: random.Random, *, held_out: bool = False) -> Sign:
     """One line, or (three in ten) a word above a number."""
     two = rng.random() < 0.3
-    kinds = ["word", "number"] if two else [rng.choice(("word", "word", "number", "number", "code"))]
+    kinds = (
+        ["word", "number"] if two else [rng.choice(("word", "word", "number", "number", "code"))]
+    )
     cells = SIDE // CELL
     bands = [range(1, 3), range(4, 7)] if two else [range(1, cells - 1)]
     lines = []
