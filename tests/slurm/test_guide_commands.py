@@ -22,7 +22,8 @@ NAME = "internvl_chat_v1_2_hermes2_yi34b_448_res"
 REPRODUCE = f"shell/internvl1.2/hermes2_yi34b/{NAME}_finetune.sh"
 FULL = f"shell/internvl1.2/2nd_finetune/{NAME}_2nd_finetune_full.sh"
 LORA = f"shell/internvl1.2/2nd_finetune/{NAME}_2nd_finetune_lora.sh"
-TIMEOUT = 600
+TIMEOUT = 1200
+"""Seconds; a run takes a minute on two idle cores."""
 PLUS = "pretrained/InternVL-Chat-V1-2-Plus"
 
 # Two steps of 8 and 4 samples, so that a run is over in a minute on two cores.

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NAME = "internvl_chat_v1_2_hermes2_yi34b_448_res_2nd_finetune"
 FULL = f"shell/internvl1.2/2nd_finetune/{NAME}_full.sh"
 LORA = f"shell/internvl1.2/2nd_finetune/{NAME}_lora.sh"
-TIMEOUT = 300
+TIMEOUT = 600
 """Seconds; a run takes 10 on two idle cores, most of it importing torch in every rank."""
 
 
