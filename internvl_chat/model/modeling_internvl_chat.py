@@ -65,7 +65,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         rows = hidden.shape[0]
         wants_hidden, wants_head = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
-        grad_head = torch.zeros_like(head) if wants_head else None
+        grad_head = torch.empty_like(head) if wants_head else None
+        if grad_head is not None and rows == 0:
+            grad_head.zero_()
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
         step = _rows_per_chunk(head.shape[0], hidden.device)
         scratch = hidden.new_empty((min(step, rows), head.shape[0]), dtype=torch.float32)
@@ -92,7 +94,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if grad_hidden is not None:
                 torch.mm(grad_logits, head, out=grad_hidden[chunk])
             if grad_head is not None:
-                grad_head.addmm_(grad_logits.t(), inputs)
+                grad_head.addmm_(grad_logits.t(), inputs, beta=0 if start == 0 else 1)
         ctx.save_for_backward(grad_hidden, grad_head)
         return loss
 
@@ -270,7 +272,7 @@ class InternVLChatModel(PreTrainedModel):
     """InternVL-Chat for training, chat and generation."""
 
     config_class = InternVLChatConfig
-    main_input_name = "pixel_values"
+    main_input_name = "input_ids"
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = True

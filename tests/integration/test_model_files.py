@@ -115,3 +115,40 @@ def test_a_process_without_the_package_runs_it(lora: int, tmp_path: Path) -> Non
     assert result["reply"] == reply
     assert result["history"] == [("<image>\nHi", reply)]
     assert set(os.listdir(folder / "again")) >= CODE_FILES
+
+
+def test_the_guides_device_map_loads_and_chats(tmp_path: Path) -> None:
+    """The guide's split over GPUs, names of other language models included; a disk for a GPU."""
+    model = make_model()
+    save(model, tmp_path)
+    names = ["vision_model", "mlp1"]
+    names += [
+        f"language_model.{name}"
+        for name in (
+            "model.tok_embeddings",
+            "model.embed_tokens",
+            "output",
+            "model.norm",
+            "lm_head",
+            "model.layers.0",
+        )
+    ]
+    device_map = {**dict.fromkeys(names, "cpu"), "language_model.model.layers.1": "disk"}
+    split = InternVLChatModel.from_pretrained(
+        tmp_path, device_map=device_map, offload_folder=tmp_path / "offload"
+    ).eval()
+    arguments = (torch.randn(1, 3, 16, 16), "Hi", {"max_new_tokens": 4, "do_sample": False})
+    assert split.chat(make_tokenizer(), *arguments) == model.chat(make_tokenizer(), *arguments)
+
+
+def test_int8_leaves_head_and_projector_alone(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    save(make_model(), tmp_path)
+    model = InternVLChatModel.from_pretrained(
+        tmp_path, torch_dtype=torch.bfloat16, load_in_8bit=True, low_cpu_mem_usage=True
+    ).eval()
+    kinds = {name: type(module).__name__ for name, module in model.named_modules()}
+    assert kinds["language_model.lm_head"] == "Linear"
+    assert kinds["mlp1.1"] == kinds["mlp1.3"] == "Linear"
+    assert kinds["language_model.model.layers.0.mlp.up_proj"] == "Linear8bitLt"
+    assert kinds["vision_model.encoder.layers.0.attn.qkv"] == "Linear8bitLt"
