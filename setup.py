@@ -1,4 +1,4 @@
-"""Installation of internvl-chat. Tool settings live in pyproject.toml, tested pins in requirements.txt."""
+"""Installation of internvl-chat. Tool settings: pyproject.toml; tested pins: requirements.txt."""
 
 import re
 from pathlib import Path

@@ -65,9 +65,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return err.exit_code
     except typer.Exit as err:
         return err.exit_code
-    except typer.TyperException as err:  # usage errors know how to show themselves
-        err.show()
-        return err.exit_code
+    except typer.Abort:
+        return 130
+    except typer.TyperException as err:  # wrong use: an unknown verb, option or value
+        problem = str(err).rstrip(".")
+        if problem:  # empty where the help was shown instead
+            typer.echo(f"error: {problem}. See internvl-chat --help.", err=True)
+        return 2
     return int(code or 0)
 
 

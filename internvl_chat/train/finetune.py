@@ -36,7 +36,7 @@ from internvl_chat.checkpoint.tokenizer import (
 from internvl_chat.data.build import DataSettings, build_eval_dataset, build_train_dataset
 from internvl_chat.data.collate import Collator
 from internvl_chat.data.dataset import SftDataset
-from internvl_chat.data.sampler import StepBatchSampler
+from internvl_chat.data.sampler import Mode, StepBatchSampler
 from internvl_chat.errors import NoCheckpointError, UserError
 from internvl_chat.train import reports
 from internvl_chat.train.attention import choose_attention, register_attention
@@ -242,7 +242,7 @@ def train_sampler(
 ) -> StepBatchSampler:
     """This rank's micro batches, in an order that depends on data, seed and epoch only."""
     grouped = args.train.train_sampling_strategy == "group_by_length"
-    mode = "packed" if args.data.use_packed_ds else "grouped" if grouped else "random"
+    mode: Mode = "packed" if args.data.use_packed_ds else "grouped" if grouped else "random"
     return StepBatchSampler(
         lambda epoch: dataset.plan(
             epoch,

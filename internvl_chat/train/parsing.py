@@ -151,7 +151,8 @@ def _defaults(parser: _Parser) -> dict[str, Any]:
 
 def _groups(tokens: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     """Cut ``--a 1 2 --b=3 --c`` into (flag, values); values before any flag have flag ''."""
-    flag, values, started = "", [], False
+    values: list[str] = []
+    flag, started = "", False
     for token in tokens:
         if token.startswith("--"):
             if started:

@@ -68,6 +68,10 @@ class InternVLTrainer(Trainer):
     """Trains an InternVLChatModel on a :class:`SftDataset`."""
 
     args: TrainArguments
+    # Set by transformers, which is not type-checked here.
+    control: Any
+    current_flos: Any
+    _globalstep_last_logged: int
     # The loss below is already divided by what the whole step holds.
     loss_is_scaled_for_ga = True
 
