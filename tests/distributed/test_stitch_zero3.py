@@ -19,7 +19,7 @@ pytestmark = pytest.mark.distributed
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_zero3_loads_and_saves_what_a_plain_process_does(tmp_path: Path, world_size: int) -> None:
     parts = save_parts(tmp_path, vocab_size=259)
-    result = torchrun(WORKER, str(tmp_path), processes=world_size, timeout=420)
+    result = torchrun(WORKER, str(tmp_path), processes=world_size, timeout=900)
     assert result.returncode == 0, result.stderr[-3000:]
     found = json.loads((tmp_path / "result.json").read_text())
     assert found["trainable"]["language_model LoRA"] == 2 * 4 * 232

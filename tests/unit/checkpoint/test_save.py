@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -93,33 +90,6 @@ def test_files_and_what_others_read_in_them(stitched: tuple[Path, InternVLChatMo
     assert tokenizer.convert_tokens_to_ids("</box>") == 267
     declared = json.loads((directory / "tokenizer_config.json").read_text())["tokenizer_class"]
     assert declared == "PreTrainedTokenizerFast"  # transformers 4 knows it
-
-
-def test_a_process_without_this_package_loads_it(
-    stitched: tuple[Path, InternVLChatModel], tmp_path: Path
-) -> None:
-    directory, model = stitched
-    script = (
-        "import sys, torch; from transformers import AutoModel\n"
-        "m = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
-        "assert not any(n.split('.')[0] == 'internvl_chat' for n in sys.modules)\n"
-        "torch.save(m.state_dict(), sys.argv[2])\n"
-    )
-    environment = {
-        **{key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
-        "HF_MODULES_CACHE": str(tmp_path / "modules"),
-        "HF_HUB_OFFLINE": "1",
-    }
-    subprocess.run(
-        [sys.executable, "-P", "-c", script, str(directory), str(tmp_path / "state.pt")],
-        check=True,
-        cwd=tmp_path,
-        env=environment,
-        timeout=120,
-        capture_output=True,
-    )
-    state = torch.load(tmp_path / "state.pt", weights_only=True)
-    assert all(value.equal(state[name]) for name, value in model.state_dict().items())
 
 
 def test_an_adapter_loads_by_auto_model_by_peft_and_back_into_training(
