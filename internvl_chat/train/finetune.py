@@ -50,6 +50,7 @@ from internvl_chat.train.distributed import (
     same_error_on_rank_zero,
     shut_down,
 )
+from internvl_chat.train.order import RunLength
 from internvl_chat.train.parsing import RunArguments, help_text, is_true, parse, peek
 from internvl_chat.train.trainer import InternVLTrainer, TrainerSetup
 
@@ -133,7 +134,8 @@ def run(args: RunArguments, state: DistributedState) -> None:
     )
     resume = agree(state, lambda: checkpoint_to_resume(args, writer))
     sampler = train_sampler(args, prepared.train, batch_plan, state)
-    if reports.is_complete(args, sampler):
+    length = RunLength(sampler, constant=not args.data.use_packed_ds)
+    if reports.is_complete(args, length):
         logger.info("%s is complete already: nothing to do", output_dir)
         return
 
@@ -148,8 +150,8 @@ def run(args: RunArguments, state: DistributedState) -> None:
     if args.model.grad_checkpoint:
         model.gradient_checkpointing_enable()
 
-    reports.log_start(args, state, batch_plan, model, prepared, sampler)
-    trainer = build_trainer(args, state, batch_plan, model, prepared, writer, sampler)
+    reports.log_start(args, state, batch_plan, model, prepared, sampler, length)
+    trainer = build_trainer(args, state, batch_plan, model, prepared, writer, sampler, length)
     result = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     trainer.save_model(output_dir)
     trainer.save_results(result.metrics)
@@ -327,6 +329,7 @@ def build_trainer(
     prepared: Prepared,
     writer: CheckpointWriter,
     sampler: StepBatchSampler,
+    length: RunLength,
 ) -> InternVLTrainer:
     """The trainer with its data, its setup and what it shows."""
     collator = Collator(
@@ -348,6 +351,7 @@ def build_trainer(
         args=args.train,
         train_dataset=prepared.train,
         train_sampler=sampler,
+        length=length,
         data_collator=collator,
         eval_dataset=evaluation,
         eval_sampler=eval_sampler(args, evaluation, state) if evaluation else None,

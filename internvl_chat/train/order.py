@@ -76,7 +76,8 @@ class RunLength:
         if max_steps > 0:
             return max_steps, self.locate(max_steps - 1)[0] + 1
         whole = int(num_epochs)
-        steps = sum(self.steps(epoch) for epoch in range(whole))
+        # Backwards: the plan that the sampler keeps is then that of the first epoch.
+        steps = sum(self.steps(epoch) for epoch in reversed(range(whole)))
         if num_epochs > whole:
             steps += math.ceil((num_epochs - whole) * self.steps(whole))
         return steps, math.ceil(num_epochs)

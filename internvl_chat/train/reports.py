@@ -115,7 +115,7 @@ def write_json(path: Path, content: Any) -> None:
     aside.replace(path)
 
 
-def is_complete(args: RunArguments, sampler: StepBatchSampler) -> bool:
+def is_complete(args: RunArguments, length: RunLength) -> bool:
     """Whether the run has reached its last step and its final model is in place."""
     if args.train.overwrite_output_dir:
         return False
@@ -126,9 +126,7 @@ def is_complete(args: RunArguments, sampler: StepBatchSampler) -> bool:
         return False
     if not any((root / name).is_file() for name in ("config.json", "adapter_config.json")):
         return False
-    total, _ = RunLength(sampler, constant=not args.data.use_packed_ds).total(
-        num_epochs=args.train.num_train_epochs, max_steps=args.train.max_steps
-    )
+    total, _ = length.total(num_epochs=args.train.num_train_epochs, max_steps=args.train.max_steps)
     return int(done.get("global_step", -1)) >= total
 
 
@@ -142,12 +140,13 @@ def log_start(
     model: Any,
     prepared: Prepared,
     sampler: StepBatchSampler,
+    length: RunLength,
 ) -> None:
     """Log what trains, the batch arithmetic, device and kernels, versions; write arguments.json."""
     if not state.is_main:
         return
     lines = ["trainable parameters", *_parameter_table(model)]
-    lines += [f"batch: {batch_plan}", *_schedule(args, prepared.train, sampler)]
+    lines += [f"batch: {batch_plan}", *_schedule(args, prepared.train, sampler, length)]
     lines.append(
         f"device {state.device} ({_device_name(state.device)}), {state.world_size} processes, "
         f"backend {state.backend or 'none'}, launcher {state.launcher}, "
@@ -187,8 +186,10 @@ def _parameter_table(model: Any) -> list[str]:
     ]
 
 
-def _schedule(args: RunArguments, dataset: SftDataset, sampler: StepBatchSampler) -> list[str]:
-    steps, epochs = RunLength(sampler, constant=not args.data.use_packed_ds).total(
+def _schedule(
+    args: RunArguments, dataset: SftDataset, sampler: StepBatchSampler, length: RunLength
+) -> list[str]:
+    steps, epochs = length.total(
         num_epochs=args.train.num_train_epochs, max_steps=args.train.max_steps
     )
     sampler.set_epoch(0)

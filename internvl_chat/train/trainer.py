@@ -82,6 +82,7 @@ class InternVLTrainer(Trainer):
         args: TrainArguments,
         train_dataset: SftDataset,
         train_sampler: StepBatchSampler,
+        length: RunLength,
         data_collator: Collator,
         setup: TrainerSetup,
         eval_dataset: SftDataset | None = None,
@@ -91,7 +92,7 @@ class InternVLTrainer(Trainer):
         self.setup = setup
         self._train_order = ResumableOrder(train_sampler)
         self._eval_order = ResumableOrder(eval_sampler) if eval_sampler else None
-        self._length = RunLength(train_sampler, constant=not data_collator.packed)
+        self._length = length
         super().__init__(
             model=model,
             args=args,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def meta(tmp_path_factory: pytest.TempPathFactory) -> Path:
     kinds = ("text", "image", "two", "rounds")
     return write_dataset(tmp_path_factory.mktemp("data"), kinds)
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """The entry point sets logging up for a process of its own."""
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = before
+    root.setLevel(level)
 
 
 def status(output_dir: Path) -> dict[str, Any]:
