@@ -148,6 +148,8 @@ def _write_file(
             values[name] = value.to(_stored(value, dtype)).contiguous()
     if is_main:
         save_file(values, path, metadata={"format": "pt"})
+        # safetensors makes its files private to the user; let whoever reads the folder read them.
+        path.chmod(path.parent.stat().st_mode & 0o666)
 
 
 def plan_shards(sizes: Mapping[str, int], limit: int) -> dict[str, list[str]]:

@@ -65,6 +65,8 @@ def trained(settings: BuildSettings, path: Path) -> InternVLChatModel:
 
 def test_files_and_what_others_read_in_them(stitched: tuple[Path, InternVLChatModel]) -> None:
     directory, model = stitched
+    readable = directory.stat().st_mode & 0o444
+    assert (directory / "model.safetensors").stat().st_mode & 0o444 == readable
     assert {path.name for path in directory.iterdir()} == {
         "config.json",
         "configuration_intern_vit.py",
