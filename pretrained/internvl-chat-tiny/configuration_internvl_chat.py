@@ -1,0 +1,149 @@
+"""Configuration of InternVL-Chat: a vision tower, a projector and a language model."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, ClassVar
+
+from transformers import AutoConfig, LlamaConfig, PretrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from .configuration_intern_vit import InternVisionConfig, drop_saved_kernel
+
+AUTO_MAP = {
+    "AutoConfig": "configuration_internvl_chat.InternVLChatConfig",
+    "AutoModel": "modeling_internvl_chat.InternVLChatModel",
+    "AutoModelForCausalLM": "modeling_internvl_chat.InternVLChatModel",
+}
+
+
+def _llm_config(values: dict[str, Any]) -> PretrainedConfig:
+    """The language model's configuration from its JSON object; a Llama unless it says otherwise."""
+    values = drop_saved_kernel(copy.deepcopy(values))
+    model_type = values.get("model_type", LlamaConfig.model_type)
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(
+            f"llm_config.model_type is {model_type!r}, which this version of transformers "
+            "does not have"
+        )
+    return CONFIG_MAPPING[model_type](**values)
+
+
+class InternVLChatConfig(PretrainedConfig):
+    """Configuration of an :class:`InternVLChatModel`.
+
+    Args:
+        vision_config: of the vision tower, as an object or its JSON values.
+        llm_config: of the language model, likewise; any causal LM of transformers, told apart by
+            ``model_type`` (a Llama where it is missing).
+        use_backbone_lora: rank of the LoRA layers in the vision tower, 0 for none.
+        use_llm_lora: rank of the LoRA layers in the language model, 0 for none.
+        pad2square: pictures are padded to a square before they are resized.
+        select_layer: hidden state of the vision tower that is projected; -1 is the last.
+        force_image_size: side of a tile in pixels; ``None`` takes the vision tower's.
+        downsample_ratio: of the pixel shuffle, per side.
+        template: name of the chat template.
+        dynamic_image_size: pictures are cut into several tiles.
+        use_thumbnail: and the whole picture is added as a tile.
+        ps_version: of the pixel shuffle; ``"v1"`` leaves the token grid transposed, as published
+            V1-2 weights expect.
+        min_dynamic_patch, max_dynamic_patch: tiles per picture.
+        **kwargs: anything else is kept and written back (``system_message``, for one).
+
+    Raises:
+        ValueError: a value is out of range or unknown.
+    """
+
+    model_type = "internvl_chat"
+    sub_configs: ClassVar = {"vision_config": InternVisionConfig, "llm_config": AutoConfig}
+
+    def __init__(
+        self,
+        vision_config: dict[str, Any] | InternVisionConfig | None = None,
+        llm_config: dict[str, Any] | PretrainedConfig | None = None,
+        use_backbone_lora: int = 0,
+        use_llm_lora: int = 0,
+        pad2square: bool = False,
+        select_layer: int = -1,
+        force_image_size: int | None = None,
+        downsample_ratio: float = 0.5,
+        template: str | None = None,
+        dynamic_image_size: bool = False,
+        use_thumbnail: bool = False,
+        ps_version: str = "v1",
+        min_dynamic_patch: int = 1,
+        max_dynamic_patch: int = 6,
+        **kwargs: Any,
+    ) -> None:
+        if ps_version not in ("v1", "v2"):
+            raise ValueError(f"ps_version is {ps_version!r}, want 'v1' or 'v2'")
+        if vision_config is None or isinstance(vision_config, dict):
+            vision_config = InternVisionConfig(**drop_saved_kernel(vision_config or {}))
+        if llm_config is None or isinstance(llm_config, dict):
+            llm_config = _llm_config(llm_config or {})
+        # Before super().__init__, which hands attn_implementation on to them.
+        self.vision_config = vision_config
+        self.llm_config = llm_config
+        self.use_backbone_lora = use_backbone_lora
+        self.use_llm_lora = use_llm_lora
+        self.pad2square = pad2square
+        self.select_layer = select_layer
+        self.force_image_size = force_image_size
+        self.downsample_ratio = downsample_ratio
+        self.template = template
+        self.dynamic_image_size = dynamic_image_size
+        self.use_thumbnail = use_thumbnail
+        self.ps_version = ps_version
+        self.min_dynamic_patch = min_dynamic_patch
+        self.max_dynamic_patch = max_dynamic_patch
+        # A tie of token embeddings is the language model's affair (llm_config), not this level's.
+        kwargs.pop("tie_word_embeddings", None)
+        kwargs.setdefault("architectures", ["InternVLChatModel"])
+        super().__init__(**kwargs)
+        self.auto_map = dict(AUTO_MAP)
+
+    @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read ``config.json`` without the attention kernel it may name."""
+        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        return drop_saved_kernel(config_dict), kwargs
+
+    def get_text_config(
+        self, decoder: bool | None = None, encoder: bool | None = None
+    ) -> PretrainedConfig:
+        """The language model's configuration."""
+        return self.llm_config
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """The values that are saved; spelled for transformers 4 too, which the original code uses.
+
+        ``torch_dtype`` stands beside ``dtype``, ``rope_theta`` beside ``rope_parameters``.
+        """
+        values = super().to_diff_dict()
+        llm = values["llm_config"]
+        for part in (values, values["vision_config"], llm):
+            if part.get("dtype") is not None:
+                part["torch_dtype"] = part["dtype"]
+        if not llm.get("architectures"):
+            model_class = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(llm["model_type"])
+            llm["architectures"] = None if model_class is None else [model_class]
+        rope = llm.get("rope_parameters") or {}
+        if "rope_theta" in rope:
+            llm["rope_theta"] = rope["rope_theta"]
+        if rope.get("rope_type") in ("linear", "dynamic"):
+            llm["rope_scaling"] = {"type": rope["rope_type"], "factor": rope["factor"]}
+        return values
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the tiles that the model is fed."""
+        return self.force_image_size or self.vision_config.image_size
+
+    @property
+    def num_image_token(self) -> int:
+        """Tokens that stand for one tile (``K``)."""
+        grid = self.image_size // self.vision_config.patch_size
+        return int(grid * self.downsample_ratio) ** 2

@@ -1,0 +1,358 @@
+"""InternViT: a plain vision transformer with layer scale and, in the 6B, RMS norms.
+
+Shapes: ``N`` pictures, ``S`` tokens (the class token, then ``P`` patches row by row), ``C`` width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+
+from .configuration_intern_vit import InternVisionConfig
+
+
+class InternRMSNorm(nn.Module):
+    """RMS norm over the last axis, in fp32; the weight multiplies in the input's dtype."""
+
+    def __init__(self, hidden_size: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(hidden_size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == self.weight.dtype == torch.float32:
+            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return self.weight * F.rms_norm(x, self.weight.shape, None, self.eps)
+
+
+def make_norm(config: InternVisionConfig) -> nn.Module:
+    """The norm of a block, by ``config.norm_type``."""
+    if config.norm_type == "rms_norm":
+        return InternRMSNorm(config.hidden_size, eps=config.layer_norm_eps)
+    return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+
+def interpolate_position_embedding(grid_embedding: Tensor, height: int, width: int) -> Tensor:
+    """Stretch position embeddings to another grid, bicubic, in fp32.
+
+    Args:
+        grid_embedding: (1, P, C) of a square grid, row by row; without the class token.
+        height, width: of the new grid, in patches.
+
+    Returns:
+        (1, height*width, C) in the input's dtype.
+    """
+    side = int(grid_embedding.shape[1] ** 0.5 + 0.5)
+    if side == height and side == width:
+        return grid_embedding
+    planes = grid_embedding.float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    planes = F.interpolate(planes, size=(height, width), mode="bicubic", align_corners=False)
+    return planes.flatten(2).transpose(1, 2).to(grid_embedding.dtype)
+
+
+class InternVisionEmbeddings(nn.Module):
+    """Patches and class token, plus position embeddings."""
+
+    def __init__(self, config: InternVisionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_size = config.patch_size
+        self.class_embedding = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        self.patch_embedding = nn.Conv2d(
+            config.num_channels,
+            config.hidden_size,
+            kernel_size=config.patch_size,
+            stride=config.patch_size,
+        )
+        num_patches = (config.image_size // config.patch_size) ** 2
+        self.position_embedding = nn.Parameter(torch.zeros(1, 1 + num_patches, config.hidden_size))
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """(N, 3, H, W) to (N, 1+P, C); H and W need not be those of the configuration."""
+        weight = self.patch_embedding.weight
+        patches = self.patch_embedding(pixel_values.to(weight.dtype))  # (N, C, h, w)
+        height, width = patches.shape[-2:]
+        patches = patches.flatten(2).transpose(1, 2)
+        position = self.position_embedding
+        grid = interpolate_position_embedding(position[:, 1:], height, width).to(patches.dtype)
+        first = (self.class_embedding + position[:, :1]).to(patches.dtype)
+        return torch.cat([first.expand(patches.shape[0], -1, -1), patches + grid], dim=1)
+
+
+def eager_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor]:
+    """Attention written out; (N, heads, S, head_dim) to (N, S, heads, head_dim) and the weights."""
+    scores = torch.matmul(query * scaling, key.transpose(-2, -1))
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    dropped = F.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(dropped, value).transpose(1, 2), weights
+
+
+class InternAttention(nn.Module):
+    """Multi-head self-attention over all tokens of a picture."""
+
+    def __init__(self, config: InternVisionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.is_causal = False
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=config.qkv_bias)
+        self.proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.proj_drop = nn.Dropout(config.dropout)
+        self.qk_normalization = config.qk_normalization
+        if config.qk_normalization:
+            self.q_norm = InternRMSNorm(config.hidden_size, eps=config.layer_norm_eps)
+            self.k_norm = InternRMSNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """(N, S, C) to (N, S, C)."""
+        query, key, value = self.qkv(hidden_states).chunk(3, dim=-1)
+        if self.qk_normalization:
+            query, key = self.q_norm(query), self.k_norm(key)
+        heads = (*hidden_states.shape[:-1], -1, self.head_dim)
+        attend: Callable[..., tuple[Tensor, Tensor | None]] = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention
+        )
+        context, _ = attend(
+            self,
+            query.view(heads).transpose(1, 2),
+            key.view(heads).transpose(1, 2),
+            value.view(heads).transpose(1, 2),
+            None,
+            dropout=self.config.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            is_causal=False,
+        )
+        return self.proj_drop(self.proj(context.reshape(hidden_states.shape)))
+
+
+class InternMLP(nn.Module):
+    """Two linear layers with an activation between."""
+
+    def __init__(self, config: InternVisionConfig) -> None:
+        super().__init__()
+        self.act = ACT2FN[config.hidden_act]
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.drop = nn.Dropout(config.dropout)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """(N, S, C) to (N, S, C)."""
+        return self.drop(self.fc2(self.act(self.fc1(hidden_states))))
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training, a picture's branch is left out with probability ``rate``.
+
+    What stays is divided by the probability to stay (https://arxiv.org/abs/1603.09382).
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: Tensor) -> Tensor:
+        """(N, S, C) to (N, S, C)."""
+        if self.rate == 0 or not self.training:
+            return branch
+        keep = 1 - self.rate
+        kept = branch.new_empty((branch.shape[0],) + (1,) * (branch.ndim - 1)).bernoulli_(keep)
+        return branch * (kept / keep)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:g}"
+
+
+class InternVisionEncoderLayer(GradientCheckpointingLayer):
+    """Pre-norm block with layer scale."""
+
+    def __init__(self, config: InternVisionConfig, drop_path_rate: float) -> None:
+        super().__init__()
+        self.initializer_factor = config.initializer_factor
+        self.attn = InternAttention(config)
+        self.mlp = InternMLP(config)
+        self.norm1 = make_norm(config)
+        self.norm2 = make_norm(config)
+        self.ls1 = nn.Parameter(torch.full((config.hidden_size,), config.initializer_factor))
+        self.ls2 = nn.Parameter(torch.full((config.hidden_size,), config.initializer_factor))
+        self.drop_path1 = DropPath(drop_path_rate)
+        self.drop_path2 = DropPath(drop_path_rate)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """(N, S, C) to (N, S, C)."""
+        branch = self.drop_path1(self.attn(self.norm1(hidden_states)))
+        hidden_states = torch.addcmul(hidden_states, branch, self.ls1)
+        branch = self.drop_path2(self.mlp(self.norm2(hidden_states)))
+        return torch.addcmul(hidden_states, branch, self.ls2)
+
+
+class InternVisionEncoder(nn.Module):
+    """The blocks."""
+
+    def __init__(self, config: InternVisionConfig) -> None:
+        super().__init__()
+        self.config = config
+        last = max(config.num_hidden_layers - 1, 1)
+        self.layers = nn.ModuleList(
+            InternVisionEncoderLayer(config, config.drop_path_rate * index / last)
+            for index in range(config.num_hidden_layers)
+        )
+
+    def forward(
+        self,
+        inputs_embeds: Tensor,
+        output_hidden_states: bool = False,
+        num_layers: int | None = None,
+    ) -> BaseModelOutput:
+        """Run the first ``num_layers`` blocks (all by default) on (N, S, C)."""
+        hidden_states = inputs_embeds
+        collected = [hidden_states] if output_hidden_states else None
+        for layer in self.layers[:num_layers]:
+            hidden_states = layer(hidden_states)
+            if collected is not None:
+                collected.append(hidden_states)
+        return BaseModelOutput(
+            last_hidden_state=hidden_states,
+            hidden_states=None if collected is None else tuple(collected),
+        )
+
+
+class InternVisionModel(PreTrainedModel):
+    """InternViT without a head."""
+
+    config_class = InternVisionConfig
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _no_split_modules: ClassVar = ["InternVisionEncoderLayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flash_attn_2 = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: InternVisionConfig) -> None:
+        super().__init__(config)
+        self.embeddings = InternVisionEmbeddings(config)
+        self.encoder = InternVisionEncoder(config)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        std = self.config.initializer_range
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            nn.init.normal_(module.weight, mean=0.0, std=std)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, (nn.LayerNorm, InternRMSNorm)):
+            nn.init.ones_(module.weight)
+            if isinstance(module, nn.LayerNorm):
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, InternVisionEmbeddings):
+            nn.init.normal_(module.class_embedding, mean=0.0, std=std)
+            nn.init.normal_(module.position_embedding, mean=0.0, std=std)
+        elif isinstance(module, InternVisionEncoderLayer):
+            nn.init.constant_(module.ls1, module.initializer_factor)
+            nn.init.constant_(module.ls2, module.initializer_factor)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The patch and position embeddings."""
+        return self.embeddings
+
+    def resize_pos_embeddings(self, old_size: int, new_size: int, patch_size: int) -> None:
+        """Stretch the position embeddings for pictures of another size, once and for all.
+
+        Args:
+            old_size: side in pixels of the pictures they are laid out for.
+            new_size: side in pixels to lay them out for.
+            patch_size: side of a patch in pixels.
+
+        Raises:
+            ValueError: the embeddings do not belong to ``old_size`` and ``patch_size``.
+        """
+        position = self.embeddings.position_embedding
+        num_patches = (old_size // patch_size) ** 2
+        if position.shape[1] != 1 + num_patches:
+            raise ValueError(
+                f"position_embedding has {position.shape[1]} rows; image size {old_size} in "
+                f"patches of {patch_size} means {1 + num_patches}"
+            )
+        side = new_size // patch_size
+        grid = interpolate_position_embedding(position.data[:, 1:], side, side)
+        self.embeddings.position_embedding = nn.Parameter(
+            torch.cat([position.data[:, :1], grid], dim=1), requires_grad=position.requires_grad
+        )
+        self.config.image_size = new_size
+
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        pixel_embeds: Tensor | None = None,
+        select_layer: int | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPooling | tuple[Any, ...]:
+        """Encode pictures.
+
+        Args:
+            pixel_values: (N, 3, H, W), normalised.
+            output_hidden_states: return the embeddings and every block's output as well.
+            return_dict: ``False`` for a tuple.
+            pixel_embeds: (N, 1+P, C), the embeddings in place of ``pixel_values``.
+            select_layer: index into the hidden states (0 the embeddings, -1 the last); the blocks
+                after it are not run and ``last_hidden_state`` is that state.
+
+        Raises:
+            ValueError: neither or a misshapen input, or ``select_layer`` out of range.
+        """
+        if pixel_embeds is None:
+            if pixel_values is None:
+                raise ValueError("give pixel_values or pixel_embeds")
+            if pixel_values.ndim != 4:
+                raise ValueError(
+                    f"pixel_values has shape {tuple(pixel_values.shape)}, want (N, channels, H, W)"
+                )
+            pixel_embeds = self.embeddings(pixel_values)
+        outputs = self.encoder(
+            pixel_embeds,
+            output_hidden_states=bool(output_hidden_states),
+            num_layers=None if select_layer is None else self._num_layers_for(select_layer),
+        )
+        result = BaseModelOutputWithPooling(
+            last_hidden_state=outputs.last_hidden_state,
+            pooler_output=outputs.last_hidden_state[:, 0],
+            hidden_states=outputs.hidden_states,
+        )
+        return result.to_tuple() if return_dict is False else result
+
+    def _num_layers_for(self, select_layer: int) -> int:
+        total = len(self.encoder.layers)
+        index = select_layer if select_layer >= 0 else total + 1 + select_layer
+        if not 0 <= index <= total:
+            raise ValueError(
+                f"select_layer={select_layer}: the vision model has {total + 1} hidden states"
+            )
+        return index
+
+
+# Makes save_pretrained write these files, and name them in config.json (auto_map).
+InternVisionConfig.register_for_auto_class()
+InternVisionModel.register_for_auto_class("AutoModel")

@@ -1,0 +1,1027 @@
+"""InternVL-Chat: InternViT, pixel shuffle, an MLP projector and a causal language model.
+
+Shapes: ``B`` rows, ``T`` tokens, ``N`` tiles of all rows in reading order, ``K`` tokens per tile,
+``D`` width of the language model, ``V`` its vocabulary, ``R`` supervised positions.
+
+This file travels inside checkpoints, so it imports nothing of its package but its neighbours.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+from transformers import BitsAndBytesConfig, GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.utils import is_flash_attn_2_available
+
+from .configuration_internvl_chat import InternVLChatConfig
+from .conversation import Template, get_conv_template
+from .modeling_intern_vit import InternVisionModel
+
+logger = logging.getLogger(__name__)
+
+IGNORE_INDEX = -100
+IMAGE_TAG = "<image>"
+DEFAULT_TEMPLATE = "Hermes-2"
+
+_CHUNK_BYTES = {"cpu": 64 * 2**20}
+_CHUNK_BYTES_ACCELERATOR = 256 * 2**20
+
+
+def _rows_per_chunk(vocabulary_size: int, device: torch.device) -> int:
+    """Rows whose fp32 logits fill the scratch buffer of the vocabulary loss."""
+    budget = _CHUNK_BYTES.get(device.type, _CHUNK_BYTES_ACCELERATOR)
+    return max(32, budget // (4 * vocabulary_size))
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """``sum_r weight_r * CE(hidden_r @ head.T, target_r)``, logits alive one chunk at a time.
+
+    The gradients are computed in the forward pass, while a chunk's softmax is at hand; the
+    backward pass only scales them. Built-in ``linear_cross_entropy`` does the same, but takes no
+    weight per row and returns the loss in the dtype of its inputs.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        head: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        row_losses: Tensor,
+    ) -> Tensor:
+        rows = hidden.shape[0]
+        wants_hidden, wants_head = ctx.needs_input_grad[:2]
+        grad_hidden = torch.empty_like(hidden) if wants_hidden else None
+        grad_head = torch.empty_like(head) if wants_head else None
+        if grad_head is not None and rows == 0:
+            grad_head.zero_()
+        loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        step = _rows_per_chunk(head.shape[0], hidden.device)
+        scratch = hidden.new_empty((min(step, rows), head.shape[0]), dtype=torch.float32)
+        for start in range(0, rows, step):
+            chunk = slice(start, start + step)
+            inputs, weight = hidden[chunk], weights[chunk].unsqueeze(1)
+            target = targets[chunk].unsqueeze(1)
+            logits = scratch[: len(inputs)]
+            if head.dtype == torch.float32:
+                torch.mm(inputs, head.t(), out=logits)
+            else:
+                logits.copy_(torch.mm(inputs, head.t()))
+            picked = logits.gather(1, target)
+            top = logits.amax(1, keepdim=True)
+            exponentials = logits.sub_(top).exp_()
+            total = exponentials.sum(1, keepdim=True)
+            losses = top + total.log() - picked
+            row_losses[chunk] = losses.squeeze(1)
+            loss += (weight * losses).sum()
+            if not (wants_hidden or wants_head):
+                continue
+            grad_logits = exponentials.mul_(weight / total).scatter_add_(1, target, -weight)
+            grad_logits = grad_logits.to(head.dtype)
+            if grad_hidden is not None:
+                torch.mm(grad_logits, head, out=grad_hidden[chunk])
+            if grad_head is not None:
+                grad_head.addmm_(grad_logits.t(), inputs, beta=0 if start == 0 else 1)
+        ctx.save_for_backward(grad_hidden, grad_head)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, grad_loss: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        # In place: the head's gradient may be the largest tensor of the step. Autograd refuses a
+        # second backward through the same graph, which would scale twice.
+        grads = [
+            None if grad is None else grad.mul_(grad_loss.to(grad.dtype))
+            for grad in ctx.saved_tensors
+        ]
+        return grads[0], grads[1], None, None, None
+
+
+class VocabularyLoss(nn.Module):
+    """Weighted sum of cross entropies behind a vocabulary projection, without all the logits.
+
+    It reads ``head.weight`` inside its own forward, where DeepSpeed's ZeRO-3 gathers it. A head
+    that is no plain bias-free linear layer (quantised, LoRA) is called chunk by chunk instead,
+    and again in the backward pass.
+    """
+
+    row_losses: Tensor | None = None
+    """(R,) float32, unweighted, of the last call: for a loss by dataset. Takes no gradient."""
+
+    def forward(self, hidden: Tensor, targets: Tensor, head: nn.Module, weights: Tensor) -> Tensor:
+        """Compute the sum.
+
+        Args:
+            hidden: (R, D) states of the supervised positions.
+            targets: (R,) the next tokens.
+            head: from D to V.
+            weights: (R,) float32, one per position.
+
+        Returns:
+            A float32 scalar; for R = 0 a zero that still hangs on ``hidden`` and ``head``.
+        """
+        self.row_losses = torch.zeros_like(weights)
+        if type(head) is not nn.Linear or head.bias is not None:
+            return self._through_module(hidden, targets, head, weights)
+        weight = head.weight
+        device = hidden.device.type
+        dtype = weight.dtype
+        if device == "cpu":
+            dtype = torch.float32  # low-precision products are emulated there, slowly
+        elif torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        with torch.autocast(device, enabled=False):
+            return _LinearCrossEntropy.apply(
+                hidden.to(dtype), weight.to(dtype), targets, weights, self.row_losses
+            )
+
+    def _through_module(
+        self, hidden: Tensor, targets: Tensor, head: nn.Module, weights: Tensor
+    ) -> Tensor:
+        if hidden.shape[0] == 0:
+            return head(hidden.new_zeros(1, hidden.shape[1])).float().sum() * 0 + hidden.sum() * 0
+        out_features = getattr(head, "out_features", 2**16)
+        step = _rows_per_chunk(out_features, hidden.device)
+
+        def chunk_loss(rows: Tensor, target: Tensor) -> Tensor:
+            return F.cross_entropy(head(rows).float(), target, reduction="none")
+
+        parts = [
+            checkpoint(chunk_loss, *chunk, use_reentrant=False)
+            for chunk in zip(hidden.split(step), targets.split(step), strict=True)
+        ]
+        losses = torch.cat(parts)
+        self.row_losses = losses.detach()
+        return (losses * weights).sum()
+
+
+@dataclass(frozen=True)
+class _Targets:
+    """The supervised positions of a batch, shifted: position ``t`` predicts token ``t + 1``."""
+
+    positions: Tensor
+    """(R,) into the flattened (B*T)."""
+    tokens: Tensor
+    """(R,)"""
+    weights: Tensor
+    """(R,) float32."""
+    scale: Tensor
+    """0-d float32, what the weighted sum is multiplied with."""
+
+
+def select_targets(
+    labels: Tensor, loss_weight: Tensor | None, loss_denominator: float | Tensor | None
+) -> _Targets:
+    """Find what the loss is taken over.
+
+    Args:
+        labels: (B, T), ``IGNORE_INDEX`` off the loss mask.
+        loss_weight: (B, T) float32, aligned with ``labels``; ``None`` weighs each position 1.
+        loss_denominator: what the weighted sum is divided by; ``None`` takes the sum of the
+            weights. Where it is zero, so is the loss.
+    """
+    shifted = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX).flatten()
+    positions = (shifted != IGNORE_INDEX).nonzero().squeeze(1)
+    tokens = shifted[positions]
+    if loss_weight is None:
+        weights = torch.ones(positions.shape, dtype=torch.float32, device=labels.device)
+    else:
+        weights = F.pad(loss_weight[:, 1:].float(), (0, 1)).flatten()[positions]
+    if loss_denominator is None:
+        denominator = weights.sum()
+    else:
+        denominator = torch.as_tensor(
+            loss_denominator, dtype=torch.float32, device=labels.device
+        ).squeeze()
+    empty = denominator == 0
+    scale = torch.where(empty, 0.0, 1.0 / torch.where(empty, 1.0, denominator))
+    return _Targets(positions, tokens, weights, scale)
+
+
+def splice_image_features(text_embeds: Tensor, image_embeds: Tensor, slots: Tensor) -> Tensor:
+    """Put the tiles' features where their placeholder tokens stand.
+
+    Args:
+        text_embeds: (B, T, D) token embeddings; left unchanged.
+        image_embeds: (N, K, D) in reading order.
+        slots: (N*K,) positions of the placeholders in the flattened (B*T).
+
+    Returns:
+        (B, T, D), equal to ``text_embeds`` off the placeholders.
+    """
+    flat = text_embeds.reshape(-1, text_embeds.shape[-1])
+    features = image_embeds.reshape(-1, image_embeds.shape[-1])
+    flat = flat.index_copy(0, slots.to(flat.device), features.to(flat))
+    return flat.view(text_embeds.shape)
+
+
+def pixel_shuffle(x: Tensor, scale_factor: float = 0.5, *, version: str = "v2") -> Tensor:
+    """Fold squares of neighbouring tokens into the channels.
+
+    Args:
+        x: (N, W, H, C).
+        scale_factor: of either side; 0.5 folds 2 x 2 tokens.
+        version: ``"v1"`` leaves the two token axes transposed, as published V1-2 weights expect.
+
+    Returns:
+        (N, H*scale_factor, W*scale_factor, C/scale_factor**2), for ``"v2"`` with W before H.
+    """
+    num, width, height, channels = x.shape
+    new_width, new_height = int(width * scale_factor), int(height * scale_factor)
+    x = x.reshape(num, width, new_height, int(channels / scale_factor))
+    x = x.permute(0, 2, 1, 3).contiguous()
+    x = x.view(num, new_height, new_width, int(channels / (scale_factor * scale_factor)))
+    return x.permute(0, 2, 1, 3).contiguous() if version == "v2" else x
+
+
+_LORA_VISION_TARGETS = ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"]
+_LORA_LLM_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+_OLD_LORA_NAMES = {
+    rf"(base_model\.model\..*\.{target})\.{kind}": rf"\1.base_layer.{kind}"
+    for target in (*_LORA_VISION_TARGETS, *_LORA_LLM_TARGETS, "qkv_proj", "gate_up_proj")
+    for kind in ("weight", "bias")
+}
+"""Wrapped layers in checkpoints of PEFT before 0.7, as transformers' ``key_mapping``."""
+
+# Settings by which some language models change their logits after the head; the vocabulary loss,
+# which calls the head itself, steps aside for them.
+_LOGIT_SETTINGS = (
+    "final_logit_softcapping",
+    "logit_scale",
+    "logits_scaling",
+    "lm_head_multiplier",
+)
+
+
+class InternVLChatModel(PreTrainedModel):
+    """InternVL-Chat for training, chat and generation."""
+
+    config_class = InternVLChatConfig
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = True
+    _no_split_modules: ClassVar = ["InternVisionEncoderLayer", "LlamaDecoderLayer"]
+    _skip_keys_device_placement: ClassVar = ["past_key_values"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flash_attn_2 = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(
+        self,
+        config: InternVLChatConfig,
+        vision_model: InternVisionModel | None = None,
+        language_model: PreTrainedModel | None = None,
+    ) -> None:
+        """Build the model.
+
+        Args:
+            config: its shape.
+            vision_model, language_model: parts that exist already, taken as they are.
+        """
+        super().__init__(config)
+        if vision_model is None:
+            vision_model = InternVisionModel(config.vision_config)
+        else:
+            _keep_weights(vision_model)
+        if language_model is None:
+            language_model = _build_language_model(config.llm_config)
+        else:
+            _keep_weights(language_model)
+        self.vision_model = vision_model
+        self.language_model = language_model
+        width = config.vision_config.hidden_size * round(1 / config.downsample_ratio) ** 2
+        llm_width = config.get_text_config().hidden_size
+        self.mlp1 = nn.Sequential(
+            nn.LayerNorm(width),
+            nn.Linear(width, llm_width),
+            nn.GELU(),
+            nn.Linear(llm_width, llm_width),
+        )
+        self.vocabulary_loss = VocabularyLoss()
+        self.img_context_token_id: int | None = None
+        self.template = config.template or DEFAULT_TEMPLATE
+        self.conv_template: Template = get_conv_template(self.template)
+        self.system_message: str = (
+            getattr(config, "system_message", None) or self.conv_template.system_message
+        )
+        self.post_init()
+        if config.use_backbone_lora:
+            self.wrap_backbone_lora(r=config.use_backbone_lora)
+        if config.use_llm_lora:
+            self.wrap_llm_lora(r=config.use_llm_lora)
+
+    # ------------------------------------------------------------------ loading and saving
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any
+    ) -> Any:
+        """Load a checkpoint; see :meth:`transformers.PreTrainedModel.from_pretrained`.
+
+        ``load_in_8bit=True``, which transformers 5 no longer knows, becomes a bitsandbytes
+        configuration that leaves ``lm_head`` and ``mlp1`` as they are. ``use_flash_attn=True``
+        becomes ``attn_implementation="flash_attention_2"`` where flash-attn is installed. LoRA
+        checkpoints of PEFT before 0.7 (no ``base_layer`` in the names) load too.
+        """
+        adapter_base = _adapter_base(pretrained_model_name_or_path)
+        if adapter_base is not None:
+            return cls._from_adapter(pretrained_model_name_or_path, adapter_base, *args, **kwargs)
+        kwargs["key_mapping"] = {**_OLD_LORA_NAMES, **(kwargs.get("key_mapping") or {})}
+        if kwargs.pop("load_in_8bit", False) and kwargs.get("quantization_config") is None:
+            kwargs["quantization_config"] = BitsAndBytesConfig(
+                load_in_8bit=True, llm_int8_skip_modules=["lm_head", "mlp1"]
+            )
+        if kwargs.pop("use_flash_attn", False) and is_flash_attn_2_available():
+            kwargs.setdefault("attn_implementation", "flash_attention_2")
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    @classmethod
+    def _from_adapter(
+        cls, adapter: str | os.PathLike[str], base: str, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Load the checkpoint that an adapter was trained on, then the adapter."""
+        kwargs.pop("adapter_kwargs", None)
+        config = kwargs.pop("config", None) or cls.config_class.from_pretrained(adapter)
+        config.use_llm_lora = config.use_backbone_lora = 0  # the base has no wrapped layers
+        model = cls.from_pretrained(base, *args, config=config, **kwargs)
+        model.load_adapter(str(adapter))
+        return model
+
+    # ------------------------------------------------------------------ parts and settings
+
+    @property
+    def num_image_token(self) -> int:
+        """Tokens that stand for one tile (``K``)."""
+        return self.config.num_image_token
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The token embeddings of the language model."""
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the token embeddings of the language model."""
+        self._bare_language_model().set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The vocabulary projection of the language model."""
+        return self._bare_language_model().get_output_embeddings()
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Replace the vocabulary projection of the language model."""
+        self._bare_language_model().set_output_embeddings(new_embeddings)
+
+    def get_decoder(self) -> nn.Module:
+        """The language model without its vocabulary projection."""
+        return self._bare_language_model().get_decoder()
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
+        """Resize both token tables; see transformers. ``llm_config.vocab_size`` follows."""
+        embeddings = super().resize_token_embeddings(*args, **kwargs)
+        self._bare_language_model().vocab_size = self.config.llm_config.vocab_size
+        return embeddings
+
+    def enable_input_require_grads(self) -> None:
+        """Let gradients reach the token embeddings' output, for adapters on a frozen model.
+
+        Only the language model's: on the patch embeddings it would make a frozen vision tower
+        run a backward pass.
+        """
+        self._bare_language_model().enable_input_require_grads()
+
+    def disable_input_require_grads(self) -> None:
+        """Undo :meth:`enable_input_require_grads`."""
+        self._bare_language_model().disable_input_require_grads()
+
+    def _bare_language_model(self) -> PreTrainedModel:
+        """The causal LM itself, out of its LoRA wrapper if it has one."""
+        unwrap = getattr(self.language_model, "get_base_model", None)
+        return self.language_model if unwrap is None else unwrap()
+
+    def wrap_backbone_lora(
+        self, r: int = 128, lora_alpha: int | None = None, lora_dropout: float = 0.05
+    ) -> None:
+        """Put LoRA layers on attention and MLP of the vision tower and freeze the rest of it."""
+        self.vision_model = _wrap_lora(
+            self.vision_model, _LORA_VISION_TARGETS, r, lora_alpha, lora_dropout
+        )
+        self.config.use_backbone_lora = r
+
+    def wrap_llm_lora(
+        self, r: int = 128, lora_alpha: int | None = None, lora_dropout: float = 0.05
+    ) -> None:
+        """Put LoRA layers on all linear layers of the decoder and freeze the rest of the LLM.
+
+        Args:
+            r: rank.
+            lora_alpha: scale numerator; twice the rank by default.
+            lora_dropout: on the adapters' input.
+        """
+        head = self.get_output_embeddings()
+        targets = sorted(
+            {
+                name.rsplit(".", 1)[-1]
+                for name, module in self.language_model.named_modules()
+                if isinstance(module, nn.Linear) and module is not head
+            }
+        )
+        self.language_model = _wrap_lora(
+            self.language_model, targets, r, lora_alpha, lora_dropout, task_type="CAUSAL_LM"
+        )
+        self.config.use_llm_lora = r
+        tied: dict[str, str] = getattr(self, "all_tied_weights_keys", {})
+        self.all_tied_weights_keys = {
+            _inside_lora(target): _inside_lora(source) for target, source in tied.items()
+        }
+
+    # ------------------------------------------------------------------ pictures
+
+    def pixel_shuffle(self, x: Tensor, scale_factor: float = 0.5) -> Tensor:
+        """:func:`pixel_shuffle` in the configured version."""
+        return pixel_shuffle(x, scale_factor, version=self.config.ps_version)
+
+    def extract_feature(self, pixel_values: Tensor) -> Tensor:
+        """Encode tiles as the language model reads them.
+
+        Args:
+            pixel_values: (N, 3, S, S), normalised.
+
+        Returns:
+            (N, K, D).
+
+        Raises:
+            ValueError: the tiles do not divide into whole squares of patches.
+        """
+        outputs = self.vision_model(
+            pixel_values=pixel_values, select_layer=self.config.select_layer, return_dict=True
+        )
+        tokens = outputs.last_hidden_state[:, 1:]  # without the class token
+        patch, ratio = self.config.vision_config.patch_size, self.config.downsample_ratio
+        grid = [side // patch for side in pixel_values.shape[-2:]]
+        if any(side % round(1 / ratio) for side in grid):
+            raise ValueError(
+                f"tiles of {tuple(pixel_values.shape[-2:])} pixels are {grid[0]} x {grid[1]} "
+                f"patches of {patch}; want multiples of {round(1 / ratio)} patches"
+            )
+        tokens = tokens.reshape(tokens.shape[0], *grid, -1)
+        return self.mlp1(self.pixel_shuffle(tokens, ratio).flatten(1, 2))
+
+    def _image_slots(self, input_ids: Tensor) -> Tensor:
+        """Positions of the placeholder tokens in the flattened ``input_ids``."""
+        if self.img_context_token_id is None:
+            raise ValueError(
+                "img_context_token_id is not set. Set model.img_context_token_id to the "
+                "tokenizer's id of <IMG_CONTEXT> before passing pictures"
+            )
+        return input_ids.flatten().eq(self.img_context_token_id).nonzero().squeeze(1)
+
+    def _check_count(self, slots: Tensor, num_tiles: int, input_ids: Tensor) -> None:
+        if len(slots) == num_tiles * self.num_image_token:
+            return
+        is_slot = input_ids.eq(self.img_context_token_id or 0)
+        per_row = is_slot.sum(dim=1).tolist()
+        raise ValueError(
+            f"{len(slots)} image tokens in input_ids (by row: {per_row}), but {num_tiles} tiles "
+            f"give {num_tiles * self.num_image_token} features ({self.num_image_token} each). "
+            "A text cut at max_seq_length loses image tokens; so does a wrong tile count"
+        )
+
+    def _stand_in(self, device: torch.device) -> Tensor | None:
+        """The zero that a training batch without pictures adds, or ``None`` if none is needed.
+
+        Under ZeRO-3 every rank must run the same modules, and elsewhere every trained parameter
+        wants a gradient, so one blank tile goes through vision tower and projector and its output
+        is multiplied by zero.
+        """
+        parameters = [*self.vision_model.parameters(), *self.mlp1.parameters()]
+        partitioned = any(hasattr(parameter, "ds_id") for parameter in parameters)
+        trained = self.training and any(parameter.requires_grad for parameter in parameters)
+        if not (partitioned or trained):
+            return None
+        size = self.config.image_size
+        channels = self.config.vision_config.num_channels
+        blank = torch.zeros(1, channels, size, size, device=device)
+        return self.extract_feature(blank).sum() * 0
+
+    def _embed(
+        self,
+        input_ids: Tensor,
+        pixel_values: Tensor | None,
+        image_flags: Tensor | None = None,
+        visual_features: Tensor | None = None,
+    ) -> Tensor:
+        """Token embeddings with the tiles' features in place: (B, T, D)."""
+        # What needs the device to catch up (counting) comes first, while its queue is short.
+        tiles = pixel_values if visual_features is None else visual_features
+        slots = None
+        if tiles is not None:
+            if image_flags is not None:
+                tiles = tiles[image_flags.reshape(-1).to(tiles.device) == 1]
+            slots = self._image_slots(input_ids)
+            self._check_count(slots, tiles.shape[0], input_ids)
+        embeds = self.get_input_embeddings()(input_ids)
+        if tiles is None or slots is None or tiles.shape[0] == 0:
+            zero = self._stand_in(embeds.device)
+            return embeds if zero is None else embeds + zero.to(embeds)
+        features = self.extract_feature(tiles) if visual_features is None else tiles
+        return splice_image_features(embeds, features, slots)
+
+    # ------------------------------------------------------------------ forward
+
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        image_flags: Tensor | None = None,
+        past_key_values: Any = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        inputs_embeds: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
+        loss_weight: Tensor | None = None,
+        loss_denominator: float | Tensor | None = None,
+        return_logits: bool | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
+        """Run the model on text with pictures.
+
+        Args:
+            pixel_values: (N, 3, S, S), normalised; ``None`` for a batch without pictures.
+            input_ids: (B, T); a tile is K copies of ``img_context_token_id``.
+            attention_mask: (B, T), 1 on real tokens; ``None`` for none padded.
+            position_ids: (B, T); restart in packed rows.
+            image_flags: (N,) or (N, 1), 1 for a real tile, 0 for a stand-in, which is dropped.
+            past_key_values: cache of the language model.
+            labels: (B, T), ``IGNORE_INDEX`` off the loss mask; the shift by one happens here.
+            use_cache: return the cache; off by default when there are labels.
+            output_attentions, output_hidden_states: of the language model.
+            return_dict: ``False`` for a tuple.
+            inputs_embeds: (B, T, D) in place of ``input_ids``, pictures and all.
+            logits_to_keep: as in transformers' language models; without labels only.
+            loss_weight: (B, T) float32, aligned with ``labels``; 1 by default.
+            loss_denominator: what the weighted sum of cross entropies is divided by; the sum of
+                the weights by default. Zero gives a loss of exactly zero.
+            return_logits: ``False`` computes the loss on supervised positions only and no
+                logits. Default: only off in training with labels.
+            **kwargs: go to the language model (``cu_seq_lens_q`` and the like of packed rows).
+
+        Returns:
+            Loss (float32), logits (B, T, V) or ``None``, and what else was asked for.
+
+        Raises:
+            ValueError: image tokens do not number K per tile, pictures came without
+                ``img_context_token_id`` set, or no text was given.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give input_ids or inputs_embeds, not both or neither")
+        num_items = kwargs.pop("num_items_in_batch", None)
+        if loss_denominator is None:
+            loss_denominator = num_items  # the plain transformers Trainer's name for it
+        targets = None
+        if labels is not None:
+            targets = select_targets(labels, loss_weight, loss_denominator)
+            logits_to_keep = 0
+        if input_ids is not None:
+            inputs_embeds = self._embed(input_ids, pixel_values, image_flags)
+        if use_cache is None and (self.training or labels is not None):
+            use_cache = False
+        if return_logits is None:
+            return_logits = not (self.training and labels is not None)
+        settings = {
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "past_key_values": past_key_values,
+            "inputs_embeds": inputs_embeds,
+            "use_cache": use_cache,
+            "output_attentions": output_attentions,
+            "output_hidden_states": output_hidden_states,
+            **kwargs,
+        }
+        if targets is not None and not return_logits and self._head_is_all():
+            result = self._forward_loss_only(targets, settings)
+        else:
+            outputs = self.language_model(
+                **settings, logits_to_keep=logits_to_keep, return_dict=True
+            )
+            result = CausalLMOutputWithPast(
+                loss=None if targets is None else _full_loss(outputs.logits, targets),
+                logits=outputs.logits,
+                past_key_values=outputs.past_key_values,
+                hidden_states=outputs.hidden_states,
+                attentions=outputs.attentions,
+            )
+        return result.to_tuple() if return_dict is False else result
+
+    def _head_is_all(self) -> bool:
+        """Whether logits are the head's output and nothing more."""
+        settings = (getattr(self.config.llm_config, name, None) for name in _LOGIT_SETTINGS)
+        return all(value in (None, 1, 1.0) for value in settings)
+
+    def _forward_loss_only(
+        self, targets: _Targets, settings: dict[str, Any]
+    ) -> CausalLMOutputWithPast:
+        outputs = self.get_decoder()(**settings, return_dict=True)
+        hidden = outputs.last_hidden_state
+        positions = targets.positions.to(hidden.device)
+        supervised = hidden.reshape(-1, hidden.shape[-1]).index_select(0, positions)
+        total = self.vocabulary_loss(
+            supervised,
+            targets.tokens.to(hidden.device),
+            self.get_output_embeddings(),
+            targets.weights.to(hidden.device),
+        )
+        return CausalLMOutputWithPast(
+            loss=total * targets.scale.to(total.device),
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    # ------------------------------------------------------------------ chat
+
+    @torch.no_grad()
+    def generate(
+        self,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        visual_features: Tensor | None = None,
+        generation_config: GenerationConfig | dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Continue text with pictures.
+
+        Args:
+            pixel_values: (N, 3, S, S) or ``None``.
+            input_ids: (B, T), padded on the left.
+            attention_mask: (B, T), 1 on real tokens; ``None`` for none padded.
+            visual_features: (N, K, D), what :meth:`extract_feature` gave, in place of pixels.
+            generation_config: for the language model's ``generate``; a dict is a set of keywords.
+            **kwargs: go there too.
+
+        Returns:
+            (B, new tokens) ids, without the prompt; or what ``return_dict_in_generate`` asks for.
+        """
+        if input_ids is None:
+            raise ValueError("generate needs input_ids")
+        if isinstance(generation_config, dict):
+            kwargs, generation_config = {**generation_config, **kwargs}, None
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        return self.language_model.generate(
+            inputs_embeds=self._embed(input_ids, pixel_values, visual_features=visual_features),
+            attention_mask=attention_mask,
+            generation_config=generation_config,
+            use_cache=kwargs.pop("use_cache", True),
+            **kwargs,
+        )
+
+    def chat(
+        self,
+        tokenizer: Any,
+        pixel_values: Tensor | None,
+        question: str,
+        generation_config: dict[str, Any],
+        history: Sequence[tuple[str, str]] | None = None,
+        return_history: bool = False,
+        num_patches_list: Sequence[int] | None = None,
+        IMG_START_TOKEN: str = "<img>",
+        IMG_END_TOKEN: str = "</img>",
+        IMG_CONTEXT_TOKEN: str = "<IMG_CONTEXT>",
+        verbose: bool = False,
+    ) -> str | tuple[str, list[tuple[str, str]]]:
+        """Answer one question.
+
+        Args:
+            tokenizer: the checkpoint's.
+            pixel_values: (N, 3, S, S), the tiles of all pictures of history and question.
+            question: ``<image>`` stands for a picture; put before the first question if it is
+                missing there and everywhere else.
+            generation_config: keywords of ``generate``, a ``streamer`` included; not changed.
+            history: earlier (question, answer) pairs; not changed.
+            return_history: return the pairs, this one included, as well.
+            num_patches_list: tiles of each picture; all to one by default.
+            IMG_START_TOKEN, IMG_END_TOKEN, IMG_CONTEXT_TOKEN: what a picture is written with.
+            verbose: log prompt and answer.
+
+        Raises:
+            ValueError: tiles, ``num_patches_list`` and ``<image>`` tags do not agree.
+        """
+        answers, histories = self._answer(
+            tokenizer,
+            pixel_values,
+            [question],
+            generation_config,
+            [list(history or [])],
+            [_tiles_of_one(pixel_values, num_patches_list)],
+            (IMG_START_TOKEN, IMG_CONTEXT_TOKEN, IMG_END_TOKEN),
+            verbose,
+        )
+        return (answers[0], histories[0]) if return_history else answers[0]
+
+    def batch_chat(
+        self,
+        tokenizer: Any,
+        pixel_values: Tensor | None,
+        questions: Sequence[str],
+        generation_config: dict[str, Any],
+        num_patches_list: Sequence[int | Sequence[int]] | None = None,
+        history: Sequence[Sequence[tuple[str, str]]] | None = None,
+        return_history: bool = False,
+        IMG_START_TOKEN: str = "<img>",
+        IMG_END_TOKEN: str = "</img>",
+        IMG_CONTEXT_TOKEN: str = "<IMG_CONTEXT>",
+        verbose: bool = False,
+    ) -> list[str] | tuple[list[str], list[list[tuple[str, str]]]]:
+        """Answer several questions at once; greedy answers are those of :meth:`chat`.
+
+        Args:
+            pixel_values: (N, 3, S, S), tiles in the order of the questions.
+            num_patches_list: for each question its number of tiles (one picture; 0 for none), or
+                a list with the tiles of each of its pictures. By default the tiles are shared
+                out evenly, one picture per question.
+            history: for each question its earlier pairs.
+
+        Other arguments are those of :meth:`chat`.
+
+        Raises:
+            ValueError: numbers of questions, tiles and ``<image>`` tags do not agree.
+        """
+        answers, histories = self._answer(
+            tokenizer,
+            pixel_values,
+            list(questions),
+            generation_config,
+            _histories(history, len(questions)),
+            _tiles_of_many(pixel_values, num_patches_list, len(questions)),
+            (IMG_START_TOKEN, IMG_CONTEXT_TOKEN, IMG_END_TOKEN),
+            verbose,
+        )
+        return (answers, histories) if return_history else answers
+
+    def _answer(
+        self,
+        tokenizer: Any,
+        pixel_values: Tensor | None,
+        questions: list[str],
+        generation_config: dict[str, Any],
+        histories: list[list[tuple[str, str]]],
+        tiles: list[list[int]],
+        image_tokens: tuple[str, str, str],
+        verbose: bool,
+    ) -> tuple[list[str], list[list[tuple[str, str]]]]:
+        self.img_context_token_id = tokenizer.convert_tokens_to_ids(image_tokens[1])
+        rows, asked = [], []
+        for question, history, counts in zip(questions, histories, tiles, strict=True):
+            turns = _with_image_tag(history, question, bool(counts))
+            prompt = self.conv_template.render(turns, self.system_message).text
+            prompt = _expand_image_tags(prompt, counts, self.num_image_token, image_tokens)
+            rows.append(_prompt_ids(tokenizer, prompt, self.conv_template.bos_in_training))
+            asked.append(turns)
+            if verbose:
+                logger.info("prompt: %s", prompt)
+        input_ids, attention_mask = _pad_left(rows, _pad_id(tokenizer), self.device)
+        settings = dict(generation_config)
+        settings.setdefault("pad_token_id", _pad_id(tokenizer))
+        settings.update(_stop_settings(tokenizer, self.conv_template.stop_str, settings))
+        output = self.generate(pixel_values, input_ids, attention_mask, **settings)
+        sequences = getattr(output, "sequences", output)
+        answers = [_decode(tokenizer, row, self.conv_template.stop_str) for row in sequences]
+        for answer in answers if verbose else ():
+            logger.info("answer: %s", answer)
+        done = [
+            [(q, a) for q, a in turns[:-1] if a is not None] + [(turns[-1][0], answer)]
+            for turns, answer in zip(asked, answers, strict=True)
+        ]
+        return answers, done
+
+
+def _tiles_of_one(pixel_values: Tensor | None, num_patches_list: Sequence[int] | None) -> list[int]:
+    """Tiles of each picture of one conversation."""
+    num_tiles = 0 if pixel_values is None else len(pixel_values)
+    if num_patches_list is None:
+        return [num_tiles] if num_tiles else []
+    if sum(num_patches_list) != num_tiles:
+        raise ValueError(
+            f"num_patches_list {list(num_patches_list)} sums to {sum(num_patches_list)}, but "
+            f"pixel_values holds {num_tiles} tiles"
+        )
+    return list(num_patches_list)
+
+
+def _tiles_of_many(
+    pixel_values: Tensor | None,
+    num_patches_list: Sequence[int | Sequence[int]] | None,
+    num_questions: int,
+) -> list[list[int]]:
+    """Tiles of each picture of each conversation."""
+    num_tiles = 0 if pixel_values is None else len(pixel_values)
+    if num_patches_list is None:
+        if num_questions and num_tiles % num_questions:
+            raise ValueError(
+                f"{num_tiles} tiles do not go evenly over {num_questions} questions. Give "
+                "num_patches_list, one entry per question"
+            )
+        share = num_tiles // max(num_questions, 1)
+        return [[share] if share else []] * num_questions
+    if len(num_patches_list) != num_questions:
+        raise ValueError(
+            f"num_patches_list has {len(num_patches_list)} entries for {num_questions} questions"
+        )
+    tiles = [
+        [entry] * bool(entry) if isinstance(entry, int) else list(entry)
+        for entry in num_patches_list
+    ]
+    if sum(map(sum, tiles)) != num_tiles:
+        raise ValueError(
+            f"num_patches_list {list(num_patches_list)} sums to {sum(map(sum, tiles))}, but "
+            f"pixel_values holds {num_tiles} tiles"
+        )
+    return tiles
+
+
+def _histories(
+    history: Sequence[Sequence[tuple[str, str]]] | None, num_questions: int
+) -> list[list[tuple[str, str]]]:
+    if history is None:
+        return [[] for _ in range(num_questions)]
+    if len(history) != num_questions:
+        raise ValueError(f"history has {len(history)} entries for {num_questions} questions")
+    return [list(pairs) for pairs in history]
+
+
+def _with_image_tag(
+    history: Sequence[tuple[str, str]], question: str, has_images: bool
+) -> list[tuple[str, str | None]]:
+    """The turns, ``<image>`` put before the first question if pictures came without a tag."""
+    turns: list[tuple[str, str | None]] = [*history, (question, None)]
+    if has_images and not any(IMAGE_TAG in asked for asked, _ in turns):
+        turns[0] = (f"{IMAGE_TAG}\n{turns[0][0]}", turns[0][1])
+    return turns
+
+
+def _expand_image_tags(
+    prompt: str, tiles: Sequence[int], num_image_token: int, tokens: tuple[str, str, str]
+) -> str:
+    """Write each ``<image>`` as start, K context tokens per tile, end."""
+    pieces = prompt.split(IMAGE_TAG)
+    if len(pieces) - 1 != len(tiles):
+        raise ValueError(
+            f"{len(pieces) - 1} {IMAGE_TAG} tags in history and question, but tiles for "
+            f"{len(tiles)} pictures: {list(tiles)}. Check pixel_values and num_patches_list"
+        )
+    start, context, end = tokens
+    text = pieces[0]
+    for count, piece in zip(tiles, pieces[1:], strict=True):
+        text += start + context * (num_image_token * count) + end + piece
+    return text
+
+
+def _prompt_ids(tokenizer: Any, prompt: str, bos: bool) -> list[int]:
+    """Ids as in training: of the whole string at once, BOS only where the template has one."""
+    ids = list(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+    if bos and tokenizer.bos_token_id is not None:
+        return [tokenizer.bos_token_id, *ids]
+    return ids
+
+
+def _pad_id(tokenizer: Any) -> int:
+    for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token_id is not None:
+            return token_id
+    return 0
+
+
+def _pad_left(
+    rows: Sequence[list[int]], pad_id: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """(B, T) ids and attention mask."""
+    longest = max(map(len, rows))
+    ids = [[pad_id] * (longest - len(row)) + row for row in rows]
+    mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
+def _stop_settings(tokenizer: Any, stop_str: str, given: dict[str, Any]) -> dict[str, Any]:
+    """How ``generate`` learns where to stop: the end-of-turn token, or its text."""
+    stop_id = tokenizer.convert_tokens_to_ids(stop_str)
+    ends = given.get("eos_token_id")
+    ends = list(ends) if isinstance(ends, list | tuple) else [] if ends is None else [ends]
+    if isinstance(stop_id, int) and stop_id != tokenizer.unk_token_id:
+        return {"eos_token_id": [stop_id, *(end for end in ends if end != stop_id)]}
+    return {
+        "eos_token_id": ends or tokenizer.eos_token_id,
+        "stop_strings": [stop_str],
+        "tokenizer": tokenizer,
+    }
+
+
+def _decode(tokenizer: Any, ids: Tensor, stop_str: str) -> str:
+    """The answer's text: up to the end of the turn, without padding.
+
+    Special tokens are kept otherwise: ``<ref>`` and ``<box>`` are part of an answer.
+    """
+    control = {
+        tokenizer.bos_token_id,
+        tokenizer.eos_token_id,
+        tokenizer.pad_token_id,
+    }
+    kept = [token for token in ids.tolist() if token not in control]
+    text = tokenizer.decode(kept, skip_special_tokens=False, spaces_between_special_tokens=False)
+    return text.split(stop_str)[0].strip()
+
+
+def _full_loss(logits: Tensor, targets: _Targets) -> Tensor:
+    """The same loss from all logits (B, T, V)."""
+    rows = logits.flatten(0, 1)[targets.positions.to(logits.device)].float()
+    losses = F.cross_entropy(rows, targets.tokens.to(logits.device), reduction="none")
+    return (losses * targets.weights.to(logits.device)).sum() * targets.scale.to(logits.device)
+
+
+def _build_language_model(config: PretrainedConfig) -> PreTrainedModel:
+    """A fresh causal LM of transformers, in the dtype and on the device of the surroundings."""
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ValueError(f"transformers has no causal language model for {type(config).__name__}")
+    return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)
+
+
+def _adapter_base(path: str | os.PathLike[str]) -> str | None:
+    """The base of an adapter-only checkpoint with a configuration of its own, else ``None``."""
+    names = set(os.listdir(path)) if os.path.isdir(path) else set()
+    if not {"adapter_config.json", "config.json"} <= names:
+        return None
+    if any(
+        name.startswith(("model", "pytorch_model")) and name.endswith((".safetensors", ".bin"))
+        for name in names
+    ):
+        return None
+    with open(os.path.join(path, "adapter_config.json"), encoding="utf-8") as file:
+        base = json.load(file)["base_model_name_or_path"]
+    beside = os.path.join(os.path.dirname(os.path.abspath(path)), os.path.basename(base))
+    return beside if not os.path.isdir(base) and os.path.isdir(beside) else base
+
+
+def _keep_weights(model: nn.Module) -> None:
+    """Mark the weights of a finished part, so that no initialisation touches them again."""
+    for module in model.modules():
+        module._is_hf_initialized = True  # type: ignore[assignment]
+
+
+def _wrap_lora(
+    model: Any,
+    targets: Sequence[str],
+    r: int,
+    lora_alpha: int | None,
+    lora_dropout: float,
+    task_type: str | None = None,
+) -> Any:
+    """Wrap a tower with PEFT, as the original checkpoints have it."""
+    if hasattr(model, "get_base_model"):
+        raise ValueError(f"{type(model.get_base_model()).__name__} has LoRA layers already")
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as err:
+        raise ImportError("LoRA layers need the package peft: pip install peft") from err
+    settings = LoraConfig(
+        r=r,
+        target_modules=list(targets),
+        lora_alpha=2 * r if lora_alpha is None else lora_alpha,
+        lora_dropout=lora_dropout,
+        task_type=task_type,
+    )
+    # The adapter has the tower's dtype, as in the original checkpoints; under ZeRO-3 a cast here
+    # would change placeholders and not the shards.
+    return get_peft_model(model, settings, autocast_adapter_dtype=False)
+
+
+def _inside_lora(key: str) -> str:
+    """A language model's parameter name after the model was wrapped."""
+    prefix = "language_model."
+    return f"{prefix}base_model.model.{key.removeprefix(prefix)}" if key.startswith(prefix) else key
+
+
+# Makes save_pretrained write these files, and name them in config.json (auto_map).
+InternVLChatConfig.register_for_auto_class()
+InternVLChatModel.register_for_auto_class("AutoModel")
