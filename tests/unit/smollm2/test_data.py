@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from internvl_chat.data.meta import load_meta
-from playground.demo.scene import Scene, Shape
+from playground.demo.common import COLOR_NAMES
+from playground.demo.scene import KINDS, Scene, Shape
 from playground.quickstart.digits import split_scans
-from playground.smollm2.data import Amounts, color_questions, write_data
+from playground.smollm2.data import WORDS, Amounts, color_questions, write_data
 from playground.smollm2.evaluate import TEXT_QUESTION
 from playground.smollm2.knowledge import KNOWLEDGE
 
@@ -63,6 +64,20 @@ def test_meta_files_list_what_was_written(written: Path) -> None:
     for record in lines(written / "lora_scenes.jsonl"):
         assert (written / str(record["image"])).is_file()
         assert record["conversations"][0]["value"].startswith("<image>\n")
+
+
+def test_what_the_projector_learns_from_tells_everything(written: Path) -> None:
+    scenes = lines(written / "projector_scenes.jsonl")
+    assert scenes[0]["system"] == ""
+    for record in scenes:
+        for name in record["conversations"][1]["value"].split(", "):
+            color, kind = name.split(" ")
+            assert color in COLOR_NAMES
+            assert kind in KINDS
+    for record in lines(written / "projector_digits.jsonl"):
+        figure, word = record["conversations"][1]["value"].split(", ")
+        assert WORDS[int(figure)] == word
+    assert "system" not in lines(written / "lora_scenes.jsonl")[0]
 
 
 def test_held_out_colors_are_balanced_and_scans_unseen(written: Path) -> None:
