@@ -1,6 +1,6 @@
 """The ``internvl-chat`` command: one thin verb per capability.
 
-Verbs import what they need when they run, so ``--help`` answers without loading torch. Exit codes:
+Verbs import what they need when they run. Exit codes:
 0 done, 1 ran and found problems, 2 wrong use, 3 data policy violated; ``train`` has more
 (see docs/training.md).
 """
