@@ -446,6 +446,10 @@ def _tell_deepspeed(backend: str, device: torch.device) -> None:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     import deepspeed
 
+    if device.type == "cpu":
+        from .cpu_accelerator import use_plain_cpu_accelerator
+
+        use_plain_cpu_accelerator()
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
 
 

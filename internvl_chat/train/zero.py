@@ -72,6 +72,9 @@ def zero_config(
             del config["optimizer"]
     if "optimizer" not in config and _offloads(zero):
         config["zero_force_ds_cpu_optimizer"] = False
+    for part in ("offload_optimizer", "offload_param"):
+        if device.type == "cpu" and zero.get(part):
+            zero[part]["pin_memory"] = False  # there is no device to copy to; compiled as well
     return config
 
 

@@ -52,6 +52,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cases = [case("stage0", max_steps=20, learning_rate=3e-3)]
     for stage, file in ZERO.items():
         cases.append(case(f"stage{stage}", max_steps=20, learning_rate=3e-3, deepspeed=file))
+    offload = ROOT / "shell/deepspeed/zero_stage3_offload_config.json"
+    cases.append(case("offload", max_steps=3, learning_rate=3e-3, deepspeed=offload))
     cases.append(
         case(
             "combined",
@@ -90,6 +92,12 @@ def test_stages_have_the_same_losses(trained: Path, stage: int) -> None:
     assert len(plain) == 20
     assert plain[-1] < plain[0] - 0.5  # it learns
     assert logged(trained / f"stage{stage}") == pytest.approx(plain, abs=2e-5)
+
+
+def test_offload_has_the_same_losses(trained: Path) -> None:
+    # The learning rate's schedule is constant, so a shorter run begins the same.
+    plain = logged(trained / "stage0")[:3]
+    assert logged(trained / "offload") == pytest.approx(plain, abs=2e-5)
 
 
 def test_every_combination_of_modalities_on_two_ranks(trained: Path) -> None:
