@@ -32,7 +32,13 @@ RESUMABLE: dict[str, Any] = {"max_steps": 6, "save_strategy": "steps", "save_ste
 VARIANTS: dict[str, dict[str, Any]] = {
     "ddp": {"gradient_accumulation_steps": 2, "dataloader_num_workers": 1},
     "zero3": {"deepspeed": ZERO[3], "use_packed_ds": True, "max_packed_tokens": 256},
-    "lora": {"deepspeed": ZERO[2], "freeze_llm": True, "use_llm_lora": 4},
+    "lora": {
+        "deepspeed": ZERO[2],
+        "freeze_llm": True,
+        "freeze_backbone": True,
+        "use_llm_lora": 4,
+        "learning_rate": 1e-2,
+    },
 }
 """What is resumed; each in another way of saving."""
 
