@@ -373,4 +373,10 @@ def build_trainer(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_code = main()
+    if exit_code:
+        # Threads of a group that was left in the middle of something may abort the interpreter's
+        # teardown, and with it the exit code.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_code)

@@ -26,7 +26,9 @@ def main() -> None:
     if state.rank == 1 and os.environ.get("MEET_CRASH") == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if state.rank == 1 and os.environ.get("MEET_CRASH") == "exit":
-        sys.exit(5)
+        shut_down()  # as the trainer does, or its threads may abort the process
+        sys.stdout.flush()
+        os._exit(5)
     if "MEET_CRASH" in os.environ:
         time.sleep(120)
     time.sleep(float(os.environ.get("MEET_SECONDS", "0")))
