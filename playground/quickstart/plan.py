@@ -105,8 +105,9 @@ def training_command(
         *("--freeze_backbone", "False"),  # handwriting is new to the vision tower as well
         *("--use_packed_ds", "True", "--max_packed_tokens", "1024", "--max_seq_length", "512"),
         *("--group_by_length", "False"),
+        *("--loss_reduction", "square"),  # else one list of shapes weighs as much as ten digits
         *("--grad_checkpoint", "False"),  # memory is no worry at this size, time is
-        *("--learning_rate", "1e-3", "--warmup_ratio", "0.05"),
+        *("--learning_rate", "8e-4", "--warmup_ratio", "0.05"),
         *(["--max_steps", str(max_steps)] if max_steps else ["--num_train_epochs", "1"]),
     ]
     return TrainingCommand(settings=settings, words=["sh", RECIPE, *arguments])

@@ -38,8 +38,8 @@ from playground.smollm2.knowledge import KNOWLEDGE
 
 logger = logging.getLogger(__name__)
 
-MAX_SHAPES = 3
-MAX_ROUNDS = 3
+MAX_SHAPES = 2
+MAX_ROUNDS = 2
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 COLOR_CHANCE = 1 / len(COLOR_NAMES)
 DIGIT_CHANCE = 1 / 10
@@ -49,9 +49,9 @@ DIGIT_CHANCE = 1 / 10
 class Amounts:
     """Records of each kind."""
 
-    projector_scenes: int = 1400
-    projector_digits: int = 800
-    lora_scenes: int = 450
+    projector_scenes: int = 1200
+    projector_digits: int = 900
+    lora_scenes: int = 500
     lora_digits: int = 600
     knowledge_repeats: int = 3
     """Times that each text-only question is among the adapter's records."""
@@ -78,11 +78,13 @@ def color_questions(rng: random.Random, scene: Scene) -> list[tuple[str, str, st
 
 
 def described_scenes(root: Path, *, seed: int, count: int) -> Iterator[Record]:
-    """Scenes of one to three shapes, each shape told in one answer, from left to right."""
+    """Scenes of a single shape, its colour and kind told.
+
+    Of several shapes a frozen LLM could not know which is to be told first.
+    """
     for index in range(count):
-        scene = sample_scene(stream(seed, "smollm2", "projector", index), max_shapes=MAX_SHAPES)
-        told = ", ".join(shape.name for shape in sorted(scene.shapes, key=lambda s: s.x))
-        rounds = [("List the shapes from left to right.", told)]
+        scene = sample_scene(stream(seed, "smollm2", "projector", index), max_shapes=1)
+        rounds = [("What is in the picture?", scene.shapes[0].name)]
         name = f"scene_projector_{index:05d}"
         yield _picture_record(root, draw_scene(scene), name, rounds) | {"system": ""}
 
@@ -96,7 +98,7 @@ def described_digits(root: Path, *, seed: int, count: int) -> Iterator[Record]:
 
 
 def asked_scenes(root: Path, *, seed: int, count: int) -> Iterator[Record]:
-    """Scenes of one to three shapes with up to three rounds each."""
+    """Scenes of one or two shapes with a round about each."""
     written = index = 0
     while written < count:
         rng = stream(seed, "smollm2", "lora", index)

