@@ -11,8 +11,9 @@ import logging
 import multiprocessing
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 _SEEN_FLOOR = 1000  # below this many records a ratio says little
 _MOST_FREQUENT = 10
+_ENTRY_KEYS = {"dataset", "file", "line", "code", "reason"}
 
 
 class BadRatioError(DatasetError):
@@ -67,15 +69,25 @@ class BadSamples:
 
     def _read_journal(self) -> set[tuple[str, int]]:
         """(file, line) of what an earlier run into the same directory wrote."""
-        known: set[tuple[str, int]] = set()
-        if self.path is not None and self.path.exists():
-            for line in self.path.read_bytes().splitlines():
-                try:
-                    entry = orjson.loads(line)
-                    known.add((entry["file"], entry["line"]))
-                except (orjson.JSONDecodeError, KeyError, TypeError):
-                    continue  # a line that a crash cut short
-        return known
+        return {(entry["file"], entry["line"]) for entry in self._entries()}
+
+    def _entries(self) -> Iterator[dict[str, Any]]:
+        """The journal so far, whoever wrote it."""
+        if self.path is None or not self.path.exists():
+            return
+        for line in self.path.read_bytes().splitlines():
+            try:
+                entry = orjson.loads(line)
+            except orjson.JSONDecodeError:
+                continue  # a line that a crash cut short
+            if isinstance(entry, dict) and _ENTRY_KEYS <= entry.keys():
+                yield entry
+
+    def journalled(self) -> dict[str, int]:
+        """Distinct records of the journal per dataset: every worker's and rank's, of earlier
+        runs into the same directory too."""
+        distinct = {(entry["dataset"], entry["file"], entry["line"]) for entry in self._entries()}
+        return dict(sorted(Counter(dataset for dataset, _, _ in distinct).items()))
 
     @property
     def counts(self) -> dict[str, int]:
@@ -156,17 +168,13 @@ class BadSamples:
 
     def _note_journal(self) -> None:
         """Take the reasons from the journal, which other workers write to as well."""
-        if self.path is None or not self.path.exists():
+        entries = list(self._entries())
+        if not entries:
             return
-        self._reasons.clear()
-        for line in self.path.read_bytes().splitlines():
-            try:
-                entry = orjson.loads(line)
-                code, reason = entry["code"], entry["reason"]
-                self._reasons[code] += 1
-                self._examples.setdefault(code, f"{entry['file']}:{entry['line']}: {reason}")
-            except (orjson.JSONDecodeError, KeyError, TypeError):
-                continue  # a line that a crash cut short
+        self._reasons = Counter(entry["code"] for entry in entries)
+        for entry in entries:
+            told = f"{entry['file']}:{entry['line']}: {entry['reason']}"
+            self._examples.setdefault(entry["code"], told)
 
     def _write(self, dataset_id: int, entries: list[tuple[int, BadRecordError]]) -> None:
         if self.path is None:

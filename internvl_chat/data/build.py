@@ -162,7 +162,8 @@ def _build(
     images = settings.image_settings()
     mixture = Mixture(specs, whole=not train)
     for spec, file in zip(mixture.specs, mixture.files, strict=True):
-        _check_length(spec, len(file))
+        if is_main:
+            _check_length(spec, len(file))
         _probe_files(spec, mixture, images)
     bad = BadSamples(
         num_records=sum(len(file) for file in mixture.files),

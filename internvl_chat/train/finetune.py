@@ -154,7 +154,11 @@ def run(args: RunArguments, state: DistributedState) -> None:
     trainer = build_trainer(args, state, batch_plan, model, prepared, writer, sampler, length)
     result = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     trainer.save_model(output_dir)
-    trainer.save_results(result.metrics)
+    bad_samples = prepared.train.bad_samples.journalled()
+    trainer.save_results({**result.metrics, "bad_samples": bad_samples})
+    if bad_samples:
+        told = ", ".join(f"{name} {count}" for name, count in bad_samples.items())
+        logger.warning("bad records skipped (see %s/bad_samples.jsonl): %s", output_dir, told)
 
 
 def prepare(args: RunArguments, state: DistributedState) -> Prepared:

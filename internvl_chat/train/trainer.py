@@ -385,7 +385,7 @@ class InternVLTrainer(Trainer):
         """(epoch, step in it) of the next step: the whole state of the data order."""
         return self._length.locate(self.state.global_step)
 
-    def save_results(self, metrics: Mapping[str, float]) -> None:
+    def save_results(self, metrics: Mapping[str, Any]) -> None:
         """Write train_results.json and trainer_state.json into OUTPUT_DIR, on rank 0."""
         if not self.args.should_save:
             return

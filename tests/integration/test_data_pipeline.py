@@ -250,8 +250,22 @@ def test_bad_records_are_left_out_of_the_plan_and_journalled(
     assert journal(tmp_path)[0]["file"] == str(tmp_path / "train.jsonl")
     planned = dataset.plan(0, global_batch_size=2).samples.tolist()
     assert sorted(planned) == [0, 1, 2, 4, 6, 7, 8, 9, 10, 11]
-    build(tmp_path, settings)
+    again = build(tmp_path, settings)
     assert len(journal(tmp_path)) == 2  # not written again
+    with (tmp_path / "out/bad_samples.jsonl").open("a") as file:
+        file.write(json.dumps(journal(tmp_path)[0]) + "\n")  # what another rank may write too
+        file.write('{"dataset": "demo", "fi')  # a line that a crash cut short
+    assert again.bad_samples.journalled() == {"demo": 2}
+
+
+def test_only_the_main_rank_says_that_a_length_is_wrong(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = write(tmp_path, records(tmp_path), length=99)
+    build(tmp_path, settings, is_main=False)
+    assert "length says 99" not in caplog.text
+    build(tmp_path, settings)
+    assert "length says 99" in caplog.text
 
 
 def test_a_missing_image_is_replaced_by_the_next_good_sample(tmp_path: Path) -> None:

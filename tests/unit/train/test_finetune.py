@@ -132,6 +132,19 @@ def test_too_many_bad_records(
     assert (tmp_path / "out/bad_samples.jsonl").is_file()
 
 
+def test_tolerated_bad_records_are_in_the_summary(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    meta = write_dataset(tmp_path / "data", ["text", "image", "image"])
+    annotation = tmp_path / "data/shapes/records.jsonl"
+    lines = annotation.read_text().splitlines()
+    annotation.write_text("\n".join([lines[0], "{broken", lines[2]]) + "\n")
+    argv = train_arguments(model, meta, tmp_path / "out", max_bad_ratio=0.5)
+    assert main(argv) == 0
+    results = json.loads((tmp_path / "out/train_results.json").read_text())
+    assert results["bad_samples"] == {"shapes": 1}
+
+
 def test_template_of_another_tokenizer(
     model: Path, meta: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
