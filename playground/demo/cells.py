@@ -12,7 +12,7 @@ from PIL import Image
 
 from playground.demo.charts import MAX_VALUE, Chart, draw_chart, sample_chart
 from playground.demo.common import SIDE
-from playground.demo.scene import CELLS, Scene, draw_scene, sample_scene
+from playground.demo.scene import CELLS, MANY, Scene, draw_scene, sample_scene
 from playground.demo.words import CELL, Sign, draw_sign, sample_sign
 
 NOTHING = "."
@@ -78,7 +78,7 @@ def cell_sample(rng: random.Random) -> tuple[Image.Image, list[CellQuestion]]:
     """A picture and all its cell questions, in random order."""
     family = rng.random()
     if family < 0.45:
-        scene = sample_scene(rng)
+        scene = sample_scene(rng, counts=MANY)
         image, questions = draw_scene(scene), scene_cells(scene)
     elif family < 0.65:
         chart = sample_chart(rng)

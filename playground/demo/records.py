@@ -15,7 +15,7 @@ from playground.demo.other_questions import (
     pair_questions,
     sign_questions,
 )
-from playground.demo.scene import Scene, draw_scene, sample_scene
+from playground.demo.scene import FEW, Scene, draw_scene, sample_scene
 from playground.demo.scene_questions import BOX_PROMPTS, SCENE_PROMPTS
 from playground.demo.words import Sign, draw_sign, sample_sign
 
@@ -114,7 +114,7 @@ def reading_sample(rng: random.Random, split: Split) -> Sample:
 
 def pairs_sample(rng: random.Random, split: Split) -> Sample:
     """Two scenes of few shapes, up to five rounds."""
-    scenes = [sample_scene(rng, max_shapes=4) for _ in range(2)]
+    scenes = [sample_scene(rng, counts=FEW[:4]) for _ in range(2)]
     questions = pair_questions(rng, scenes[0], scenes[1])
     chosen = rng.sample(questions, min(5, len(questions)))
     return Sample(images=tuple(draw_scene(scene) for scene in scenes), questions=tuple(chosen))

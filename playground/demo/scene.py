@@ -18,7 +18,10 @@ from playground.demo.common import (
 )
 
 KINDS = ("circle", "square", "triangle", "star", "cross", "diamond")
-MAX_SHAPES = 6
+MANY = (3, 4, 5, 6, 7, 8)
+FEW = (6, 5, 4, 3, 2, 1)
+"""How often a scene has one, two, ... six shapes. What looks at patches learns most from many; what
+answers questions first has to learn to look things up, and does so among few."""
 CELLS = 4
 """Cells along a side, at most one shape in each. A cell is what one image token covers (28 pixels):
 coarse enough for a tower of three million weights to learn in minutes."""
@@ -89,9 +92,14 @@ class Scene:
     shapes: tuple[Shape, ...]
 
 
-def sample_scene(rng: random.Random, *, max_shapes: int = MAX_SHAPES) -> Scene:
-    """Draw a scene: shapes of three sizes in different cells of a 4 x 4 grid, off their middles."""
-    wished = rng.choices(range(1, max_shapes + 1), weights=range(3, max_shapes + 3))[0]
+def sample_scene(rng: random.Random, *, counts: Sequence[int] = FEW) -> Scene:
+    """Draw a scene: shapes of three sizes in different cells of a 4 x 4 grid, off their middles.
+
+    Args:
+        rng: random stream.
+        counts: weights of one, two, ... shapes.
+    """
+    wished = rng.choices(range(1, len(counts) + 1), weights=counts)[0]
     # Small pools make repeats, so that counts by colour and kind run over 0-6 and not only 0-1.
     colors = rng.sample(COLOR_NAMES, rng.choice((1, 2, 2, 3, 4, 8)))
     kinds = rng.sample(KINDS, rng.choice((1, 2, 2, 3, 4, 6)))

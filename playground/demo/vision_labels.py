@@ -12,7 +12,7 @@ from PIL import Image
 
 from playground.demo.charts import MAX_BARS, Chart, draw_chart, sample_chart
 from playground.demo.common import COLOR_NAMES, SIDE, Box
-from playground.demo.scene import KINDS, Scene, draw_scene, sample_scene
+from playground.demo.scene import KINDS, MANY, Scene, draw_scene, sample_scene
 from playground.demo.words import DIGITS, LETTERS, MAX_LENGTH, Sign, draw_sign, sample_sign
 
 PATCH = 14
@@ -170,7 +170,7 @@ def labelled_picture(rng: random.Random) -> tuple[Image.Image, PatchLabels]:
     """A picture of the demo's kinds and its labels."""
     family = rng.random()
     if family < 0.38:
-        scene = sample_scene(rng)
+        scene = sample_scene(rng, counts=MANY)
         return draw_scene(scene), label_scene(scene)
     if family < 0.56:
         chart = sample_chart(rng)

@@ -31,11 +31,11 @@ class DataPlan:
     seed: int = 7
     """Not the seed that the shipped model was trained with, so its pictures do not come back."""
     digit_scans: int = digits.NUM_TRAIN
-    digit_looks: int = 3
+    digit_looks: int = 4
     digit_held_out: int = 1797 - digits.NUM_TRAIN
-    general: int = 3000
+    general: int = 1000
     """General training records over all families, by the families' shares."""
-    general_held_out: int = 300
+    general_held_out: int = 200
     """Held-out questions of each family."""
 
     @property

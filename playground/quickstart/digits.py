@@ -25,10 +25,10 @@ NUM_TRAIN = 1400
 DATASET = "digits"
 QUESTIONS = (
     "Which digit is this?",
-    "What digit is written here?",
-    "Which handwritten digit does the picture show?",
-    "Read the handwritten digit.",
-    "What number did the person write?",
+    "What digit is written?",
+    "Read the digit.",
+    "What is the digit?",
+    "Which number from 0 to 9 is this?",
 )
 """The same question in several words, so that the model learns the task and not the sentence."""
 _MAX_SHADE = 16

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from playground.demo.common import COLOR_NAMES, SIDE, stream
-from playground.demo.scene import Scene, Shape, draw_scene, sample_scene
+from playground.demo.scene import FEW, Scene, Shape, draw_scene, sample_scene
 from playground.demo.scene_questions import unique
 from playground.quickstart.digits import QUESTIONS, draw_scan, sample_look, split_scans
 from playground.quickstart.digits import Look as DigitLook
@@ -38,7 +38,7 @@ from playground.smollm2.knowledge import KNOWLEDGE
 
 logger = logging.getLogger(__name__)
 
-MAX_SHAPES = 2
+COUNTS = FEW[:2]
 MAX_ROUNDS = 2
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 COLOR_CHANCE = 1 / len(COLOR_NAMES)
@@ -83,7 +83,7 @@ def described_scenes(root: Path, *, seed: int, count: int) -> Iterator[Record]:
     Of several shapes a frozen LLM could not know which is to be told first.
     """
     for index in range(count):
-        scene = sample_scene(stream(seed, "smollm2", "projector", index), max_shapes=1)
+        scene = sample_scene(stream(seed, "smollm2", "projector", index), counts=(1,))
         rounds = [("What is in the picture?", scene.shapes[0].name)]
         name = f"scene_projector_{index:05d}"
         yield _picture_record(root, draw_scene(scene), name, rounds) | {"system": ""}
@@ -103,7 +103,7 @@ def asked_scenes(root: Path, *, seed: int, count: int) -> Iterator[Record]:
     while written < count:
         rng = stream(seed, "smollm2", "lora", index)
         index += 1
-        scene = sample_scene(rng, max_shapes=MAX_SHAPES)
+        scene = sample_scene(rng, counts=COUNTS)
         rounds = [(question, answer) for question, answer, _ in color_questions(rng, scene)]
         if not rounds:
             continue
@@ -126,7 +126,7 @@ def held_out_colors(root: Path, *, seed: int, count: int) -> Iterator[Record]:
 def _scene_with(rng: random.Random, color: str) -> tuple[Scene, Shape]:
     """A scene in which some shape of this colour is the only one of its kind."""
     while True:
-        scene = sample_scene(rng, max_shapes=MAX_SHAPES)
+        scene = sample_scene(rng, counts=COUNTS)
         for shape in unique(scene.shapes, lambda s: s.kind):
             if shape.color == color:
                 return scene, shape

@@ -1,9 +1,9 @@
 #!/bin/sh
 # Make pretrained/internvl-chat-tiny/ anew: a tiny InternVL-Chat that can see, from nothing but a seed.
 #   sh shell/demo/pretrain_tiny.sh
-# The data and a vision tower are made first, then a projector and a language model that fit it; the first
-# recipe of V1-2 stitches the three and trains the whole (the same code as at 40 B). About an hour on 2 cores. A part that is already there is
-# kept, so a run that was stopped goes on; remove WORK_DIR to start over.
+# The data and a vision tower are made first, then a projector and a language model that fit it; the first recipe of
+# V1-2 stitches the three and trains the whole (the same code as at 40 B). At most 90 minutes on 2 cores. A part that
+# is already there is kept, so a run that was stopped goes on; remove WORK_DIR to start over.
 # Settings, from the environment: WORK_DIR SEED RECORDS VISION_STEPS ALIGN_STEPS SFT_STEPS HELDOUT GPUS BATCH_SIZE
 #   PER_DEVICE_BATCH_SIZE PYTHON; anything after the script's name goes to the recipe's trainer.
 set -eu
@@ -13,8 +13,8 @@ WORK_DIR=${WORK_DIR:-work_dirs/pretrain_tiny}
 SEED=${SEED:-0}
 RECORDS=${RECORDS:-30000}
 VISION_STEPS=${VISION_STEPS:-1250}
-ALIGN_STEPS=${ALIGN_STEPS:-600}
-SFT_STEPS=${SFT_STEPS:-600}
+ALIGN_STEPS=${ALIGN_STEPS:-1500}
+SFT_STEPS=${SFT_STEPS:-400}
 HELDOUT=${HELDOUT:-200}
 GPUS=${GPUS:-2}
 PYTHON=${PYTHON:-python}
@@ -66,12 +66,12 @@ make_align() {
 fine_tune() {
     LAUNCHER=pytorch \
         BATCH_SIZE=${BATCH_SIZE:-2} PER_DEVICE_BATCH_SIZE=${PER_DEVICE_BATCH_SIZE:-1} NUM_WORKERS=${NUM_WORKERS:-1} \
-        VISION_PATH=$vision MLP_PATH=$align/mlp.safetensors LLM_PATH=$align/llm \
+        VISION_PATH=$align/vision MLP_PATH=$align/mlp.safetensors LLM_PATH=$align/llm \
         META_PATH=$data/meta.json OUTPUT_DIR=$sft DEEPSPEED_CONFIG=${DEEPSPEED_CONFIG-} \
         sh shell/internvl1.2/hermes2_yi34b/internvl_chat_v1_2_hermes2_yi34b_448_res_finetune.sh \
         --force_image_size 112 --drop_path_rate 0 --bf16 False --grad_checkpoint False \
         --group_by_length False --use_packed_ds True --max_packed_tokens 1536 --max_steps "$SFT_STEPS" \
-        --learning_rate 1e-3 --adam_beta2 0.98 --loss_reduction square \
+        --learning_rate 3e-4 --adam_beta2 0.98 --loss_reduction square \
         --max_seq_length 512 --save_steps 200 --save_total_limit 1 --logging_steps 10 --seed "$SEED" "$@"
 }
 
