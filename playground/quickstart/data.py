@@ -33,7 +33,7 @@ class DataPlan:
     digit_scans: int = digits.NUM_TRAIN
     digit_looks: int = 4
     digit_held_out: int = 1797 - digits.NUM_TRAIN
-    general: int = 1000
+    general: int = 1400
     """General training records over all families, by the families' shares."""
     general_held_out: int = 200
     """Held-out questions of each family."""

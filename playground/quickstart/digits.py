@@ -77,13 +77,13 @@ def sample_look(rng: random.Random) -> Look:
 
     1,400 scans are few: every scan is written several times, each time looking a little different.
     """
-    ink, paper = rng.randint(0, 90), rng.randint(170, 255)
+    ink, paper = rng.randint(0, 70), rng.randint(190, 255)
     return Look(
         ink=ink,
         paper=paper,
-        shift=(rng.uniform(-9, 9), rng.uniform(-9, 9)),
-        zoom=rng.uniform(0.85, 1.12),
-        degrees=rng.uniform(-9, 9),
+        shift=(rng.uniform(-4, 4), rng.uniform(-4, 4)),
+        zoom=rng.uniform(0.92, 1.08),
+        degrees=rng.uniform(-6, 6),
     )
 
 
