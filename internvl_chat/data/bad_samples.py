@@ -80,7 +80,7 @@ class BadSamples:
                 entry = orjson.loads(line)
             except orjson.JSONDecodeError:
                 continue  # a line that a crash cut short
-            if isinstance(entry, dict) and _ENTRY_KEYS <= entry.keys():
+            if isinstance(entry, dict) and entry.keys() >= _ENTRY_KEYS:
                 yield entry
 
     def journalled(self) -> dict[str, int]:
