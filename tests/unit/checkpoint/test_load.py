@@ -176,7 +176,8 @@ def test_buffers_that_old_libraries_saved_are_no_surplus(tmp_path: Path) -> None
     save_chat(tmp_path)
     name = "language_model.model.layers.0.self_attn.rotary_emb.inv_freq"
     _edit(tmp_path, lambda tensors: tensors.update({name: torch.zeros(2)}))
-    inspect_checkpoint(settings_for(tmp_path), tiny_tokenizer())
+    plan = inspect_checkpoint(settings_for(tmp_path), tiny_tokenizer())
+    assert plan.config.model_type == "internvl_chat"
 
 
 @pytest.mark.parametrize("old_peft", [False, True])
