@@ -156,7 +156,7 @@ def run(args: RunArguments, state: DistributedState) -> None:
     trainer.save_model(output_dir)
     bad_samples = prepared.train.bad_samples.journalled()
     trainer.save_results({**result.metrics, "bad_samples": bad_samples})
-    if bad_samples:
+    if bad_samples and state.is_main:
         told = ", ".join(f"{name} {count}" for name, count in bad_samples.items())
         logger.warning("bad records skipped (see %s/bad_samples.jsonl): %s", output_dir, told)
 
