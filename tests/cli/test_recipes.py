@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -441,6 +442,15 @@ def test_missing_files_are_a_warning_before_the_job_queues(tmp_path: Path) -> No
     assert "./pretrained/InternVL-Chat-V1-2-Plus is not seen" in done.stderr
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """What started the tests in the background may ignore SIGINT, and no shell can trap that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("whole_group", [False, True], ids=["script", "group"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])
 @pytest.mark.parametrize("shell", SHELLS)
