@@ -31,10 +31,11 @@ that looks at generated 112-pixel pictures: coloured shapes, bar charts, printed
 It exists for demonstrations and tests, and knows nothing else of the world. It has seen no
 handwritten digit; `shell/quickstart.sh` teaches it those.
 
-Made by `sh shell/demo/pretrain_tiny.sh` from seed {seed}: a vision tower pre-trained on dense
-labels ({vision_steps} steps of 32 pictures), a projector and a language model fitted to it
-({align_steps} steps of 16 records), then the three stitched and fine-tuned on {records} records
-by the first recipe of V1-2. Everything it saw was drawn by `playground/demo/`.
+Made by `sh shell/demo/pretrain_tiny.sh` from seed {seed}: a vision tower and a projector trained to
+write what each image token shows ({vision_steps} steps of 32 pictures), a language model trained on
+conversations about such codes ({language_steps} steps of 32 records), then the three stitched and
+fine-tuned on {records} records by the first recipe of V1-2. Everything it saw was drawn by
+`playground/demo/`.
 
 | held-out questions | accuracy | target |
 |---|---|---|
@@ -95,7 +96,7 @@ def write_card(out: Path, run: dict[str, Any]) -> None:
     text = CARD.format(
         rows=rows,
         parameters=run["parameters"]["total"] / 1e6,
-        **{key: run[key] for key in ("seed", "records", "vision_steps", "align_steps")},
+        **{key: run[key] for key in ("seed", "records", "vision_steps", "language_steps")},
     )
     (out / "README.md").write_text(text, encoding="utf-8")
 
@@ -117,7 +118,7 @@ def finish(args: argparse.Namespace) -> dict[str, Any]:
         "seed": args.seed,
         "records": args.records,
         "vision_steps": args.vision_steps,
-        "align_steps": args.align_steps,
+        "language_steps": args.language_steps,
         **trainer_facts(args.checkpoint),
         "parameters": count_parameters(model),
         "heldout": heldout,
@@ -138,7 +139,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="with heldout/*.jsonl")
     parser.add_argument("--out", type=Path, required=True, help="directory of the finished model")
     parser.add_argument("--seconds", type=Path, default=Path("seconds.txt"), help="durations")
-    for name in ("seed", "records", "vision_steps", "align_steps"):
+    for name in ("seed", "records", "vision_steps", "language_steps"):
         parser.add_argument(f"--{name}", type=int, default=0, help="for the card")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

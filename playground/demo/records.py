@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from PIL import Image
@@ -20,16 +21,33 @@ from playground.demo.scene_questions import BOX_PROMPTS, SCENE_PROMPTS
 from playground.demo.words import Sign, draw_sign, sample_sign
 
 Split = Literal["train", "heldout"]
+Picture = Scene | Chart | Sign
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
     """Pictures and the questions about them; no picture means text only."""
 
-    images: tuple[Image.Image, ...]
+    pictures: tuple[Picture, ...]
     questions: tuple[Question, ...]
     description: str = ""
-    """The picture in words, for the language model's own pre-training; empty where untold."""
+    """The picture in words, for the tokenizer's vocabulary; empty where untold."""
+
+    @cached_property
+    def images(self) -> tuple[Image.Image, ...]:
+        """The pictures drawn."""
+        return tuple(draw(picture) for picture in self.pictures)
+
+
+def draw(picture: Picture) -> Image.Image:
+    """RGB picture of SIDE x SIDE pixels."""
+    match picture:
+        case Scene():
+            return draw_scene(picture)
+        case Chart():
+            return draw_chart(picture)
+        case Sign():
+            return draw_sign(picture)
 
 
 def describe_scene(scene: Scene) -> str:
@@ -78,9 +96,7 @@ def shapes_sample(rng: random.Random, split: Split) -> Sample:
     scene = sample_scene(rng)
     prompts = SCENE_PROMPTS if rng.random() < LIST_SHARE else SCENE_PROMPTS[1:]
     questions = _ask(rng, prompts, 10, scene)
-    return Sample(
-        images=(draw_scene(scene),), questions=questions, description=describe_scene(scene)
-    )
+    return Sample(pictures=(scene,), questions=questions, description=describe_scene(scene))
 
 
 def grounding_sample(rng: random.Random, split: Split) -> Sample:
@@ -89,7 +105,7 @@ def grounding_sample(rng: random.Random, split: Split) -> Sample:
         scene = sample_scene(rng)
         questions = _ask(rng, BOX_PROMPTS, 5, scene)
         if questions:
-            return Sample(images=(draw_scene(scene),), questions=questions)
+            return Sample(pictures=(scene,), questions=questions)
 
 
 def charts_sample(rng: random.Random, split: Split) -> Sample:
@@ -97,9 +113,7 @@ def charts_sample(rng: random.Random, split: Split) -> Sample:
     chart = sample_chart(rng)
     prompts = CHART_PROMPTS if rng.random() < LIST_SHARE else CHART_PROMPTS[1:]
     questions = _ask(rng, prompts, 8, chart)
-    return Sample(
-        images=(draw_chart(chart),), questions=questions, description=describe_chart(chart)
-    )
+    return Sample(pictures=(chart,), questions=questions, description=describe_chart(chart))
 
 
 def reading_sample(rng: random.Random, split: Split) -> Sample:
@@ -107,9 +121,7 @@ def reading_sample(rng: random.Random, split: Split) -> Sample:
     sign = sample_sign(rng, held_out=split == "heldout")
     questions = sign_questions(rng, sign)
     questions = rng.sample(questions, len(questions))
-    return Sample(
-        images=(draw_sign(sign),), questions=tuple(questions), description=describe_sign(sign)
-    )
+    return Sample(pictures=(sign,), questions=tuple(questions), description=describe_sign(sign))
 
 
 def pairs_sample(rng: random.Random, split: Split) -> Sample:
@@ -117,12 +129,12 @@ def pairs_sample(rng: random.Random, split: Split) -> Sample:
     scenes = [sample_scene(rng, counts=FEW[:4]) for _ in range(2)]
     questions = pair_questions(rng, scenes[0], scenes[1])
     chosen = rng.sample(questions, min(5, len(questions)))
-    return Sample(images=tuple(draw_scene(scene) for scene in scenes), questions=tuple(chosen))
+    return Sample(pictures=tuple(scenes), questions=tuple(chosen))
 
 
 def text_sample(rng: random.Random, split: Split) -> Sample:
     """No picture, four rounds."""
-    return Sample(images=(), questions=_ask(rng, TEXT_PROMPTS, 4))
+    return Sample(pictures=(), questions=_ask(rng, TEXT_PROMPTS, 4))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,12 +150,12 @@ class Family:
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
-        Family(name="shapes", make=shapes_sample, share=0.30),
-        Family(name="grounding", make=grounding_sample, share=0.17),
-        Family(name="charts", make=charts_sample, share=0.18),
-        Family(name="reading", make=reading_sample, share=0.25),
-        Family(name="pairs", make=pairs_sample, share=0.05),
-        Family(name="text", make=text_sample, share=0.05),
+        Family(name="shapes", make=shapes_sample, share=0.28),
+        Family(name="grounding", make=grounding_sample, share=0.22),
+        Family(name="charts", make=charts_sample, share=0.14),
+        Family(name="reading", make=reading_sample, share=0.24),
+        Family(name="pairs", make=pairs_sample, share=0.06),
+        Family(name="text", make=text_sample, share=0.06),
     )
 }
 

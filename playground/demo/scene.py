@@ -1,4 +1,4 @@
-"""Scenes of one to six coloured shapes of three sizes on a plain ground."""
+"""Scenes of coloured shapes of three sizes on a plain ground."""
 
 import math
 import random
@@ -18,14 +18,15 @@ from playground.demo.common import (
 )
 
 KINDS = ("circle", "square", "triangle", "star", "cross", "diamond")
-MANY = (3, 4, 5, 6, 7, 8)
+MANY = (0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1)
 FEW = (6, 5, 4, 3, 2, 1)
-"""How often a scene has one, two, ... six shapes. What looks at patches learns most from many; what
+"""How often a scene has one, two, ... shapes. What looks at patches learns most from many; what
 answers questions first has to learn to look things up, and does so among few."""
 CELLS = 4
 """Cells along a side, at most one shape in each. A cell is what one image token covers (28 pixels):
 coarse enough for a tower of three million weights to learn in minutes."""
-RADII = (7.5, 10.0, 13.0)
+RADII = (8.0, 10.5, 13.0)
+SIZES = ("small", "medium", "large")
 _OVERSAMPLE = 2  # drawn larger and averaged down: Pillow's polygons have hard edges
 
 

@@ -1,39 +1,72 @@
-"""Pre-train the tiny vision tower on dense labels; the heads are thrown away.
+"""Pre-train the tiny vision tower and the projector behind it to write what each image token shows.
 
-python -m playground.demo.vision_stage --out work_dirs/pretrain_tiny/vision
+    python -m playground.demo.vision_stage --out work_dirs/pretrain_tiny/eye
+
+The chat recipe starts from a *pretrained* InternViT and a projector that has been aligned with the
+language model; this is how the tiny ones come by that: see ``codes.py``. Writes the tower into
+``OUT/vision`` and the projector into ``OUT/mlp.safetensors``.
 """
 
 import argparse
 import logging
+import random
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from internvl_chat.model.configuration_intern_vit import InternVisionConfig
+from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
 from internvl_chat.model.modeling_intern_vit import InternVisionModel
+from internvl_chat.model.modeling_internvl_chat import pixel_shuffle
 from internvl_chat.model.presets import load_preset
-from playground.demo.common import stream
-from playground.demo.muon import Muon
-from playground.demo.vision_labels import (
-    GLOBAL_CLASSES,
-    GRID,
-    PATCH_CLASSES,
+from playground.demo.charts import sample_chart
+from playground.demo.codes import (
+    GROUP_NAMES,
+    NOTHING,
     UNKNOWN,
-    labelled_picture,
+    CodeBook,
+    label_picture,
+    waves,
 )
+from playground.demo.common import SIDE, stream
+from playground.demo.muon import Muon
+from playground.demo.precision import has_bf16_products, matrix_precision
+from playground.demo.records import Picture, draw
+from playground.demo.scene import MANY, sample_scene
+from playground.demo.words import sample_glyphs, sample_sign
 
 logger = logging.getLogger(__name__)
 
 Batch = dict[str, Tensor]
-_QUERY_WIDTH = 64
+PATCH = 14
+GRID = SIDE // PATCH
 MUON_PEAK = 4e-3
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SHARPNESS = 12.0
+"""Factor from a label's strength to its logit: 1 against 0 is a certain answer."""
+NOTHING_WEIGHT = 0.2
+"""Of a token that shows none of a group, in the cross entropy: most of them do."""
+SQUARES_WEIGHT, WAVES_WEIGHT, REST_WEIGHT = 4.0, 10.0, 5.0
+
+
+def sample_picture(rng: random.Random) -> Picture:
+    """A picture of the demo's kinds; half of them full, for more to learn from each."""
+    kind = rng.random()
+    if kind < 0.2:
+        return sample_scene(rng)
+    if kind < 0.5:
+        return sample_scene(rng, counts=MANY)
+    if kind < 0.65:
+        return sample_chart(rng)
+    return sample_sign(rng) if kind < 0.8 else sample_glyphs(rng)
 
 
 class LabelledPictures(Dataset[Batch]):
@@ -46,83 +79,78 @@ class LabelledPictures(Dataset[Batch]):
         return self._length
 
     def __getitem__(self, index: int) -> Batch:
-        image, labels = labelled_picture(stream(self._seed, "vision", self._split, index))
+        picture = sample_picture(stream(self._seed, "vision", self._split, index))
+        labels = label_picture(picture)
         return {
-            "pixels": torch.from_numpy(np.array(image)),  # (S, S, 3) uint8
-            "patches": torch.from_numpy(labels.patches),
-            "whole": torch.from_numpy(labels.whole),
-            "boxes": torch.from_numpy(labels.boxes),
+            "pixels": torch.from_numpy(np.array(draw(picture))),  # (S, S, 3) uint8
+            "classes": torch.from_numpy(labels.classes),  # (K, G)
+            "edges": torch.from_numpy(labels.edges),  # (K, 4)
         }
 
 
-class VisionHeads(nn.Module):
-    """Throw-away heads: linear per patch, one attention query per whole-picture label."""
+class Eye(nn.Module):
+    """A vision tower, pixel shuffle and a projector: what a chat model has before its LLM."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, tower: InternVisionModel, width: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.patch_head = nn.Linear(width, sum(PATCH_CLASSES.values()))
-        self.box_head = nn.Linear(width, 4)
-        # The language model will see 2 x 2 patches as one token: ask the same view here.
-        self.cell_norm = nn.LayerNorm(4 * width)
-        self.key = nn.Linear(4 * width, _QUERY_WIDTH)
-        self.value = nn.Linear(4 * width, width)
-        self.query = nn.Parameter(0.2 * torch.randn(len(GLOBAL_CLASSES), _QUERY_WIDTH))
-        self.classes = tuple(GLOBAL_CLASSES.values())
-        self.weight = nn.Parameter(
-            0.02 * torch.randn(len(GLOBAL_CLASSES), width, max(self.classes))
+        shuffled = 4 * tower.config.hidden_size
+        self.tower = tower
+        self.projector = nn.Sequential(
+            nn.LayerNorm(shuffled), nn.Linear(shuffled, width), nn.GELU(), nn.Linear(width, width)
         )
-        self.bias = nn.Parameter(torch.zeros(len(GLOBAL_CLASSES), max(self.classes)))
-        unused = torch.arange(max(self.classes)) >= torch.tensor(self.classes)[:, None]
-        self.register_buffer("unused", unused)
+        for layer in self.projector:
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
 
-    def forward(self, patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(N, P, C) to patch logits (N, P, sum of classes), boxes (N, P, 4), whole (N, G, V)."""
-        normed = self.norm(patches)
-        cells = patches.unflatten(1, (GRID // 2, 2, GRID // 2, 2)).permute(0, 1, 3, 2, 4, 5)
-        cells = self.cell_norm(cells.flatten(3).flatten(1, 2))  # (N, P/4, 4C)
-        scores = torch.einsum("gq,nkq->ngk", self.query, self.key(cells))
-        pooled = F.gelu(scores.softmax(-1) @ self.value(cells))  # (N, G, C)
-        whole = torch.einsum("ngc,gcv->ngv", pooled, self.weight) + self.bias
-        whole = whole.masked_fill(self.unused, -1e4)
-        return self.patch_head(normed), self.box_head(normed), whole
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """(N, 3, S, S) to (N, K, D)."""
+        patches = self.tower(pixel_values).last_hidden_state[:, 1:]
+        grid = patches.unflatten(1, (GRID, GRID))
+        return self.projector(pixel_shuffle(grid, 0.5, version="v1").flatten(1, 2))
 
 
-def dense_loss(outputs: tuple[Tensor, Tensor, Tensor], batch: Batch) -> dict[str, Tensor]:
-    """Mean cross entropy of each label over the places where it is known, and the boxes' L1."""
-    patch_logits, boxes, whole = outputs
-    losses = {}
-    for i, logits in enumerate(patch_logits.split(list(PATCH_CLASSES.values()), dim=-1)):
-        name = list(PATCH_CLASSES)[i]
-        target = batch["patches"][:, i].reshape(-1)
-        losses[name] = F.cross_entropy(logits.flatten(0, 1), target, ignore_index=UNKNOWN)
-    known = ~batch["boxes"].isnan()
-    losses["box"] = F.smooth_l1_loss(boxes[known], batch["boxes"][known], beta=0.1)
-    target = batch["whole"].reshape(-1)
-    losses["whole"] = F.cross_entropy(whole.flatten(0, 1), target, ignore_index=UNKNOWN)
-    return losses
+def code_loss(codes: Tensor, batch: Batch, book: CodeBook) -> Tensor:
+    """How far codes (N, K, D) are from what the image tokens show.
 
-
-LOSS_WEIGHTS = {"box": 1.0, "glyph_a": 3.0, "glyph_b": 1.5, "middle": 2.0, "whole": 6.0}
-"""Weight of a loss; 0.5 for those not named."""
+    Cross entropy within each group, "nothing" being half a label's strength; and squares of all
+    that is written, so that a code has its very length and holds nothing else.
+    """
+    groups, written, rest = book.read(codes)
+    entropy, squares = codes.new_zeros(()), codes.new_zeros(())
+    for strengths, target in zip(groups, batch["classes"].unbind(-1), strict=True):
+        known = target != UNKNOWN
+        strengths, target = strengths[known], target[known]
+        wanted = F.one_hot(target + 1, strengths.shape[-1] + 1)[:, 1:].to(strengths)
+        squares = squares + (strengths - wanted).square().sum() / max(1, len(target))
+        none = torch.full_like(strengths[:, :1], 0.5)
+        logits = SHARPNESS * torch.cat([none, strengths], dim=-1)
+        weights = torch.where(target == NOTHING, NOTHING_WEIGHT, 1.0)
+        losses = F.cross_entropy(logits, target + 1, reduction="none") * weights
+        entropy = entropy + losses.sum() / weights.sum().clamp(min=1.0)
+    there = ~batch["edges"].isnan().any(-1)
+    wrong = (written - waves(batch["edges"])).square().mean(-1)
+    box = wrong[there].sum() / max(1, int(there.sum())) + 0.2 * wrong[~there].mean()
+    nothing = rest.square().mean()
+    return entropy + SQUARES_WEIGHT * squares + WAVES_WEIGHT * box + REST_WEIGHT * nothing
 
 
 @torch.no_grad()
-def accuracies(outputs: tuple[Tensor, Tensor, Tensor], batch: Batch) -> dict[str, float]:
-    """Share right by label, over known places; ``none`` counts only for whole-picture labels."""
-    patch_logits, boxes, whole = outputs
+def accuracies(codes: Tensor, batch: Batch, book: CodeBook) -> dict[str, float]:
+    """Share right by group where something is shown, and how often nothing is."""
     result = {}
-    for i, logits in enumerate(patch_logits.split(list(PATCH_CLASSES.values()), dim=-1)):
-        target = batch["patches"][:, i]
-        result[list(PATCH_CLASSES)[i]] = _share(logits.argmax(-1) == target, target > 0)
-    known = ~batch["boxes"].isnan()
-    result["box_error"] = (boxes[known] - batch["boxes"][known]).abs().mean().item()
-    right = whole.argmax(-1) == batch["whole"]
-    for group in ("num_", "value_", "bar_color_", "glyph_"):
-        rows = torch.tensor([name.startswith(group) for name in GLOBAL_CLASSES])
-        target = batch["whole"][:, rows]
-        known = target != UNKNOWN if group == "num_" else target > 0
-        result["whole_" + group.strip("_")] = _share(right[:, rows], known)
+    groups, written, _ = book.read(codes)
+    for name, strengths, target in zip(
+        GROUP_NAMES, groups, batch["classes"].unbind(-1), strict=True
+    ):
+        highest, index = strengths.max(-1)
+        read = torch.where(highest > 0.5, index, NOTHING)
+        result[name] = _share(read == target, target >= 0)
+    empty = batch["classes"][..., GROUP_NAMES.index("color")] == NOTHING
+    colors = groups[GROUP_NAMES.index("color")]
+    result["nothing"] = _share(colors.amax(-1) <= 0.5, empty)
+    there = ~batch["edges"].isnan().any(-1)
+    gap = (written - waves(batch["edges"]))[there].square().mean()
+    result["waves"] = gap.sqrt().item()
     return result
 
 
@@ -160,16 +188,15 @@ def fresh_tower(config: InternVisionConfig) -> InternVisionModel:
     return model
 
 
-def make_optimizers(
-    model: InternVisionModel, heads: VisionHeads, peak: float
-) -> list[tuple[torch.optim.Optimizer, float]]:
+def make_optimizers(eye: Eye, peak: float) -> list[tuple[torch.optim.Optimizer, float]]:
     """Muon for the blocks' matrices, AdamW for the rest; each with its highest learning rate.
 
     Muon (https://kellerjordan.github.io/posts/muon/) needs about half of AdamW's pictures here.
     """
-    blocks = [p for p in model.encoder.parameters() if p.ndim == 2]
+    blocks = [*eye.tower.encoder.parameters(), *eye.projector.parameters()]
+    blocks = [p for p in blocks if p.ndim == 2]
     taken = {id(p) for p in blocks}
-    others = [p for p in (*model.parameters(), *heads.parameters()) if id(p) not in taken]
+    others = [p for p in eye.parameters() if id(p) not in taken]
     muon = Muon(blocks, lr=MUON_PEAK, weight_decay=0.02)
     return [
         (muon, MUON_PEAK),
@@ -191,53 +218,58 @@ def batches(seed: int, split: str, batch: int, steps: int, workers: int) -> Iter
     return iter(DataLoader(pictures, batch_size=batch, num_workers=workers))
 
 
-def pretrain_vision(
-    config: InternVisionConfig,
-    *,
-    seed: int,
-    steps: int,
-    batch_size: int = 32,
-    peak: float = 1.5e-3,
-    workers: int = 1,
-    log_every: int = 100,
-) -> InternVisionModel:
-    """Train a fresh tower for ``steps`` steps; a function of its arguments."""
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How long and how fast."""
+
+    steps: int
+    batch_size: int = 32
+    peak: float = 1.5e-3
+    """Of AdamW's rate."""
+    workers: int = 1
+    log_every: int = 100
+
+
+def pretrain_vision(config: InternVisionConfig, width: int, *, seed: int, plan: Schedule) -> Eye:
+    """Train a fresh tower and projector; a function of its arguments.
+
+    Args:
+        config: shape of the tower.
+        width: D, of the language model to come.
+        seed: of weights and pictures.
+        plan: how long.
+    """
     torch.manual_seed(seed)
-    model = fresh_tower(config).train()
-    heads = VisionHeads(config.hidden_size)
-    parameters = [*model.parameters(), *heads.parameters()]
-    optimizers = make_optimizers(model, heads, peak)
+    book = CodeBook(width)
+    eye = Eye(fresh_tower(config), width).train()
+    if has_bf16_products():
+        eye.tower.set_attn_implementation("eager")  # short rows: bf16 products beat the kernel
+    optimizers = make_optimizers(eye, plan.peak)
     held_out = next(batches(seed, "heldout", 256, 1, 0))
     start = time.monotonic()
-    for step, batch in enumerate(batches(seed, "train", batch_size, steps, workers)):
-        scale = cosine(step, steps)
+    stream_of_batches = batches(seed, "train", plan.batch_size, plan.steps, plan.workers)
+    for step, batch in enumerate(stream_of_batches):
+        scale = cosine(step, plan.steps)
         for optimizer, highest in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = highest * scale
-        hidden = model(normalize(batch["pixels"])).last_hidden_state[:, 1:]
-        losses = dense_loss(heads(hidden), batch)
-        known = {k: v for k, v in losses.items() if not v.isnan()}
-        loss = torch.stack([LOSS_WEIGHTS.get(k, 0.5) * v for k, v in known.items()]).sum()
+        with matrix_precision():
+            codes = eye(normalize(batch["pixels"]))
+        loss = code_loss(codes.float(), batch, book)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        torch.nn.utils.clip_grad_norm_(eye.parameters(), 1.0)
         for optimizer, _ in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        if (step + 1) % log_every == 0 or step + 1 == steps:
-            scores = evaluate_vision(model, heads, held_out)
+        if (step + 1) % plan.log_every == 0 or step + 1 == plan.steps:
+            eye.eval()
+            with torch.no_grad():
+                scores = accuracies(eye(normalize(held_out["pixels"])), held_out, book)
+            eye.train()
             report = " ".join(f"{k}={v:.3f}" for k, v in scores.items())
             seconds = time.monotonic() - start
             logger.info("step %d, %.0f s, loss %.3f: %s", step + 1, seconds, loss.item(), report)
-    return model
-
-
-@torch.no_grad()
-def evaluate_vision(model: InternVisionModel, heads: VisionHeads, batch: Batch) -> dict[str, float]:
-    """Held-out accuracy by label."""
-    model.eval()
-    scores = accuracies(heads(model(normalize(batch["pixels"])).last_hidden_state[:, 1:]), batch)
-    model.train()
-    return scores
+    return eye
 
 
 def main() -> None:
@@ -245,8 +277,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--preset", default="tiny-vit", help="shape of the tower")
-    parser.add_argument("--out", type=Path, required=True, help="directory of the checkpoint")
+    parser.add_argument("--preset", default="tiny", help="shape of the chat model")
+    parser.add_argument("--out", type=Path, required=True, help="gets vision/ and mlp.safetensors")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--threads", type=int, default=2)
@@ -254,10 +286,14 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(args.threads)
     config = load_preset(args.preset)
-    if not isinstance(config, InternVisionConfig):
-        parser.error(f"--preset {args.preset} is no InternVisionConfig")
-    model = pretrain_vision(config, seed=args.seed, steps=args.steps)
-    model.save_pretrained(args.out)
+    if not isinstance(config, InternVLChatConfig):
+        parser.error(f"--preset {args.preset} is no chat model")
+    width = config.llm_config.hidden_size
+    plan = Schedule(steps=args.steps)
+    eye = pretrain_vision(config.vision_config, width, seed=args.seed, plan=plan)
+    eye.tower.save_pretrained(args.out / "vision")
+    projector = {f"mlp1.{name}": value for name, value in eye.projector.state_dict().items()}
+    save_file(projector, args.out / "mlp.safetensors")
 
 
 if __name__ == "__main__":

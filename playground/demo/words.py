@@ -1,8 +1,8 @@
 """Printed words, numbers and codes to read.
 
-Typewriter print: every glyph stands in a cell of 14 pixels, up to a pixel off its middle, in
-Pillow's built-in font. Nothing here looks like one large handwritten digit, which the quickstart
-keeps for its own training.
+Typewriter print: every glyph stands in a cell of 28 pixels, what one image token covers, up to two
+pixels off its middle, in Pillow's built-in font. Nothing here looks like one large handwritten
+digit, which the quickstart keeps for its own training.
 """
 
 import functools
@@ -16,12 +16,13 @@ from playground.demo.wordlist import HELD_OUT_WORDS, TRAIN_WORDS
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 DIGITS = "0123456789"
-MAX_LENGTH = 6
-CELL = 14
+MAX_LENGTH = 4
+CELL = 28
 """Side of a glyph's cell in pixels; cells are laid out from the picture's corner."""
-SIZES = (13, 15)
+SIZES = (22, 25)
 INKS = ("red", "green", "blue", "purple", "black", "white")
 """Colours that stand out on every background also as thin strokes."""
+KINDS_OF_LINE = ("word", "number", "code")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,31 +77,46 @@ def sample_text(rng: random.Random, kind: str, *, held_out: bool) -> str:
 
 
 def sample_sign(rng: random.Random, *, held_out: bool = False) -> Sign:
-    """One line, or (three in ten) a word above a number."""
-    two = rng.random() < 0.3
+    """One line, or (half of them) a word above a number."""
+    two = rng.random() < 0.5
     kinds = (
         ["word", "number"] if two else [rng.choice(("word", "word", "number", "number", "code"))]
     )
     cells = SIDE // CELL
-    bands = [range(1, 3), range(4, 7)] if two else [range(1, cells - 1)]
+    bands = [range(cells // 2), range(cells // 2, cells)] if two else [range(cells)]
     lines = []
     for kind, band in zip(kinds, bands, strict=True):
         text = sample_text(rng, kind, held_out=held_out)
-        color = rng.choice(INKS)
         lines.append(
-            Line(
-                kind=kind,
-                text=text,
-                color=color,
-                fill=jitter(rng, COLORS[color], 12),
-                size=rng.choice(SIZES),
-                bold=rng.random() < 0.4,
-                x=CELL * rng.randint(0, cells - len(text)),
-                y=CELL * (rng.choice(band) + 0.5),
-                offsets=tuple((rng.uniform(-1, 1), rng.uniform(-1, 1)) for _ in text),
-            )
+            _line(rng, kind, text, column=rng.randint(0, cells - len(text)), row=rng.choice(band))
         )
     return Sign(background=jitter(rng, rng.choice(BACKGROUNDS), 8), lines=tuple(lines))
+
+
+def sample_glyphs(rng: random.Random) -> Sign:
+    """A sheet full of glyphs, each of its own colour: for eyes that learn to tell them apart."""
+    cells = SIDE // CELL
+    lines = [
+        _line(rng, "code", rng.choice(LETTERS + DIGITS), column=column, row=row)
+        for row in range(cells)
+        for column in range(cells)
+    ]
+    return Sign(background=jitter(rng, rng.choice(BACKGROUNDS), 8), lines=tuple(lines))
+
+
+def _line(rng: random.Random, kind: str, text: str, *, column: int, row: int) -> Line:
+    color = rng.choice(INKS)
+    return Line(
+        kind=kind,
+        text=text,
+        color=color,
+        fill=jitter(rng, COLORS[color], 12),
+        size=rng.choice(SIZES),
+        bold=rng.random() < 0.4,
+        x=CELL * column,
+        y=CELL * (row + 0.5),
+        offsets=tuple((rng.uniform(-2, 2), rng.uniform(-2, 2)) for _ in text),
+    )
 
 
 @functools.cache
@@ -123,6 +139,6 @@ def draw_sign(sign: Sign) -> Image.Image:
                 fill=line.fill,
                 font=_font(line.size),
                 anchor="mm",
-                stroke_width=0.4 if line.bold else 0,
+                stroke_width=0.6 if line.bold else 0,
             )
     return image

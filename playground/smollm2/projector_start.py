@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from internvl_chat.checkpoint.tokenizer import load_tokenizer
 from internvl_chat.model.modeling_intern_vit import InternVisionModel
 from internvl_chat.model.modeling_internvl_chat import InternVLChatModel, pixel_shuffle
-from playground.demo.cells import token_at
+from playground.demo.codes import token_at
 from playground.demo.common import COLOR_NAMES, stream
 from playground.demo.scene import KINDS, draw_scene, sample_scene
 from playground.demo.vision_stage import normalize

@@ -1,10 +1,11 @@
 #!/bin/sh
 # Make pretrained/internvl-chat-tiny/ anew: a tiny InternVL-Chat that can see, from nothing but a seed.
 #   sh shell/demo/pretrain_tiny.sh
-# The data and a vision tower are made first, then a projector and a language model that fit it; the first recipe of
-# V1-2 stitches the three and trains the whole (the same code as at 40 B). At most 90 minutes on 2 cores. A part that
-# is already there is kept, so a run that was stopped goes on; remove WORK_DIR to start over.
-# Settings, from the environment: WORK_DIR SEED RECORDS VISION_STEPS ALIGN_STEPS SFT_STEPS HELDOUT GPUS BATCH_SIZE
+# The data come first; then, beside each other, a vision tower with its projector and a language model learn what they
+# need to know of the demo's small world; the first recipe of V1-2 stitches the three and trains the whole (the same
+# code as at 40 B). At most 90 minutes on 2 cores. A part that is already there is kept, so a run that was stopped goes
+# on; remove WORK_DIR to start over.
+# Settings, from the environment: WORK_DIR SEED RECORDS VISION_STEPS LANGUAGE_STEPS SFT_STEPS HELDOUT GPUS BATCH_SIZE
 #   PER_DEVICE_BATCH_SIZE PYTHON; anything after the script's name goes to the recipe's trainer.
 set -eu
 
@@ -12,9 +13,9 @@ cd "$(dirname -- "$0")/../.."
 WORK_DIR=${WORK_DIR:-work_dirs/pretrain_tiny}
 SEED=${SEED:-0}
 RECORDS=${RECORDS:-30000}
-VISION_STEPS=${VISION_STEPS:-1250}
-ALIGN_STEPS=${ALIGN_STEPS:-1500}
-SFT_STEPS=${SFT_STEPS:-400}
+VISION_STEPS=${VISION_STEPS:-2000}
+LANGUAGE_STEPS=${LANGUAGE_STEPS:-3000}
+SFT_STEPS=${SFT_STEPS:-1200}
 HELDOUT=${HELDOUT:-200}
 GPUS=${GPUS:-2}
 PYTHON=${PYTHON:-python}
@@ -22,7 +23,7 @@ OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 GPUS_PER_NODE=$GPUS
 export GPUS GPUS_PER_NODE PYTHON OMP_NUM_THREADS
 
-data=$WORK_DIR/data vision=$WORK_DIR/vision align=$WORK_DIR/align sft=$WORK_DIR/sft result=$WORK_DIR/internvl-chat-tiny
+data=$WORK_DIR/data eye=$WORK_DIR/eye llm=$WORK_DIR/llm both=$WORK_DIR/eye_and_llm.done sft=$WORK_DIR/sft result=$WORK_DIR/internvl-chat-tiny
 seconds=$WORK_DIR/seconds.txt
 mkdir -p "$WORK_DIR"
 
@@ -50,13 +51,34 @@ make_data() {
         --workers 2
 }
 
-make_vision() {
-    "$PYTHON" -m playground.demo.vision_stage --out "$vision" --steps "$VISION_STEPS" --seed "$SEED" --threads 2
+make_eye() {
+    exec "$PYTHON" -m playground.demo.vision_stage --out "$eye" --steps "$VISION_STEPS" --seed "$SEED" --threads 1
 }
 
-make_align() {
-    "$PYTHON" -m playground.demo.align_stage --vision "$vision" --out "$align" --steps "$ALIGN_STEPS" --seed "$SEED" \
-        --threads 2
+make_llm() {
+    "$PYTHON" -m playground.demo.language_stage --out "$llm" --steps "$LANGUAGE_STEPS" --seed "$SEED" --threads 1
+}
+
+# Neither needs the other, and one thread for each is the best use of two cores.
+make_eye_and_llm() {
+    eye_process= eye_status=0 llm_status=0
+    if [ ! -e "$eye/mlp.safetensors" ]; then
+        make_eye &
+        eye_process=$!
+        # A background process of a script does not hear Ctrl-C.
+        trap 'kill "$eye_process" 2>/dev/null' EXIT
+        trap 'exit 130' INT
+        trap 'exit 143' TERM
+    fi
+    [ -e "$llm/model.safetensors" ] || make_llm || llm_status=$?
+    if [ -n "$eye_process" ]; then
+        [ "$llm_status" -eq 0 ] || kill "$eye_process" 2>/dev/null || true
+        wait "$eye_process" || eye_status=$?
+        trap - EXIT INT TERM
+    fi
+    [ "$llm_status" -eq 0 ] || return "$llm_status"
+    [ "$eye_status" -eq 0 ] || return "$eye_status"
+    touch "$both"
 }
 
 # Stage 1 by the first recipe: everything trains. What differs from the 40 B run: sizes, fp32 (CPU), no ZeRO (it
@@ -66,7 +88,7 @@ make_align() {
 fine_tune() {
     LAUNCHER=pytorch \
         BATCH_SIZE=${BATCH_SIZE:-2} PER_DEVICE_BATCH_SIZE=${PER_DEVICE_BATCH_SIZE:-1} NUM_WORKERS=${NUM_WORKERS:-1} \
-        VISION_PATH=$align/vision MLP_PATH=$align/mlp.safetensors LLM_PATH=$align/llm \
+        VISION_PATH=$eye/vision MLP_PATH=$eye/mlp.safetensors LLM_PATH=$llm \
         META_PATH=$data/meta.json OUTPUT_DIR=$sft DEEPSPEED_CONFIG=${DEEPSPEED_CONFIG-} \
         sh shell/internvl1.2/hermes2_yi34b/internvl_chat_v1_2_hermes2_yi34b_448_res_finetune.sh \
         --force_image_size 112 --drop_path_rate 0 --bf16 False --grad_checkpoint False \
@@ -77,12 +99,11 @@ fine_tune() {
 
 finish() {
     "$PYTHON" -m playground.demo.finish --checkpoint "$sft" --data "$data" --out "$result" --seconds "$seconds" \
-        --seed "$SEED" --records "$RECORDS" --vision_steps "$VISION_STEPS" --align_steps "$ALIGN_STEPS"
+        --seed "$SEED" --records "$RECORDS" --vision_steps "$VISION_STEPS" --language_steps "$LANGUAGE_STEPS"
 }
 
 part data "$data/meta.json" make_data
-part vision "$vision/model.safetensors" make_vision
-part align "$align/mlp.safetensors" make_align
+part eye_and_llm "$both" make_eye_and_llm
 part sft "$sft/model.safetensors" fine_tune "$@"
 part finish "$result/run.json" finish
 printf 'The model is in %s\n' "$result"

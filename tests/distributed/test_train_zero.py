@@ -82,6 +82,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     evaluated = {"eval_meta_path": held_out, "eval_steps": 2, "eval_on_start": True}
     cases.append(case("eval", max_steps=2, per_device_eval_batch_size=1, **evaluated))
     cases.append(case("eval_zero3", max_steps=2, **evaluated, **VARIANTS["zero3"]))
+    both = {**VARIANTS["lora"], "use_backbone_lora": 4}
+    cases.append(case("both_loras", max_steps=3, **both))
+    # So high a rate that the model is best after the first step or two, and not at the end.
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss"}
+    best |= {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 1}
+    best |= {"eval_meta_path": held_out, "eval_steps": 1, "learning_rate": 0.3}
+    for name, options in (("best", {}), ("best_zero3", VARIANTS["zero3"])):
+        cases.append(case(name, max_steps=4, **best, **options))
     cases.append(case("bf16", max_steps=3, bf16=True, deepspeed=ZERO[3]))
     cases.append(case("other_batch", max_steps=3))
     cases.append(
@@ -145,6 +153,32 @@ def test_validation_is_the_same_sharded_and_packed(trained: Path) -> None:
         plain, sharded = (logged(trained / name, figure) for name in ("eval", "eval_zero3"))
         assert len(plain) == 2  # before step 1 and after step 2
         assert sharded[0] == pytest.approx(plain[0], abs=1e-5)
+
+
+def test_adapters_in_both_towers(trained: Path) -> None:
+    adapter = weights(trained / "both_loras", "adapter_model.safetensors")
+    for tower in ("vision_model", "language_model"):
+        own = [v for name, v in adapter.items() if tower in name and "lora_B" in name]
+        assert own
+        assert all(value.abs().max() > 0 for value in own)
+
+
+@pytest.mark.parametrize("name", ["best", "best_zero3"])
+def test_the_best_checkpoint_is_kept_and_is_the_result(trained: Path, name: str) -> None:
+    losses = logged(trained / name, "eval_loss")
+    assert len(losses) == 4
+    step = losses.index(min(losses)) + 1
+    assert step < 4
+    checkpoints = {path.name for path in (trained / name).glob("checkpoint-*")}
+    assert f"checkpoint-{step}" in checkpoints
+    assert len(checkpoints) <= 2
+    state = json.loads((trained / name / "trainer_state.json").read_text())
+    assert state["best_global_step"] == step
+    result = weights(trained / name)
+    assert largest_difference(result, weights(trained / name / f"checkpoint-{step}")) == 0
+    if "checkpoint-4" in checkpoints:
+        last = weights(trained / name / "checkpoint-4")
+        assert largest_difference(result, last) > 0
 
 
 def test_bf16_on_a_cpu(trained: Path) -> None:

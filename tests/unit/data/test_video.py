@@ -100,3 +100,35 @@ def test_videos_that_cannot_be_used(tmp_path: Path) -> None:
         with pytest.raises(BadRecordError) as caught:
             open_video(str(tmp_path / name), where="a.jsonl:3")
         assert caught.value.code == code
+
+
+GREYS = Path(__file__).with_name("greys.mp4")
+"""H.264, 20 frames of 64 x 64 at 10 a second, frame i all of grey 10 + 12 i."""
+
+
+def test_an_mp4_file() -> None:
+    video = open_video(str(GREYS), where="a.jsonl:3")
+    assert (video.num_frames, video.frames_per_second) == (20, 10.0)
+    frames = video.frames([0, 7, 19])  # 7 lies between two key frames
+    assert [frame.size for frame in frames] == [(64, 64)] * 3
+    for frame, grey in zip(frames, (10, 94, 238), strict=True):
+        assert all(abs(channel - grey) <= 3 for channel in frame.getpixel((30, 30)))
+
+
+@pytest.mark.parametrize("kept", [0, 40, 1500])
+def test_a_damaged_mp4_file_is_a_bad_record(tmp_path: Path, kept: int) -> None:
+    path = tmp_path / "cut.mp4"
+    path.write_bytes(GREYS.read_bytes()[:kept])
+
+    def read() -> None:
+        video = open_video(str(path), where="a.jsonl:3")
+        video.frames(range(video.num_frames))
+
+    with pytest.raises(BadRecordError, match=r"cut\.mp4") as caught:
+        read()
+    assert caught.value.code == "BROKEN_VIDEO"
+
+
+def test_a_video_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(BadRecordError, match="no such file"):
+        open_video(str(tmp_path / "none.mp4"), where="a.jsonl:3")

@@ -21,7 +21,7 @@ def run(tmp_path: Path, failing: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("stage", ["make_pretrain", "vision_stage", "align_stage"])
+@pytest.mark.parametrize("stage", ["make_pretrain", "vision_stage", "language_stage"])
 def test_a_failed_part_stops_the_run_before_fine_tuning(tmp_path: Path, stage: str) -> None:
     result = run(tmp_path, stage)
     assert result.returncode == 9

@@ -16,7 +16,7 @@ from playground.demo.records import FAMILIES, Sample, conversation_record, make_
 from playground.demo.scene import Scene, Shape, draw_scene, sample_scene
 from playground.demo.scene_questions import ask_box, ask_count, place_name
 from playground.demo.wordlist import HELD_OUT_WORDS, TRAIN_WORDS
-from playground.demo.words import MAX_LENGTH, is_held_out_number, sample_sign
+from playground.demo.words import MAX_LENGTH, is_held_out_number, sample_glyphs, sample_sign
 
 
 def shape(kind: str, color: str, x: float, y: float, radius: float = 10.0) -> Shape:
@@ -134,6 +134,16 @@ def test_shapes_never_touch_and_stay_inside() -> None:
                 assert apart > one.radius + other.radius
 
 
+def test_a_full_sheet_has_a_glyph_in_every_cell() -> None:
+    for index in range(20):
+        sign = sample_glyphs(stream(5, index))
+        boxes = {box for line in sign.lines for box in line.glyph_boxes}
+        assert boxes == {
+            (x, y, x + 28, y + 28) for x in range(0, SIDE, 28) for y in range(0, SIDE, 28)
+        }
+        assert {len(line.text) for line in sign.lines} == {1}
+
+
 def test_a_shape_is_drawn_where_its_box_says() -> None:
     image = draw_scene(SCENE)
     assert image.getpixel((28, 28)) == (0, 0, 0)
@@ -167,10 +177,10 @@ def test_written_files_do_not_depend_on_the_number_of_workers(tmp_path: Path) ->
         counts = write_train(root, seed=0, num=40, workers=workers)
         write_meta(root, counts)
         assert counts == {
-            "shapes": 12,
-            "grounding": 7,
+            "shapes": 11,
+            "grounding": 6,
             "charts": 7,
-            "reading": 10,
+            "reading": 12,
             "pairs": 2,
             "text": 2,
         }

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from playground.demo.cells import token_at
+from playground.demo.codes import token_at
 from playground.demo.common import COLOR_NAMES, stream
 from playground.demo.scene import KINDS, sample_scene
 from playground.quickstart.digits import split_scans
