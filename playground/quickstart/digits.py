@@ -32,7 +32,7 @@ QUESTIONS = (
 )
 """The same question in several words, so that the model learns the task and not the sentence."""
 _MAX_SHADE = 16
-_CELL = 6
+_CELL = 11
 """Pixels of the picture for one pixel of the scan."""
 
 

@@ -61,7 +61,7 @@ make_llm() {
 
 # Neither needs the other, and one thread for each is the best use of two cores.
 make_eye_and_llm() {
-    eye_process= eye_status=0 llm_status=0
+    eye_process='' eye_status=0 llm_status=0
     if [ ! -e "$eye/mlp.safetensors" ]; then
         make_eye &
         eye_process=$!

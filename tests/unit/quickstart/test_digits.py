@@ -51,10 +51,10 @@ def test_a_plain_picture_has_paper_and_ink_where_the_scan_has() -> None:
     image = draw_scan(_dot(0, 0), Look())
     assert (image.size, image.mode) == ((SIDE, SIDE), "RGB")
     assert image.getpixel((SIDE - 1, SIDE - 1)) == (235, 235, 235)
-    # 6 pixels a cell, one empty cell around, 26 pixels of rest: the first cell's middle is 35.
+    # 11 pixels a cell, one empty cell around, one pixel of rest: the first cell's middle is 17.5.
     x, y = _darkest(image)
-    assert abs(x - 35) < 0.3
-    assert abs(y - 35) < 0.3
+    assert abs(x - 17.5) < 0.3
+    assert abs(y - 17.5) < 0.3
 
 
 def test_looks_move_turn_and_zoom_about_the_middle() -> None:
