@@ -33,9 +33,9 @@ class DataPlan:
     digit_scans: int = digits.NUM_TRAIN
     digit_looks: int = 4
     digit_held_out: int = 1797 - digits.NUM_TRAIN
-    general: int = 1400
+    general: int = 2600
     """General training records over all families, by the families' shares."""
-    general_held_out: int = 200
+    general_held_out: int = 300
     """Held-out questions of each family."""
 
     @property

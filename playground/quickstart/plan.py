@@ -107,7 +107,7 @@ def training_command(
         *("--group_by_length", "False"),
         *("--loss_reduction", "square"),  # else one list of shapes weighs as much as ten digits
         *("--grad_checkpoint", "False"),  # memory is no worry at this size, time is
-        *("--learning_rate", "5e-4", "--warmup_ratio", "0.05"),
+        *("--learning_rate", "3e-4", "--warmup_ratio", "0.05"),
         *(["--max_steps", str(max_steps)] if max_steps else ["--num_train_epochs", "1"]),
     ]
     return TrainingCommand(settings=settings, words=["sh", RECIPE, *arguments])
