@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "transformers", "deepspeed", "sentencepiece", "pillow", "numpy")
 
+WEAK = 0.7
+"""Share of right answers below which the card warns of a skill: half of many is guessing."""
+
 CARD = """\
 # internvl-chat-tiny
 
@@ -33,7 +36,7 @@ handwritten digit; `shell/quickstart.sh` teaches it those.
 
 Made by `sh shell/demo/pretrain_tiny.sh` from seed {seed}: a vision tower and a projector trained to
 write what each image token shows ({vision_steps} steps of 32 pictures), a language model trained on
-conversations about such codes ({language_steps} steps of 32 records), then the three stitched and
+conversations about such codes ({language_steps} steps of 16 records), then the three stitched and
 fine-tuned on {records} records by the first recipe of V1-2. Everything it saw was drawn by
 `playground/demo/`.
 
@@ -41,7 +44,7 @@ fine-tuned on {records} records by the first recipe of V1-2. Everything it saw w
 |---|---|---|
 {rows}
 
-Held-out pictures are new; words and numbers of two and more digits on held-out signs never
+{weak}Held-out pictures are new; words and numbers of two and more digits on held-out signs never
 occurred in training. `run.json` has the accuracy of every skill, versions and durations.
 
 ```python
@@ -86,6 +89,12 @@ def trainer_facts(checkpoint: Path) -> dict[str, Any]:
     return {"sft_steps": state.get("global_step"), "sft_last_loss": losses[-1] if losses else None}
 
 
+def weak_skills(skills: dict[str, float]) -> str:
+    """A paragraph that names what the model cannot do; empty if there is nothing."""
+    weak = [f"`{name}` {value:.0%}" for name, value in skills.items() if value < WEAK]
+    return f"Not learnt: {', '.join(weak)}.\n\n" if weak else ""
+
+
 def write_card(out: Path, run: dict[str, Any]) -> None:
     """Write ``run.json`` and ``README.md``."""
     (out / "run.json").write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
@@ -95,6 +104,7 @@ def write_card(out: Path, run: dict[str, Any]) -> None:
     )
     text = CARD.format(
         rows=rows,
+        weak=weak_skills(run["heldout"]["skills"]),
         parameters=run["parameters"]["total"] / 1e6,
         **{key: run[key] for key in ("seed", "records", "vision_steps", "language_steps")},
     )
