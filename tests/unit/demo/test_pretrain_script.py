@@ -60,7 +60,8 @@ def test_a_failing_language_stage_ends_the_eyes_training(tmp_path: Path) -> None
     python.write_text(
         "#!/bin/sh\ncase $* in\n"
         f"*demo.vision_stage*) echo $$ > {tmp_path}/eye; exec sleep 600 ;;\n"
-        f"*demo.language_stage*) until [ -s {tmp_path}/eye ]; do sleep 0.05; done; exit 9 ;;\nesac\n"
+        f"*demo.language_stage*) until [ -s {tmp_path}/eye ]; do sleep 0.05; done; exit 9 ;;\n"
+        "esac\n"
     )
     python.chmod(0o755)
     environment = os.environ | {"PYTHON": str(python), "WORK_DIR": str(tmp_path / "work")}
