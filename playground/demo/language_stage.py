@@ -173,7 +173,7 @@ def fresh_llm(
     """A Llama whose words, read and written, start at the codes of what they name.
 
     "Red" in a question and red in a picture are thus alike from the first step, which is most of
-    what looking things up needs; from unrelated embeddings it takes ten times as long to begin.
+    what looking things up needs.
     """
     llm = config.llm_config
     llm.vocab_size = len(tokenizer)
