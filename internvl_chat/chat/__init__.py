@@ -1,0 +1,9 @@
+"""Inference helpers: a checkpoint, a picture or a video in, what ``model.chat`` takes out."""
+
+from __future__ import annotations
+
+from .device_map import split_model
+from .loading import load_model
+from .media import load_image, load_video
+
+__all__ = ["load_image", "load_model", "load_video", "split_model"]

@@ -1,0 +1,102 @@
+"""Load a checkpoint for inference."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import BitsAndBytesConfig
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from ..checkpoint.tokenizer import load_tokenizer
+from ..errors import CheckpointError, ConfigError
+from ..model.modeling_internvl_chat import InternVLChatModel
+
+logger = logging.getLogger(__name__)
+
+
+def default_device() -> torch.device:
+    """The first GPU if there is one, else the CPU."""
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def default_dtype(device: torch.device) -> torch.dtype:
+    """bf16 on a GPU; fp32 on a CPU, most of which have no bf16 arithmetic."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def load_model(
+    path: str,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    device_map: str | dict[str, Any] | None = None,
+    offload_dir: str | None = None,
+    load_in_8bit: bool = False,
+    attn_implementation: str | None = None,
+    quantization_config: BitsAndBytesConfig | None = None,
+) -> tuple[InternVLChatModel, PreTrainedTokenizerBase]:
+    """Load model and tokenizer from a local directory, ready to answer.
+
+    Args:
+        path: a checkpoint: full, LoRA of the original layout, or an adapter's directory.
+        dtype: of the weights; by default bf16 on a GPU and fp32 on a CPU.
+        device: where all of the model goes; the first GPU by default, or the CPU.
+        device_map: where each part goes, instead of ``device``: "auto" or :func:`split_model`.
+        offload_dir: where the parts that ``device_map`` puts on "disk" are kept.
+        load_in_8bit: int8 linear layers by bitsandbytes, ``lm_head`` and ``mlp1`` excepted.
+        attn_implementation: kernel of both towers; transformers' choice by default.
+        quantization_config: other bitsandbytes settings. 4 bits are for the language model
+            only: a warning says so if the vision tower would be quantised.
+
+    Raises:
+        CheckpointError: no checkpoint of this model family at ``path``.
+        ConfigError: settings that exclude each other.
+    """
+    if device is not None and device_map is not None:
+        raise ConfigError(
+            "device and device_map exclude each other", where="load_model", fix="Give one of them."
+        )
+    if load_in_8bit and quantization_config is not None:
+        raise ConfigError(
+            "load_in_8bit and quantization_config exclude each other",
+            where="load_model",
+            fix="Give one of them.",
+        )
+    directory = Path(path)
+    if not any((directory / name).is_file() for name in ("config.json", "adapter_config.json")):
+        raise CheckpointError(
+            f"{path}: no config.json and no adapter_config.json",
+            where="load_model",
+            fix="Name the directory of a chat model or of an adapter.",
+        )
+    _warn_of_four_bits(quantization_config)
+    place = default_device() if device is None else torch.device(device)
+    options: dict[str, Any] = {
+        "dtype": default_dtype(place) if dtype is None else dtype,
+        "device_map": {"": place} if device_map is None else device_map,
+        "local_files_only": True,
+    }
+    if offload_dir is not None:
+        options["offload_folder"] = offload_dir
+    if load_in_8bit:
+        options["load_in_8bit"] = True
+    if quantization_config is not None:
+        options["quantization_config"] = quantization_config
+    if attn_implementation is not None:
+        options["attn_implementation"] = attn_implementation
+    model = InternVLChatModel.from_pretrained(path, **options).eval()
+    return model, load_tokenizer(path)
+
+
+def _warn_of_four_bits(settings: BitsAndBytesConfig | None) -> None:
+    """The guide, section BNB 4-bit Quantization: InternViT-6B does not survive it."""
+    if settings is None or not settings.load_in_4bit:
+        return
+    if "vision_model" not in (settings.llm_int8_skip_modules or []):
+        logger.warning(
+            "4-bit quantization of the vision tower may make answers nonsensical: InternViT-6B "
+            "does not survive it. Add 'vision_model' to llm_int8_skip_modules, or load in 8 bits."
+        )

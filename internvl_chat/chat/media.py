@@ -1,0 +1,71 @@
+"""Pictures and videos as the tiles that ``model.chat`` takes, cut exactly as in training."""
+
+from __future__ import annotations
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..data import images, video
+from ..data.images import ImageSettings
+
+
+def load_image(
+    image: str | Image.Image, *, image_size: int = 448, max_num: int = 1, use_thumbnail: bool = True
+) -> Tensor:
+    """One picture, resized and normalised.
+
+    Args:
+        image: a file, or a picture of any mode.
+        image_size: S, the model's ``force_image_size``.
+        max_num: with more than one, the picture is cut into up to so many square tiles.
+        use_thumbnail: add the whole picture as the last tile where there are several.
+
+    Returns:
+        (n, 3, S, S) float32.
+
+    Raises:
+        BadRecordError: the file is missing, too large or no picture.
+    """
+    if isinstance(image, str):
+        picture = images.load_image(image, where=image)
+    else:
+        picture = images.to_rgb(image, where="load_image")
+    settings = ImageSettings(
+        image_size=image_size, dynamic_image_size=max_num > 1, use_thumbnail=use_thumbnail
+    )
+    return images.normalize_pixels(images.preprocess(picture, settings, max_tiles=max_num))
+
+
+def load_video(
+    path: str,
+    *,
+    num_segments: int = 8,
+    bound: tuple[float, float] | None = None,
+    image_size: int = 448,
+) -> tuple[Tensor, list[int]]:
+    """Frames of a video, one tile each, from the middles of equal stretches.
+
+    Args:
+        path: a video file, a ``.gif`` or a folder of pictures.
+        num_segments: number of frames; a shorter video repeats some.
+        bound: start and end in seconds.
+        image_size: S.
+
+    Returns:
+        (num_segments, 3, S, S) float32 and ``num_patches_list``, a 1 for each frame.
+
+    Raises:
+        BadRecordError: no video, no frame, or a bound outside.
+    """
+    opened = video.open_video(path, where=path)
+    chosen = video.choose_frames(
+        opened,
+        clip=bound,
+        min_num_frame=num_segments,
+        max_num_frame=num_segments,
+        rng=None,
+        where=path,
+    )
+    tiles = [load_image(frame, image_size=image_size) for frame in opened.frames(chosen)]
+    return torch.cat(tiles), [1] * len(tiles)

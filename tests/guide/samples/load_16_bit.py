@@ -1,0 +1,8 @@
+import torch
+from transformers import AutoTokenizer, AutoModel
+path = "OpenGVLab/InternVL-Chat-V1-2-Plus"
+model = AutoModel.from_pretrained(
+    path,
+    torch_dtype=torch.bfloat16,
+    low_cpu_mem_usage=True,
+    trust_remote_code=True).eval().cuda()

@@ -1,0 +1,80 @@
+"""Loading for inference: places, numbers, what is refused."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BitsAndBytesConfig
+
+from internvl_chat.chat import load_model, split_model
+from internvl_chat.errors import CheckpointError, ConfigError
+from tests.helpers import write_tiny_chat_model
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_tiny_chat_model(tmp_path_factory.mktemp("chat") / "model"))
+
+
+def test_on_a_cpu_in_fp32_by_default(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    model, tokenizer = load_model(checkpoint)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert model.device == torch.device("cpu")
+    assert not model.training
+    answer = model.chat(tokenizer, None, "Hello", {"max_new_tokens": 3})
+    assert isinstance(answer, str)
+
+
+def test_dtype_and_kernel_are_taken(checkpoint: str) -> None:
+    model, _ = load_model(
+        checkpoint, dtype=torch.bfloat16, device="cpu", attn_implementation="eager"
+    )
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert model.language_model.config._attn_implementation == "eager"
+    assert model.vision_model.config._attn_implementation == "eager"
+
+
+def test_parts_on_disk_answer_like_the_whole_in_memory(checkpoint: str, tmp_path: Path) -> None:
+    whole, tokenizer = load_model(checkpoint, device="cpu")
+    places = {
+        name: "disk" if ".layers." in name else "cpu" for name in split_model(whole.config, 1)
+    }
+    parted, _ = load_model(checkpoint, device_map=places, offload_dir=str(tmp_path / "disk"))
+    assert parted.hf_device_map["language_model.model.layers.0"] == "disk"
+    side = whole.config.force_image_size
+    torch.manual_seed(0)
+    pixels = torch.randn(2, 3, side, side)
+    for pixel_values, question in ((pixels, "What?"), (None, "Hello")):
+        answers = [
+            model.chat(tokenizer, pixel_values, question, {"max_new_tokens": 6, "do_sample": False})
+            for model in (whole, parted)
+        ]
+        assert answers[0] == answers[1]
+
+
+def test_settings_that_exclude_each_other(checkpoint: str) -> None:
+    with pytest.raises(ConfigError, match="device and device_map"):
+        load_model(checkpoint, device="cpu", device_map="auto")
+    four_bits = BitsAndBytesConfig(load_in_4bit=True)
+    with pytest.raises(ConfigError, match="load_in_8bit and quantization_config"):
+        load_model(checkpoint, load_in_8bit=True, quantization_config=four_bits)
+
+
+def test_no_checkpoint_is_told(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no config\.json"):
+        load_model(str(tmp_path / "nothing"))
+
+
+@pytest.mark.parametrize(("skipped", "warns"), [(["lm_head"], True), (["vision_model"], False)])
+def test_four_bits_in_the_vision_tower_are_warned_of(
+    skipped: list[str], warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    from internvl_chat.chat.loading import _warn_of_four_bits
+
+    with caplog.at_level(logging.WARNING):
+        _warn_of_four_bits(BitsAndBytesConfig(load_in_4bit=True, llm_int8_skip_modules=skipped))
+    assert ("nonsensical" in caplog.text) == warns

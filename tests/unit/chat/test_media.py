@@ -1,0 +1,65 @@
+"""Pictures and videos as tiles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from internvl_chat.chat import load_image, load_video
+from internvl_chat.data.images import ImageSettings, normalize_pixels, preprocess
+from internvl_chat.data.schema import BadRecordError
+
+GREYS = Path(__file__).parents[1] / "data/greys.mp4"
+MEAN_GREY = 255 * 0.456
+
+
+def grey(tile: torch.Tensor) -> float:
+    """Middle pixel's green as a grey level again."""
+    side = tile.shape[-1] // 2
+    return float(tile[1, side, side] * 0.224 * 255 + MEAN_GREY)
+
+
+def test_a_picture_is_what_training_sees(tmp_path: Path) -> None:
+    picture = Image.effect_mandelbrot((90, 60), (-2, -1, 1, 1), 50).convert("RGB")
+    picture.save(tmp_path / "a.png")
+    wanted = normalize_pixels(preprocess(picture, ImageSettings(image_size=56)))
+    assert torch.equal(load_image(str(tmp_path / "a.png"), image_size=56), wanted)
+    assert torch.equal(load_image(picture, image_size=56), wanted)
+    assert wanted.shape == (1, 3, 56, 56)
+
+
+def test_tiles_and_thumbnail() -> None:
+    wide = Image.new("L", (300, 100))
+    assert load_image(wide, image_size=28, max_num=6).shape == (4, 3, 28, 28)
+    assert load_image(wide, image_size=28, max_num=6, use_thumbnail=False).shape[0] == 3
+    assert load_image(wide, image_size=28, max_num=1).shape[0] == 1
+
+
+def test_frames_are_the_middles_of_equal_stretches() -> None:
+    tiles, num_patches_list = load_video(str(GREYS), num_segments=4, image_size=28)
+    assert tiles.shape == (4, 3, 28, 28)
+    assert num_patches_list == [1] * 4
+    for tile, frame in zip(tiles, (2, 7, 12, 17), strict=True):
+        assert abs(grey(tile) - (10 + 12 * frame)) < 4
+
+
+def test_a_bound_in_seconds() -> None:
+    tiles, _ = load_video(str(GREYS), num_segments=2, bound=(1.0, 1.9), image_size=28)
+    assert abs(grey(tiles[0]) - (10 + 12 * 12)) < 4
+    with pytest.raises(BadRecordError, match="lies outside"):
+        load_video(str(GREYS), bound=(5.0, 6.0))
+
+
+def test_a_short_video_repeats_frames() -> None:
+    tiles, _ = load_video(str(GREYS), num_segments=25, image_size=28)
+    assert tiles.shape[0] == 25
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    with pytest.raises(BadRecordError, match=r"broken\.jpg"):
+        load_image(str(broken))
