@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from internvl_chat.chat.cli import chat
 from internvl_chat.data.cli import app as data_app
 from internvl_chat.errors import UserError
 
@@ -24,6 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(chat)
 app.add_typer(data_app, name="data", help="Look at training data as the model sees it.")
 
 
@@ -68,9 +70,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except typer.Abort:
         return 130
     except typer.TyperException as err:  # wrong use: an unknown verb, option or value
-        problem = str(err).rstrip(".")
+        problem = err.format_message().rstrip(".")  # names the option
         if problem:  # empty where the help was shown instead
-            typer.echo(f"error: {problem}. See internvl-chat --help.", err=True)
+            stop = "" if problem.endswith("?") else "."
+            typer.echo(f"error: {problem}{stop} See internvl-chat --help.", err=True)
         return 2
     return int(code or 0)
 

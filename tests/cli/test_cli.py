@@ -12,7 +12,7 @@ from internvl_chat.cli import main
     ("argv", "problem"),
     [
         (["nosuch"], "No such command 'nosuch'. See"),
-        (["data", "preview"], "Missing parameter: meta. See"),
+        (["data", "preview"], "Missing argument 'meta'. See"),
         (["data", "preview", "--nosuch"], "--nosuch"),
     ],
 )

@@ -178,9 +178,9 @@ def test_written_files_do_not_depend_on_the_number_of_workers(tmp_path: Path) ->
         write_meta(root, counts)
         assert counts == {
             "shapes": 11,
-            "grounding": 6,
-            "charts": 7,
-            "reading": 12,
+            "grounding": 9,
+            "charts": 6,
+            "reading": 10,
             "pairs": 2,
             "text": 2,
         }

@@ -1,0 +1,157 @@
+"""``internvl-chat chat`` with the shipped tiny model: what a user types, and what comes back."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from internvl_chat.cli import main
+from playground.demo.records import draw
+from playground.demo.scene import Scene, Shape
+from tests.helpers import ROOT, environment
+
+TINY = ROOT / "pretrained/internvl-chat-tiny"
+BACKGROUND = (172, 172, 172)
+GREYS = ROOT / "tests/unit/data/greys.mp4"
+
+
+def run(*words: object, typed: str = "", cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "internvl_chat", "chat", "--model", str(TINY)]
+    return subprocess.run(
+        [*command, *map(str, words)],
+        input=typed,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=cwd,
+        env=environment(HF_HUB_OFFLINE="1"),
+    )
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with star.jpg (red, top left) and circle.jpg (blue, bottom right)."""
+    star = Shape(kind="star", color="red", x=14, y=14, radius=13.0, fill=(216, 32, 32))
+    circle = Shape(kind="circle", color="blue", x=98, y=98, radius=13.0, fill=(32, 72, 214))
+    for shape in (star, circle):
+        picture = draw(Scene(background=BACKGROUND, shapes=(shape,)))
+        picture.save(tmp_path / f"{shape.kind}.jpg", quality=95)
+    return tmp_path
+
+
+def test_one_answer_with_its_speed(place: Path) -> None:
+    result = run("--image", "star.jpg", "What shape is red?", cwd=place)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "star\n"
+    assert "tokens/s" in result.stderr
+
+
+def test_two_pictures_and_json(place: Path) -> None:
+    question = "How many shapes are in the second picture?"
+    pictures = ("--image", "star.jpg", "--image", "circle.jpg")
+    result = run(*pictures, "--json", question, cwd=place)
+    told = json.loads(result.stdout)
+    assert told["answer"] == "1"
+    assert told["question"] == question
+    assert 0 < told["first_token_seconds"] <= told["seconds"]
+    assert told["num_tokens"] == 2  # the number and the end
+
+
+def test_a_conversation_goes_on_after_mistakes(place: Path) -> None:
+    (place / "broken.jpg").write_bytes(b"no picture")
+    typed = "\n".join(
+        (
+            "/image broken.jpg",
+            "/nonsense",
+            "/image",
+            "/image star.jpg",
+            "What shape is red?",
+            "<image> and <image>?",
+            "Where is the red star?",
+            "/save talk.json",
+            "/save talk.json",
+            "/reset",
+            "/image circle.jpg",
+            "What shape is blue?",
+            f"/video {GREYS}",
+            "/quit",
+            "never asked",
+        )
+    )
+    result = run(typed=typed, cwd=place)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == ["star", "top left", "circle"]
+    for problem in (
+        "error: broken.jpg",
+        "error: unknown command /nonsense",
+        "error: /image needs a file",
+        "3 <image> tags in history and question, but tiles for 1 pictures",
+        "talk.json exists and is not overwritten",
+    ):
+        assert problem in result.stderr
+    saved = json.loads((place / "talk.json").read_text())
+    assert saved["media"] == ["star.jpg"]
+    assert [turn["answer"] for turn in saved["turns"]] == ["star", "top left"]
+
+
+def test_a_file_of_questions_is_resumed(place: Path) -> None:
+    questions = [
+        {"id": "a", "image": "star.jpg", "question": "What shape is red?"},
+        {"image": "missing.jpg", "question": "What is this?"},
+        {"question": "What is 2 plus 3?"},
+        {"image": ["circle.jpg"], "question": "What color is the circle?"},
+    ]
+    lines = [json.dumps(question) for question in questions]
+    (place / "in.jsonl").write_text("\n".join([*lines, "no json"]) + "\n")
+    first = run("--batch", "in.jsonl", "--out", "out.jsonl", cwd=place)
+    assert first.returncode == 1  # two lines could not be answered
+    told = [json.loads(line) for line in (place / "out.jsonl").read_text().splitlines()]
+    answers = {row["line"]: row.get("answer") for row in told}
+    assert answers == {1: "star", 2: None, 3: "5", 4: "blue", 5: None}
+    assert told[0]["id"] == "a"
+    assert "missing.jpg" in told[1]["error"]
+    # As an interruption leaves it: the last write cut, the one before it not made.
+    kept = (place / "out.jsonl").read_text().splitlines()[:3]
+    (place / "out.jsonl").write_text("\n".join(kept) + '\n{"line": 4, "ans')
+    draw(Scene(background=BACKGROUND, shapes=())).save(place / "missing.jpg")
+    second = run("--batch", "-", "--out", "out.jsonl", typed="\n".join(lines), cwd=place)
+    assert second.returncode == 0, second.stderr
+    rows = (place / "out.jsonl").read_text().splitlines()
+    assert rows[:3] == kept
+    assert [json.loads(row)["line"] for row in rows[4:]] == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (("--batch", "in.jsonl"), "--batch and --out go together"),
+        (("--batch", "in.jsonl", "--out", "o", "Why?"), "--batch takes questions"),
+        (("--batch", "none.jsonl", "--out", "o"), "none.jsonl cannot be read"),
+        (("--image", "none.jpg", "Why?"), "--image: no such file: none.jpg"),
+        (("--image", "star.jpg", "<image> <image> Why?"), "2 <image> tags"),
+        (("   ",), "the question is empty"),
+        (("--temperature", "-1", "Why?"), "'--temperature'"),
+    ],
+)
+def test_wrong_use_is_one_line(
+    place: Path,
+    words: tuple[str, ...],
+    problem: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(place)
+    assert main(["chat", "--model", str(TINY), *words]) in (2, 3)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert problem in line
+    assert not (place / "o").exists()
+
+
+def test_no_checkpoint(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["chat", "--model", str(place), "Why?"]) == 2
+    assert "no config.json" in capsys.readouterr().err
