@@ -228,12 +228,17 @@ def _answer_line(session: ChatSession, line: str, where: str, num_segments: int)
     record = json.loads(line)
     if not isinstance(record, dict) or not isinstance(record.get("question"), str):
         raise DatasetError('want {"question": "...", ...}', where=where)
+    images, video = record.get("image", []), record.get("video")
+    images = [images] if isinstance(images, str) else images
+    if not isinstance(images, list) or not all(isinstance(path, str) for path in images):
+        raise DatasetError('"image" is no file name and no list of them', where=where)
+    if video is not None and not isinstance(video, str):
+        raise DatasetError('"video" is no file name', where=where)
     session.reset()
-    images = record.get("image", [])
-    for path in [images] if isinstance(images, str) else images:
+    for path in images:
         session.add_image(path)
-    if "video" in record:
-        session.add_video(record["video"], num_segments=num_segments)
+    if video is not None:
+        session.add_video(video, num_segments=num_segments)
     reply = session.ask(record["question"])
     kept = {"id": record["id"]} if "id" in record else {}
     return {**kept, "question": record["question"], "answer": reply.text}

@@ -1,6 +1,8 @@
-"""Pictures and videos as the tiles that ``model.chat`` takes, cut exactly as in training."""
+"""Pictures and videos as the tiles that ``model.chat`` takes, cut by the code of training."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from PIL import Image
@@ -8,6 +10,28 @@ from torch import Tensor
 
 from ..data import images, video
 from ..data.images import ImageSettings
+
+
+def image_settings(config: Any) -> ImageSettings:
+    """How a chat model's configuration says that pictures become tiles."""
+    return ImageSettings(
+        image_size=config.force_image_size or config.vision_config.image_size,
+        pad2square=config.pad2square,
+        dynamic_image_size=config.dynamic_image_size,
+        use_thumbnail=config.use_thumbnail,
+        min_dynamic_patch=config.min_dynamic_patch,
+        max_dynamic_patch=config.max_dynamic_patch,
+    )
+
+
+def load_tiles(image: str | Image.Image, settings: ImageSettings) -> Tensor:
+    """One picture by a model's settings (:func:`image_settings`); (n, 3, S, S) float32."""
+    if isinstance(image, str):
+        picture = images.load_image(image, where=image)
+    else:
+        picture = images.to_rgb(image, where="load_image")
+    tiles = images.preprocess(picture, settings, max_tiles=settings.max_dynamic_patch)
+    return images.normalize_pixels(tiles, normalize_type=settings.normalize_type)
 
 
 def load_image(
@@ -27,14 +51,13 @@ def load_image(
     Raises:
         BadRecordError: the file is missing, too large or no picture.
     """
-    if isinstance(image, str):
-        picture = images.load_image(image, where=image)
-    else:
-        picture = images.to_rgb(image, where="load_image")
     settings = ImageSettings(
-        image_size=image_size, dynamic_image_size=max_num > 1, use_thumbnail=use_thumbnail
+        image_size=image_size,
+        dynamic_image_size=max_num > 1,
+        use_thumbnail=use_thumbnail,
+        max_dynamic_patch=max_num,
     )
-    return images.normalize_pixels(images.preprocess(picture, settings, max_tiles=max_num))
+    return load_tiles(image, settings)
 
 
 def load_video(

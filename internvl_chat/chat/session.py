@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from transformers import TextStreamer
 
-from .media import load_image, load_video
-
-IMAGE_TAG = "<image>"
+from ..data.constants import IMAGE_TAG, VIDEO_TAG
+from ..data.video import expand_video_tag
+from .media import image_settings, load_tiles, load_video
 
 
 class _Teller(TextStreamer):
@@ -62,19 +62,13 @@ class ChatSession:
     _prefix: str = ""
     """Tags of what was added since the last question."""
 
-    @property
-    def image_size(self) -> int:
-        """Side of a tile in pixels."""
-        config = self.model.config
-        return int(config.force_image_size or config.vision_config.image_size)
-
     def add_image(self, path: str) -> None:
         """The next question is about this picture too.
 
         Raises:
             BadRecordError: the file cannot be used.
         """
-        tiles = load_image(path, image_size=self.image_size)
+        tiles = load_tiles(path, image_settings(self.model.config))
         self._add(path, tiles, [len(tiles)], f"{IMAGE_TAG}\n")
 
     def add_video(self, path: str, *, num_segments: int = 8) -> None:
@@ -83,9 +77,9 @@ class ChatSession:
         Raises:
             BadRecordError: the file cannot be used.
         """
-        tiles, counts = load_video(path, num_segments=num_segments, image_size=self.image_size)
-        frames = (f"Frame{number}: {IMAGE_TAG}\n" for number in range(1, len(counts) + 1))
-        self._add(path, tiles, counts, "".join(frames))
+        side = image_settings(self.model.config).image_size
+        tiles, counts = load_video(path, num_segments=num_segments, image_size=side)
+        self._add(path, tiles, counts, expand_video_tag(f"{VIDEO_TAG}\n", len(counts)))
 
     def _add(self, path: str, tiles: Tensor, counts: list[int], tags: str) -> None:
         self._tiles.append(tiles)

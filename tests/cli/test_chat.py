@@ -106,12 +106,13 @@ def test_a_file_of_questions_is_resumed(place: Path) -> None:
         {"image": ["circle.jpg"], "question": "What color is the circle?"},
     ]
     lines = [json.dumps(question) for question in questions]
-    (place / "in.jsonl").write_text("\n".join([*lines, "no json"]) + "\n")
+    odd = json.dumps({"image": 7, "question": "What?"})
+    (place / "in.jsonl").write_text("\n".join([*lines, "no json", odd]) + "\n")
     first = run("--batch", "in.jsonl", "--out", "out.jsonl", cwd=place)
-    assert first.returncode == 1  # two lines could not be answered
+    assert first.returncode == 1  # three lines could not be answered
     told = [json.loads(line) for line in (place / "out.jsonl").read_text().splitlines()]
     answers = {row["line"]: row.get("answer") for row in told}
-    assert answers == {1: "star", 2: None, 3: "5", 4: "blue", 5: None}
+    assert answers == {1: "star", 2: None, 3: "5", 4: "blue", 5: None, 6: None}
     assert told[0]["id"] == "a"
     assert "missing.jpg" in told[1]["error"]
     # As an interruption leaves it: the last write cut, the one before it not made.

@@ -8,7 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from internvl_chat import InternVLChatConfig
 from internvl_chat.chat import load_image, load_video
+from internvl_chat.chat.media import image_settings, load_tiles
 from internvl_chat.data.images import ImageSettings, normalize_pixels, preprocess
 from internvl_chat.data.schema import BadRecordError
 
@@ -36,6 +38,17 @@ def test_tiles_and_thumbnail() -> None:
     assert load_image(wide, image_size=28, max_num=6).shape == (4, 3, 28, 28)
     assert load_image(wide, image_size=28, max_num=6, use_thumbnail=False).shape[0] == 3
     assert load_image(wide, image_size=28, max_num=1).shape[0] == 1
+
+
+def test_a_models_own_settings_are_followed() -> None:
+    wide = Image.new("RGB", (300, 100), (255, 0, 0))
+    tiling = {"dynamic_image_size": True, "use_thumbnail": True, "max_dynamic_patch": 6}
+    config = InternVLChatConfig(force_image_size=28, **tiling)
+    assert load_tiles(wide, image_settings(config)).shape == (4, 3, 28, 28)
+    padded = InternVLChatConfig(force_image_size=28, pad2square=True)
+    tile = load_tiles(wide, image_settings(padded))[0]
+    assert tile[0, 14, 14] > 2  # red across the middle
+    assert abs(float(tile[0, 1, 14])) < 0.1  # the mean colour above it
 
 
 def test_frames_are_the_middles_of_equal_stretches() -> None:
