@@ -16,7 +16,9 @@ import typer
 
 from internvl_chat.chat.cli import chat
 from internvl_chat.data.cli import app as data_app
+from internvl_chat.data.cli import json2jsonl
 from internvl_chat.errors import UserError
+from internvl_chat.surgery import cli as surgery
 
 app = typer.Typer(
     name="internvl-chat",
@@ -26,6 +28,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(chat)
+app.command()(surgery.merge_lora)
+app.command()(surgery.extract)
+app.command()(surgery.replace_llm)
+app.command()(surgery.resize_pos_embed)
+app.command()(surgery.export)
+app.command()(json2jsonl)
 app.add_typer(data_app, name="data", help="Look at training data as the model sees it.")
 
 

@@ -76,6 +76,10 @@ class NewTensor:
     _values: Tensor | None = field(default=None, repr=False)
 
     @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32
+
+    @property
     def where(self) -> str:
         return f"{_INIT_STREAM}: {self.name}"
 
@@ -319,6 +323,15 @@ def _new_tensor(name: str, shapes: Mapping[str, tuple[int, ...]], seed: int) -> 
     if len(weight) == 1:  # of the LayerNorm
         return NewTensor(name, shape, constant=float(name.endswith("weight")))
     return NewTensor(name, shape, bound=1 / math.sqrt(weight[1]), seed=seed)
+
+
+def new_projector(skeleton: Skeleton, seed: int) -> dict[str, TensorSource]:
+    """Starting values of every tensor of the projector."""
+    return {
+        name: _new_tensor(name, skeleton.shapes, seed)
+        for name in skeleton.shapes
+        if name.startswith(names.MLP_PREFIX)
+    }
 
 
 def _adapter_base(sources: Sources, grown: bool, native_size: int) -> tuple[str | None, str]:

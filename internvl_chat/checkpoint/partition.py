@@ -98,13 +98,13 @@ def write_tensor(target: Tensor, source: TensorSource) -> None:
     """
     if not is_partitioned(target):
         flat = target.data.view(-1)
-        for start, stop in _pieces(0, flat.numel()):
+        for start, stop in pieces(0, flat.numel()):
             flat[start:stop].copy_(source.read(start, stop))
     elif _is_plain_run(target):
         run: Tensor = target.ds_tensor  # type: ignore[attr-defined]
         first = run.numel() * target.ds_zero_partition_rank  # type: ignore[attr-defined]
         last = min(first + run.numel(), full_numel(target))
-        for start, stop in _pieces(first, last):
+        for start, stop in pieces(first, last):
             run[start - first : stop - first].copy_(source.read(start, stop))
         if last < first + run.numel():  # padding
             run[max(last - first, 0) :].zero_()
@@ -112,7 +112,7 @@ def write_tensor(target: Tensor, source: TensorSource) -> None:
         _write_gathered(target, source)
 
 
-def _pieces(start: int, stop: int, size: int = 1 << 22) -> Iterator[tuple[int, int]]:
+def pieces(start: int, stop: int, size: int = 1 << 22) -> Iterator[tuple[int, int]]:
     """Cut a range so that a buffer between file and parameter stays small (16 MB in fp32)."""
     for begin in range(start, stop, size):
         yield begin, min(begin + size, stop)

@@ -61,6 +61,10 @@ class GrownRows:
         return (self.num_rows, self.source.shape[1])
 
     @property
+    def dtype(self) -> torch.dtype:
+        return self.source.dtype
+
+    @property
     def where(self) -> str:
         return self.source.where
 
@@ -68,9 +72,8 @@ class GrownRows:
         old_rows, width = self.source.shape
         old_stop = min(stop, old_rows * width)
         parts = [self.source.read(start, old_stop).clone()] if start < old_stop else []
-        dtype = parts[0].dtype if parts else self.source.read(0, 1).dtype
         if stop > max(start, old_rows * width):
-            parts.append(torch.empty(stop - max(start, old_rows * width), dtype=dtype))
+            parts.append(torch.empty(stop - max(start, old_rows * width), dtype=self.dtype))
         values = torch.cat(parts) if len(parts) > 1 else parts[0]
         self._fill(values, start, self.first_new_token, self.first_new_token + self.num_new_tokens)
         self._fill(values, start, old_rows, self.num_rows)
@@ -128,6 +131,10 @@ class ResizedPositions:
     @property
     def shape(self) -> tuple[int, ...]:
         return (1, 1 + self.num_patches, self.source.shape[2])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.source.dtype
 
     @property
     def where(self) -> str:

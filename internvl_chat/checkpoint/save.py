@@ -129,9 +129,23 @@ def _save_weights(
         _write_file(directory / file_name, {n: tensors[n] for n in members}, is_main, dtype)
     if is_main and len(shards) > 1:
         total = sum(full_numel(t) * _stored(t, dtype).itemsize for t in tensors.values())
-        weight_map = {name: file_name for file_name, members in shards.items() for name in members}
-        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-        (directory / SAFETENSORS_INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n")
+        write_index(directory, shards, total)
+
+
+def write_index(directory: Path, shards: Mapping[str, list[str]], total_bytes: int) -> None:
+    """Write which tensor lies in which file.
+
+    Args:
+        directory: of the files.
+        shards: file name -> tensor names.
+        total_bytes: of all tensors.
+    """
+    weight_map = {name: file_name for file_name, members in shards.items() for name in members}
+    index = {
+        "metadata": {"total_size": total_bytes},
+        "weight_map": dict(sorted(weight_map.items())),
+    }
+    (directory / SAFETENSORS_INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n")
 
 
 def _stored(tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype:

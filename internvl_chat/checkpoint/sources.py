@@ -137,9 +137,8 @@ def _adapter_sources(directory: Path) -> Sources:
         raise CheckpointError(
             "its base model carries an adapter itself", where=str(directory), fix="Merge it first."
         )
-    saved = _chat_config(read_json(directory / CONFIG_NAME), directory)
-    base.config.use_llm_lora = saved.use_llm_lora
-    base.config.use_backbone_lora = saved.use_backbone_lora
+    # The adapter's own configuration: its run may have chosen another template or tiling.
+    base.config = _chat_config(read_json(directory / CONFIG_NAME), directory)
     base.where = f"{directory} on {base.where}"
     base.adapter_modules = tuple(
         read_json(directory / ADAPTER_CONFIG_NAME).get("modules_to_save") or ()
@@ -161,7 +160,7 @@ def _stitched_sources(settings: BuildSettings) -> Sources:
     vision, llm = Path(settings.vision_path), Path(settings.llm_path)
     config = InternVLChatConfig(
         vision_config=_vision_config(vision),
-        llm_config=_llm_config(llm),
+        llm_config=llm_config_of(llm),
         downsample_ratio=settings.down_sample_ratio,
     )
     tensors = names.with_prefix(open_weights(vision), names.VISION_PREFIX)
@@ -192,7 +191,12 @@ def _vision_config(directory: Path) -> dict[str, Any]:
     return _without_path(values)
 
 
-def _llm_config(directory: Path) -> dict[str, Any]:
+def llm_config_of(directory: Path) -> dict[str, Any]:
+    """Configuration of the language model that a checkpoint is, or holds.
+
+    Raises:
+        CheckpointError: transformers does not know it.
+    """
     from transformers import AutoConfig
 
     values = read_json(directory / CONFIG_NAME)

@@ -54,6 +54,9 @@ class TensorSource(Protocol):
     def shape(self) -> tuple[int, ...]: ...
 
     @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
     def where(self) -> str:
         """File and name, for messages."""
         ...
@@ -118,6 +121,10 @@ class MemoryTensor:
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(self.value.shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.value.dtype
 
     def read(self, start: int, stop: int) -> Tensor:
         return self.value.reshape(-1)[start:stop]

@@ -258,14 +258,14 @@ _OLD_LORA_NAMES = {
 }
 """Wrapped layers in checkpoints of PEFT before 0.7, as transformers' ``key_mapping``."""
 
-# Settings by which some language models change their logits after the head; the vocabulary loss,
-# which calls the head itself, steps aside for them.
-_LOGIT_SETTINGS = (
+LOGIT_SETTINGS = (
     "final_logit_softcapping",
     "logit_scale",
     "logits_scaling",
     "lm_head_multiplier",
 )
+"""Settings by which some language models change their logits after the head; the vocabulary loss,
+which calls the head itself, steps aside for them."""
 
 
 class InternVLChatModel(PreTrainedModel):
@@ -636,7 +636,7 @@ class InternVLChatModel(PreTrainedModel):
 
     def _head_is_all(self) -> bool:
         """Whether logits are the head's output and nothing more."""
-        settings = (getattr(self.config.llm_config, name, None) for name in _LOGIT_SETTINGS)
+        settings = (getattr(self.config.llm_config, name, None) for name in LOGIT_SETTINGS)
         return all(value in (None, 1, 1.0) for value in settings)
 
     def _forward_loss_only(
@@ -979,8 +979,9 @@ def _adapter_base(path: str | os.PathLike[str]) -> str | None:
         return None
     with open(os.path.join(path, "adapter_config.json"), encoding="utf-8") as file:
         base = json.load(file)["base_model_name_or_path"]
-    beside = os.path.join(os.path.dirname(os.path.abspath(path)), os.path.basename(base))
-    return beside if not os.path.isdir(base) and os.path.isdir(beside) else base
+    above = os.path.dirname(os.path.abspath(path))
+    places = (base, os.path.join(path, base), os.path.join(above, os.path.basename(base)))
+    return next((place for place in places if os.path.isdir(place)), base)
 
 
 def _keep_weights(model: nn.Module) -> None:

@@ -1,0 +1,263 @@
+"""LoRA weights folded into the layers under them, one weight at a time, when it is read."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from internvl_chat.checkpoint import names
+from internvl_chat.checkpoint.tensor_files import TensorSource, listed, numel
+from internvl_chat.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
+
+_CHUNK_ELEMENTS = 1 << 20
+_ADAPTER_WEIGHT = re.compile(r"^(.+)\.lora_([AB])\.([^.]+)\.weight$")
+_UNSUPPORTED = {
+    "use_dora": "DoRA scales the merged weight as well",
+    "fan_in_fan_out": "its layers are stored transposed",
+    "lora_bias": "it adds a bias that the layer does not have",
+}
+
+
+@dataclass
+class FoldedWeight:
+    """``base + scale * up @ down``, read in fp32, so that whoever writes it rounds once.
+
+    LoRA: https://arxiv.org/abs/2106.09685, equation 3; ``scale`` is ``alpha / r``.
+    """
+
+    base: TensorSource
+    """(out, in)."""
+    down: TensorSource
+    """``lora_A``: (r, in)."""
+    up: TensorSource
+    """``lora_B``: (out, r)."""
+    scale: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.base.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the layer, not of the values read."""
+        return self.base.dtype
+
+    @property
+    def where(self) -> str:
+        return f"{self.base.where} with {self.down.where}"
+
+    @property
+    def rows_per_chunk(self) -> int:
+        """Rows whose values take some megabytes."""
+        return max(1, _CHUNK_ELEMENTS // self.shape[1])
+
+    def read(self, start: int, stop: int) -> Tensor:
+        width = self.shape[1]
+        values = torch.empty(stop - start, dtype=torch.float32)
+        first, last = start // width, math.ceil(stop / width)
+        for row in range(first, last, self.rows_per_chunk):
+            end = min(row + self.rows_per_chunk, last)
+            begin, finish = max(start, row * width), min(stop, end * width)
+            exact = self.exact(row, end).view(-1)[begin - row * width : finish - row * width]
+            values[begin - start : finish - start] = exact
+        return values
+
+    def exact(self, row: int, end: int) -> Tensor:
+        """Rows ``row:end`` before rounding: (end - row, in) float32."""
+        width, rank = self.shape[1], self.down.shape[0]
+        base = self.base.read(row * width, end * width).float().view(-1, width)
+        down = self.down.read(0, rank * width).float().view(rank, width)
+        up = self.up.read(row * rank, end * rank).float().view(-1, rank)
+        return base.addmm_(up, down, alpha=self.scale)
+
+
+def fold_adapters(
+    tensors: Mapping[str, TensorSource], scales: AdapterScales, *, where: str
+) -> tuple[dict[str, TensorSource], dict[str, FoldedWeight]]:
+    """Take the wrapping off a model and fold its LoRA weights in; nothing is read yet.
+
+    Args:
+        tensors: by name, wrapped by PEFT or not, ``lora_A`` and ``lora_B`` among them.
+        scales: of the adapters.
+        where: the checkpoint, for messages.
+
+    Returns:
+        All tensors by plain name, and those of them that a LoRA goes into.
+
+    Raises:
+        CheckpointError: the model was wrapped twice, half of a pair is missing, or ranks and
+            shapes do not fit.
+    """
+    plain: dict[str, TensorSource] = {}
+    halves: dict[str, dict[str, TensorSource]] = {}
+    for wrapped, source in tensors.items():
+        name = names.unwrapped_name(wrapped)
+        _refuse_second_wrap(name, wrapped, where)
+        match = _ADAPTER_WEIGHT.match(name)
+        if match is None:
+            plain[name] = source
+        else:
+            halves.setdefault(match[1], {})[match[2]] = source
+    folded = {
+        f"{module}.weight": _fold(module, pair, plain, scales, where)
+        for module, pair in halves.items()
+    }
+    return {**plain, **folded}, folded
+
+
+def _refuse_second_wrap(name: str, wrapped: str, where: str) -> None:
+    match = _ADAPTER_WEIGHT.match(name)
+    if "base_model.model." in name or ".base_layer." in name:
+        problem = f"LoRA layers were wrapped in LoRA layers: {wrapped}"
+    elif match is not None and match[3] != "default":
+        problem = f"it carries several adapters: {wrapped}"
+    else:
+        return
+    raise CheckpointError(
+        problem,
+        where=where,
+        fix="Such a model cannot be merged; go back to the checkpoint before the second wrapping.",
+    )
+
+
+def _fold(
+    module: str,
+    pair: Mapping[str, TensorSource],
+    plain: Mapping[str, TensorSource],
+    scales: AdapterScales,
+    where: str,
+) -> FoldedWeight:
+    base = plain.get(f"{module}.weight")
+    lacking = [f"lora_{half}" for half in "AB" if half not in pair]
+    if base is None or lacking:
+        raise CheckpointError(
+            f"{module} has no {' and no '.join(lacking) if base is not None else 'weight'}",
+            where=where,
+            fix="The adapter does not belong to this model, or its file is incomplete.",
+        )
+    rank = pair["A"].shape[0] if pair["A"].shape else 0
+    names.require_fit(
+        where,
+        shapes={
+            f"{module}.lora_A": (pair["A"].shape, (rank, *base.shape[1:])),
+            f"{module}.lora_B": (pair["B"].shape, (*base.shape[:1], rank)),
+        },
+    )
+    return FoldedWeight(base, pair["A"], pair["B"], scales.of(module, rank))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterScales:
+    """By what each adapter's product is multiplied."""
+
+    where: str
+    alpha: Mapping[str, float]
+    """Layer-name pattern -> alpha, the general one under ``""``."""
+    ranks: Mapping[str, int]
+    """Tower -> rank that the configuration names; only checked."""
+    rank_stabilised: bool = False
+    """Divide by sqrt(r) instead of r (https://arxiv.org/abs/2312.03732)."""
+
+    def of(self, module: str, rank: int) -> float:
+        """The factor of one layer.
+
+        Raises:
+            CheckpointError: its rank is not the configuration's.
+        """
+        from peft.utils.other import get_pattern_key
+
+        named = self.ranks.get(module.split(".", 1)[0], rank)
+        if named != rank:
+            raise CheckpointError(
+                f"{module} has a LoRA of rank {rank}, the configuration says {named}",
+                where=self.where,
+            )
+        patterns = [pattern for pattern in self.alpha if pattern]
+        key = get_pattern_key(patterns, module)
+        alpha = self.alpha.get(key, self.alpha.get("", 2 * rank))
+        return alpha / (math.sqrt(rank) if self.rank_stabilised else rank)
+
+
+def scales_of_layout(config: InternVLChatConfig, where: str) -> AdapterScales:
+    """For LoRA weights inside a chat checkpoint, whose alpha is twice the rank by convention."""
+    ranks = {
+        "language_model": config.use_llm_lora,
+        "vision_model": config.use_backbone_lora,
+    }
+    ranks = {tower: rank for tower, rank in ranks.items() if rank}
+    alpha = {rf"{tower}\..*": 2.0 * rank for tower, rank in ranks.items()}
+    return AdapterScales(where=where, alpha=alpha, ranks=ranks)
+
+
+def scales_of_peft(adapter_config: Mapping[str, Any], where: str) -> AdapterScales:
+    """For an adapter in PEFT's files.
+
+    Args:
+        adapter_config: contents of ``adapter_config.json``.
+        where: that file, for messages.
+
+    Raises:
+        CheckpointError: a kind of adapter that adding a product to the weight does not merge.
+    """
+    kind = adapter_config.get("peft_type")
+    if kind != "LORA":
+        raise CheckpointError(f"peft_type is {kind!r}, wanted 'LORA'", where=where)
+    unsupported = [name for name in _UNSUPPORTED if adapter_config.get(name)]
+    if unsupported or adapter_config.get("bias", "none") != "none":
+        reason = _UNSUPPORTED[unsupported[0]] if unsupported else "it trained biases"
+        raise CheckpointError(
+            f"cannot be folded into weights one by one: {listed(unsupported) or 'bias'} is set, "
+            f"{reason}",
+            where=where,
+            fix="Merge it with PEFT's merge_and_unload.",
+        )
+    alpha = {"": float(adapter_config["lora_alpha"])}
+    alpha |= {
+        key: float(value) for key, value in (adapter_config.get("alpha_pattern") or {}).items()
+    }
+    return AdapterScales(
+        where=where,
+        alpha=alpha,
+        ranks={},
+        rank_stabilised=bool(adapter_config.get("use_rslora")),
+    )
+
+
+def check_folded(weight: FoldedWeight, written: TensorSource, generator: torch.Generator) -> None:
+    """Compare what was written with base and adapter applied one after the other to a vector.
+
+    ``written @ x`` must equal ``base @ x + scale * up @ (down @ x)`` up to what rounding each
+    weight to the written dtype can make: half a unit in the last place of every product.
+
+    Raises:
+        CheckpointError: it does not.
+    """
+    rows, width = weight.shape
+    rank = weight.down.shape[0]
+    x = torch.randn(width, generator=generator, dtype=torch.float64)
+    down_x = weight.down.read(0, rank * width).view(rank, width).double() @ x
+    unit = torch.finfo(written.dtype).eps / 2 + torch.finfo(torch.float32).eps
+    for row in range(0, rows, weight.rows_per_chunk):
+        end = min(row + weight.rows_per_chunk, rows)
+        merged = written.read(row * width, end * width).view(-1, width).double()
+        base = weight.base.read(row * width, end * width).view(-1, width).double()
+        up = weight.up.read(row * rank, end * rank).view(-1, rank).double()
+        difference = (merged @ x - base @ x - weight.scale * (up @ down_x)).abs()
+        # Products and sums in fp32 err by their own size, not by the result's.
+        room = merged.abs() @ x.abs() + base.abs() @ x.abs()
+        room += abs(weight.scale) * (up.abs() @ down_x.abs())
+        if bool((difference > unit * room + numel(weight.shape[1:]) * 1e-12).any()):
+            worst = float((difference / (unit * room)).max())
+            raise CheckpointError(
+                f"merged wrongly: off by {worst:.1f} times what rounding explains",
+                where=written.where,
+            )

@@ -1,0 +1,16 @@
+"""Take the language model out of a checkpoint: `internvl-chat extract llm`.
+
+Example: python tools/extract_llm.py CHECKPOINT OUTPUT_DIR
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without an installation
+
+from internvl_chat.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["extract", "llm", *sys.argv[1:]]))

@@ -1,0 +1,16 @@
+"""Take the vision tower out of a checkpoint: `internvl-chat extract vit`.
+
+Example: python tools/extract_vit.py CHECKPOINT OUTPUT_DIR
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without an installation
+
+from internvl_chat.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["extract", "vit", *sys.argv[1:]]))
