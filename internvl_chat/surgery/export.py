@@ -28,7 +28,6 @@ from internvl_chat.surgery.probe import (
 from internvl_chat.surgery.whole import Whole, open_whole
 from internvl_chat.surgery.write import (
     Progress,
-    copy_companion,
     new_directory,
     refuse_existing,
     stored_dtype,
@@ -123,7 +122,7 @@ def _write_native_files(
     config.dtype = stored_dtype(next(iter(tensors.values())), dtype)
     config.save_pretrained(directory)
     native.write_processor(whole.config, tokenizer, whole.path, directory)
-    copy_companion(whole.path, directory, "generation_config.json")
+    native.write_generation_config(whole.config, tokenizer, whole.path, directory)
 
 
 def _compare(whole: Whole, checkpoint: str, directory: Path, *, rounded: bool) -> float:

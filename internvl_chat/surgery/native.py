@@ -29,6 +29,7 @@ from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
 from internvl_chat.model.conversation import Template, get_conv_template
 from internvl_chat.model.modeling_internvl_chat import DEFAULT_TEMPLATE, LOGIT_SETTINGS
 
+GENERATION_NAME = "generation_config.json"
 _NATIVE_NORM_EPS = 1e-6
 """Of the native q and k norms, which take none from the configuration."""
 
@@ -276,6 +277,21 @@ def write_processor(
     template = get_conv_template(config.template or DEFAULT_TEMPLATE)
     text = chat_template(template, getattr(config, "system_message", None))
     (directory / "chat_template.jinja").write_text(text, encoding="utf-8")
+
+
+def write_generation_config(
+    config: InternVLChatConfig, tokenizer: PreTrainedTokenizerBase, source: Path, directory: Path
+) -> None:
+    """Write when to stop: at the template's end of turn, and where the source says."""
+    path = source / GENERATION_NAME
+    values = read_json(path) if path.is_file() else {}
+    template = get_conv_template(config.template or DEFAULT_TEMPLATE)
+    ends = values.get("eos_token_id", tokenizer.eos_token_id)
+    ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    stop = tokenizer.convert_tokens_to_ids(template.stop_str)
+    values["eos_token_id"] = [stop, *(end for end in ends if end != stop)]
+    values.setdefault("pad_token_id", tokenizer.pad_token_id)
+    (directory / GENERATION_NAME).write_text(json.dumps(values, indent=2) + "\n")
 
 
 def _change_json(path: Path, **changes: Any) -> None:

@@ -132,6 +132,8 @@ def test_a_process_without_this_package_loads_the_native_layout(tmp_path: Path) 
     )
     names = {path.name for path in (tmp_path / "native").iterdir()}
     assert not any(name.endswith(".py") for name in names)
+    generation = json.loads((tmp_path / "native/generation_config.json").read_text())
+    assert generation["eos_token_id"] == [258, 256]  # <|im_end|>, </s>
     image = json.loads((tmp_path / "native/preprocessor_config.json").read_text())
     assert image["image_mean"] == [0.485, 0.456, 0.406]
     assert (image["size"], image["crop_to_patches"]) == ({"height": 28, "width": 28}, False)
