@@ -1,0 +1,63 @@
+"""Trains one run and notes what the trained model answers, before anything is reloaded.
+
+``python -m tests.integration.chain_worker probe.json answers.json ARGUMENTS…``
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from internvl_chat.errors import UserError
+from internvl_chat.train.checkpoints import CheckpointWriter
+from internvl_chat.train.distributed import init_distributed, shut_down
+from internvl_chat.train.finetune import run
+from internvl_chat.train.parsing import parse
+from internvl_chat.train.reports import set_up_logging
+
+
+def tokens(model: Any, probe: dict[str, Any]) -> list[list[int]]:
+    """Greedy tokens after each prompt."""
+    model.img_context_token_id = probe["image_token_id"]
+    size = model.config.image_size
+    found = []
+    for ids, seed in zip(probe["prompts"], probe["seeds"], strict=True):
+        pixels = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(seed))
+        output = model.generate(
+            pixels,
+            torch.tensor([ids]),
+            max_new_tokens=24,
+            do_sample=False,
+            eos_token_id=probe["stop"],
+            pad_token_id=0,
+        )
+        found.append(output[0].tolist())
+    return found
+
+
+def main() -> None:
+    probe = json.loads(Path(sys.argv[1]).read_text())
+    state = init_distributed(timeout_seconds=120)
+    set_up_logging(state)
+    save_final = CheckpointWriter.save_final
+
+    def note_and_save(self: CheckpointWriter, trainer: Any, directory: str) -> None:
+        trainer.model.eval()
+        Path(sys.argv[2]).write_text(json.dumps(tokens(trainer.model, probe)))
+        save_final(self, trainer, directory)
+
+    CheckpointWriter.save_final = note_and_save  # type: ignore[method-assign]
+    try:
+        run(parse(sys.argv[3:], device=state.device), state)
+    except UserError as err:
+        sys.exit(f"{err.exit_code} {err}")
+    finally:
+        shut_down()
+
+
+if __name__ == "__main__":
+    main()
