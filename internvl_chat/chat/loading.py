@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import BitsAndBytesConfig
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from ..checkpoint.load import require_complete
 from ..checkpoint.tokenizer import load_tokenizer
-from ..errors import CheckpointError, ConfigError
+from ..errors import ConfigError
 from ..model.modeling_internvl_chat import InternVLChatModel
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def load_model(
             only: a warning says so if the vision tower would be quantised.
 
     Raises:
-        CheckpointError: no checkpoint of this model family at ``path``.
+        CheckpointError: no complete checkpoint of this model family at ``path``.
         ConfigError: settings that exclude each other.
     """
     if device is not None and device_map is not None:
@@ -65,13 +65,7 @@ def load_model(
             where="load_model",
             fix="Give one of them.",
         )
-    directory = Path(path)
-    if not any((directory / name).is_file() for name in ("config.json", "adapter_config.json")):
-        raise CheckpointError(
-            f"{path}: no config.json and no adapter_config.json",
-            where="load_model",
-            fix="Name the directory of a chat model or of an adapter.",
-        )
+    require_complete(path)
     _warn_of_four_bits(quantization_config)
     place = default_device() if device is None else torch.device(device)
     options: dict[str, Any] = {

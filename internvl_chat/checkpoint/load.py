@@ -28,10 +28,15 @@ from internvl_chat.checkpoint.partition import (
 )
 from internvl_chat.checkpoint.resize import GrownRows, ResizedPositions
 from internvl_chat.checkpoint.settings import BuildSettings
-from internvl_chat.checkpoint.sources import Sources, check_adapters, find_sources
+from internvl_chat.checkpoint.sources import (
+    Sources,
+    check_adapters,
+    find_sources,
+    require_usual_scale,
+)
 from internvl_chat.checkpoint.tensor_files import TensorSource, numel
 from internvl_chat.data.constants import IMG_CONTEXT_TOKEN
-from internvl_chat.errors import ConfigError
+from internvl_chat.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -110,6 +115,8 @@ def inspect_checkpoint(
     sources = find_sources(settings)
     config = sources.config
     check_adapters(settings, config, sources.where)
+    if sources.adapter:
+        require_usual_scale(sources.adapter_config, sources.where)
     new_parts = (*sources.new_prefixes, *_new_adapter_prefixes(settings, config))
     llm_config: Any = config.llm_config
     native_rows, native_size = llm_config.vocab_size, config.vision_config.image_size
@@ -147,6 +154,24 @@ def inspect_checkpoint(
         adapter_base=base,
         no_base_reason=reason,
         adapter_modules=sources.adapter_modules,
+    )
+
+
+def require_complete(path: str) -> None:
+    """Check a chat checkpoint of any kind without reading a weight.
+
+    Raises:
+        CheckpointError: it is no chat checkpoint, a file is missing or cut short, or names and
+            shapes of the weights are not those that its configuration wants.
+    """
+    sources = find_sources(BuildSettings(model_name_or_path=path))
+    skeleton = skeleton_of(sources.config)
+    match = names.match_names(skeleton.aliases, sources.tensors | sources.adapter)
+    names.require_fit(
+        sources.where,
+        missing=match.missing,
+        surplus=match.surplus,
+        shapes={name: (t.shape, skeleton.shapes[name]) for name, t in match.sources.items()},
     )
 
 
@@ -266,8 +291,11 @@ def skeleton_of(config: InternVLChatConfig) -> Skeleton:
 
     from internvl_chat.model.modeling_internvl_chat import InternVLChatModel
 
-    with torch.device("meta"), meta_device_safe_creation_ops(), no_init_weights():
-        model = InternVLChatModel(copy.deepcopy(config))
+    try:
+        with torch.device("meta"), meta_device_safe_creation_ops(), no_init_weights():
+            model = InternVLChatModel(copy.deepcopy(config))
+    except ValueError as err:
+        raise CheckpointError(str(err), where="config.json") from err
     _tie(model)
     groups: dict[int, list[str]] = {}
     shapes: dict[str, tuple[int, ...]] = {}

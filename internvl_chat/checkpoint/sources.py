@@ -42,6 +42,8 @@ class Sources:
     """A whole checkpoint without adapters to which adapter-only saves may refer."""
     adapter_modules: tuple[str, ...] = ()
     """Parts that the adapter-only checkpoint stores whole, as PEFT's ``modules_to_save``."""
+    adapter_config: dict[str, Any] = field(default_factory=dict)
+    """Contents of ``adapter_config.json``."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -140,9 +142,8 @@ def _adapter_sources(directory: Path) -> Sources:
     # The adapter's own configuration: its run may have chosen another template or tiling.
     base.config = _chat_config(read_json(directory / CONFIG_NAME), directory)
     base.where = f"{directory} on {base.where}"
-    base.adapter_modules = tuple(
-        read_json(directory / ADAPTER_CONFIG_NAME).get("modules_to_save") or ()
-    )
+    base.adapter_config = read_json(directory / ADAPTER_CONFIG_NAME)
+    base.adapter_modules = tuple(base.adapter_config.get("modules_to_save") or ())
     for key, tensor in open_weights(directory / ADAPTER_WEIGHTS_NAME).items():
         name = key.removeprefix("base_model.model.")
         if names.is_lora(name):
@@ -150,6 +151,31 @@ def _adapter_sources(directory: Path) -> Sources:
         else:  # a module that was trained whole beside the adapter
             base.tensors[name] = tensor
     return base
+
+
+def require_usual_scale(adapter_config: dict[str, Any], where: str) -> None:
+    """Training scales every adapter by alpha/r = 2, so one that was scaled otherwise would jump.
+
+    Args:
+        adapter_config: contents of ``adapter_config.json``.
+        where: the adapter, for messages.
+
+    Raises:
+        CheckpointError: it was trained with another scale.
+    """
+    rank, alpha = adapter_config["r"], adapter_config["lora_alpha"]
+    ranks: dict[str, int] = adapter_config.get("rank_pattern") or {}
+    alphas: dict[str, float] = adapter_config.get("alpha_pattern") or {}
+    scales = {alpha / rank} | {
+        alphas.get(pattern, alpha) / ranks.get(pattern, rank) for pattern in {*ranks, *alphas}
+    }
+    if scales != {2.0} or adapter_config.get("use_rslora"):
+        raise CheckpointError(
+            f"its adapter is scaled by alpha/r = {', '.join(f'{s:g}' for s in sorted(scales))}, "
+            "training continues with 2",
+            where=where,
+            fix="Merge it (internvl-chat merge-lora) and train a new adapter on the result.",
+        )
 
 
 def _stitched_sources(settings: BuildSettings) -> Sources:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -258,14 +259,17 @@ _OLD_LORA_NAMES = {
 }
 """Wrapped layers in checkpoints of PEFT before 0.7, as transformers' ``key_mapping``."""
 
-# Settings by which some language models change their logits after the head; the vocabulary loss,
-# which calls the head itself, steps aside for them.
-_LOGIT_SETTINGS = (
+_COMPUTED = re.compile(r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$|\.position_ids$")
+"""Buffers that older libraries saved and that are computed nowadays."""
+
+LOGIT_SETTINGS = (
     "final_logit_softcapping",
     "logit_scale",
     "logits_scaling",
     "lm_head_multiplier",
 )
+"""Settings by which some language models change their logits after the head; the vocabulary loss,
+which calls the head itself, steps aside for them."""
 
 
 class InternVLChatModel(PreTrainedModel):
@@ -340,6 +344,11 @@ class InternVLChatModel(PreTrainedModel):
         configuration that leaves ``lm_head`` and ``mlp1`` as they are. ``use_flash_attn=True``
         becomes ``attn_implementation="flash_attention_2"`` where flash-attn is installed. LoRA
         checkpoints of PEFT before 0.7 (no ``base_layer`` in the names) load too.
+
+        Raises:
+            ValueError: weights are missing or left over. transformers alone would make up the
+                missing ones and say so in a log; ``output_loading_info=True`` returns its report
+                instead of raising.
         """
         adapter_base = _adapter_base(pretrained_model_name_or_path)
         if adapter_base is not None:
@@ -351,7 +360,16 @@ class InternVLChatModel(PreTrainedModel):
             )
         if kwargs.pop("use_flash_attn", False) and is_flash_attn_2_available():
             kwargs.setdefault("attn_implementation", "flash_attention_2")
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        wants_report = kwargs.pop("output_loading_info", False)
+        model, report = super().from_pretrained(
+            pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+        )
+        if wants_report:
+            return model, report
+        _require_every_weight(
+            pretrained_model_name_or_path, report["missing_keys"], report["unexpected_keys"]
+        )
+        return model
 
     @classmethod
     def _from_adapter(
@@ -361,8 +379,12 @@ class InternVLChatModel(PreTrainedModel):
         kwargs.pop("adapter_kwargs", None)
         config = kwargs.pop("config", None) or cls.config_class.from_pretrained(adapter)
         config.use_llm_lora = config.use_backbone_lora = 0  # the base has no wrapped layers
+        wants_report = kwargs.pop("output_loading_info", False)
         model = cls.from_pretrained(base, *args, config=config, **kwargs)
-        model.load_adapter(str(adapter))
+        report = model.load_adapter(str(adapter))
+        if wants_report:
+            return model, report.to_dict()
+        _require_every_weight(adapter, report.missing_keys, report.unexpected_keys)
         return model
 
     # ------------------------------------------------------------------ parts and settings
@@ -636,7 +658,7 @@ class InternVLChatModel(PreTrainedModel):
 
     def _head_is_all(self) -> bool:
         """Whether logits are the head's output and nothing more."""
-        settings = (getattr(self.config.llm_config, name, None) for name in _LOGIT_SETTINGS)
+        settings = (getattr(self.config.llm_config, name, None) for name in LOGIT_SETTINGS)
         return all(value in (None, 1, 1.0) for value in settings)
 
     def _forward_loss_only(
@@ -979,8 +1001,25 @@ def _adapter_base(path: str | os.PathLike[str]) -> str | None:
         return None
     with open(os.path.join(path, "adapter_config.json"), encoding="utf-8") as file:
         base = json.load(file)["base_model_name_or_path"]
-    beside = os.path.join(os.path.dirname(os.path.abspath(path)), os.path.basename(base))
-    return beside if not os.path.isdir(base) and os.path.isdir(beside) else base
+    above = os.path.dirname(os.path.abspath(path))
+    places = (base, os.path.join(path, base), os.path.join(above, os.path.basename(base)))
+    return next((place for place in places if os.path.isdir(place)), base)
+
+
+def _require_every_weight(
+    path: str | os.PathLike[str], missing: set[str], unexpected: set[str]
+) -> None:
+    surplus = [name for name in sorted(unexpected) if not _COMPUTED.search(name)]
+    complaints = [
+        f"{len(names)} {what}: {', '.join(sorted(names)[:10])}"
+        for what, names in (("missing", missing), ("left over", surplus))
+        if names
+    ]
+    if complaints:
+        raise ValueError(
+            f"{path}: weights {'; '.join(complaints)}. Check that config.json and the weights "
+            "belong together and are complete"
+        )
 
 
 def _keep_weights(model: nn.Module) -> None:

@@ -155,4 +155,4 @@ def test_wrong_use_is_one_line(
 
 def test_no_checkpoint(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["chat", "--model", str(place), "Why?"]) == 2
-    assert "no config.json" in capsys.readouterr().err
+    assert "config.json: cannot be read" in capsys.readouterr().err

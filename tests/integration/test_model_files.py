@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from internvl_chat import InternVLChatModel
+from tests.helpers import ROOT
 from tests.unit.model.tiny import CONTEXT_ID, make_batch, make_config, make_model, make_tokenizer
 
 CODE_FILES = {
@@ -66,6 +67,12 @@ def test_files_and_auto_map(tmp_path: Path) -> None:
     for reference in config["auto_map"].values():
         module, name = reference.split(".")
         assert f"class {name}(" in (tmp_path / f"{module}.py").read_text()
+
+
+@pytest.mark.parametrize("name", sorted(CODE_FILES))
+def test_the_shipped_model_carries_the_present_code(name: str) -> None:
+    shipped = ROOT / "pretrained/internvl-chat-tiny" / name
+    assert shipped.read_text() == (ROOT / "internvl_chat/model" / name).read_text()
 
 
 def test_code_files_import_only_torch_transformers_and_each_other() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import BitsAndBytesConfig
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, BitsAndBytesConfig
 
 from internvl_chat.chat import load_model, split_model
 from internvl_chat.errors import CheckpointError, ConfigError
@@ -65,8 +68,64 @@ def test_settings_that_exclude_each_other(checkpoint: str) -> None:
 
 
 def test_no_checkpoint_is_told(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"no config\.json"):
+    with pytest.raises(CheckpointError, match=r"config\.json: cannot be read \(No such file"):
         load_model(str(tmp_path / "nothing"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("missing", r"1 missing: language_model\.model\.norm\.weight"),
+        ("surplus", r"1 surplus: mlp1\.9\.bias"),
+        ("empty", "1 of zero size: language_model"),
+        ("truncated", r"truncated: \d+ bytes where its header promises"),
+        ("llama", "model_type is 'llama', wanted 'internvl_chat'"),
+        ("template", "no chat template 'Hermes-3'"),
+    ],
+)
+def test_broken_checkpoints_are_told_before_a_weight_is_read(
+    checkpoint: str, tmp_path: Path, damage: str, message: str
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(checkpoint, broken)
+    break_checkpoint(broken, damage)
+    with pytest.raises(CheckpointError, match=message):
+        load_model(str(broken))
+
+
+@pytest.mark.parametrize(("damage", "message"), [("missing", "1 missing"), ("surplus", "left ov")])
+def test_auto_model_makes_no_weights_up(
+    checkpoint: str, tmp_path: Path, damage: str, message: str
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(checkpoint, broken)
+    break_checkpoint(broken, damage)
+    with pytest.raises(ValueError, match=message):
+        AutoModel.from_pretrained(broken)
+    _, report = AutoModel.from_pretrained(broken, output_loading_info=True)
+    assert bool(report["missing_keys"]) == (damage == "missing")
+
+
+def break_checkpoint(directory: Path, damage: str) -> None:
+    config = directory / "config.json"
+    path = directory / "model.safetensors"
+    if damage in ("llama", "template"):
+        key = {"llama": "model_type", "template": "template"}[damage]
+        value = {"llama": "llama", "template": "Hermes-3"}[damage]
+        config.write_text(json.dumps({**json.loads(config.read_text()), key: value}))
+        return
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-7])
+        return
+    weights = load_file(path)
+    name = "language_model.model.norm.weight"
+    if damage == "surplus":
+        weights["mlp1.9.bias"] = torch.zeros(3)
+    elif damage == "empty":
+        weights[name] = torch.zeros(0)
+    else:
+        del weights[name]
+    save_file(weights, path, metadata={"format": "pt"})
 
 
 @pytest.mark.parametrize(("skipped", "warns"), [(["lm_head"], True), (["vision_model"], False)])

@@ -11,13 +11,15 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer, CLIPImageProcessor
 
-from internvl_chat.checkpoint.load import build_model
+from internvl_chat.checkpoint.load import build_model, skeleton_of
 from internvl_chat.checkpoint.lora import apply_freezing_and_lora
+from internvl_chat.checkpoint.names import is_lora
 from internvl_chat.checkpoint.save import plan_shards, save_checkpoint_files
 from internvl_chat.checkpoint.settings import BuildSettings
 from internvl_chat.checkpoint.tokenizer import add_special_tokens, load_tokenizer
 from internvl_chat.errors import CheckpointError
-from internvl_chat.model import InternVLChatModel
+from internvl_chat.model import InternVLChatConfig, InternVLChatModel
+from internvl_chat.model.presets import load_preset
 
 from .tiny import save_parts, settings_for, stitch_settings
 
@@ -217,3 +219,15 @@ def test_shards_are_filled_in_order() -> None:
         "model-00002-of-00003.safetensors": ["b"],
         "model-00003-of-00003.safetensors": ["c", "d"],
     }
+
+
+def test_an_adapter_of_the_40_b_model_is_a_fraction_of_a_percent() -> None:
+    """Rank 16, as the LoRA recipe has it: counted on the model's shapes, no weight made."""
+    config = load_preset("InternVL-Chat-V1-2")
+    assert isinstance(config, InternVLChatConfig)
+    base = sum(torch.Size(shape).numel() for shape in skeleton_of(config).shapes.values())
+    config.use_llm_lora = 16
+    shapes = skeleton_of(config).shapes
+    adapter = sum(torch.Size(shape).numel() for name, shape in shapes.items() if is_lora(name))
+    assert base == pytest.approx(40.07e9, rel=1e-3)
+    assert 0.001 < adapter / base < 0.004

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoTokenizer, InternVLForConditionalGeneration
+from transformers import AutoModel, AutoTokenizer, InternVLForConditionalGeneration
 
+from internvl_chat.checkpoint.load import skeleton_of
+from internvl_chat.checkpoint.tokenizer import add_special_tokens
 from internvl_chat.errors import CheckpointError, ConfigError
+from internvl_chat.model import InternVLChatConfig
 from internvl_chat.model.conversation import TEMPLATES
 from internvl_chat.surgery.export import export
 from internvl_chat.surgery.native import chat_template
@@ -22,6 +26,7 @@ from tests.unit.checkpoint.tiny import tiny_tokenizer
 
 from .models import load_fp32, logits_for, save_base, save_lora
 
+CHANGED = {"transformers_version", "_commit_hash"}
 PUBLISHED = Path(__file__).parents[1] / "model/published_v1_2_config.json"
 
 
@@ -70,6 +75,41 @@ def test_the_public_layout_has_the_published_keys(tmp_path: Path) -> None:
     assert published.keys() - values.keys() <= {"_commit_hash"} | made_up
     assert values["use_llm_lora"] == values["use_backbone_lora"] == 0
     assert not any("lora" in name for name in load_file(tmp_path / "new/model.safetensors"))
+
+
+def test_a_checkpoint_as_published_round_trips(tmp_path: Path) -> None:
+    """Shards of ``.bin`` files of transformers 4.37's time, with buffers that are computed now."""
+    old, new, again = (tmp_path / name for name in ("published", "new", "again"))
+    old.mkdir()
+    shutil.copyfile(PUBLISHED, old / "config.json")
+    config = InternVLChatConfig.from_pretrained(old)
+    tokenizer = tiny_tokenizer()
+    add_special_tokens(tokenizer)
+    tokenizer.save_pretrained(old)
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        name: torch.randn(shape, generator=generator).bfloat16()
+        for name, shape in skeleton_of(config).shapes.items()
+    }
+    half = len(weights) // 2
+    shards = [dict(list(weights.items())[:half]), dict(list(weights.items())[half:])]
+    shards[1]["language_model.model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
+    for number, shard in enumerate(shards):
+        torch.save(shard, old / f"pytorch_model-{number}.bin")
+    places = {name: f"pytorch_model-{n}.bin" for n, shard in enumerate(shards) for name in shard}
+    index = {"metadata": {"total_size": 1}, "weight_map": places}
+    (old / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    export(str(old), str(new))
+    found = load_file(new / "model.safetensors")
+    assert found.keys() == weights.keys()
+    assert all(found[name].equal(value) for name, value in weights.items())
+    published, written = (json.loads((p / "config.json").read_text()) for p in (old, new))
+    for key in published.keys() - {"auto_map", "llm_config", "vision_config", "architectures"}:
+        assert key in CHANGED or written[key] == published[key], key
+    assert written["auto_map"].keys() >= published["auto_map"].keys() - {"AutoTokenizer"}
+    AutoModel.from_pretrained(old, dtype="auto").save_pretrained(again)
+    found = load_file(again / "model.safetensors")
+    assert all(found[name].equal(value) for name, value in weights.items())
 
 
 VARIANTS: list[dict[str, Any]] = [

@@ -14,13 +14,16 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
+from internvl_chat.checkpoint.load import build_model
 from internvl_chat.checkpoint.manifest import verify_manifest
+from internvl_chat.checkpoint.tokenizer import load_tokenizer
 from internvl_chat.errors import CheckpointError, ConfigError
 from internvl_chat.surgery.fold import FoldedWeight
 from internvl_chat.surgery.merge import merge_lora
 from internvl_chat.surgery.write import verify_weights
+from tests.unit.checkpoint.tiny import settings_for
 
-from .models import load_fp32, logits_for, save_base, save_lora
+from .models import FROZEN, load_fp32, logits_for, save_base, save_lora
 
 TOLERANCE = 2e-5
 """fp32, five layers, logits of size 1: measured 3e-6."""
@@ -129,6 +132,17 @@ def test_scales_are_those_of_peft(tmp_path: Path, changes: dict[str, Any]) -> No
     assert all((wanted[name] - value).abs().max() < 1e-5 for name, value in found.items())
     untouched = load_file(base / "model.safetensors")
     assert any((untouched[name] - value).abs().max() > 1e-3 for name, value in found.items())
+
+
+def test_training_does_not_continue_an_adapter_of_another_scale(tmp_path: Path) -> None:
+    base = save_base(tmp_path / "base")
+    save_lora(base, tmp_path / "lora", adapter_only=True)
+    settings = settings_for(tmp_path / "lora", **FROZEN, use_llm_lora=4, use_backbone_lora=2)
+    tokenizer = load_tokenizer(str(tmp_path / "lora"))
+    build_model(settings, tokenizer)
+    change_json(tmp_path / "lora/adapter_config.json", lora_alpha=4)
+    with pytest.raises(CheckpointError, match=r"scaled by alpha/r = 1, 2, training continues"):
+        build_model(settings, tokenizer)
 
 
 def test_the_adapters_own_settings_win(tmp_path: Path) -> None:
