@@ -17,7 +17,9 @@ import typer
 from internvl_chat.chat.cli import chat
 from internvl_chat.data.cli import app as data_app
 from internvl_chat.data.cli import json2jsonl
+from internvl_chat.demo.cli import demo
 from internvl_chat.errors import UserError
+from internvl_chat.serve.cli import serve
 from internvl_chat.surgery import cli as surgery
 
 app = typer.Typer(
@@ -28,6 +30,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(chat)
+app.command()(serve)
+app.command()(demo)
 app.command()(surgery.merge_lora)
 app.command()(surgery.extract)
 app.command()(surgery.replace_llm)

@@ -8,6 +8,6 @@
 set -eu
 cd "$(dirname "$0")/.."
 . shell/lib/environment.sh
-prepare_environment demo
+prepare_environment quickstart
 
 exec "$VENV/bin/python" -m playground.quickstart.run "$@"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..data.schema import BadRecordError
-from ..errors import ConfigError, DatasetError
+from ..errors import ConfigError
 
 if TYPE_CHECKING:
     from .session import ChatSession, Reply
@@ -31,6 +31,9 @@ def chat(
         str | None, typer.Option(help="JSONL of questions, or - for standard input.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="JSONL of the answers, with --batch.")] = None,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Questions answered at a time, with --batch.")
+    ] = 8,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Of an answer.")] = 512,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest word.")] = 0.0,
     num_segments: Annotated[int, typer.Option(min=1, help="Frames of a video.")] = 8,
@@ -58,7 +61,8 @@ def chat(
         for path in paths or ():
             if not Path(path).exists():
                 raise ConfigError(f"no such file: {path}", where=option)
-    lines = _open(batch) if batch is not None else iter(())
+    if batch not in (None, "-"):
+        _open(str(batch))  # before seconds go into loading
     generation: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": temperature > 0}
     if temperature > 0:
         generation["temperature"] = temperature
@@ -71,7 +75,7 @@ def chat(
     loaded, tokenizer = load_model(model, device=device, load_in_8bit=load_in_8bit)
     session = ChatSession(loaded, tokenizer, generation)
     if batch is not None and out is not None:
-        raise typer.Exit(_answer_file(session, lines, batch, out, num_segments))
+        raise typer.Exit(_answer_file(session, batch, out, num_segments, batch_size))
     for path in image or ():
         session.add_image(path)
     for path in video or ():
@@ -168,77 +172,44 @@ def _save(session: ChatSession, path: Path) -> None:
 
 
 def _answer_file(
-    session: ChatSession, lines: Iterator[str], name: str, out: Path, num_segments: int
+    session: ChatSession, path: str, out: Path, num_segments: int, batch_size: int
 ) -> int:
-    """Answer every line that has no answer yet; returns 1 if a line could not be answered."""
-    done = _answered(out)
-    failed = 0
-    with out.open("a", encoding="utf-8") as answers:
-        for number, line in enumerate(lines, start=1):
-            if number in done or not line.strip():
-                continue
-            told: dict[str, Any] = {"line": number}
-            try:
-                told |= _answer_line(session, line, f"{name}:{number}", num_segments)
-            except (DatasetError, ValueError) as err:
-                told["error"] = str(err)
-                failed += 1
-            answers.write(json.dumps(told, ensure_ascii=False) + "\n")
-            answers.flush()
-            typer.echo(f"\r{number} lines, {failed} failed", nl=False, err=True)
-    typer.echo(err=True)
-    return 1 if failed else 0
+    """Answer what has no answer yet, with a bar; returns 1 if a line could not be answered."""
+    import time
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from .batch import answer_file
+
+    lines = sys.stdin if path == "-" else _open(path)
+    total = len(lines) if isinstance(lines, list) else None
+    begin = time.perf_counter()
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("answering", total=total)
+        report = answer_file(
+            session,
+            lines,
+            path,
+            out,
+            num_segments=num_segments,
+            batch_size=batch_size,
+            progress=lambda count: bar.advance(task, count),
+        )
+    seconds = time.perf_counter() - begin
+    typer.echo(
+        f"{report.answered} answered, {report.failed} failed, "
+        f"{report.answered / seconds:.1f} answers/s",
+        err=True,
+    )
+    return 1 if report.failed else 0
 
 
-def _open(path: str) -> Iterator[str]:
-    """Lines of a file, or of standard input for ``-``."""
-    if path == "-":
-        return iter(sys.stdin)
+def _open(path: str) -> list[str]:
     try:
-        return iter(Path(path).read_text(encoding="utf-8").splitlines())
+        return Path(path).read_text(encoding="utf-8").splitlines()
     except OSError as err:
         raise ConfigError(f"{path} cannot be read: {err.strerror}", where="--batch") from err
-
-
-def _answered(out: Path) -> set[int]:
-    """Numbers of the lines that ``out`` answers. A last line that was cut short is finished off."""
-    if not out.exists():
-        return set()
-    text = out.read_text(encoding="utf-8")
-    done = set()
-    for number, line in enumerate(text.splitlines(), start=1):
-        try:
-            told = json.loads(line)
-            done |= {told["line"]} if "answer" in told else set()
-        except (json.JSONDecodeError, KeyError, TypeError) as err:
-            if number == len(text.splitlines()) and not text.endswith("\n"):
-                continue  # the write that an interruption cut
-            raise ConfigError(
-                f"{out}:{number}: no line of answers",
-                where="--out",
-                fix="Name a new file, or the --out of an earlier run.",
-            ) from err
-    if text and not text.endswith("\n"):
-        with out.open("a", encoding="utf-8") as file:
-            file.write("\n")
-    return done
-
-
-def _answer_line(session: ChatSession, line: str, where: str, num_segments: int) -> dict[str, Any]:
-    record = json.loads(line)
-    if not isinstance(record, dict) or not isinstance(record.get("question"), str):
-        raise DatasetError('want {"question": "...", ...}', where=where)
-    images, video = record.get("image", []), record.get("video")
-    images = [images] if isinstance(images, str) else images
-    if not isinstance(images, list) or not all(isinstance(path, str) for path in images):
-        raise DatasetError('"image" is no file name and no list of them', where=where)
-    if video is not None and not isinstance(video, str):
-        raise DatasetError('"video" is no file name', where=where)
-    session.reset()
-    for path in images:
-        session.add_image(path)
-    if video is not None:
-        session.add_video(video, num_segments=num_segments)
-    reply = session.ask(record["question"])
-    kept = {"id": record["id"]} if "id" in record else {}
-    return {**kept, "question": record["question"], "answer": reply.text}
+    except UnicodeDecodeError as err:
+        raise ConfigError(f"{path} is no UTF-8 ({err.reason})", where="--batch") from err

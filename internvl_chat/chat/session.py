@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import TextStreamer
+from transformers import StoppingCriteria, StoppingCriteriaList, TextStreamer
 
 from ..data.constants import IMAGE_TAG, VIDEO_TAG
 from ..data.video import expand_video_tag
@@ -17,10 +17,23 @@ from .media import image_settings, load_tiles, load_video
 
 
 class _Teller(TextStreamer):
-    """Hands text over as it becomes certain, and counts tokens."""
+    """Hands text over as it becomes certain, and counts tokens.
 
-    def __init__(self, tokenizer: Any, tell: Callable[[str], None]) -> None:
-        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    Special tokens that are part of an answer (``<ref>``, ``<box>``) are told, those that end or
+    pad it are not: together the pieces are what ``model.chat`` returns.
+    """
+
+    def __init__(self, tokenizer: Any, stop_str: str, tell: Callable[[str], None]) -> None:
+        super().__init__(
+            tokenizer,
+            skip_prompt=True,
+            skip_special_tokens=False,
+            spaces_between_special_tokens=False,
+        )
+        ends = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+        # An id of None, or of <unk> for a stop string of several tokens, is no control token.
+        ends.add(tokenizer.convert_tokens_to_ids(stop_str))
+        self._control = ends - {None, tokenizer.unk_token_id}
         self._tell = tell
         self.num_tokens = 0
         self.first_token: float | None = None
@@ -29,10 +42,23 @@ class _Teller(TextStreamer):
         if not self.next_tokens_are_prompt:
             self.num_tokens += value.numel()
             self.first_token = self.first_token or time.perf_counter()
+            kept = [token for token in value.flatten().tolist() if token not in self._control]
+            value = torch.tensor(kept, dtype=value.dtype)
         super().put(value)
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         self._tell(text)
+
+
+class _Asked(StoppingCriteria):
+    """Ends generation when somebody else wants it to end; asked once a token."""
+
+    def __init__(self, should_stop: Callable[[], bool]) -> None:
+        self._should_stop = should_stop
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        stop = self._should_stop()
+        return torch.full((input_ids.shape[0],), stop, dtype=torch.bool, device=input_ids.device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +70,18 @@ class Reply:
     seconds: float
     """From the question to the last token, pictures included."""
     first_token_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """A first question and its pictures, as ``model.batch_chat`` takes them."""
+
+    text: str
+    """With a tag for each picture."""
+    tiles: Tensor | None
+    """(n, 3, S, S) float32, reading order; ``None`` without pictures."""
+    num_patches: list[int]
+    """Tiles of each picture."""
 
 
 @dataclass
@@ -95,30 +133,77 @@ class ChatSession:
         self._num_patches.clear()
         self._prefix = ""
 
-    def ask(self, question: str, tell: Callable[[str], None] = lambda text: None) -> Reply:
+    def remember(self, question: str, answer: str) -> None:
+        """Take a question and its answer as given, the pictures added before it included.
+
+        With :meth:`add_image` and :meth:`add_video` this builds up a conversation anew that was
+        kept elsewhere.
+        """
+        self.history = [*self.history, (self._with_tags(question), answer)]
+        self._prefix = ""
+
+    def take(self, question: str) -> Prompt:
+        """The question with the pictures added before it; the session forgets them.
+
+        Raises:
+            ValueError: an empty question, or another number of ``<image>`` than pictures.
+        """
+        _refuse_empty(question)
+        text, counts = self._with_tags(question), list(self._num_patches)
+        if text.count(IMAGE_TAG) != len(counts):
+            raise ValueError(
+                f"{text.count(IMAGE_TAG)} {IMAGE_TAG} tags in the question, {len(counts)} pictures"
+            )
+        tiles = torch.cat(self._tiles) if self._tiles else None
+        self.reset()
+        return Prompt(text=text, tiles=tiles, num_patches=counts)
+
+    def count_prompt_tokens(self, question: str) -> int:
+        """Tokens that the model would read if this were asked now, image tokens included."""
+        turns = [*self.history, (self._with_tags(question), None)]
+        prompt = self.model.conv_template.render(turns, self.model.system_message).text
+        words = self.tokenizer(prompt.replace(IMAGE_TAG, ""), add_special_tokens=False)
+        # Every picture has a token before and after it.
+        pictures = sum(self._num_patches) * self.model.num_image_token + 2 * len(self._num_patches)
+        return len(words["input_ids"]) + pictures
+
+    def _with_tags(self, question: str) -> str:
+        return question if IMAGE_TAG in question else self._prefix + question
+
+    def ask(
+        self,
+        question: str,
+        tell: Callable[[str], None] = lambda text: None,
+        *,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> Reply:
         """Put a question.
 
         Args:
             question: with ``<image>`` where a new picture belongs, or without: then the new
                 pictures stand before it.
             tell: gets the answer piece by piece.
+            should_stop: asked once a token, from this thread; True ends the answer there, and
+                what was said so far is the answer.
 
         Raises:
             ValueError: an empty question, or another number of ``<image>`` than new pictures.
         """
-        if not question.strip():
-            raise ValueError("the question is empty")
-        text = question if IMAGE_TAG in question else self._prefix + question
+        _refuse_empty(question)
+        text = self._with_tags(question)
         begin = time.perf_counter()
         pixels = None
         if self._tiles:
             pixels = torch.cat(self._tiles).to(self.model.device, self.model.dtype)
-        teller = _Teller(self.tokenizer, tell)
+        teller = _Teller(self.tokenizer, self.model.conv_template.stop_str, tell)
+        settings = {**self.generation, "streamer": teller}
+        if should_stop is not None:
+            settings["stopping_criteria"] = StoppingCriteriaList([_Asked(should_stop)])
         answer, history = self.model.chat(
             self.tokenizer,
             pixels,
             text,
-            {**self.generation, "streamer": teller},
+            settings,
             history=self.history,
             return_history=True,
             num_patches_list=self._num_patches if self._tiles else None,
@@ -131,3 +216,8 @@ class ChatSession:
             seconds=end - begin,
             first_token_seconds=(teller.first_token or end) - begin,
         )
+
+
+def _refuse_empty(question: str) -> None:
+    if not question.strip():
+        raise ValueError("the question is empty")

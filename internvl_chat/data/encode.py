@@ -102,7 +102,7 @@ class Encoder:
         """
         template = self.settings.template
         texts = [*chain.from_iterable(turns), system or ""]
-        for mark in _marks(template):
+        for mark in template_marks(template):
             if any(mark in text for text in texts):
                 raise BadRecordError(
                     "CONTROL_TOKEN",
@@ -224,7 +224,7 @@ def _label(rendered: Rendered, tokens: Tokens) -> np.ndarray:
 
 
 @lru_cache(maxsize=32)
-def _marks(template: Template) -> tuple[str, ...]:
+def template_marks(template: Template) -> tuple[str, ...]:
     """Strings of the template that must not occur in what people wrote."""
     parts = (template.system_template, *template.roles, template.question_sep, template.answer_sep)
     found = chain.from_iterable(_MARK.findall(part) for part in parts)

@@ -819,15 +819,15 @@ class InternVLChatModel(PreTrainedModel):
         for question, history, counts in zip(questions, histories, tiles, strict=True):
             turns = _with_image_tag(history, question, bool(counts))
             prompt = self.conv_template.render(turns, self.system_message).text
-            prompt = _expand_image_tags(prompt, counts, self.num_image_token, image_tokens)
-            rows.append(_prompt_ids(tokenizer, prompt, self.conv_template.bos_in_training))
+            prompt = expand_image_tags(prompt, counts, self.num_image_token, image_tokens)
+            rows.append(prompt_ids(tokenizer, prompt, self.conv_template.bos_in_training))
             asked.append(turns)
             if verbose:
                 logger.info("prompt: %s", prompt)
-        input_ids, attention_mask = _pad_left(rows, _pad_id(tokenizer), self.device)
+        input_ids, attention_mask = _pad_left(rows, pad_id(tokenizer), self.device)
         settings = dict(generation_config)
-        settings.setdefault("pad_token_id", _pad_id(tokenizer))
-        settings.update(_stop_settings(tokenizer, self.conv_template.stop_str, settings))
+        settings.setdefault("pad_token_id", pad_id(tokenizer))
+        settings.update(stop_settings(tokenizer, self.conv_template.stop_str, settings))
         output = self.generate(pixel_values, input_ids, attention_mask, **settings)
         sequences = getattr(output, "sequences", output)
         answers = [_decode(tokenizer, row, self.conv_template.stop_str) for row in sequences]
@@ -904,10 +904,20 @@ def _with_image_tag(
     return turns
 
 
-def _expand_image_tags(
+def expand_image_tags(
     prompt: str, tiles: Sequence[int], num_image_token: int, tokens: tuple[str, str, str]
 ) -> str:
-    """Write each ``<image>`` as start, K context tokens per tile, end."""
+    """Write each ``<image>`` as start, K context tokens per tile, end.
+
+    Args:
+        prompt: rendered by a template.
+        tiles: of each picture, reading order.
+        num_image_token: K.
+        tokens: start, context and end of a picture.
+
+    Raises:
+        ValueError: another number of tags than of pictures.
+    """
     pieces = prompt.split(IMAGE_TAG)
     if len(pieces) - 1 != len(tiles):
         raise ValueError(
@@ -921,7 +931,7 @@ def _expand_image_tags(
     return text
 
 
-def _prompt_ids(tokenizer: Any, prompt: str, bos: bool) -> list[int]:
+def prompt_ids(tokenizer: Any, prompt: str, bos: bool) -> list[int]:
     """Ids as in training: of the whole string at once, BOS only where the template has one."""
     ids = list(tokenizer(prompt, add_special_tokens=False)["input_ids"])
     if bos and tokenizer.bos_token_id is not None:
@@ -929,7 +939,8 @@ def _prompt_ids(tokenizer: Any, prompt: str, bos: bool) -> list[int]:
     return ids
 
 
-def _pad_id(tokenizer: Any) -> int:
+def pad_id(tokenizer: Any) -> int:
+    """What rows are padded with: the padding token, else the end token, else 0 (it is masked)."""
     for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id):
         if token_id is not None:
             return token_id
@@ -946,7 +957,7 @@ def _pad_left(
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 
-def _stop_settings(tokenizer: Any, stop_str: str, given: dict[str, Any]) -> dict[str, Any]:
+def stop_settings(tokenizer: Any, stop_str: str, given: dict[str, Any]) -> dict[str, Any]:
     """How ``generate`` learns where to stop: the end-of-turn token, or its text."""
     stop_id = tokenizer.convert_tokens_to_ids(stop_str)
     ends = given.get("eos_token_id")

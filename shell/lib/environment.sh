@@ -1,7 +1,7 @@
 # shellcheck shell=sh
 # Sourced by quickstart.sh, test.sh and the demos, from the repository's root.
 # prepare_environment EXTRA: makes the virtual environment $VENV once and again whenever the pinned
-# requirements change, and installs this package with the extra EXTRA (test, demo) into it.
+# requirements change, and installs this package with the extra EXTRA (test, quickstart, smollm2) into it.
 
 find_python() {
     for candidate in "${PYTHON:-}" python3.11 python3.12 python3.10 python3; do

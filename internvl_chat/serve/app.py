@@ -1,0 +1,317 @@
+"""The HTTP routes. What waits for the model waits in the engine; nothing here blocks the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from .engine import (
+    Engine,
+    Event,
+    Failed,
+    Finished,
+    Piece,
+    Question,
+    QueueFullError,
+    StoppingError,
+    Ticket,
+)
+from .messages import Conversation
+from .pictures import decode_data_url, decode_picture, fetch_remote, place_of
+from .problems import RequestError
+from .prompt import Prompt, Prompter
+from .remote import RemoteImages
+from .replies import Replies, event, model_list, usage
+from .request import ChatRequest, parse_request
+from .settings import MB, RequestLimits
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """What the routes work with."""
+
+    engine: Engine
+    prompter: Prompter
+    model_name: str
+    executor: Executor
+    """Parses, decodes and tokenizes; its number of threads bounds the memory of pictures."""
+    limits: RequestLimits
+    remote: RemoteImages | None = None
+    api_key: str | None = None
+
+
+def create_app(service: Service) -> FastAPI:
+    """The application: ``/health``, ``/v1/models`` and ``/v1/chat/completions``."""
+    app = FastAPI(title="internvl-chat", docs_url=None, redoc_url=None, openapi_url=None)
+    routes = _Routes(service)
+    app.add_api_route("/health", routes.health, methods=["GET"])
+    app.add_api_route("/v1/models", routes.models, methods=["GET"])
+    app.add_api_route("/v1/chat/completions", routes.chat_completions, methods=["POST"])
+    app.add_exception_handler(RequestError, _tell_request_error)
+    app.add_exception_handler(HTTPException, _tell_http_error)
+    app.add_exception_handler(500, _tell_bug)
+    return app
+
+
+def _tell_request_error(request: Request, err: Exception) -> Response:
+    assert isinstance(err, RequestError)
+    headers = {"Retry-After": "1"} if err.status in (429, 503) else None
+    return JSONResponse(err.body(), err.status, headers)
+
+
+def _tell_http_error(request: Request, err: Exception) -> Response:
+    """A wrong path or method."""
+    assert isinstance(err, HTTPException)
+    problem = RequestError(
+        f"{request.method} {request.url.path}: {err.detail}", status=err.status_code
+    )
+    return JSONResponse(problem.body(), err.status_code, err.headers)
+
+
+def _tell_bug(request: Request, err: Exception) -> Response:
+    """Our own mistake; uvicorn logs the traceback."""
+    return JSONResponse(RequestError("internal error", status=500).body(), 500)
+
+
+class _Answer:
+    """Events of one answer, handed from the engine's thread to this event loop."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+
+    def tell(self, event: Event) -> None:
+        """Called on the engine's thread."""
+        if not self._loop.is_closed():  # closed: at shutdown, when nobody listens any more
+            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+
+    async def next(self) -> Event:
+        return await self._events.get()
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A question on its way."""
+
+    is_stream: bool
+    num_prompt_tokens: int
+    answer: _Answer
+    ticket: Ticket
+    replies: Replies
+
+    def used(self, finished: Finished) -> dict[str, int]:
+        """The usage of a whole answer, which is logged too."""
+        numbers = (self.num_prompt_tokens, finished.num_tokens)
+        logger.info("%s: %d + %d tokens, %s", self.replies.id, *numbers, finished.reason)
+        return usage(*numbers)
+
+
+class _EventStream(StreamingResponse):
+    """A stream that frees its row however it ends; ``listen_for_disconnect`` ends it too."""
+
+    def __init__(self, asked: _Asked) -> None:
+        super().__init__(_stream(asked), media_type="text/event-stream")
+        self.headers["Cache-Control"] = "no-cache"
+        self._ticket = asked.ticket
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._ticket.cancel()
+
+
+class _Routes:
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._created = int(time.time())
+        self._num_preparing = 0
+
+    async def health(self) -> Response:
+        """200 with the engine's load; 503 if it has stopped."""
+        engine = self._service.engine
+        load = engine.load()
+        told = {
+            "status": "ok" if engine.is_alive else "stopped",
+            "running": load.running,
+            "waiting": load.waiting + self._num_preparing,
+            "answered": load.answered,
+            "cancelled": load.cancelled,
+            "failed": load.failed,
+        }
+        return JSONResponse(told, 200 if engine.is_alive else 503)
+
+    async def models(self, request: Request) -> Response:
+        """The one model."""
+        self._check_key(request)
+        return JSONResponse(model_list(self._service.model_name, self._created))
+
+    async def chat_completions(self, request: Request) -> Response:
+        """Answer, at once or as a stream."""
+        self._check_key(request)
+        self._check_place()
+        asked = await self._ask(request)
+        if asked.is_stream:
+            return _EventStream(asked)
+        try:
+            return await _whole(asked, request)
+        finally:
+            asked.ticket.cancel()
+
+    def _check_key(self, request: Request) -> None:
+        key = self._service.api_key
+        if key is None:
+            return
+        given = request.headers.get("authorization", "").encode("latin-1")
+        if not hmac.compare_digest(given, f"Bearer {key}".encode()):
+            raise RequestError("wrong or missing API key (Authorization: Bearer ...)", status=401)
+
+    def _check_place(self) -> None:
+        """Turn away early what would find no place, before its pictures are read."""
+        if not self._service.engine.has_place(self._num_preparing):
+            raise _queue_full()
+
+    async def _ask(self, request: Request) -> _Asked:
+        self._num_preparing += 1
+        try:
+            body = await _read_body(request, self._service.limits.max_request_bytes)
+            asked, prompt = await self._prepare(body)
+        finally:
+            self._num_preparing -= 1
+        room = self._service.prompter.context_length - len(prompt.ids)
+        question = Question(
+            prompt=prompt,
+            max_tokens=room if asked.max_tokens is None else min(asked.max_tokens, room),
+            sampling=asked.sampling,
+            stop=asked.stop,
+        )
+        answer = _Answer()
+        try:
+            ticket = self._service.engine.submit(question, answer.tell)
+        except QueueFullError as err:
+            raise _queue_full() from err
+        except StoppingError as err:
+            raise RequestError("the server takes no more requests", status=503) from err
+        replies = Replies(
+            id=f"chatcmpl-{uuid.uuid4().hex}",
+            model=self._service.model_name,
+            created=int(time.time()),
+            include_usage=asked.include_usage,
+        )
+        return _Asked(asked.stream, len(prompt.ids), answer, ticket, replies)
+
+    async def _prepare(self, body: bytes) -> tuple[ChatRequest, Prompt]:
+        loop, executor = asyncio.get_running_loop(), self._service.executor
+        asked = await loop.run_in_executor(executor, self._parse, body)
+        images = await fetch_remote(
+            asked.conversation.images, self._service.limits, self._service.remote
+        )
+        prompt = await loop.run_in_executor(executor, self._make, asked.conversation, images)
+        return asked, prompt
+
+    def _parse(self, body: bytes) -> ChatRequest:
+        service = self._service
+        return parse_request(
+            body,
+            model_name=service.model_name,
+            limits=service.limits,
+            check_text=service.prompter.text_check(),
+        )
+
+    def _make(self, conversation: Conversation, images: Sequence[str | bytes]) -> Prompt:
+        """Cut the pictures, one decoded at a time, and write the prompt."""
+        limits, prompter = self._service.limits, self._service.prompter
+        tiles = []
+        for number, image in enumerate(images):
+            where = place_of(number)
+            raw = decode_data_url(image, where, limits) if isinstance(image, str) else image
+            tiles.append(prompter.cut(decode_picture(raw, where, limits)))
+        return prompter.prompt(conversation, tiles)
+
+
+def _queue_full() -> RequestError:
+    return RequestError("too many requests wait (--max-queue); try again later", status=429)
+
+
+async def _read_body(request: Request, max_bytes: int) -> bytes:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        # A page in a browser can send other types to this machine without being asked.
+        raise RequestError("want Content-Type: application/json", status=415)
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > max_bytes:
+                raise RequestError(
+                    f"the body is larger than {max_bytes / MB:g} MB (--max-request-mb)", status=413
+                )
+    except ClientDisconnect as err:
+        raise RequestError("the connection was closed before the body's end") from err
+    return bytes(body)
+
+
+async def _whole(asked: _Asked, request: Request) -> Response:
+    """Wait for the answer, or for the client to go away."""
+    answer = asyncio.create_task(_collect(asked))
+    gone = asyncio.create_task(_until_disconnected(request))
+    try:
+        await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            return Response(status_code=499)  # nobody reads it
+        return answer.result()
+    finally:
+        answer.cancel()
+        gone.cancel()
+
+
+async def _until_disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _collect(asked: _Asked) -> Response:
+    text = ""
+    while True:
+        told = await asked.answer.next()
+        if isinstance(told, Piece):
+            text += told.text
+        elif isinstance(told, Finished):
+            body = asked.replies.completion(text, told.reason, asked.used(told))
+            return JSONResponse(body)
+        else:
+            raise _failure(told)
+
+
+async def _stream(asked: _Asked) -> AsyncIterator[bytes]:
+    yield asked.replies.opening()
+    while True:
+        told = await asked.answer.next()
+        if isinstance(told, Piece):
+            yield asked.replies.piece(told.text)
+        elif isinstance(told, Finished):
+            yield asked.replies.closing(told.reason, asked.used(told))
+            return
+        else:
+            body: dict[str, Any] = _failure(told).body()
+            yield event(body)  # the status was sent long ago
+            return
+
+
+def _failure(failed: Failed) -> RequestError:
+    return RequestError(failed.problem, status=503 if failed.is_shutdown else 500)

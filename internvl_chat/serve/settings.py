@@ -1,0 +1,51 @@
+"""What a server allows, checked before the model is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import ConfigError
+
+MB = 10**6
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSettings:
+    """How many answers are generated at once."""
+
+    max_batch_size: int = 8
+    """Rows of the running batch."""
+    max_queue: int = 64
+    """Requests that may wait beyond those."""
+    prefill_tokens: int = 4096
+    """Rows x longest prompt read in one pass. Between two passes every running answer gets a token,
+    so this bounds how long a new prompt holds the others up; a longer prompt is read alone."""
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "max_batch_size", "max_queue", "prefill_tokens")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestLimits:
+    """What one request may hold; beyond it the answer is 413."""
+
+    max_images: int = 16
+    max_image_bytes: int = 20 * MB
+    """Of one picture's file, decoded from base64."""
+    max_image_pixels: int = 50_000_000
+    """Width x height of one picture; 150 MB while it is decoded."""
+    max_request_bytes: int = 64 * MB
+    """Of the whole body, base64 and all."""
+
+    def __post_init__(self) -> None:
+        _require_positive(
+            self, "max_images", "max_image_bytes", "max_image_pixels", "max_request_bytes"
+        )
+
+
+def _require_positive(settings: object, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if value < 1:
+            option = "--" + name.replace("_", "-")
+            raise ConfigError(f"{name} is {value}, want a number > 0", where=option)
