@@ -49,6 +49,8 @@ def _root(
         level=logging.INFO if verbose else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s",
     )
+    if not verbose:  # warns of a kernel for 4 bits on CPUs that nobody asked for
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 @app.command(

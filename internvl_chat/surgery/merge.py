@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 
+from internvl_chat.checkpoint.partition import parameters_and_buffers, write_tensor
 from internvl_chat.checkpoint.save import MAX_SHARD_BYTES
 from internvl_chat.checkpoint.tokenizer import load_tokenizer
 from internvl_chat.errors import CheckpointError
@@ -150,20 +151,22 @@ def _compare_logits(whole: Whole, checkpoint: str, directory: Path) -> LogitChec
     return LogitCheck(exact=exact, stored=stored, effect=effect)
 
 
-@torch.no_grad()
 def _exact_and_effect(
     whole: Whole, model: InternVLChatModel, probe: Probe, adapter: torch.Tensor
 ) -> tuple[float, float]:
-    """Differences to the adapter's logits with unrounded merged weights, and with the base's."""
-    parameters = dict(model.named_parameters())
-    for name, weight in whole.folded.items():
-        for row in range(0, weight.shape[0], weight.rows_per_chunk):
-            end = min(row + weight.rows_per_chunk, weight.shape[0])
-            parameters[name][row:end] = weight.exact(row, end)
+    """Differences to the adapter's logits without rounding, and without the adapter.
+
+    Args:
+        whole: the checkpoint.
+        model: the merged model in fp32; its weights are replaced by unrounded ones, then by those
+            of the base.
+        probe: the question.
+        adapter: (1, T, V) logits of the adapter beside its base.
+    """
+    parameters = parameters_and_buffers(model)
+    for name, source in whole.tensors.items():
+        write_tensor(parameters[name], source)
     exact = largest_difference(adapter, logits_of(model, probe))
     for name, weight in whole.folded.items():
-        flat, width = parameters[name].view(-1), weight.shape[1]
-        for row in range(0, weight.shape[0], weight.rows_per_chunk):
-            end = min(row + weight.rows_per_chunk, weight.shape[0])
-            flat[row * width : end * width] = weight.base.read(row * width, end * width)
+        write_tensor(parameters[name], weight.base)
     return exact, largest_difference(adapter, logits_of(model, probe))

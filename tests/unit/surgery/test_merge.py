@@ -95,6 +95,16 @@ def test_the_sum_is_rounded_once(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "merged/config.json").read_text())["torch_dtype"] == "bfloat16"
 
 
+def test_a_whole_model_in_another_dtype_is_rounded_and_not_wrong(tmp_path: Path) -> None:
+    base = save_base(tmp_path / "base")
+    save_lora(base, tmp_path / "lora", adapter_only=True)
+    report = merge_lora(str(tmp_path / "lora"), str(tmp_path / "half"), dtype=torch.float16)
+    assert report.logits is not None
+    assert report.logits.exact < TOLERANCE < report.logits.stored < report.logits.effect
+    weights = load_file(tmp_path / "half/model.safetensors").values()
+    assert {weight.dtype for weight in weights} == {torch.float16}
+
+
 def test_an_effect_that_rounding_drowns_is_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
