@@ -38,6 +38,7 @@ def chat(
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest word.")] = 0.0,
     num_segments: Annotated[int, typer.Option(min=1, help="Frames of a video.")] = 8,
     device: Annotated[str | None, typer.Option(help="Default: the first GPU, or cpu.")] = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="Spread the model over so many.")] = None,
     load_in_8bit: Annotated[bool, typer.Option(help="int8 by bitsandbytes.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON object an answer.")] = False,
 ) -> None:
@@ -72,7 +73,7 @@ def chat(
     from .session import ChatSession
 
     disable_progress_bar()  # of loading: the terminal is for the conversation
-    loaded, tokenizer = load_model(model, device=device, load_in_8bit=load_in_8bit)
+    loaded, tokenizer = load_model(model, device=device, gpus=gpus, load_in_8bit=load_in_8bit)
     session = ChatSession(loaded, tokenizer, generation)
     if batch is not None and out is not None:
         raise typer.Exit(_answer_file(session, batch, out, num_segments, batch_size))

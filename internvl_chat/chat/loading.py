@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,9 +11,12 @@ from transformers import BitsAndBytesConfig
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from ..checkpoint.load import require_complete
+from ..checkpoint.sources import has_model_weights
 from ..checkpoint.tokenizer import load_tokenizer
 from ..errors import ConfigError
+from ..model.configuration_internvl_chat import InternVLChatConfig
 from ..model.modeling_internvl_chat import InternVLChatModel
+from .device_map import split_model
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +37,7 @@ def load_model(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     device_map: str | dict[str, Any] | None = None,
+    gpus: int | None = None,
     offload_dir: str | None = None,
     load_in_8bit: bool = False,
     attn_implementation: str | None = None,
@@ -45,6 +50,7 @@ def load_model(
         dtype: of the weights; by default bf16 on a GPU and fp32 on a CPU.
         device: where all of the model goes; the first GPU by default, or the CPU.
         device_map: where each part goes, instead of ``device``: "auto" or :func:`split_model`.
+        gpus: spread it over so many GPUs as :func:`split_model` does, instead of either.
         offload_dir: where the parts that ``device_map`` puts on "disk" are kept.
         load_in_8bit: int8 linear layers by bitsandbytes, ``lm_head`` and ``mlp1`` excepted.
         attn_implementation: kernel of both towers; transformers' choice by default.
@@ -55,9 +61,11 @@ def load_model(
         CheckpointError: no complete checkpoint of this model family at ``path``.
         ConfigError: settings that exclude each other.
     """
-    if device is not None and device_map is not None:
+    given = {"device": device, "device_map": device_map, "gpus": gpus}
+    places = [name for name, value in given.items() if value is not None]
+    if len(places) > 1:
         raise ConfigError(
-            "device and device_map exclude each other", where="load_model", fix="Give one of them."
+            f"{' and '.join(places)} exclude each other", where="load_model", fix="Give one."
         )
     if load_in_8bit and quantization_config is not None:
         raise ConfigError(
@@ -67,6 +75,8 @@ def load_model(
         )
     require_complete(path)
     _warn_of_four_bits(quantization_config)
+    if gpus is not None:
+        device_map = _spread(path, gpus)
     place = default_device() if device is None else torch.device(device)
     options: dict[str, Any] = {
         "dtype": default_dtype(place) if dtype is None else dtype,
@@ -83,6 +93,28 @@ def load_model(
         options["attn_implementation"] = attn_implementation
     model = InternVLChatModel.from_pretrained(path, **options).eval()
     return model, load_tokenizer(path)
+
+
+def _spread(path: str, gpus: int) -> dict[str, int]:
+    """Where each part of a checkpoint goes.
+
+    Raises:
+        ConfigError: there are fewer GPUs, or the modules have other names than the map's.
+    """
+    if not 1 <= gpus <= torch.cuda.device_count():
+        raise ConfigError(
+            f"{gpus} asked for, {torch.cuda.device_count()} found",
+            where="gpus",
+            fix="On a machine without GPUs leave it out.",
+        )
+    config = InternVLChatConfig.from_pretrained(path, local_files_only=True)
+    if (config.use_llm_lora or config.use_backbone_lora) and has_model_weights(Path(path)):
+        raise ConfigError(
+            f"{path} carries LoRA layers inside, which cannot be spread",
+            where="gpus",
+            fix="Merge them first: internvl-chat merge-lora.",
+        )
+    return split_model(config, gpus)
 
 
 def _warn_of_four_bits(settings: BitsAndBytesConfig | None) -> None:

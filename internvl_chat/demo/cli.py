@@ -6,7 +6,7 @@ import signal
 import threading
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,6 +28,7 @@ def demo(
     ] = False,
     max_upload_mb: Annotated[int, typer.Option(min=1, help="Of a picture or video.")] = 20,
     device: Annotated[str | None, typer.Option(help="Default: the first GPU, or cpu.")] = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="Spread the model over so many.")] = None,
     load_in_8bit: Annotated[bool, typer.Option(help="int8 by bitsandbytes.")] = False,
 ) -> None:
     """Open a page for asking about pictures and videos, with streamed answers and drawn boxes.
@@ -47,7 +48,8 @@ def demo(
     from .server import free_port, serve  # seconds: after the arguments were seen to be right
 
     port = free_port(host, port)
-    answering = load([model] if compare is None else [model, compare], device, load_in_8bit)
+    paths = [model] if compare is None else [model, compare]
+    answering = load(paths, device=device, gpus=gpus, load_in_8bit=load_in_8bit)
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
@@ -60,8 +62,12 @@ def demo(
         ended.wait()
 
 
-def load(paths: list[str], device: str | None, load_in_8bit: bool) -> Answering:
+def load(paths: list[str], **options: Any) -> Answering:
     """Load checkpoints for :func:`server.serve`.
+
+    Args:
+        paths: one or two.
+        **options: of ``load_model``, the same for all.
 
     Raises:
         CheckpointError: one of them is none.
@@ -74,7 +80,7 @@ def load(paths: list[str], device: str | None, load_in_8bit: bool) -> Answering:
     disable_progress_bar()
     checkpoints = []
     for name, path in zip(names_of(paths), paths, strict=True):
-        loaded, tokenizer = load_model(path, device=device, load_in_8bit=load_in_8bit)
+        loaded, tokenizer = load_model(path, **options)
         checkpoints.append(Checkpoint(name=name, model=loaded, tokenizer=tokenizer))
     return Answering(checkpoints)
 

@@ -41,6 +41,7 @@ def serve(
         int, typer.Option(min=0, help="For running answers, after SIGINT or SIGTERM.")
     ] = 30,
     device: Annotated[str | None, typer.Option(help="Default: the first GPU, or cpu.")] = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="Spread the model over so many.")] = None,
     load_in_8bit: Annotated[bool, typer.Option(help="int8 by bitsandbytes.")] = False,
 ) -> None:
     """Serve a model to clients of OpenAI's chat completions.
@@ -74,7 +75,7 @@ def serve(
 
     place = bind(host, port)  # before the model: a port that is taken is told at once
     disable_progress_bar()
-    loaded, tokenizer = load_model(model, device=device, load_in_8bit=load_in_8bit)
+    loaded, tokenizer = load_model(model, device=device, gpus=gpus, load_in_8bit=load_in_8bit)
     engine = Engine(loaded, tokenizer, settings)
     service = Service(
         engine=engine,

@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,9 @@ from transformers import AutoModel, BitsAndBytesConfig
 
 from internvl_chat.chat import load_model, split_model
 from internvl_chat.errors import CheckpointError, ConfigError
+from internvl_chat.model import InternVLChatConfig, InternVLChatModel
 from tests.helpers import write_tiny_chat_model
+from tests.unit.surgery.models import save_base, save_lora
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +63,38 @@ def test_parts_on_disk_answer_like_the_whole_in_memory(checkpoint: str, tmp_path
 
 
 def test_settings_that_exclude_each_other(checkpoint: str) -> None:
-    with pytest.raises(ConfigError, match="device and device_map"):
+    with pytest.raises(ConfigError, match="device and device_map exclude"):
         load_model(checkpoint, device="cpu", device_map="auto")
+    with pytest.raises(ConfigError, match="device and gpus exclude"):
+        load_model(checkpoint, device="cpu", gpus=2)
     four_bits = BitsAndBytesConfig(load_in_4bit=True)
     with pytest.raises(ConfigError, match="load_in_8bit and quantization_config"):
         load_model(checkpoint, load_in_8bit=True, quantization_config=four_bits)
+
+
+def test_a_number_of_gpus(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="gpus: 2 asked for, 0 found"):
+        load_model(checkpoint, gpus=2)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    maps = []
+
+    def loaded(path: str, **options: Any) -> torch.nn.Module:
+        maps.append(options["device_map"])
+        return torch.nn.Identity()
+
+    monkeypatch.setattr(InternVLChatModel, "from_pretrained", loaded)
+    load_model(checkpoint, gpus=2)
+    config = InternVLChatConfig.from_pretrained(checkpoint)
+    assert maps == [split_model(config, 2)]
+
+
+def test_lora_layers_inside_a_checkpoint_are_not_spread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_lora(save_base(tmp_path / "base"), tmp_path / "lora", adapter_only=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ConfigError, match="carries LoRA layers inside, which cannot be spread"):
+        load_model(str(tmp_path / "lora"), gpus=2)
 
 
 def test_no_checkpoint_is_told(tmp_path: Path) -> None:

@@ -83,8 +83,8 @@ def test_how_the_model_is_loaded(
     problem(capsys, "--model", "here", "--port", "0")
     problem(capsys, "--model", "here", "--port", "0", "--device", "cuda:1", "--load-in-8bit")
     assert seen == [
-        ("here", {"device": None, "load_in_8bit": False}),
-        ("here", {"device": "cuda:1", "load_in_8bit": True}),
+        ("here", {"device": None, "gpus": None, "load_in_8bit": False}),
+        ("here", {"device": "cuda:1", "gpus": None, "load_in_8bit": True}),
     ]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+from internvl_chat.chat import load_model, split_model
 from internvl_chat.errors import ConfigError
 from internvl_chat.serve import engine as engine_module
 from internvl_chat.serve.batch import Batch
@@ -32,7 +34,7 @@ from internvl_chat.serve.messages import Conversation
 from internvl_chat.serve.prompt import Prompt, Prompter
 from internvl_chat.serve.sampling import Sampler, Sampling
 from internvl_chat.serve.settings import EngineSettings
-from tests.unit.serve.common import LIMIT_SECONDS, Told, chat, endless, picture, put, tiny
+from tests.unit.serve.common import LIMIT_SECONDS, TINY, Told, chat, endless, picture, put, tiny
 
 STAR, CIRCLE = picture(), picture("circle", "blue")
 STAR_TWICE = torch.zeros(2, 3, 112, 112)  # tiles for a prompt that holds one
@@ -103,6 +105,22 @@ def test_answers_are_those_of_chat_one_by_one(
     assert {end.reason for end in ends} == {"stop"}
     assert ends[1].num_tokens == 2  # the word and the end of the turn
     assert engine.load().answered == len(asked)
+
+
+def test_a_model_in_two_places_answers_alike(engines: Engines, tmp_path: Path) -> None:
+    """Some blocks on disk, so that tensors have to be brought together, as over several GPUs."""
+    blocks = ("layers.1", "layers.2")
+    places = {
+        name: "disk" if name.endswith(blocks) else "cpu"
+        for name in split_model(tiny()[0].config, 1)
+    }
+    parted = load_model(str(TINY), device_map=places, offload_dir=str(tmp_path))
+    assert "disk" in parted[0].hf_device_map.values()
+    engine = engines(parted, max_batch_size=3)
+    asked = [put(engine, question(*conversation))[0] for conversation in CONVERSATIONS[:4]]
+    engine.start()
+    told = [one.finished() and one.text for one in asked]
+    assert told == [chat(tiny(), *conversation) for conversation in CONVERSATIONS[:4]]
 
 
 def test_a_question_joins_answers_that_run(engines: Engines) -> None:
