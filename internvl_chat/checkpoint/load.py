@@ -14,6 +14,7 @@ import math
 import zlib
 from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,6 +30,7 @@ from internvl_chat.checkpoint.partition import (
 from internvl_chat.checkpoint.resize import GrownRows, ResizedPositions
 from internvl_chat.checkpoint.settings import BuildSettings
 from internvl_chat.checkpoint.sources import (
+    CONFIG_NAME,
     Sources,
     check_adapters,
     find_sources,
@@ -165,14 +167,33 @@ def require_complete(path: str) -> None:
             shapes of the weights are not those that its configuration wants.
     """
     sources = find_sources(BuildSettings(model_name_or_path=path))
-    skeleton = skeleton_of(sources.config)
-    match = names.match_names(skeleton.aliases, sources.tensors | sources.adapter)
+    config, adapter = sources.config, sources.adapter
+    if adapter and not (Path(path) / CONFIG_NAME).is_file():
+        # PEFT alone wrote it: it may sit on other layers than training's own adapters.
+        config.use_llm_lora = config.use_backbone_lora = 0
+        adapter = {}
+    fit_tensors(skeleton_of(config), sources.tensors | adapter, sources.where)
+
+
+def fit_tensors(
+    skeleton: Skeleton, available: Mapping[str, TensorSource], where: str
+) -> dict[str, TensorSource]:
+    """Give each of a model's tensors its source, one to one.
+
+    Returns:
+        By parameter name, in the model's order, tied weights once.
+
+    Raises:
+        CheckpointError: a tensor is missing, surplus, of zero size or of another shape.
+    """
+    match = names.match_names(skeleton.aliases, available)
     names.require_fit(
-        sources.where,
+        where,
         missing=match.missing,
         surplus=match.surplus,
         shapes={name: (t.shape, skeleton.shapes[name]) for name, t in match.sources.items()},
     )
+    return match.sources
 
 
 def build_model(

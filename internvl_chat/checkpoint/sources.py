@@ -139,8 +139,8 @@ def _adapter_sources(directory: Path) -> Sources:
         raise CheckpointError(
             "its base model carries an adapter itself", where=str(directory), fix="Merge it first."
         )
-    # The adapter's own configuration: its run may have chosen another template or tiling.
-    base.config = _chat_config(read_json(directory / CONFIG_NAME), directory)
+    if (directory / CONFIG_NAME).is_file():  # its run may have chosen another template or tiling
+        base.config = _chat_config(read_json(directory / CONFIG_NAME), directory)
     base.where = f"{directory} on {base.where}"
     base.adapter_config = read_json(directory / ADAPTER_CONFIG_NAME)
     base.adapter_modules = tuple(base.adapter_config.get("modules_to_save") or ())
@@ -150,7 +150,20 @@ def _adapter_sources(directory: Path) -> Sources:
             base.adapter[names.parameter_of_adapter_key(name)] = tensor
         else:  # a module that was trained whole beside the adapter
             base.tensors[name] = tensor
+    if not (directory / CONFIG_NAME).is_file():  # PEFT alone wrote it
+        base.config.use_llm_lora = _rank(base.adapter, names.LLM_PREFIX)
+        base.config.use_backbone_lora = _rank(base.adapter, names.VISION_PREFIX)
     return base
+
+
+def _rank(adapter: dict[str, TensorSource], prefix: str) -> int:
+    """Of the LoRA layers in a tower, 0 if it has none."""
+    ranks = (
+        tensor.shape[0]
+        for name, tensor in adapter.items()
+        if name.startswith(prefix) and ".lora_A." in name
+    )
+    return next(ranks, 0)
 
 
 def require_usual_scale(adapter_config: dict[str, Any], where: str) -> None:

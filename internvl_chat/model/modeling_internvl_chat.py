@@ -377,7 +377,10 @@ class InternVLChatModel(PreTrainedModel):
     ) -> Any:
         """Load the checkpoint that an adapter was trained on, then the adapter."""
         kwargs.pop("adapter_kwargs", None)
-        config = kwargs.pop("config", None) or cls.config_class.from_pretrained(adapter)
+        has_config = os.path.isfile(os.path.join(adapter, "config.json"))  # PEFT writes none
+        config = kwargs.pop("config", None) or cls.config_class.from_pretrained(
+            adapter if has_config else base
+        )
         config.use_llm_lora = config.use_backbone_lora = 0  # the base has no wrapped layers
         wants_report = kwargs.pop("output_loading_info", False)
         model = cls.from_pretrained(base, *args, config=config, **kwargs)
@@ -1001,9 +1004,9 @@ def _build_language_model(config: PretrainedConfig) -> PreTrainedModel:
 
 
 def _adapter_base(path: str | os.PathLike[str]) -> str | None:
-    """The base of an adapter-only checkpoint with a configuration of its own, else ``None``."""
+    """The base of an adapter-only checkpoint, else ``None``."""
     names = set(os.listdir(path)) if os.path.isdir(path) else set()
-    if not {"adapter_config.json", "config.json"} <= names:
+    if "adapter_config.json" not in names:
         return None
     if any(
         name.startswith(("model", "pytorch_model")) and name.endswith((".safetensors", ".bin"))

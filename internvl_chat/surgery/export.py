@@ -31,7 +31,6 @@ from internvl_chat.surgery.write import (
     new_directory,
     refuse_existing,
     stored_dtype,
-    verify_weights,
     write_files_beside,
     write_provenance,
     write_weights,
@@ -98,14 +97,13 @@ def export(
         write_weights(
             tensors, directory, dtype=dtype, max_shard_bytes=max_shard_bytes, progress=progress
         )
-        verify_weights(tensors, directory, dtype=dtype)
         if layout == "native":
             _write_native_files(whole, tensors, directory, dtype)
         else:
             write_files_beside(whole.config, whole.path, directory, dtype=dtype)
         difference = None
         if layout == "native" and fits_in_memory(tensors.values()):
-            difference = _compare(whole, checkpoint, directory, rounded=dtype is not None)
+            difference = _compare(whole, checkpoint, directory, exact=_is_exact(whole, dtype))
         elif layout == "native":
             logger.warning("too little memory to run the model in fp32: logits are not compared")
         write_provenance(
@@ -125,8 +123,18 @@ def _write_native_files(
     native.write_generation_config(whole.config, tokenizer, whole.path, directory)
 
 
-def _compare(whole: Whole, checkpoint: str, directory: Path, *, rounded: bool) -> float:
-    """Logits of the written model against the checkpoint's; their largest difference."""
+def _is_exact(whole: Whole, dtype: torch.dtype | None) -> bool:
+    """Whether no weight was rounded: by a conversion, or after a merge."""
+    changed = whole.tensors if dtype is not None else whole.folded
+    return all(stored_dtype(source, dtype) == torch.float32 for source in changed.values())
+
+
+def _compare(whole: Whole, checkpoint: str, directory: Path, *, exact: bool) -> float:
+    """Logits of the written model against the checkpoint's; their largest difference.
+
+    Raises:
+        CheckpointError: they differ though the weights do not.
+    """
     probe = make_probe(whole.config, load_tokenizer(str(whole.path)))
     wanted = logits_of_checkpoint(checkpoint, probe)
     model: Any = InternVLForConditionalGeneration.from_pretrained(
@@ -135,8 +143,8 @@ def _compare(whole: Whole, checkpoint: str, directory: Path, *, rounded: bool) -
     difference = largest_difference(wanted, logits_of(model, probe))
     del model
     gc.collect()
-    # Rounded or merged-and-rounded weights are other weights; the bits were compared before.
-    if not rounded and not whole.folded and not difference <= tolerance_for(wanted):
+    # Rounded weights are other weights; their bits were compared before.
+    if exact and not difference <= tolerance_for(wanted):
         raise CheckpointError(
             f"the exported model's logits differ by {difference:.2e}, more than "
             f"{tolerance_for(wanted):.0e}",

@@ -94,7 +94,6 @@ def extract(
         write_weights(
             tensors, directory, dtype=dtype, max_shard_bytes=max_shard_bytes, progress=progress
         )
-        verify_weights(tensors, directory, dtype=dtype)
         _write_config(config, tensors, directory, dtype)
         if part == "vit":
             write_model_code(directory)

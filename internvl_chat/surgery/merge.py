@@ -29,7 +29,6 @@ from internvl_chat.surgery.write import (
     Progress,
     new_directory,
     refuse_existing,
-    verify_weights,
     write_files_beside,
     write_provenance,
     write_weights,
@@ -111,7 +110,6 @@ def merge_lora(
             max_shard_bytes=max_shard_bytes,
             progress=progress,
         )
-        verify_weights(whole.tensors, directory, dtype=dtype)
         write_files_beside(whole.config, whole.path, directory, dtype=dtype)
         logits = _compare_logits(whole, checkpoint, directory) if run else None
         write_provenance(

@@ -28,7 +28,6 @@ from internvl_chat.surgery.write import (
     Progress,
     new_directory,
     refuse_existing,
-    verify_weights,
     write_files_beside,
     write_provenance,
     write_weights,
@@ -119,7 +118,6 @@ def replace_llm(
         write_weights(
             tensors, directory, dtype=dtype, max_shard_bytes=max_shard_bytes, progress=progress
         )
-        verify_weights(tensors, directory, dtype=dtype)
         write_files_beside(config, whole.path, directory, dtype=dtype, tokenizer=tokenizer)
         write_provenance(directory, whole.history, "replace-llm", checkpoint=whole.where, llm=llm)
     return ReplaceReport(new_tokens=num_new, new_projector=new_mlp)

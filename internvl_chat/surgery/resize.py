@@ -21,7 +21,6 @@ from internvl_chat.surgery.write import (
     new_directory,
     refuse_existing,
     stored_dtype,
-    verify_weights,
     write_files_beside,
     write_provenance,
     write_weights,
@@ -86,7 +85,6 @@ def resize_pos_embed(
         write_weights(
             tensors, directory, dtype=dtype, max_shard_bytes=max_shard_bytes, progress=progress
         )
-        verify_weights(tensors, directory, dtype=dtype)
         _compare_embeddings(old, whole.tensors, config.vision_config, directory, image_size)
         write_files_beside(config, whole.path, directory, dtype=dtype)
         write_provenance(

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from internvl_chat.checkpoint import names
-from internvl_chat.checkpoint.load import skeleton_of
+from internvl_chat.checkpoint.artifacts import PREPROCESSOR_NAME
+from internvl_chat.checkpoint.load import fit_tensors, skeleton_of
 from internvl_chat.checkpoint.settings import BuildSettings
 from internvl_chat.checkpoint.sources import (
     ADAPTER_CONFIG_NAME,
@@ -82,20 +82,13 @@ def open_whole(path: str) -> Whole:
         )
     tensors, folded = fold_adapters(sources.tensors | sources.adapter, scales, where=sources.where)
     config.use_llm_lora = config.use_backbone_lora = 0
-    skeleton = skeleton_of(config)
-    match = names.match_names(skeleton.aliases, tensors)
-    names.require_fit(
-        sources.where,
-        missing=match.missing,
-        surplus=match.surplus,
-        shapes={name: (t.shape, skeleton.shapes[name]) for name, t in match.sources.items()},
-    )
-    config.dtype = next(iter(match.sources.values())).dtype
+    whole = fit_tensors(skeleton_of(config), tensors, sources.where)
+    config.dtype = next(iter(whole.values())).dtype
     return Whole(
         where=sources.where,
-        path=directory,
+        path=directory if (directory / PREPROCESSOR_NAME).is_file() else base,
         config=config,
-        tensors=match.sources,
+        tensors=whole,
         folded=folded,
         history=tuple(history),
         adapter_sha256=sha256,

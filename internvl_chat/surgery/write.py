@@ -91,12 +91,13 @@ def write_weights(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     progress: Progress | None = None,
 ) -> None:
-    """Write safetensors files and, if there are several, their index.
+    """Write safetensors files and, if there are several, their index; read them back and compare.
 
     At most one file's tensors are in memory at a time.
 
     Raises:
-        CheckpointError: a value is infinite or not a number, in the source or after conversion.
+        CheckpointError: a value is infinite or not a number, in the source or after conversion, or
+            what was written is not what was read.
         ConfigError: the disk has not enough room.
     """
     sizes = stored_bytes(tensors, dtype)
@@ -114,6 +115,7 @@ def write_weights(
             progress(done, total)
     if len(shards) > 1:
         write_index(directory, shards, total)
+    verify_weights(tensors, directory, dtype=dtype)
 
 
 def _require_room(directory: Path, needed: int) -> None:

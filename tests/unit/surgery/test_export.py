@@ -20,6 +20,7 @@ from internvl_chat.checkpoint.tokenizer import add_special_tokens
 from internvl_chat.errors import CheckpointError, ConfigError
 from internvl_chat.model import InternVLChatConfig
 from internvl_chat.model.conversation import TEMPLATES
+from internvl_chat.surgery import native
 from internvl_chat.surgery.export import export
 from internvl_chat.surgery.native import chat_template
 from tests.unit.checkpoint.tiny import tiny_tokenizer
@@ -144,6 +145,24 @@ def test_an_adapter_of_a_v2_model_is_merged_on_the_way(tmp_path: Path) -> None:
     assert report.merged == 26
     assert report.logits is not None
     assert report.logits < 2e-5
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_wrong_export_is_not_put_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lora: bool
+) -> None:
+    source = save_base(tmp_path / "base", ps_version="v2")
+    if lora:
+        save_lora(source, tmp_path / "lora", adapter_only=True, ps_version="v2")
+        source = tmp_path / "lora"
+
+    def always_q(self: native.Third, start: int, stop: int) -> torch.Tensor:
+        return self.source.read(start, stop)
+
+    monkeypatch.setattr(native.Third, "read", always_q)
+    with pytest.raises(CheckpointError, match="the exported model's logits differ by"):
+        export(str(source), str(tmp_path / "native"), layout="native")
+    assert not (tmp_path / "native").exists()
 
 
 SCRIPT = """

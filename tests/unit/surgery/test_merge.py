@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
+from internvl_chat.chat import load_model
 from internvl_chat.checkpoint.load import build_model
 from internvl_chat.checkpoint.manifest import verify_manifest
 from internvl_chat.checkpoint.tokenizer import load_tokenizer
@@ -160,6 +161,25 @@ def test_the_adapters_own_settings_win(tmp_path: Path) -> None:
     save_lora(base, tmp_path / "lora", adapter_only=True, ps_version="v1")
     merge_lora(str(tmp_path / "lora"), str(tmp_path / "merged"))
     assert load_fp32(tmp_path / "merged").config.ps_version == "v1"
+
+
+def test_an_adapter_that_peft_alone_wrote(tmp_path: Path) -> None:
+    base = save_base(tmp_path / "base")
+    settings = LoraConfig(r=3, lora_alpha=6, target_modules=["q_proj", "fc1"])
+    model = get_peft_model(load_fp32(base), settings)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(std=0.2, generator=torch.Generator().manual_seed(len(name)))
+    model.save_pretrained(tmp_path / "lora")
+    assert not (tmp_path / "lora/config.json").exists()
+    change_json(tmp_path / "lora/adapter_config.json", base_model_name_or_path=str(base))
+    wanted = logits_for(model.get_base_model())
+    merge_lora(str(tmp_path / "lora"), str(tmp_path / "merged"))
+    assert (logits_for(load_fp32(tmp_path / "merged")) - wanted).abs().max() < TOLERANCE
+    loaded, tokenizer = load_model(str(tmp_path / "lora"), device="cpu")
+    assert (logits_for(loaded) - wanted).abs().max() < TOLERANCE
+    assert tokenizer.convert_tokens_to_ids("</box>") == 267
 
 
 def test_nothing_to_merge(tmp_path: Path) -> None:
