@@ -10,8 +10,6 @@ from typing import Any, Literal, get_args
 
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, PretrainedConfig
-from transformers.initialization import meta_device_safe_creation_ops, no_init_weights
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from internvl_chat.checkpoint import names
@@ -89,7 +87,6 @@ def extract(
         _write_projector(tensors, Path(output), dtype)
         return len(tensors)
     config: Any = whole.config.vision_config if part == "vit" else whole.config.llm_config
-    _require_fit(config, tensors, checkpoint)
     with new_directory(Path(output)) as directory:
         write_weights(
             tensors, directory, dtype=dtype, max_shard_bytes=max_shard_bytes, progress=progress
@@ -103,26 +100,6 @@ def extract(
             copy_companion(whole.path, directory, "generation_config.json")
         _note(whole, part, directory)
     return len(tensors)
-
-
-def _require_fit(config: PretrainedConfig, tensors: Mapping[str, TensorSource], where: str) -> None:
-    """The part's own class must find exactly these tensors."""
-    with torch.device("meta"), meta_device_safe_creation_ops(), no_init_weights():
-        if config.model_type == InternVisionConfig.model_type:
-            model: Any = InternVisionModel(config)
-        else:
-            model = AutoModelForCausalLM.from_config(config)
-    model.tie_weights()
-    # Tied weights are one object and lie in the file once.
-    wanted: dict[int, str] = {}
-    for name, value in model.state_dict(keep_vars=True).items():
-        if id(value) not in wanted or name in tensors:
-            wanted[id(value)] = name
-    names.require_fit(
-        where,
-        missing=[name for name in wanted.values() if name not in tensors],
-        surplus=[name for name in tensors if name not in wanted.values()],
-    )
 
 
 def _write_config(

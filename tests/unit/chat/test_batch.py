@@ -69,6 +69,16 @@ def test_batches_give_what_one_by_one_gives(
     assert rows[1]["answer"] == wanted
 
 
+def test_pictures_of_a_line_that_failed_are_forgotten(
+    session: ChatSession, lines: list[str], tmp_path: Path
+) -> None:
+    good = json.loads(lines[0])["image"]
+    half = json.dumps({"image": [good, "nowhere.png"], "question": "What?"})
+    rows = ask(session, [half, json.dumps({"question": "Who?"})], tmp_path / "out.jsonl")
+    assert "nowhere.png" in rows[0]["error"]
+    assert rows[1]["answer"] == session.model.chat(session.tokenizer, None, "Who?", GREEDY)
+
+
 def test_only_what_is_open_is_asked(session: ChatSession, lines: list[str], tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     whole = ask(session, lines, out)

@@ -80,3 +80,11 @@ def test_files_that_are_not_there_or_there_already(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="exists and is not overwritten"):
         json2jsonl.convert(tmp_path / "b.json", tmp_path / "c.jsonl")
     assert (tmp_path / "c.jsonl").read_text() == "mine"
+
+
+def test_what_was_written_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.json").write_text('[{"a": 1}, {"a": 2}]')
+    monkeypatch.setattr(json2jsonl, "_line", lambda record: b'{"a": 1}\n')
+    with pytest.raises(DatasetError, match=r"a\.jsonl\.incomplete:2: not written as it was read"):
+        json2jsonl.convert(tmp_path / "a.json", tmp_path / "a.jsonl")
+    assert not (tmp_path / "a.jsonl").exists()

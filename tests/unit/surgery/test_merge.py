@@ -262,6 +262,17 @@ def test_broken_adapters(tmp_path: Path) -> None:
     assert "infinite or not a number" in complaint(broken)
 
 
+def test_auto_model_makes_no_adapter_weights_up(tmp_path: Path) -> None:
+    base = save_base(tmp_path / "base")
+    save_lora(base, tmp_path / "lora", adapter_only=True)
+    path = tmp_path / "lora/adapter_model.safetensors"
+    weights = load_file(path)
+    del weights["base_model.model.language_model.model.layers.0.mlp.up_proj.lora_B.weight"]
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lora: weights 1 missing: .*up_proj\.lora_B"):
+        load_fp32(tmp_path / "lora")
+
+
 def test_a_rank_that_is_not_the_configurations(tmp_path: Path) -> None:
     base = save_base(tmp_path / "base")
     save_lora(base, tmp_path / "lora", adapter_only=False)
@@ -351,6 +362,8 @@ def test_shards_and_provenance(tmp_path: Path) -> None:
     index = json.loads((tmp_path / "merged/model.safetensors.index.json").read_text())
     assert index["metadata"]["total_size"] == told[-1][1]
     load_fp32(tmp_path / "merged")
+    readable = (tmp_path / "merged").stat().st_mode & 0o444
+    assert {shard.stat().st_mode & 0o444 for shard in shards} == {readable}
     (entry,) = json.loads((tmp_path / "merged/provenance.json").read_text())["history"]
     assert entry["command"] == "merge-lora"
     assert entry["merged_weights"] == 26

@@ -191,14 +191,16 @@ def test_a_wider_language_model_needs_a_new_projector(tmp_path: Path) -> None:
 
 
 def test_the_template_must_belong_to_the_tokenizer(tmp_path: Path) -> None:
-    base = save_base(tmp_path / "base")
+    base = save_base(tmp_path / "base", system_message="Speak ChatML.")
     save_llm(tmp_path / "llm", vocab_size=257)
     tiny_tokenizer(end_of_turn=False).save_pretrained(tmp_path / "llm")
     new = [str(base), str(tmp_path / "llm"), str(tmp_path / "new")]
     with pytest.raises(ConfigError, match="'Hermes-2' ends turns with"):
         replace_llm(*new)
     replace_llm(*new, template="internvl_zh")
-    assert load_fp32(tmp_path / "new").conv_template.name == "internvl_zh"
+    new_model = load_fp32(tmp_path / "new")
+    assert new_model.conv_template.name == "internvl_zh"
+    assert new_model.system_message == ""  # not the one that went with the former template
 
 
 def test_positions_for_another_image_size(tmp_path: Path) -> None:
