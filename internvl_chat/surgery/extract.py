@@ -22,6 +22,7 @@ from internvl_chat.model.configuration_intern_vit import InternVisionConfig
 from internvl_chat.model.modeling_intern_vit import InternVisionModel
 from internvl_chat.surgery.whole import Whole, open_whole
 from internvl_chat.surgery.write import (
+    GENERATION_NAME,
     Progress,
     copy_companion,
     materialise,
@@ -97,7 +98,7 @@ def extract(
             copy_companion(whole.path, directory, PREPROCESSOR_NAME)
         else:
             load_tokenizer(str(whole.path)).save_pretrained(directory)
-            copy_companion(whole.path, directory, "generation_config.json")
+            copy_companion(whole.path, directory, GENERATION_NAME)
         _note(whole, part, directory)
     return len(tensors)
 
@@ -127,6 +128,7 @@ def _write_projector(
     staging = output.with_name(f".{output.stem}.incomplete{output.suffix}")
     if output.suffix == ".safetensors":
         save_file(values, staging, metadata={"format": "pt"})
+        staging.chmod(output.parent.stat().st_mode & 0o666)  # safetensors makes it private
     else:
         torch.save(values, staging)
     verify_weights(tensors, staging, dtype=dtype)

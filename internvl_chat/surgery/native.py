@@ -28,8 +28,8 @@ from internvl_chat.data.constants import (
 from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
 from internvl_chat.model.conversation import Template, get_conv_template
 from internvl_chat.model.modeling_internvl_chat import DEFAULT_TEMPLATE, LOGIT_SETTINGS
+from internvl_chat.surgery.write import GENERATION_NAME
 
-GENERATION_NAME = "generation_config.json"
 _NATIVE_NORM_EPS = 1e-6
 """Of the native q and k norms, which take none from the configuration."""
 

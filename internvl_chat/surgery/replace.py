@@ -118,7 +118,9 @@ def replace_llm(
         write_weights(
             tensors, directory, dtype=dtype, max_shard_bytes=max_shard_bytes, progress=progress
         )
-        write_files_beside(config, whole.path, directory, dtype=dtype, tokenizer=tokenizer)
+        write_files_beside(
+            config, whole.path, directory, dtype=dtype, llm=Path(llm), tokenizer=tokenizer
+        )
         write_provenance(directory, whole.history, "replace-llm", checkpoint=whole.where, llm=llm)
     return ReplaceReport(new_tokens=num_new, new_projector=new_mlp)
 

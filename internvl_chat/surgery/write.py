@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
 
-_KEPT = ("generation_config.json", PREPROCESSOR_NAME)
+GENERATION_NAME = "generation_config.json"
 
 
 def refuse_existing(target: Path) -> None:
@@ -194,20 +194,22 @@ def write_files_beside(
     directory: Path,
     *,
     dtype: torch.dtype | None = None,
+    llm: Path | None = None,
     tokenizer: Any = None,
 ) -> None:
     """Write configuration, model code, tokenizer and image preprocessing of a chat checkpoint.
 
     Args:
         config: of the new checkpoint.
-        source: checkpoint whose tokenizer, preprocessing and generation settings go along.
+        source: checkpoint whose image preprocessing goes along.
         directory: of the new checkpoint.
         dtype: of its weights, if another than ``config`` says.
+        llm: checkpoint whose generation settings go along, the source by default.
         tokenizer: in place of the source's.
     """
     write_companions(config, tokenizer or load_tokenizer(str(source)), directory, dtype=dtype)
-    for name in _KEPT:
-        copy_companion(source, directory, name)
+    copy_companion(source, directory, PREPROCESSOR_NAME)
+    copy_companion(source if llm is None else llm, directory, GENERATION_NAME)
     processor = directory / PREPROCESSOR_NAME
     values = json.loads(processor.read_text())
     if values.get("size") != config.image_size and isinstance(values.get("size"), int):

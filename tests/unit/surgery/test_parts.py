@@ -48,6 +48,8 @@ def test_parts_are_what_they_were_and_make_the_same_model_again(tmp_path: Path) 
     assert json.loads((tmp_path / "llm/config.json").read_text())["architectures"] == [
         "LlamaForCausalLM"
     ]
+    readable = tmp_path.stat().st_mode & 0o444
+    assert (tmp_path / "mlp.safetensors").stat().st_mode & 0o444 == readable
     mlp = load_file(tmp_path / "mlp.safetensors")
     pth = torch.load(tmp_path / "mlp.pth", weights_only=True)
     assert all(model.mlp1.state_dict()[name].equal(value) for name, value in mlp.items())
@@ -155,7 +157,9 @@ def test_a_model_gets_its_own_language_model_back(tmp_path: Path) -> None:
 
 def test_another_language_model(tmp_path: Path) -> None:
     base = save_base(tmp_path / "base")
+    (base / "generation_config.json").write_text('{"eos_token_id": 256}')
     save_llm(tmp_path / "llm", vocab_size=259, num_hidden_layers=1)
+    (tmp_path / "llm/generation_config.json").write_text('{"eos_token_id": 17}')
     report = replace_llm(str(base), str(tmp_path / "llm"), str(tmp_path / "new"))
     assert report.new_tokens == 9
     model = load_fp32(tmp_path / "new")
@@ -169,6 +173,8 @@ def test_another_language_model(tmp_path: Path) -> None:
     assert (rows[259:] - llm["model.embed_tokens.weight"].mean(0)).abs().max() < 1e-6
     assert model.mlp1[1].weight.equal(before["mlp1.1.weight"])
     assert model.language_model.config.num_hidden_layers == 1
+    generation = json.loads((tmp_path / "new/generation_config.json").read_text())
+    assert generation == {"eos_token_id": 17}  # ids of the new tokenizer, not of the old one
     assert load_tokenizer(str(tmp_path / "new")).convert_tokens_to_ids("<IMG_CONTEXT>") == 261
     logits_for(model)
 
