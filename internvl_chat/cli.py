@@ -29,16 +29,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(chat)
-app.command()(serve)
-app.command()(demo)
-app.command()(surgery.merge_lora)
-app.command()(surgery.extract)
-app.command()(surgery.replace_llm)
-app.command()(surgery.resize_pos_embed)
-app.command()(surgery.export)
-app.command()(json2jsonl)
-app.add_typer(data_app, name="data", help="Look at training data as the model sees it.")
 
 
 @app.callback()
@@ -66,6 +56,18 @@ def train(context: typer.Context) -> None:
     from internvl_chat.train.finetune import main as finetune
 
     raise typer.Exit(finetune(context.args))
+
+
+app.add_typer(data_app, name="data", help="Look at training data as the model sees it.")
+app.command()(json2jsonl)
+app.command()(chat)
+app.command()(demo)
+app.command()(serve)
+app.command()(surgery.merge_lora)
+app.command()(surgery.extract)
+app.command()(surgery.replace_llm)
+app.command()(surgery.resize_pos_embed)
+app.command()(surgery.export)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -19,12 +19,12 @@ Model = Annotated[
     typer.Option(help="Chat checkpoint: takes tokenizer, template and image settings from it."),
 ]
 Tokenizer = Annotated[Path | None, typer.Option(help="Tokenizer directory.")]
-ConvStyle = Annotated[str | None, typer.Option(help="Chat template.  [default: Hermes-2]")]
+ConvStyle = Annotated[str | None, typer.Option(help="Chat template; Hermes-2 by default.")]
 NumImageToken = Annotated[
-    int | None, typer.Option(help="Tokens per image tile.  [default: 256]", min=1)
+    int | None, typer.Option(help="Tokens per image tile; 256 by default.", min=1)
 ]
 MaxSeqLength = Annotated[int, typer.Option(help="Longer samples are cut.", min=1)]
-ImageSize = Annotated[int | None, typer.Option(help="Side of a tile.  [default: 448]", min=1)]
+ImageSize = Annotated[int | None, typer.Option(help="Side of a tile; 448 by default.", min=1)]
 
 
 @app.callback()
@@ -158,7 +158,7 @@ def _settings(
 def json2jsonl(
     source: Annotated[Path, typer.Argument(help="JSON file: an array of records.")],
     target: Annotated[
-        Path | None, typer.Argument(help="New JSONL file.  [default: beside the source]")
+        Path | None, typer.Argument(help="New JSONL file; beside the source by default.")
     ] = None,
 ) -> None:
     """Turn an annotation file that is one JSON array into JSONL, a record a line.

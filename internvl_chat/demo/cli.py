@@ -42,7 +42,7 @@ def demo(
         raise ConfigError(
             "the demo page needs gradio",
             where="demo",
-            fix='Install it: pip install "internvl-chat[demo]"',
+            fix='In the repository: pip install -e ".[demo]"',
         )
     from .limits import Limits
     from .server import free_port, serve  # seconds: after the arguments were seen to be right

@@ -53,7 +53,7 @@ def serve(
         raise ConfigError(
             f"serving needs {' and '.join(missing)}, not installed here",
             where="internvl-chat serve",
-            fix='pip install "internvl-chat[serve]"',
+            fix='In the repository: pip install -e ".[serve]"',
         )
     if api_key == "":
         raise ConfigError("the key is empty", where="--api-key", fix="Leave it out or choose one.")

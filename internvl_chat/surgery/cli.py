@@ -22,7 +22,7 @@ Checkpoint = Annotated[str, typer.Argument(help="Chat checkpoint of any kind.")]
 Output = Annotated[str, typer.Argument(help="New directory.")]
 Shard = Annotated[str, typer.Option(help="Largest weight file: 5GB, 500MB, ...")]
 DType = Annotated[
-    str | None, typer.Option(help="float32, bfloat16 or float16.  [default: as it is]")
+    str | None, typer.Option(help="float32, bfloat16 or float16; as it is by default.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Report as a JSON object.")]
 
@@ -99,7 +99,7 @@ def replace_llm(
     llm: Annotated[str, typer.Argument(help="Checkpoint of the new language model.")],
     output_dir: Output,
     template: Annotated[
-        str | None, typer.Option(help="Its chat template.  [default: as before]")
+        str | None, typer.Option(help="Its chat template; as before by default.")
     ] = None,
     new_mlp: Annotated[bool, typer.Option(help="A new projector, of random numbers.")] = False,
     seed: Annotated[int, typer.Option(help="Of these numbers.")] = 0,

@@ -22,7 +22,7 @@ Requested = Literal["auto", "flash_attention_2", "sdpa", "eager"]
 def flash_attention_problem(device: torch.device) -> str | None:
     """Why flash_attention_2 cannot run here, with the mend; None if it can."""
     if importlib.util.find_spec("flash_attn") is None:
-        return "flash-attn is not installed: pip install 'internvl-chat[flash]' (needs a GPU)"
+        return "flash-attn is not installed: pip install flash-attn (needs a GPU)"
     if device.type != "cuda":
         return f"flash-attn needs a GPU, this run is on {device.type}"
     if torch.cuda.get_device_capability(device)[0] < 8:

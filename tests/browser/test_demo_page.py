@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("gradio", reason='the demo page needs pip install "internvl-chat[demo]"')
+pytest.importorskip("gradio", reason='the demo page needs pip install -e ".[demo]"')
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
 
 from PIL import Image  # noqa: E402

@@ -19,7 +19,7 @@ from tests.helpers import ROOT, environment, write_tiny_chat_model
 TINY = ROOT / "pretrained/internvl-chat-tiny"
 needs_gradio = pytest.mark.skipif(
     find_spec("gradio") is None,
-    reason='the demo page needs pip install "internvl-chat[demo]"',
+    reason='the demo page needs pip install -e ".[demo]"',
 )
 
 
@@ -69,7 +69,7 @@ def test_a_missing_gradio_is_told(
 ) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)  # what Python does for a failed import
     assert main(["demo", "--model", str(TINY)]) == 2
-    assert 'pip install "internvl-chat[demo]"' in capsys.readouterr().err
+    assert 'pip install -e ".[demo]"' in capsys.readouterr().err
 
 
 @needs_gradio

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("gradio", reason='the demo page needs pip install "internvl-chat[demo]"')
+pytest.importorskip("gradio", reason='the demo page needs pip install -e ".[demo]"')
 
 import httpx
 from gradio_client.exceptions import AppError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("gradio", reason='the demo page needs pip install "internvl-chat[demo]"')
+pytest.importorskip("gradio", reason='the demo page needs pip install -e ".[demo]"')
 
 import httpx
 from gradio_client.exceptions import AppError
