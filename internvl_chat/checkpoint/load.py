@@ -168,6 +168,8 @@ def require_complete(path: str) -> None:
     """
     sources = find_sources(BuildSettings(model_name_or_path=path))
     config, adapter = sources.config, sources.adapter
+    if getattr(config, "quantization_config", None):
+        return  # bitsandbytes' names and shapes, which from_pretrained compares itself
     if adapter and not (Path(path) / CONFIG_NAME).is_file():
         # PEFT alone wrote it: it may sit on other layers than training's own adapters.
         config.use_llm_lora = config.use_backbone_lora = 0

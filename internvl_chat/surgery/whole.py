@@ -65,6 +65,12 @@ def open_whole(path: str) -> Whole:
     directory = Path(path)
     sources = find_sources(BuildSettings(model_name_or_path=path))
     config = sources.config
+    if getattr(config, "quantization_config", None):
+        raise CheckpointError(
+            "its weights are quantised",
+            where=path,
+            fix="Take the checkpoint that it was quantised from.",
+        )
     base, sha256 = directory, None
     if sources.adapter:
         where = directory / ADAPTER_CONFIG_NAME

@@ -16,6 +16,7 @@ from transformers import AutoModel, BitsAndBytesConfig
 from internvl_chat.chat import load_model, split_model
 from internvl_chat.errors import CheckpointError, ConfigError
 from internvl_chat.model import InternVLChatConfig, InternVLChatModel
+from internvl_chat.surgery.export import export
 from tests.helpers import write_tiny_chat_model
 from tests.unit.surgery.models import save_base, save_lora
 
@@ -121,6 +122,20 @@ def test_broken_checkpoints_are_told_before_a_weight_is_read(
     break_checkpoint(broken, damage)
     with pytest.raises(CheckpointError, match=message):
         load_model(str(broken))
+
+
+def test_a_checkpoint_saved_in_int8(checkpoint: str, tmp_path: Path) -> None:
+    model, tokenizer = load_model(checkpoint, device="cpu", load_in_8bit=True)
+    model.save_pretrained(tmp_path / "int8")
+    tokenizer.save_pretrained(tmp_path / "int8")
+    again, _ = load_model(str(tmp_path / "int8"), device="cpu")
+    weight = again.language_model.model.layers[0].mlp.up_proj.weight
+    assert weight.dtype == torch.int8
+    settings = {"max_new_tokens": 6, "do_sample": False}
+    answers = [each.chat(tokenizer, None, "Hello", settings) for each in (model, again)]
+    assert answers[0] == answers[1]
+    with pytest.raises(CheckpointError, match="its weights are quantised"):
+        export(str(tmp_path / "int8"), str(tmp_path / "new"))
 
 
 @pytest.mark.parametrize(("damage", "message"), [("missing", "1 missing"), ("surplus", "left ov")])
