@@ -259,6 +259,8 @@ _OLD_LORA_NAMES = {
 }
 """Wrapped layers in checkpoints of PEFT before 0.7, as transformers' ``key_mapping``."""
 
+_LORA_MODULES = ("lora_A.default", "lora_B.default")
+
 _COMPUTED = re.compile(r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$|\.position_ids$")
 """Buffers that older libraries saved and that are computed nowadays."""
 
@@ -356,7 +358,8 @@ class InternVLChatModel(PreTrainedModel):
         kwargs["key_mapping"] = {**_OLD_LORA_NAMES, **(kwargs.get("key_mapping") or {})}
         if kwargs.pop("load_in_8bit", False) and kwargs.get("quantization_config") is None:
             kwargs["quantization_config"] = BitsAndBytesConfig(
-                load_in_8bit=True, llm_int8_skip_modules=["lm_head", "mlp1"]
+                load_in_8bit=True,
+                llm_int8_skip_modules=["lm_head", "mlp1", *_LORA_MODULES],
             )
         if kwargs.pop("use_flash_attn", False) and is_flash_attn_2_available():
             kwargs.setdefault("attn_implementation", "flash_attention_2")
@@ -364,6 +367,7 @@ class InternVLChatModel(PreTrainedModel):
         model, report = super().from_pretrained(
             pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
         )
+        _refuse_quantised_adapter(model)
         if wants_report:
             return model, report
         _require_every_weight(
@@ -1034,6 +1038,16 @@ def _require_every_weight(
             f"{path}: weights {'; '.join(complaints)}. Check that config.json and the weights "
             "belong together and are complete"
         )
+
+
+def _refuse_quantised_adapter(model: nn.Module) -> None:
+    """LoRA layers in int8 would take their inputs rounded to int8, and answer nonsense."""
+    for name, parameter in model.named_parameters():
+        if ".lora_A." in name and not parameter.is_floating_point():
+            raise ValueError(
+                f"{name} was quantised. Add {', '.join(map(repr, _LORA_MODULES))} to "
+                "llm_int8_skip_modules, or merge the LoRA weights first"
+            )
 
 
 def _keep_weights(model: nn.Module) -> None:

@@ -18,7 +18,7 @@ from internvl_chat.errors import CheckpointError, ConfigError
 from internvl_chat.model import InternVLChatConfig, InternVLChatModel
 from internvl_chat.surgery.export import export
 from tests.helpers import write_tiny_chat_model
-from tests.unit.surgery.models import save_base, save_lora
+from tests.unit.surgery.models import logits_for, save_base, save_lora
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +122,25 @@ def test_broken_checkpoints_are_told_before_a_weight_is_read(
     break_checkpoint(broken, damage)
     with pytest.raises(CheckpointError, match=message):
         load_model(str(broken))
+
+
+@pytest.mark.parametrize("adapter_only", [True, False])
+def test_lora_layers_stay_as_they_are_in_int8(tmp_path: Path, adapter_only: bool) -> None:
+    base = save_base(tmp_path / "base")
+    saved = save_lora(base, tmp_path / "lora", adapter_only=adapter_only)
+    model, _ = load_model(str(tmp_path / "lora"), device="cpu", load_in_8bit=True)
+    lora = [p.dtype for name, p in model.named_parameters() if "lora_" in name]
+    assert set(lora) == {torch.float32}
+    assert any(p.dtype == torch.int8 for p in model.parameters())
+    wanted = logits_for(saved)
+    assert (logits_for(model) - wanted).abs().max() < 0.2 * wanted.std()
+
+
+def test_quantised_lora_layers_are_refused(tmp_path: Path) -> None:
+    save_lora(save_base(tmp_path / "base"), tmp_path / "lora", adapter_only=False)
+    settings = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["lm_head"])
+    with pytest.raises(ValueError, match=r"lora_A.* was quantised"):
+        load_model(str(tmp_path / "lora"), device="cpu", quantization_config=settings)
 
 
 def test_a_checkpoint_saved_in_int8(checkpoint: str, tmp_path: Path) -> None:
