@@ -22,9 +22,9 @@ from internvl_chat.model.configuration_intern_vit import InternVisionConfig
 from internvl_chat.model.modeling_intern_vit import InternVisionModel
 from internvl_chat.surgery.whole import Whole, open_whole
 from internvl_chat.surgery.write import (
-    GENERATION_NAME,
     Progress,
     copy_companion,
+    copy_language_files,
     materialise,
     new_directory,
     refuse_existing,
@@ -98,7 +98,7 @@ def extract(
             copy_companion(whole.path, directory, PREPROCESSOR_NAME)
         else:
             load_tokenizer(str(whole.path)).save_pretrained(directory)
-            copy_companion(whole.path, directory, GENERATION_NAME)
+            copy_language_files(whole.path, directory)
         _note(whole, part, directory)
     return len(tensors)
 

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from internvl_chat import __version__
+from internvl_chat.checkpoint import sentencepiece_files
 from internvl_chat.checkpoint.artifacts import PREPROCESSOR_NAME, write_companions
 from internvl_chat.checkpoint.manifest import atomic_directory
 from internvl_chat.checkpoint.partition import pieces
@@ -204,17 +205,24 @@ def write_files_beside(
         source: checkpoint whose image preprocessing goes along.
         directory: of the new checkpoint.
         dtype: of its weights, if another than ``config`` says.
-        llm: checkpoint whose generation settings go along, the source by default.
+        llm: checkpoint whose generation settings and sentencepiece model go along, the source by
+            default.
         tokenizer: in place of the source's.
     """
     write_companions(config, tokenizer or load_tokenizer(str(source)), directory, dtype=dtype)
     copy_companion(source, directory, PREPROCESSOR_NAME)
-    copy_companion(source if llm is None else llm, directory, GENERATION_NAME)
+    copy_language_files(source if llm is None else llm, directory)
     processor = directory / PREPROCESSOR_NAME
     values = json.loads(processor.read_text())
     if values.get("size") != config.image_size and isinstance(values.get("size"), int):
         values["size"] = values["crop_size"] = config.image_size
         processor.write_text(json.dumps(values, indent=2) + "\n")
+
+
+def copy_language_files(source: Path, directory: Path) -> None:
+    """Copy generation settings, and the sentencepiece model for programs that read nothing else."""
+    for name in (GENERATION_NAME, sentencepiece_files.MODEL_NAME):
+        copy_companion(source, directory, name)
 
 
 def copy_companion(source: Path, directory: Path, name: str) -> None:

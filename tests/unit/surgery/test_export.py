@@ -22,6 +22,7 @@ from internvl_chat.model import InternVLChatConfig
 from internvl_chat.model.conversation import TEMPLATES
 from internvl_chat.surgery import native
 from internvl_chat.surgery.export import export
+from internvl_chat.surgery.extract import extract
 from internvl_chat.surgery.native import chat_template
 from tests.unit.checkpoint.tiny import tiny_tokenizer
 
@@ -53,6 +54,16 @@ def test_another_dtype(tmp_path: Path) -> None:
     old, new = (load_file(p / "model.safetensors") for p in (base, tmp_path / "half"))
     assert all(new[name].equal(value.half()) for name, value in old.items())
     assert json.loads((tmp_path / "half/config.json").read_text())["torch_dtype"] == "float16"
+
+
+def test_a_sentencepiece_model_goes_along(tmp_path: Path) -> None:
+    """Beside ``tokenizer.json``, for programs that read nothing else."""
+    base = save_base(tmp_path / "base")
+    (base / "tokenizer.model").write_bytes(b"pieces")
+    export(str(base), str(tmp_path / "new"))
+    extract("llm", str(base), str(tmp_path / "llm"))
+    for name in ("new", "llm"):
+        assert (tmp_path / name / "tokenizer.model").read_bytes() == b"pieces"
 
 
 def test_numbers_beyond_the_range_of_a_dtype(tmp_path: Path) -> None:
