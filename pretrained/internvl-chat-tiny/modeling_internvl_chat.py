@@ -388,6 +388,7 @@ class InternVLChatModel(PreTrainedModel):
         config.use_llm_lora = config.use_backbone_lora = 0  # the base has no wrapped layers
         wants_report = kwargs.pop("output_loading_info", False)
         model = cls.from_pretrained(base, *args, config=config, **kwargs)
+        _refuse_offload(model, adapter)
         report = model.load_adapter(str(adapter))
         if wants_report:
             return model, report.to_dict()
@@ -1037,6 +1038,17 @@ def _require_every_weight(
         raise ValueError(
             f"{path}: weights {'; '.join(complaints)}. Check that config.json and the weights "
             "belong together and are complete"
+        )
+
+
+def _refuse_offload(model: Any, adapter: str | os.PathLike[str]) -> None:
+    """Offloaded weights are brought by hooks that know nothing of LoRA layers added later."""
+    places = set(map(str, getattr(model, "hf_device_map", {}).values()))
+    if "disk" in places or ("cpu" in places and len(places) > 1):
+        raise ValueError(
+            f"{adapter}: parts of its base model would lie on {' and '.join(sorted(places))}, and "
+            "an adapter does not work on offloaded weights. Merge it first (internvl-chat "
+            "merge-lora)"
         )
 
 

@@ -136,6 +136,17 @@ def test_lora_layers_stay_as_they_are_in_int8(tmp_path: Path, adapter_only: bool
     assert (logits_for(model) - wanted).abs().max() < 0.2 * wanted.std()
 
 
+def test_an_adapter_on_offloaded_weights_is_refused(tmp_path: Path) -> None:
+    """PEFT's layers find no weights there: the logits were no numbers."""
+    saved = save_lora(save_base(tmp_path / "base"), tmp_path / "lora", adapter_only=True)
+    places = dict.fromkeys(split_model(saved.config, 1), "cpu")
+    everywhere, _ = load_model(str(tmp_path / "lora"), device_map=places)
+    assert (logits_for(everywhere) - logits_for(saved)).abs().max() < 1e-5
+    places["language_model.model.layers.0"] = "disk"
+    with pytest.raises(ValueError, match=r"does not work on offloaded weights\. Merge it first"):
+        load_model(str(tmp_path / "lora"), device_map=places, offload_dir=str(tmp_path / "disk"))
+
+
 def test_quantised_lora_layers_are_refused(tmp_path: Path) -> None:
     save_lora(save_base(tmp_path / "base"), tmp_path / "lora", adapter_only=False)
     settings = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["lm_head"])
