@@ -57,6 +57,15 @@ def test_the_merged_model_is_the_adapters(
     assert verify_manifest(tmp_path / "merged") == []
 
 
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "mistral", "phi3"])
+def test_other_language_models(tmp_path: Path, kind: str) -> None:
+    """Biases, norms in the heads, and layers that hold several projections in one."""
+    base = save_base(tmp_path / "base", llm={"model_type": kind, "pad_token_id": 0})
+    saved = save_lora(base, tmp_path / "lora", adapter_only=True)
+    merge_lora(str(tmp_path / "lora"), str(tmp_path / "merged"))
+    assert (logits_for(load_fp32(tmp_path / "merged")) - logits_for(saved)).abs().max() < TOLERANCE
+
+
 def test_both_layouts_give_the_same_weights(tmp_path: Path) -> None:
     base = save_base(tmp_path / "base")
     for kind in (True, False):
