@@ -10,8 +10,9 @@ import torch
 from transformers import BitsAndBytesConfig
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from ..checkpoint.artifacts import PREPROCESSOR_NAME, normalize_type_of
 from ..checkpoint.load import require_complete
-from ..checkpoint.sources import has_model_weights
+from ..checkpoint.sources import has_model_weights, resolve_adapter_base
 from ..checkpoint.tokenizer import load_tokenizer
 from ..errors import ConfigError
 from ..model.configuration_internvl_chat import InternVLChatConfig
@@ -92,7 +93,15 @@ def load_model(
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
     model = InternVLChatModel.from_pretrained(path, **options).eval()
+    model.config.normalize_type = normalize_type_of(_with_preprocessor(Path(path)))
     return model, load_tokenizer(path)
+
+
+def _with_preprocessor(directory: Path) -> Path:
+    """The checkpoint itself, or the base of an adapter that PEFT alone wrote."""
+    if (directory / PREPROCESSOR_NAME).is_file() or has_model_weights(directory):
+        return directory
+    return resolve_adapter_base(directory)
 
 
 def _spread(path: str, gpus: int) -> dict[str, int]:

@@ -9,11 +9,14 @@ from PIL import Image
 from torch import Tensor
 
 from ..data import images, video
-from ..data.images import ImageSettings
+from ..data.images import ImageSettings, NormalizeType
 
 
 def image_settings(config: Any) -> ImageSettings:
-    """How a chat model's configuration says that pictures become tiles."""
+    """How a chat model's configuration says that pictures become tiles.
+
+    ``normalize_type`` is what ``load_model`` found in ``preprocessor_config.json``.
+    """
     return ImageSettings(
         image_size=config.force_image_size or config.vision_config.image_size,
         pad2square=config.pad2square,
@@ -21,6 +24,7 @@ def image_settings(config: Any) -> ImageSettings:
         use_thumbnail=config.use_thumbnail,
         min_dynamic_patch=config.min_dynamic_patch,
         max_dynamic_patch=config.max_dynamic_patch,
+        normalize_type=getattr(config, "normalize_type", "imagenet"),
     )
 
 
@@ -35,7 +39,12 @@ def load_tiles(image: str | Image.Image, settings: ImageSettings) -> Tensor:
 
 
 def load_image(
-    image: str | Image.Image, *, image_size: int = 448, max_num: int = 1, use_thumbnail: bool = True
+    image: str | Image.Image,
+    *,
+    image_size: int = 448,
+    max_num: int = 1,
+    use_thumbnail: bool = True,
+    normalize_type: NormalizeType = "imagenet",
 ) -> Tensor:
     """One picture, resized and normalised.
 
@@ -44,6 +53,7 @@ def load_image(
         image_size: S, the model's ``force_image_size``.
         max_num: with more than one, the picture is cut into up to so many square tiles.
         use_thumbnail: add the whole picture as the last tile where there are several.
+        normalize_type: pixel statistics that the model was trained with.
 
     Returns:
         (n, 3, S, S) float32.
@@ -56,6 +66,7 @@ def load_image(
         dynamic_image_size=max_num > 1,
         use_thumbnail=use_thumbnail,
         max_dynamic_patch=max_num,
+        normalize_type=normalize_type,
     )
     return load_tiles(image, settings)
 
@@ -66,6 +77,7 @@ def load_video(
     num_segments: int = 8,
     bound: tuple[float, float] | None = None,
     image_size: int = 448,
+    normalize_type: NormalizeType = "imagenet",
 ) -> tuple[Tensor, list[int]]:
     """Frames of a video, one tile each, from the middles of equal stretches.
 
@@ -74,6 +86,7 @@ def load_video(
         num_segments: number of frames; a shorter video repeats some.
         bound: start and end in seconds.
         image_size: S.
+        normalize_type: pixel statistics that the model was trained with.
 
     Returns:
         (num_segments, 3, S, S) float32 and ``num_patches_list``, a 1 for each frame.
@@ -90,5 +103,8 @@ def load_video(
         rng=None,
         where=path,
     )
-    tiles = [load_image(frame, image_size=image_size) for frame in opened.frames(chosen)]
+    tiles = [
+        load_image(frame, image_size=image_size, normalize_type=normalize_type)
+        for frame in opened.frames(chosen)
+    ]
     return torch.cat(tiles), [1] * len(tiles)

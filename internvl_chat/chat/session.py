@@ -115,8 +115,13 @@ class ChatSession:
         Raises:
             BadRecordError: the file cannot be used.
         """
-        side = image_settings(self.model.config).image_size
-        tiles, counts = load_video(path, num_segments=num_segments, image_size=side)
+        settings = image_settings(self.model.config)
+        tiles, counts = load_video(
+            path,
+            num_segments=num_segments,
+            image_size=settings.image_size,
+            normalize_type=settings.normalize_type,
+        )
         self._add(path, tiles, counts, expand_video_tag(f"{VIDEO_TAG}\n", len(counts)))
 
     def _add(self, path: str, tiles: Tensor, counts: list[int], tags: str) -> None:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
 from internvl_chat import model as model_package
+from internvl_chat.checkpoint.sources import read_json
 from internvl_chat.data.images import NORMALIZATION, NormalizeType
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
+
+logger = logging.getLogger(__name__)
 
 MODEL_CODE_FILES = (
     "configuration_intern_vit.py",
@@ -49,6 +53,27 @@ def preprocessor_config(image_size: int, normalize_type: NormalizeType) -> dict[
         "resample": 3,
         "size": image_size,
     }
+
+
+def normalize_type_of(directory: Path) -> NormalizeType:
+    """The pixel statistics that a checkpoint was trained with, by its ``preprocessor_config.json``.
+
+    ImageNet's, those of the published checkpoints, where it has none; also, with a warning, where
+    it names others than training knows.
+    """
+    path = directory / PREPROCESSOR_NAME
+    if not path.is_file():
+        return "imagenet"
+    values = read_json(path)
+    found = [*values.get("image_mean", ()), *values.get("image_std", ())]
+    for name in get_args(NormalizeType):
+        wanted = [*NORMALIZATION[name][0], *NORMALIZATION[name][1]]
+        if len(found) == len(wanted) and all(
+            abs(one - two) < 1e-3 for one, two in zip(found, wanted, strict=True)
+        ):
+            return name
+    logger.warning("%s: unknown pixel statistics %s; ImageNet's are used", path, found)
+    return "imagenet"
 
 
 def _name_class_for_v4(path: Path) -> None:

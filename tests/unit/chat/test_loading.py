@@ -10,10 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, BitsAndBytesConfig
 
 from internvl_chat.chat import load_model, split_model
+from internvl_chat.chat.session import ChatSession
+from internvl_chat.checkpoint.artifacts import preprocessor_config
+from internvl_chat.data.images import NORMALIZATION, NormalizeType
 from internvl_chat.errors import CheckpointError, ConfigError
 from internvl_chat.model import InternVLChatConfig, InternVLChatModel
 from internvl_chat.surgery.export import export
@@ -77,15 +81,15 @@ def test_a_number_of_gpus(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(ConfigError, match="gpus: 2 asked for, 0 found"):
         load_model(checkpoint, gpus=2)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    config = InternVLChatConfig.from_pretrained(checkpoint)
     maps = []
 
     def loaded(path: str, **options: Any) -> torch.nn.Module:
         maps.append(options["device_map"])
-        return torch.nn.Identity()
+        return InternVLChatModel(config)
 
     monkeypatch.setattr(InternVLChatModel, "from_pretrained", loaded)
     load_model(checkpoint, gpus=2)
-    config = InternVLChatConfig.from_pretrained(checkpoint)
     assert maps == [split_model(config, 2)]
 
 
@@ -212,3 +216,40 @@ def test_four_bits_in_the_vision_tower_are_warned_of(
     with caplog.at_level(logging.WARNING):
         _warn_of_four_bits(BitsAndBytesConfig(load_in_4bit=True, llm_int8_skip_modules=skipped))
     assert ("nonsensical" in caplog.text) == warns
+
+
+@pytest.mark.parametrize("kind", ["imagenet", "clip", "siglip"])
+def test_pictures_are_normalised_as_in_training(
+    checkpoint: str, tmp_path: Path, kind: NormalizeType
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(checkpoint, copy)
+    processor = preprocessor_config(28, kind)
+    (copy / "preprocessor_config.json").write_text(json.dumps(processor))
+    model, tokenizer = load_model(str(copy))
+    session = ChatSession(model, tokenizer, {})
+    Image.new("RGB", (28, 28), (10, 200, 90)).save(tmp_path / "a.png")
+    frames = [Image.new("RGB", (28, 28), (20 * number, 0, 90)) for number in range(2)]
+    frames[0].save(tmp_path / "b.gif", save_all=True, append_images=frames[1:])
+    session.add_image(str(tmp_path / "a.png"))
+    session.add_video(str(tmp_path / "b.gif"), num_segments=2)
+    tiles = session.take("What?").tiles
+    assert tiles is not None
+    mean, std = NORMALIZATION[kind]
+    wanted = [(value / 255 - m) / s for value, m, s in zip((10, 200, 90), mean, std, strict=True)]
+    assert tiles[0, :, 0, 0].tolist() == pytest.approx(wanted, abs=1e-5)
+    assert tiles[1, 1, 0, 0].item() == pytest.approx(-mean[1] / std[1], abs=1e-5)
+
+
+def test_pixel_statistics_that_training_does_not_know(
+    checkpoint: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(checkpoint, copy)
+    path = copy / "preprocessor_config.json"
+    path.unlink()
+    assert load_model(str(copy))[0].config.normalize_type == "imagenet"
+    assert "statistics" not in caplog.text
+    path.write_text(json.dumps({"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 1, 1]}))
+    assert load_model(str(copy))[0].config.normalize_type == "imagenet"
+    assert "unknown pixel statistics [0.1, 0.2, 0.3, 1, 1, 1]; ImageNet's are used" in caplog.text
