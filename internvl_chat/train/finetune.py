@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, ProgressCallback
 
+from internvl_chat.checkpoint.artifacts import normalize_type_of
 from internvl_chat.checkpoint.load import LoadPlan, build_model, inspect_checkpoint
 from internvl_chat.checkpoint.lora import apply_freezing_and_lora
 from internvl_chat.checkpoint.manifest import list_checkpoints
@@ -36,6 +37,7 @@ from internvl_chat.checkpoint.tokenizer import (
 from internvl_chat.data.build import DataSettings, build_eval_dataset, build_train_dataset
 from internvl_chat.data.collate import Collator
 from internvl_chat.data.dataset import SftDataset
+from internvl_chat.data.images import NormalizeType
 from internvl_chat.data.sampler import Mode, StepBatchSampler
 from internvl_chat.errors import NoCheckpointError, UserError
 from internvl_chat.train import reports
@@ -185,6 +187,8 @@ def prepare(args: RunArguments, state: DistributedState) -> Prepared:
     num_new_tokens = add_special_tokens(tokenizer)
     check_template_tokens(tokenizer, args.data.conv_style)
     plan = inspect_checkpoint(settings, tokenizer, num_new_tokens=num_new_tokens)
+    if state.is_main:
+        _warn_of_other_statistics(settings.model_name_or_path, args.data.normalize_type)
     data = DataSettings(
         **_common(DataSettings, args.data), num_image_token=plan.config.num_image_token
     )
@@ -212,6 +216,21 @@ def prepare(args: RunArguments, state: DistributedState) -> Prepared:
         attention=attention,
         attention_reason=reason,
     )
+
+
+def _warn_of_other_statistics(checkpoint: str | None, normalize_type: NormalizeType) -> None:
+    """A vision tower sees other colours than it learnt on if the pixels are scaled otherwise."""
+    if checkpoint is None:
+        return
+    known = normalize_type_of(Path(checkpoint))
+    if known != normalize_type:
+        logger.warning(
+            "%s was trained on pixels of %s statistics, this run uses %s: give --normalize_type %s",
+            checkpoint,
+            known,
+            normalize_type,
+            known,
+        )
 
 
 def _common(kind: type[Any], *sources: Any, skip: set[str] | None = None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from internvl_chat.checkpoint.artifacts import preprocessor_config
 from internvl_chat.train.finetune import main
 from tests.helpers import logged, train_arguments, write_dataset, write_tiny_chat_model
 
@@ -151,6 +152,22 @@ def test_template_of_another_tokenizer(
     argv = train_arguments(model, meta, tmp_path / "out", conv_style="phi3-chat")
     assert main(argv) == 2
     assert "<|end|>" in capsys.readouterr().err
+
+
+def test_other_pixel_statistics_than_the_checkpoints_are_told(
+    model: Path, meta: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "model"
+    shutil.copytree(model, copy)
+    processor = preprocessor_config(28, "clip")
+    (copy / "preprocessor_config.json").write_text(json.dumps(processor))
+    assert main(train_arguments(copy, meta, tmp_path / "one", max_steps=1)) == 0
+    assert "trained on pixels of clip statistics, this run uses imagenet" in capsys.readouterr().err
+    argv = train_arguments(copy, meta, tmp_path / "two", max_steps=1, normalize_type="clip")
+    assert main(argv) == 0
+    assert "statistics, this run uses" not in capsys.readouterr().err
+    saved = json.loads((tmp_path / "two/preprocessor_config.json").read_text())
+    assert saved["image_mean"] == processor["image_mean"]
 
 
 def test_missing_weights(model: Path, meta: Path, tmp_path: Path, capsys: Any) -> None:
