@@ -12,7 +12,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from ..checkpoint.artifacts import PREPROCESSOR_NAME, normalize_type_of
 from ..checkpoint.load import require_complete
-from ..checkpoint.sources import has_model_weights, resolve_adapter_base
+from ..checkpoint.sources import CONFIG_NAME, has_model_weights, resolve_adapter_base
 from ..checkpoint.tokenizer import load_tokenizer
 from ..errors import ConfigError
 from ..model.configuration_internvl_chat import InternVLChatConfig
@@ -116,7 +116,8 @@ def _spread(path: str, gpus: int) -> dict[str, int]:
             where="gpus",
             fix="On a machine without GPUs leave it out.",
         )
-    config = InternVLChatConfig.from_pretrained(path, local_files_only=True)
+    with_config = path if (Path(path) / CONFIG_NAME).is_file() else resolve_adapter_base(Path(path))
+    config = InternVLChatConfig.from_pretrained(with_config, local_files_only=True)
     if (config.use_llm_lora or config.use_backbone_lora) and has_model_weights(Path(path)):
         raise ConfigError(
             f"{path} carries LoRA layers inside, which cannot be spread",

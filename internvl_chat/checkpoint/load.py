@@ -130,13 +130,7 @@ def inspect_checkpoint(
     for name in match.missing:
         if _is_new(name, new_parts):
             tensors[name] = _new_tensor(name, skeleton.shapes, settings.seed)
-    if llm_config.vocab_size != native_rows or num_new_tokens:
-        first_new = len(tokenizer) - num_new_tokens
-        for name in skeleton.vocabulary.intersection(tensors):
-            if tensors[name].shape == (native_rows, *skeleton.shapes[name][1:]):
-                tensors[name] = GrownRows(
-                    tensors[name], llm_config.vocab_size, first_new, num_new_tokens
-                )
+    grow_vocabulary(tensors, skeleton, native_rows, len(tokenizer), num_new_tokens)
     if config.vision_config.image_size != native_size:
         for name in tensors:
             if names.unwrapped_name(name) == _POSITION_EMBEDDING:
@@ -157,6 +151,31 @@ def inspect_checkpoint(
         no_base_reason=reason,
         adapter_modules=sources.adapter_modules,
     )
+
+
+def grow_vocabulary(
+    tensors: dict[str, TensorSource],
+    skeleton: Skeleton,
+    native_rows: int,
+    num_tokens: int,
+    num_new_tokens: int,
+) -> None:
+    """Give the vocabulary's tensors rows for new tokens, where they have none yet.
+
+    Args:
+        tensors: by parameter name; changed in place.
+        skeleton: of the model with its final vocabulary.
+        native_rows: of the vocabulary's tensors in the files.
+        num_tokens: of the tokenizer, new ones included.
+        num_new_tokens: how many of its last tokens are new.
+    """
+    for name in skeleton.vocabulary.intersection(tensors):
+        num_rows, *width = skeleton.shapes[name]
+        grows = num_rows != native_rows or num_new_tokens > 0
+        if grows and tensors[name].shape == (native_rows, *width):
+            tensors[name] = GrownRows(
+                tensors[name], num_rows, num_tokens - num_new_tokens, num_new_tokens
+            )
 
 
 def require_complete(path: str) -> None:

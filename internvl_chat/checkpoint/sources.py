@@ -174,8 +174,11 @@ def require_usual_scale(adapter_config: dict[str, Any], where: str) -> None:
         where: the adapter, for messages.
 
     Raises:
-        CheckpointError: it was trained with another scale.
+        CheckpointError: it was trained with another scale, or is no LoRA.
     """
+    if adapter_config.get("peft_type") != "LORA":
+        kind = adapter_config.get("peft_type")
+        raise CheckpointError(f"peft_type is {kind!r}, wanted 'LORA'", where=where)
     rank, alpha = adapter_config["r"], adapter_config["lora_alpha"]
     ranks: dict[str, int] = adapter_config.get("rank_pattern") or {}
     alphas: dict[str, float] = adapter_config.get("alpha_pattern") or {}

@@ -6,13 +6,12 @@ import copy
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from internvl_chat.checkpoint import names
-from internvl_chat.checkpoint.load import new_projector, skeleton_of
-from internvl_chat.checkpoint.resize import GrownRows
+from internvl_chat.checkpoint.load import grow_vocabulary, new_projector, skeleton_of
 from internvl_chat.checkpoint.save import MAX_SHARD_BYTES
 from internvl_chat.checkpoint.sources import llm_config_of
 from internvl_chat.checkpoint.tensor_files import TensorSource, open_weights
@@ -23,6 +22,7 @@ from internvl_chat.checkpoint.tokenizer import (
 )
 from internvl_chat.errors import CheckpointError
 from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
+from internvl_chat.model.modeling_internvl_chat import DEFAULT_TEMPLATE
 from internvl_chat.surgery.whole import open_whole
 from internvl_chat.surgery.write import (
     Progress,
@@ -32,9 +32,6 @@ from internvl_chat.surgery.write import (
     write_provenance,
     write_weights,
 )
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +84,7 @@ def replace_llm(
     tokenizer = load_tokenizer(llm)
     num_new = add_special_tokens(tokenizer)
     config = _new_config(whole.config, llm, template)
-    check_template_tokens(tokenizer, config.template or "Hermes-2")
+    check_template_tokens(tokenizer, config.template or DEFAULT_TEMPLATE)
     llm_config: Any = config.llm_config
     native_rows = llm_config.vocab_size
     llm_config.vocab_size = max(native_rows, len(tokenizer))
@@ -104,10 +101,7 @@ def replace_llm(
     available |= names.with_prefix(open_weights(Path(llm)), names.LLM_PREFIX)
     match = names.match_names(skeleton.aliases, available)
     tensors: dict[str, TensorSource] = dict(match.sources)
-    grows = llm_config.vocab_size != native_rows or num_new
-    for name in skeleton.vocabulary.intersection(tensors) if grows else ():
-        if tensors[name].shape[0] == native_rows:
-            tensors[name] = _grown(tensors[name], skeleton.shapes[name][0], tokenizer, num_new)
+    grow_vocabulary(tensors, skeleton, native_rows, len(tokenizer), num_new)
     names.require_fit(
         f"{checkpoint} with {llm}",
         missing=match.missing,
@@ -134,12 +128,6 @@ def _new_config(old: InternVLChatConfig, llm: str, template: str | None) -> Inte
     config = InternVLChatConfig.from_dict(values)
     config.dtype = old.dtype
     return config
-
-
-def _grown(
-    source: TensorSource, rows: int, tokenizer: PreTrainedTokenizerBase, num_new: int
-) -> GrownRows:
-    return GrownRows(source, rows, len(tokenizer) - num_new, num_new)
 
 
 def _require_same_width(old: Any, new: Any, where: str) -> None:
