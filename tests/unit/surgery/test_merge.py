@@ -414,11 +414,11 @@ def test_memory_is_that_of_a_file_not_of_the_model(tmp_path: Path) -> None:
     llm = {"vocab_size": 30_000, "hidden_size": 512, "intermediate_size": 2048}
     small, large = tmp_path / "small", tmp_path / "large"
     save_base(small / "base")
-    save_base(large / "base", llm={**llm, "num_hidden_layers": 8})
+    save_base(large / "base", llm={**llm, "num_hidden_layers": 20})
     for place in (small, large):
         save_lora(place / "base", place / "lora", adapter_only=True, vision=0)
     size = (large / "base/model.safetensors").stat().st_size
-    assert size > 220 * 2**20
+    assert size > 400 * 2**20
     done = subprocess.run(
         [sys.executable, "-c", MEMORY_SCRIPT, str(small), str(large)],
         capture_output=True,
@@ -426,5 +426,5 @@ def test_memory_is_that_of_a_file_not_of_the_model(tmp_path: Path) -> None:
         check=True,
         timeout=600,
     )
-    # The largest file (one tensor of 61 MB) and chunks of some megabytes: measured 0.5.
+    # The largest file (one tensor of 61 MB) and chunks of some megabytes: measured 0.26-0.35.
     assert int(done.stdout) < 0.6 * size
