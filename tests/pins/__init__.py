@@ -1,0 +1,1 @@
+"""What the program does today, written down: ``python -m tests.pins.snapshot compare``."""
