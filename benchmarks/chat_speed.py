@@ -31,9 +31,9 @@ from transformers import TextStreamer
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without an installation
 
 from benchmarks.common import machine, table
+from examples.tiny_model.records import make_sample
 from internvl_chat.chat import load_image, load_model
 from internvl_chat.chat.media import image_settings
-from playground.demo.records import make_sample
 
 GREEDY: dict[str, Any] = {"max_new_tokens": 32, "do_sample": False}
 MAX_OVERHEAD = 1.1

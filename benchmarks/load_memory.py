@@ -67,7 +67,7 @@ def write_parts(directory: Path, megabytes: int) -> float:
         InternVLChatConfig,
         InternVLChatModel,
     )
-    from tests.unit.checkpoint.tiny import tiny_tokenizer
+    from tests.support.checkpoints import tiny_tokenizer
 
     torch.set_default_dtype(torch.bfloat16)
     tokenizer = tiny_tokenizer()

@@ -91,7 +91,7 @@ def merge(way: str, base: Path, adapter: Path, target: Path, shard_bytes: int) -
     """What a child process does."""
     begin = time.perf_counter()
     if way == "merge-lora":
-        from internvl_chat.surgery.merge import merge_lora
+        from internvl_chat.checkpoint.surgery.merge import merge_lora
 
         merge_lora(str(adapter), str(target), max_shard_bytes=shard_bytes, check="weights")
     else:

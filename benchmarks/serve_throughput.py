@@ -44,7 +44,7 @@ MAX_TOKENS = 32
 
 def write_questions(path: Path, number: int) -> None:
     """JSON: for each question its text and the JPEG in base64."""
-    from playground.demo.records import make_sample
+    from examples.tiny_model.records import make_sample
 
     questions = []
     for index in range(number):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
-from .model import (
+from internvl_chat.model import (
     InternVisionConfig,
     InternVisionModel,
     InternVLChatConfig,

@@ -10,4 +10,4 @@ cd "$(dirname "$0")/.."
 . shell/lib/environment.sh
 prepare_environment quickstart
 
-exec "$VENV/bin/python" -m playground.quickstart.run "$@"
+exec "$VENV/bin/python" -m examples.quickstart.run "$@"

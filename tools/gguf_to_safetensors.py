@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without an installation
 
-from internvl_chat.checkpoint.gguf import convert_gguf
+from examples.smollm2.gguf import convert_gguf
 from internvl_chat.errors import UserError
 
 

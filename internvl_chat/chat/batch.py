@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from ..errors import ConfigError, DatasetError
-from .session import ChatSession, Prompt
+from internvl_chat.chat.session import ChatSession, Prompt
+from internvl_chat.errors import ConfigError, DatasetError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..errors import ConfigError
+from internvl_chat.errors import ConfigError
 
 
 def split_model(config: Any, world_size: int, *, vit_share: float = 0.5) -> dict[str, int]:

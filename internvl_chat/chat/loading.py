@@ -10,14 +10,14 @@ import torch
 from transformers import BitsAndBytesConfig
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from ..checkpoint.artifacts import PREPROCESSOR_NAME, normalize_type_of
-from ..checkpoint.load import require_complete
-from ..checkpoint.sources import CONFIG_NAME, has_model_weights, resolve_adapter_base
-from ..checkpoint.tokenizer import load_tokenizer
-from ..errors import ConfigError
-from ..model.configuration_internvl_chat import InternVLChatConfig
-from ..model.modeling_internvl_chat import InternVLChatModel
-from .device_map import split_model
+from internvl_chat.chat.device_map import split_model
+from internvl_chat.checkpoint.artifacts import PREPROCESSOR_NAME, normalize_type_of
+from internvl_chat.checkpoint.load import require_complete
+from internvl_chat.checkpoint.sources import CONFIG_NAME, has_model_weights, resolve_adapter_base
+from internvl_chat.checkpoint.tokenizer import load_tokenizer
+from internvl_chat.errors import ConfigError
+from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
+from internvl_chat.model.modeling_internvl_chat import InternVLChatModel
 
 logger = logging.getLogger(__name__)
 

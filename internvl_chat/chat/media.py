@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..data import images, video
-from ..data.images import ImageSettings, NormalizeType
+from internvl_chat.data import images, video
+from internvl_chat.data.images import ImageSettings, NormalizeType
 
 
 def image_settings(config: Any) -> ImageSettings:

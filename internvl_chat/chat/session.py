@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList, TextStreamer
 
-from ..data.constants import IMAGE_TAG, VIDEO_TAG
-from ..data.video import expand_video_tag
-from .media import image_settings, load_tiles, load_video
+from internvl_chat.chat.media import image_settings, load_tiles, load_video
+from internvl_chat.data.video import expand_video_tag
+from internvl_chat.model.constants import IMAGE_TAG, VIDEO_TAG
 
 
 class _Teller(TextStreamer):

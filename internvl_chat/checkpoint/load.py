@@ -37,8 +37,8 @@ from internvl_chat.checkpoint.sources import (
     require_usual_scale,
 )
 from internvl_chat.checkpoint.tensor_files import TensorSource, numel
-from internvl_chat.data.constants import IMG_CONTEXT_TOKEN
 from internvl_chat.errors import CheckpointError, ConfigError
+from internvl_chat.model.constants import IMG_CONTEXT_TOKEN
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -15,8 +15,8 @@ from internvl_chat.checkpoint.sources import (
     CONFIG_NAME,
     resolve_adapter_base,
 )
-from internvl_chat.data.constants import SPECIAL_TOKENS
 from internvl_chat.errors import CheckpointError, ConfigError
+from internvl_chat.model.constants import SPECIAL_TOKENS
 from internvl_chat.model.conversation import get_conv_template
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from internvl_chat.data.constants import BOX_END_TOKEN, BOX_START_TOKEN
+from internvl_chat.model.constants import BOX_END_TOKEN, BOX_START_TOKEN
 
 _NUMBER: Final = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)"
 _FOUR: Final = rf"\[\s*{_NUMBER}(?:\s*,\s*{_NUMBER}){{3}}\s*\]"

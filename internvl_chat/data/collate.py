@@ -14,9 +14,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from internvl_chat.data.constants import IGNORE_INDEX
 from internvl_chat.data.dataset import Example
 from internvl_chat.errors import ConfigError
+from internvl_chat.model.constants import IGNORE_INDEX
 
 LossReduction = Literal["token", "sample", "square"]
 

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from internvl_chat.data.bad_samples import BadSamples
 from internvl_chat.data.encode import Encoded, Encoder
+from internvl_chat.data.expand import prepare
 from internvl_chat.data.images import (
     ImageSettings,
     jpeg_augment,
@@ -26,7 +27,6 @@ from internvl_chat.data.images import (
 from internvl_chat.data.lengths import Lengths
 from internvl_chat.data.meta import DatasetSpec
 from internvl_chat.data.mixture import Mixture
-from internvl_chat.data.prepare import prepare
 from internvl_chat.data.sampler import EpochPlan, Mode, Unit, plan_epoch
 from internvl_chat.data.schema import BadRecordError, Record, parse_record
 from internvl_chat.data.video import choose_frames, open_video

@@ -16,16 +16,16 @@ from itertools import chain
 
 import numpy as np
 
-from internvl_chat.data.constants import (
+from internvl_chat.data.schema import BadRecordError
+from internvl_chat.data.tokenization import TextTokenizer, Tokens
+from internvl_chat.errors import ConfigError
+from internvl_chat.model.constants import (
     IGNORE_INDEX,
     IMAGE_TAG,
     IMG_CONTEXT_TOKEN,
     IMG_END_TOKEN,
     IMG_START_TOKEN,
 )
-from internvl_chat.data.offsets import TextTokenizer, Tokens
-from internvl_chat.data.schema import BadRecordError
-from internvl_chat.errors import ConfigError
 from internvl_chat.model.conversation import Rendered, Template
 
 _ONE_IMAGE = f"{IMG_START_TOKEN}{IMG_CONTEXT_TOKEN}{IMG_END_TOKEN}"

@@ -10,7 +10,7 @@ from typing import TextIO
 
 import orjson
 
-from ..errors import ConfigError, DatasetError
+from internvl_chat.errors import ConfigError, DatasetError
 
 _BLOCK_CHARACTERS = 1 << 20
 _SPACE = " \t\r\n"

@@ -22,9 +22,9 @@ import orjson
 from internvl_chat.data.annotations import AnnotationFile
 from internvl_chat.data.cache import build_once, cache_dir, digest
 from internvl_chat.data.encode import Encoder
+from internvl_chat.data.expand import Prepared, needs_sizes, prepare
 from internvl_chat.data.images import ImageSettings, open_image, resolve_path
 from internvl_chat.data.meta import DatasetSpec
-from internvl_chat.data.prepare import Prepared, needs_sizes, prepare
 from internvl_chat.data.schema import BadRecordError, Record, Size, parse_record
 from internvl_chat.data.video import choose_frames, open_video
 

@@ -15,11 +15,11 @@ from rich.text import Text
 
 from internvl_chat.data.annotations import AnnotationFile
 from internvl_chat.data.build import DataSettings
-from internvl_chat.data.constants import IGNORE_INDEX, IMG_CONTEXT_TOKEN
 from internvl_chat.data.dataset import Loaded, SampleLoader
 from internvl_chat.data.encode import Encoder
 from internvl_chat.data.meta import DatasetSpec, load_meta
 from internvl_chat.errors import ConfigError
+from internvl_chat.model.constants import IGNORE_INDEX, IMG_CONTEXT_TOKEN
 
 
 @dataclass(frozen=True, kw_only=True)

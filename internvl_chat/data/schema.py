@@ -11,8 +11,8 @@ from typing import Any
 
 import orjson
 
-from internvl_chat.data.constants import IMAGE_TAG, IMG_CONTEXT_TOKEN, VIDEO_TAG
 from internvl_chat.errors import DatasetError
+from internvl_chat.model.constants import IMAGE_TAG, IMG_CONTEXT_TOKEN, VIDEO_TAG
 
 _USER = {"human", "user"}
 _ASSISTANT = {"gpt", "assistant"}

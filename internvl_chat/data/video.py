@@ -11,7 +11,6 @@ from typing import Final, Protocol
 
 from PIL import Image, ImageSequence
 
-from internvl_chat.data.constants import IMAGE_TAG, VIDEO_TAG
 from internvl_chat.data.images import (
     MAX_IMAGE_PIXELS,
     load_image,
@@ -20,6 +19,7 @@ from internvl_chat.data.images import (
     to_rgb,
 )
 from internvl_chat.data.schema import BadRecordError
+from internvl_chat.model.constants import IMAGE_TAG, VIDEO_TAG
 
 _PICTURES: Final = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 

@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from .engine import (
+from internvl_chat.serve.engine import (
     Engine,
     Event,
     Failed,
@@ -29,14 +29,14 @@ from .engine import (
     StoppingError,
     Ticket,
 )
-from .messages import Conversation
-from .pictures import decode_data_url, decode_picture, fetch_remote, place_of
-from .problems import RequestError
-from .prompt import Prompt, Prompter
-from .remote import RemoteImages
-from .replies import Replies, event, model_list, usage
-from .request import ChatRequest, parse_request
-from .settings import MB, RequestLimits
+from internvl_chat.serve.errors import RequestError
+from internvl_chat.serve.images import decode_data_url, decode_picture, fetch_remote, place_of
+from internvl_chat.serve.messages import Conversation
+from internvl_chat.serve.prompt import Prompt, Prompter
+from internvl_chat.serve.remote import RemoteImages
+from internvl_chat.serve.replies import Replies, event, model_list, usage
+from internvl_chat.serve.request import ChatRequest, parse_request
+from internvl_chat.serve.settings import MB, RequestLimits
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache
 
-from .prompt import Prompt
+from internvl_chat.serve.prompt import Prompt
 
 
 @dataclass(frozen=True)

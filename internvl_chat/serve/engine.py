@@ -16,14 +16,14 @@ from typing import Any, Final, Literal
 
 from torch import Tensor
 
-from ..data.constants import IMG_CONTEXT_TOKEN
-from ..errors import ConfigError
-from ..model.modeling_internvl_chat import pad_id, stop_settings
-from .answer_text import AnswerText
-from .batch import Batch, decode, prefill
-from .prompt import Prompt
-from .sampling import Sampler, Sampling
-from .settings import EngineSettings
+from internvl_chat.errors import ConfigError
+from internvl_chat.model.constants import IMG_CONTEXT_TOKEN
+from internvl_chat.model.modeling_internvl_chat import pad_id, stop_settings
+from internvl_chat.serve.answer_text import AnswerText
+from internvl_chat.serve.batch import Batch, decode, prefill
+from internvl_chat.serve.prompt import Prompt
+from internvl_chat.serve.sampling import Sampler, Sampling
+from internvl_chat.serve.settings import EngineSettings
 
 logger = logging.getLogger(__name__)
 

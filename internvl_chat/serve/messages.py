@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..data.constants import IMAGE_TAG
-from .problems import RequestError
+from internvl_chat.model.constants import IMAGE_TAG
+from internvl_chat.serve.errors import RequestError
 
 CheckText = Callable[[str, str], None]
 """Called with what a client wrote and where; raises RequestError if it must not stand there."""

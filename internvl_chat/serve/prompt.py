@@ -14,14 +14,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..chat.media import image_settings, load_tiles
-from ..data.constants import IMAGE_TAG, IMG_CONTEXT_TOKEN, IMG_END_TOKEN, IMG_START_TOKEN
-from ..data.encode import template_marks
-from ..errors import ConfigError
-from ..model.conversation import Template
-from ..model.modeling_internvl_chat import expand_image_tags, prompt_ids
-from .messages import Conversation
-from .problems import RequestError
+from internvl_chat.chat.media import image_settings, load_tiles
+from internvl_chat.data.encode import template_marks
+from internvl_chat.errors import ConfigError
+from internvl_chat.model.constants import (
+    IMAGE_TAG,
+    IMG_CONTEXT_TOKEN,
+    IMG_END_TOKEN,
+    IMG_START_TOKEN,
+)
+from internvl_chat.model.conversation import Template
+from internvl_chat.model.modeling_internvl_chat import expand_image_tags, prompt_ids
+from internvl_chat.serve.errors import RequestError
+from internvl_chat.serve.messages import Conversation
 
 _IMAGE_TOKENS: Final = (IMG_START_TOKEN, IMG_CONTEXT_TOKEN, IMG_END_TOKEN)
 _CHARACTERS_PER_TOKEN: Final = 64

@@ -17,8 +17,8 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 import h11
 
-from .problems import RequestError
-from .settings import MB
+from internvl_chat.serve.errors import RequestError
+from internvl_chat.serve.settings import MB
 
 _MAX_REDIRECTS: Final = 3
 _REDIRECTS: Final = (301, 302, 303, 307, 308)

@@ -11,10 +11,10 @@ from typing import Any, Final
 
 import orjson
 
-from .messages import CheckText, Conversation, read_messages
-from .problems import RequestError
-from .sampling import Sampling
-from .settings import RequestLimits
+from internvl_chat.serve.errors import RequestError
+from internvl_chat.serve.messages import CheckText, Conversation, read_messages
+from internvl_chat.serve.sampling import Sampling
+from internvl_chat.serve.settings import RequestLimits
 
 MAX_STOPS: Final = 4
 MAX_STOP_CHARACTERS: Final = 256

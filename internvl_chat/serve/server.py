@@ -13,8 +13,8 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from ..errors import ConfigError
-from .engine import Engine
+from internvl_chat.errors import ConfigError
+from internvl_chat.serve.engine import Engine
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..errors import ConfigError
+from internvl_chat.errors import ConfigError
 
 MB = 10**6
 

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 
-from ..checkpoint.manifest import (
+from internvl_chat.checkpoint.manifest import (
     Peers,
     atomic_directory,
     clear_leftovers,
@@ -27,13 +27,13 @@ from ..checkpoint.manifest import (
     remove_old_checkpoints,
     verify_manifest,
 )
-from ..checkpoint.save import save_checkpoint_files
-from ..data.images import NormalizeType
-from ..errors import CheckpointError
-from .reports import write_json
+from internvl_chat.checkpoint.save import save_checkpoint_files
+from internvl_chat.data.images import NormalizeType
+from internvl_chat.errors import CheckpointError
+from internvl_chat.train.reports import write_json
 
 if TYPE_CHECKING:
-    from .trainer import InternVLTrainer
+    from internvl_chat.train.trainer import InternVLTrainer
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from ..model.conversation import TEMPLATES
-from .attention import choose_attention, flash_attention_problem
+from internvl_chat.model.conversation import TEMPLATES
+from internvl_chat.train.attention import choose_attention, flash_attention_problem
 
 Values = dict[str, Any]
 

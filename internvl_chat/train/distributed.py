@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from ..errors import ConfigError, UserError
+from internvl_chat.errors import ConfigError, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -447,7 +447,7 @@ def _tell_deepspeed(backend: str, device: torch.device) -> None:
     import deepspeed
 
     if device.type == "cpu":
-        from .cpu_accelerator import use_plain_cpu_accelerator
+        from internvl_chat.train.cpu_accelerator import use_plain_cpu_accelerator
 
         use_plain_cpu_accelerator()
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.constants import IGNORE_INDEX
+from internvl_chat.model.constants import IGNORE_INDEX
 
 COUNTED = ("weight", "supervised", "tokens", "positions", "samples", "tiles")
 """Meaning of the entries of :func:`count_step`: loss weights, supervised tokens, tokens that are

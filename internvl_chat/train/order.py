@@ -13,7 +13,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Sampler
 
-from ..data.sampler import StepBatchSampler, Unit
+from internvl_chat.data.sampler import StepBatchSampler, Unit
 
 
 class ResumableOrder(Sampler[list[Unit]]):

@@ -15,10 +15,10 @@ import torch
 import yaml
 from transformers import HfArgumentParser
 
-from ..errors import ConfigError
-from .arguments import DataArguments, ModelArguments, TrainArguments
-from .checks import find_problems
-from .zero import zero_config
+from internvl_chat.errors import ConfigError
+from internvl_chat.train.arguments import DataArguments, ModelArguments, TrainArguments
+from internvl_chat.train.checks import find_problems
+from internvl_chat.train.zero import zero_config
 
 logger = logging.getLogger(__name__)
 

@@ -19,19 +19,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..checkpoint.lora import trainable_table
-from ..data.constants import IGNORE_INDEX
-from ..data.dataset import SftDataset
-from ..data.sampler import StepBatchSampler
-from ..errors import UserError
-from .batch_plan import BatchPlan
-from .distributed import DistributedState
-from .order import RunLength
-from .parsing import RunArguments
-from .zero import stage_of
+from internvl_chat.checkpoint.lora import trainable_table
+from internvl_chat.data.dataset import SftDataset
+from internvl_chat.data.sampler import StepBatchSampler
+from internvl_chat.errors import UserError
+from internvl_chat.model.constants import IGNORE_INDEX
+from internvl_chat.train.batch_plan import BatchPlan
+from internvl_chat.train.distributed import DistributedState
+from internvl_chat.train.order import RunLength
+from internvl_chat.train.parsing import RunArguments
+from internvl_chat.train.zero import stage_of
 
 if TYPE_CHECKING:
-    from .finetune import Prepared
+    from internvl_chat.train.finetune import Prepared
 
 logger = logging.getLogger(__name__)
 

@@ -21,21 +21,21 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import SaveStrategy
 
-from ..checkpoint.partition import full_shape
-from ..data.collate import Collator
-from ..data.dataset import SftDataset
-from ..data.images import NormalizeType, normalize_pixels
-from ..data.sampler import StepBatchSampler
-from ..errors import UserError
-from .arguments import TrainArguments
-from .attention import SDPA_VARLEN
-from .batch_plan import BatchPlan
-from .checkpoints import CheckpointWriter
-from .first_step import GradientWatch
-from .loss import COUNTED, DatasetLosses, count_step, dataset_of_targets
-from .metrics import StepClock, flops_per_token, peak_flops, peak_memory_bytes
-from .order import EpochLoader, ResumableOrder, RunLength
-from .reports import write_json
+from internvl_chat.checkpoint.partition import full_shape
+from internvl_chat.data.collate import Collator
+from internvl_chat.data.dataset import SftDataset
+from internvl_chat.data.images import NormalizeType, normalize_pixels
+from internvl_chat.data.sampler import StepBatchSampler
+from internvl_chat.errors import UserError
+from internvl_chat.train.arguments import TrainArguments
+from internvl_chat.train.attention import SDPA_VARLEN
+from internvl_chat.train.batch_plan import BatchPlan
+from internvl_chat.train.checkpoints import CheckpointWriter
+from internvl_chat.train.loss import COUNTED, DatasetLosses, count_step, dataset_of_targets
+from internvl_chat.train.metrics import StepClock, flops_per_token, peak_flops, peak_memory_bytes
+from internvl_chat.train.order import EpochLoader, ResumableOrder, RunLength
+from internvl_chat.train.reports import write_json
+from internvl_chat.train.unused_parameters import GradientWatch
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ..errors import ConfigError
+from internvl_chat.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 

@@ -47,16 +47,16 @@ part() { # name, last file, command...
 }
 
 make_data() {
-    "$PYTHON" -m playground.demo.make_pretrain --out "$data" --num "$RECORDS" --heldout "$HELDOUT" --seed "$SEED" \
+    "$PYTHON" -m examples.tiny_model.make_pretrain --out "$data" --num "$RECORDS" --heldout "$HELDOUT" --seed "$SEED" \
         --workers 2
 }
 
 make_eye() {
-    exec "$PYTHON" -m playground.demo.vision_stage --out "$eye" --steps "$VISION_STEPS" --seed "$SEED" --threads 1
+    exec "$PYTHON" -m examples.tiny_model.vision_stage --out "$eye" --steps "$VISION_STEPS" --seed "$SEED" --threads 1
 }
 
 make_llm() {
-    "$PYTHON" -m playground.demo.language_stage --out "$llm" --steps "$LANGUAGE_STEPS" --seed "$SEED" --threads 1
+    "$PYTHON" -m examples.tiny_model.language_stage --out "$llm" --steps "$LANGUAGE_STEPS" --seed "$SEED" --threads 1
 }
 
 # Neither needs the other, and one thread for each is the best use of two cores.
@@ -98,7 +98,7 @@ fine_tune() {
 }
 
 finish() {
-    "$PYTHON" -m playground.demo.finish --checkpoint "$sft" --data "$data" --out "$result" --seconds "$seconds" \
+    "$PYTHON" -m examples.tiny_model.finish --checkpoint "$sft" --data "$data" --out "$result" --seconds "$seconds" \
         --seed "$SEED" --records "$RECORDS" --vision_steps "$VISION_STEPS" --language_steps "$LANGUAGE_STEPS"
 }
 

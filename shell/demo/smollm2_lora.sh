@@ -65,12 +65,12 @@ with zipfile.ZipFile(wheel) as archive:
 # What each image token shows is known here, so the projector starts near the LLM's words for it: without this, the
 # published recipe's half a million pictures would be needed where 20 minutes have room for a thousand or two.
 start_projector() {
-    OMP_NUM_THREADS=$cores "$PYTHON" -m playground.smollm2.projector_start --vision "$VISION" --llm "$LLM" \
+    OMP_NUM_THREADS=$cores "$PYTHON" -m examples.smollm2.projector_start --vision "$VISION" --llm "$LLM" \
         --out "$WORK_DIR/mlp.safetensors" --seed "$SEED"
 }
 
 make_data() {
-    "$PYTHON" -m playground.smollm2.data --out "$data" --seed "$SEED" \
+    "$PYTHON" -m examples.smollm2.data --out "$data" --seed "$SEED" \
         --projector_scenes "${PROJECTOR_SCENES:-1200}" --projector_digits "${PROJECTOR_DIGITS:-900}" \
         --lora_scenes "${LORA_SCENES:-500}" --lora_digits "${LORA_DIGITS:-600}" --held_out "${HELDOUT:-200}"
 }
@@ -99,7 +99,7 @@ train_lora() {
 }
 
 evaluate() {
-    OMP_NUM_THREADS=$cores "$PYTHON" -m playground.smollm2.evaluate --model "$lora" --data "$data" \
+    OMP_NUM_THREADS=$cores "$PYTHON" -m examples.smollm2.evaluate --model "$lora" --data "$data" \
         --seconds "$seconds" --out "$WORK_DIR/result.json"
 }
 

@@ -14,10 +14,10 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="needs pip install 
 
 from PIL import Image  # noqa: E402
 
-from internvl_chat.demo.drawing import COLOURS  # noqa: E402
-from internvl_chat.demo.limits import Limits  # noqa: E402
-from internvl_chat.demo.server import Serving, serve  # noqa: E402
-from tests.demo_app import (  # noqa: E402
+from internvl_chat.web.drawing import COLOURS  # noqa: E402
+from internvl_chat.web.limits import Limits  # noqa: E402
+from internvl_chat.web.server import Serving, serve  # noqa: E402
+from tests.support.demo_app import (  # noqa: E402
     TINY,
     Recording,
     draw_shape,

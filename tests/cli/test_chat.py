@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from examples.tiny_model.records import draw
+from examples.tiny_model.scene import Scene, Shape
 from internvl_chat.cli import main
-from playground.demo.records import draw
-from playground.demo.scene import Scene, Shape
-from tests.helpers import ROOT, environment
+from tests.support.training import ROOT, environment
 
 TINY = ROOT / "pretrained/internvl-chat-tiny"
 BACKGROUND = (172, 172, 172)

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from internvl_chat.cli import main
-from internvl_chat.demo.cli import names_of
-from tests.helpers import ROOT, environment, write_tiny_chat_model
+from internvl_chat.cli.demo import names_of
+from tests.support.training import ROOT, environment, write_tiny_chat_model
 
 TINY = ROOT / "pretrained/internvl-chat-tiny"
 needs_gradio = pytest.mark.skipif(

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from internvl_chat.cli import main
-from tests.helpers import ROOT, environment
-from tests.unit.surgery.models import load_fp32, logits_for, save_base, save_lora
+from tests.support.lora_checkpoints import load_fp32, logits_for, save_base, save_lora
+from tests.support.training import ROOT, environment
 
 
 def test_merge_then_chat_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,7 +77,7 @@ def test_mistakes(
     ("size", "wanted"), [("5GB", 5 * 10**9), ("500 MB", 5 * 10**8), ("2G", 2 * 10**9), ("7", 7)]
 )
 def test_sizes(size: str, wanted: int) -> None:
-    from internvl_chat.surgery.cli import _bytes
+    from internvl_chat.cli.surgery import _bytes
 
     assert _bytes(size) == wanted
 

@@ -28,7 +28,7 @@ from internvl_chat.checkpoint.settings import BuildSettings
 from internvl_chat.checkpoint.tokenizer import add_special_tokens, load_tokenizer
 from internvl_chat.errors import CheckpointError
 from internvl_chat.model import InternVLChatModel
-from tests.unit.checkpoint.tiny import settings_for, stitch_settings
+from tests.support.checkpoints import settings_for, stitch_settings
 
 LORA: dict[str, Any] = {
     "use_llm_lora": 4,

@@ -19,8 +19,8 @@ import pytest
 from internvl_chat.chat import load_model
 from tests.fixtures.greedy import tokens
 from tests.fixtures.restore import CHECKPOINTS, arguments, restore
-from tests.helpers import ROOT, logged
 from tests.pins.trainings import train
+from tests.support.training import ROOT, logged
 
 pytestmark = pytest.mark.distributed
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoModel
 
-from tests.helpers import torchrun
-from tests.unit.checkpoint.tiny import save_parts
+from tests.support.checkpoints import save_parts
+from tests.support.training import torchrun
 
 WORKER = str(Path(__file__).with_name("stitch_worker.py"))
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.helpers import (
+from tests.support.training import (
     largest_difference,
     logged,
     run_cases,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from internvl_chat.data.sampler import plan_epoch
-from tests.helpers import (
+from tests.support.training import (
     ROOT,
     largest_difference,
     logged,

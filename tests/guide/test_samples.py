@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import torch
 
-from playground.demo.common import stream
-from playground.demo.records import draw
-from playground.demo.scene import Scene, Shape
-from playground.demo.words import sample_sign
-from tests.helpers import ROOT
+from examples.tiny_model.common import stream
+from examples.tiny_model.records import draw
+from examples.tiny_model.scene import Scene, Shape
+from examples.tiny_model.words import sample_sign
+from tests.support.training import ROOT
 
 SAMPLES = Path(__file__).with_name("samples")
 TINY = ROOT / "pretrained/internvl-chat-tiny"

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from internvl_chat.cli import main
-from tests.unit.data import tokenizers
+from tests.support import tokenizers
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from internvl_chat.data.collate import Collator
 from internvl_chat.data.dataset import SftDataset
 from internvl_chat.data.sampler import Mode, StepBatchSampler, Unit
 from internvl_chat.errors import DatasetError
-from tests.unit.data import tokenizers
+from tests.support import tokenizers
 
 SIZE = 16
 Records = list[dict[str, Any]]

@@ -19,9 +19,9 @@ import httpx
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from internvl_chat.demo.limits import Limits
-from internvl_chat.demo.server import Serving, serve
-from tests.demo_app import (
+from internvl_chat.web.limits import Limits
+from internvl_chat.web.server import Serving, serve
+from tests.support.demo_app import (
     GREYS,
     LIMIT_SECONDS,
     TINY,
@@ -35,7 +35,7 @@ from tests.demo_app import (
     said,
     wait_for_queue,
 )
-from tests.unit.demo_page.test_limits import write_bomb, write_sound
+from tests.unit.web.test_limits import write_bomb, write_sound
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ pytest.importorskip("gradio", reason='the demo page needs pip install -e ".[demo
 import httpx
 from gradio_client.exceptions import AppError
 
-from internvl_chat.demo.answering import Answering
-from internvl_chat.demo.server import Serving, serve
 from internvl_chat.errors import ConfigError
-from tests.demo_app import (
+from internvl_chat.web.answering import Answering
+from internvl_chat.web.server import Serving, serve
+from tests.support.demo_app import (
     LIMIT_SECONDS,
     TINY,
     Recording,

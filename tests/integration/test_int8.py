@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from examples.tiny_model.records import FAMILIES, Sample, make_sample
 from internvl_chat.chat import load_image, load_model
-from playground.demo.records import FAMILIES, Sample, make_sample
-from tests.helpers import ROOT
+from tests.support.training import ROOT
 
 TINY = str(ROOT / "pretrained/internvl-chat-tiny")
 SEED = 99

@@ -13,8 +13,14 @@ import torch
 from torch import Tensor
 
 from internvl_chat import InternVLChatModel
-from tests.helpers import ROOT
-from tests.unit.model.tiny import CONTEXT_ID, make_batch, make_config, make_model, make_tokenizer
+from tests.support.models import (
+    CONTEXT_ID,
+    make_batch,
+    make_config,
+    make_model,
+    make_tokenizer,
+)
+from tests.support.training import ROOT
 
 CODE_FILES = {
     "configuration_intern_vit.py",

@@ -13,12 +13,12 @@ import pytest
 import torch
 from peft import PeftModel
 
+from internvl_chat.checkpoint.surgery.merge import merge_lora
 from internvl_chat.checkpoint.tokenizer import load_tokenizer
 from internvl_chat.model import InternVLChatModel
 from internvl_chat.model.conversation import get_conv_template
-from internvl_chat.surgery.merge import merge_lora
-from tests.helpers import ROOT, environment, train_arguments, weights, write_dataset
 from tests.integration.chain_worker import tokens
+from tests.support.training import ROOT, environment, train_arguments, weights, write_dataset
 
 BASE = ROOT / "pretrained/internvl-chat-tiny"
 LORA = {"freeze_llm": True, "freeze_mlp": True, "freeze_backbone": True, "use_llm_lora": 2}

@@ -12,7 +12,7 @@ import torch
 from internvl_chat.checkpoint.load import build_model
 from internvl_chat.checkpoint.save import save_checkpoint_files
 from internvl_chat.checkpoint.tokenizer import add_special_tokens, load_tokenizer
-from tests.unit.checkpoint.tiny import save_parts, stitch_settings
+from tests.support.checkpoints import save_parts, stitch_settings
 
 
 def test_a_process_without_this_package_loads_it(tmp_path: Path) -> None:

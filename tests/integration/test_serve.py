@@ -17,8 +17,7 @@ import openai
 import pytest
 from openai import OpenAI
 
-from tests.helpers import ROOT, environment
-from tests.unit.serve.common import (
+from tests.support.serving import (
     LIMIT_SECONDS,
     TINY,
     chat,
@@ -31,6 +30,7 @@ from tests.unit.serve.common import (
     wait_until,
     write_endless,
 )
+from tests.support.training import ROOT, environment
 
 KEY = "sk-tiny"
 MODEL = "internvl-chat-tiny"

@@ -19,8 +19,8 @@ from internvl_chat.data.build import DataSettings, build_train_dataset
 from internvl_chat.data.collate import Collator
 from internvl_chat.data.dataset import SftDataset
 from internvl_chat.data.sampler import Mode, StepBatchSampler, Unit
-from tests.helpers import IMAGE_SIZE, write_dataset
-from tests.unit.checkpoint.tiny import tiny_tokenizer
+from tests.support.checkpoints import tiny_tokenizer
+from tests.support.training import IMAGE_SIZE, write_dataset
 
 KINDS = ("text", "image", "two", "rounds", "text", "image")
 ORDERED = KINDS * 4 + ("text",)

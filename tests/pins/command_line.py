@@ -8,8 +8,8 @@ import subprocess
 import sys
 from typing import Any
 
-from tests.helpers import ROOT, environment
 from tests.pins.recipes import RECIPES, run_recipe, without_places
+from tests.support.training import ROOT, environment
 
 WIDTH = "100"
 TERMINAL = {

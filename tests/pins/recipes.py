@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.helpers import ROOT
+from tests.support.training import ROOT
 
 NAME = "internvl_chat_v1_2_hermes2_yi34b_448_res"
 RECIPES = (

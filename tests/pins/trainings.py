@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.helpers import (
+from tests.pins.batches import change_meta, paint
+from tests.support.training import (
     ROOT,
     environment,
     train_arguments,
     write_dataset,
     write_tiny_chat_model,
 )
-from tests.pins.batches import change_meta, paint
 
 KINDS = ("text", "image", "two", "rounds", "text", "image") * 4
 ZERO = ROOT / "shell/deepspeed"

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from internvl_chat.data.constants import SPECIAL_TOKENS
 from internvl_chat.model.configuration_intern_vit import InternVisionConfig
 from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
+from internvl_chat.model.constants import SPECIAL_TOKENS
 from internvl_chat.model.modeling_intern_vit import InternVisionModel
 from internvl_chat.model.modeling_internvl_chat import InternVLChatModel
 

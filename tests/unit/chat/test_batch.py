@@ -13,7 +13,7 @@ from internvl_chat.chat import load_model
 from internvl_chat.chat.batch import answer_file
 from internvl_chat.chat.session import ChatSession
 from internvl_chat.errors import ConfigError
-from tests.helpers import write_tiny_chat_model
+from tests.support.training import write_tiny_chat_model
 
 GREEDY = {"max_new_tokens": 5, "do_sample": False}
 

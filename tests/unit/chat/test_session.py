@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from examples.tiny_model.records import draw
+from examples.tiny_model.scene import Scene, Shape
 from internvl_chat.chat import load_model
 from internvl_chat.chat.session import ChatSession
-from playground.demo.records import draw
-from playground.demo.scene import Scene, Shape
-from tests.helpers import ROOT, write_tiny_chat_model
+from tests.support.training import ROOT, write_tiny_chat_model
 
 STAR = Shape(kind="star", color="red", x=14, y=14, radius=13.0, fill=(216, 32, 32))
 GREEDY = {"max_new_tokens": 40, "do_sample": False}

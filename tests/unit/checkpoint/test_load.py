@@ -13,8 +13,13 @@ from safetensors.torch import load_file, save_file
 from internvl_chat.checkpoint.load import build_model, inspect_checkpoint
 from internvl_chat.checkpoint.tokenizer import add_special_tokens
 from internvl_chat.errors import CheckpointError, ConfigError
-
-from .tiny import save_chat, save_parts, settings_for, stitch_settings, tiny_tokenizer
+from tests.support.checkpoints import (
+    save_chat,
+    save_parts,
+    settings_for,
+    stitch_settings,
+    tiny_tokenizer,
+)
 
 
 def equal_states(model: torch.nn.Module, other: torch.nn.Module) -> bool:

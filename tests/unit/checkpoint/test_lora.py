@@ -13,8 +13,7 @@ from internvl_chat.checkpoint.lora import TrainableRow, apply_freezing_and_lora,
 from internvl_chat.checkpoint.names import is_lora
 from internvl_chat.errors import ConfigError
 from internvl_chat.model import InternVLChatModel
-
-from .tiny import save_chat, settings_for, tiny_tokenizer
+from tests.support.checkpoints import save_chat, settings_for, tiny_tokenizer
 
 FROZEN = {"freeze_llm": True, "freeze_mlp": True, "freeze_backbone": True}
 

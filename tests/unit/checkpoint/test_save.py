@@ -20,8 +20,7 @@ from internvl_chat.checkpoint.tokenizer import add_special_tokens, load_tokenize
 from internvl_chat.errors import CheckpointError
 from internvl_chat.model import InternVLChatConfig, InternVLChatModel
 from internvl_chat.model.presets import load_preset
-
-from .tiny import save_parts, settings_for, stitch_settings
+from tests.support.checkpoints import save_parts, settings_for, stitch_settings
 
 IMAGE = torch.linspace(-1, 1, 3 * 28 * 28).view(1, 3, 28, 28)
 

@@ -15,10 +15,9 @@ from internvl_chat.checkpoint.tokenizer import (
     check_template_tokens,
     load_tokenizer,
 )
-from internvl_chat.data.constants import SPECIAL_TOKENS
 from internvl_chat.errors import CheckpointError, ConfigError
-
-from .tiny import tiny_tokenizer
+from internvl_chat.model.constants import SPECIAL_TOKENS
+from tests.support.checkpoints import tiny_tokenizer
 
 
 def test_special_tokens_are_added_once_in_order(tmp_path: Path) -> None:

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from internvl_chat.data.constants import IGNORE_INDEX
 from internvl_chat.data.encode import Encoder, EncodeSettings
-from internvl_chat.data.offsets import TextTokenizer
 from internvl_chat.data.schema import BadRecordError
+from internvl_chat.data.tokenization import TextTokenizer
 from internvl_chat.errors import ConfigError
+from internvl_chat.model.constants import IGNORE_INDEX
 from internvl_chat.model.conversation import get_conv_template
-from tests.unit.data import tokenizers
+from tests.support import tokenizers
 
 KINDS = ["byte_level", "slow", "slow_not_legacy", "slow_rewriting", "converted"]
 TEXTS = [

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from internvl_chat import InternVLChatModel
-from tests.unit.model.tiny import make_config, make_model, make_tokenizer
+from tests.support.models import make_config, make_model, make_tokenizer
 
 GREEDY = {"max_new_tokens": 8, "do_sample": False}
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from internvl_chat import InternVLChatModel
 from internvl_chat.model.modeling_internvl_chat import pixel_shuffle, splice_image_features
-from tests.unit.model.tiny import CONTEXT_ID, make_batch, make_config, make_model
+from tests.support.models import CONTEXT_ID, make_batch, make_config, make_model
 
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoConfig, LlamaConfig
 
 from internvl_chat import InternVisionConfig, InternVLChatConfig, InternVLChatModel
-from tests.unit.model.tiny import LLM, VISION, make_config
+from tests.support.models import LLM, VISION, make_config
 
 PUBLISHED = Path(__file__).with_name("published_v1_2_config.json")
 """Laid out like a published V1-2 ``config.json``, sizes made tiny, with generation settings set to

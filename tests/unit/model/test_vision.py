@@ -13,7 +13,7 @@ from internvl_chat.model.modeling_intern_vit import (
     InternVisionEncoderLayer,
     interpolate_position_embedding,
 )
-from tests.unit.model.tiny import VISION, shake
+from tests.support.models import VISION, shake
 
 
 def make_vision(**kwargs: object) -> InternVisionModel:

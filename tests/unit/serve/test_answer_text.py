@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from internvl_chat.model.modeling_internvl_chat import _decode
 from internvl_chat.serve.answer_text import AnswerText
-from tests.unit.checkpoint.tiny import tiny_tokenizer
-from tests.unit.serve.common import tiny
+from tests.support.checkpoints import tiny_tokenizer
+from tests.support.serving import tiny
 
 STOP = "<|im_end|>"
 BYTES = tiny_tokenizer()

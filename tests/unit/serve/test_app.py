@@ -22,7 +22,7 @@ from internvl_chat.serve.engine import (
 )
 from internvl_chat.serve.prompt import Prompter
 from internvl_chat.serve.settings import RequestLimits
-from tests.unit.serve.common import tiny
+from tests.support.serving import tiny
 
 BODY: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 

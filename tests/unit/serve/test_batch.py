@@ -10,8 +10,8 @@ import torch
 from internvl_chat.chat import load_model
 from internvl_chat.serve.batch import Batch, decode, prefill
 from internvl_chat.serve.prompt import Prompt
-from tests.helpers import write_tiny_chat_model
-from tests.unit.checkpoint.tiny import randomised
+from tests.support.checkpoints import randomised
+from tests.support.training import write_tiny_chat_model
 
 # fp32, two layers: other sizes of batch change the order of sums; measured 2e-6.
 CLOSE = {"atol": 2e-5, "rtol": 0.0}

@@ -34,7 +34,16 @@ from internvl_chat.serve.messages import Conversation
 from internvl_chat.serve.prompt import Prompt, Prompter
 from internvl_chat.serve.sampling import Sampler, Sampling
 from internvl_chat.serve.settings import EngineSettings
-from tests.unit.serve.common import LIMIT_SECONDS, TINY, Told, chat, endless, picture, put, tiny
+from tests.support.serving import (
+    LIMIT_SECONDS,
+    TINY,
+    Told,
+    chat,
+    endless,
+    picture,
+    put,
+    tiny,
+)
 
 STAR, CIRCLE = picture(), picture("circle", "blue")
 STAR_TWICE = torch.zeros(2, 3, 112, 112)  # tiles for a prompt that holds one

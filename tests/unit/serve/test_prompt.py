@@ -12,11 +12,11 @@ from tokenizers import normalizers
 
 from internvl_chat.errors import ConfigError
 from internvl_chat.model.conversation import TEMPLATES, get_conv_template
+from internvl_chat.serve.errors import RequestError
 from internvl_chat.serve.messages import Conversation
-from internvl_chat.serve.problems import RequestError
 from internvl_chat.serve.prompt import Prompter, ReservedText
-from tests.unit.checkpoint.tiny import tiny_tokenizer
-from tests.unit.serve.common import picture, tiny
+from tests.support.checkpoints import tiny_tokenizer
+from tests.support.serving import picture, tiny
 
 
 class _Seen(Exception):

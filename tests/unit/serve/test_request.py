@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from internvl_chat.errors import ConfigError
+from internvl_chat.serve.errors import RequestError
 from internvl_chat.serve.messages import Conversation, read_messages
-from internvl_chat.serve.problems import RequestError
 from internvl_chat.serve.request import ChatRequest, parse_request
 from internvl_chat.serve.sampling import Sampling
 from internvl_chat.serve.settings import EngineSettings, RequestLimits
-from tests.unit.serve.common import text_part
+from tests.support.serving import text_part
 
 USER = {"role": "user", "content": "Hi"}
 

@@ -13,7 +13,12 @@ import pytest
 
 from internvl_chat.checkpoint.artifacts import preprocessor_config
 from internvl_chat.train.finetune import main
-from tests.helpers import logged, train_arguments, write_dataset, write_tiny_chat_model
+from tests.support.training import (
+    logged,
+    train_arguments,
+    write_dataset,
+    write_tiny_chat_model,
+)
 
 
 @pytest.fixture(scope="module")

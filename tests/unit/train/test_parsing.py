@@ -14,7 +14,7 @@ from internvl_chat.errors import ConfigError
 from internvl_chat.train import parsing
 from internvl_chat.train.arguments import DataArguments, ModelArguments, TrainArguments
 from internvl_chat.train.parsing import RunArguments, parse, peek
-from tests.unit.train.fixtures import checkpoint_like
+from tests.support.checkpoint_like import checkpoint_like
 
 CPU = torch.device("cpu")
 

@@ -1,0 +1,1 @@
+"""Whole runs on small data, each a package of its own: nothing in internvl_chat imports them."""

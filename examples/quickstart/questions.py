@@ -1,0 +1,89 @@
+"""Held-out records as questions to ask, and answers as lines of a file. Torch is not imported."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from examples.quickstart.records import Record, read_jsonl, read_meta, write_jsonl
+from examples.quickstart.scoring import Reply
+
+IMAGE_TAG = "<image>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """One held-out question."""
+
+    dataset: str
+    identity: str
+    images: tuple[str, ...]
+    """Paths of the pictures, in order; empty for text only."""
+    prompt: str
+    """The human turn as the annotation has it, ``<image>`` tags included."""
+    truth: str
+
+    def answered(self, answer: str) -> Reply:
+        """The question with what the model said."""
+        return Reply(
+            dataset=self.dataset,
+            identity=self.identity,
+            images=self.images,
+            question=self.prompt.replace(IMAGE_TAG, "").strip(),
+            truth=self.truth,
+            answer=answer,
+        )
+
+
+def load_questions(meta_path: Path) -> list[Asked]:
+    """The first question of every record of every dataset, in the files' order."""
+    return [
+        _asked(entry.name, entry.root, record)
+        for entry in read_meta(meta_path)
+        for record in read_jsonl(entry.annotation)
+    ]
+
+
+def _asked(dataset: str, root: Path, record: Record) -> Asked:
+    images = record.get("image", [])
+    question, answer = record["conversations"][:2]
+    return Asked(
+        dataset=dataset,
+        identity=record["id"],
+        images=tuple(
+            (root / p).as_posix() for p in ([images] if isinstance(images, str) else images)
+        ),
+        prompt=question["value"],
+        truth=answer["value"],
+    )
+
+
+def batches(questions: Sequence[Asked], size: int) -> list[list[int]]:
+    """Positions of the questions, cut into batches of the same number of pictures.
+
+    Prompts of about one length stand together (little padding), and those with the longest answers
+    come first, so that no process is left alone with them at the end.
+    """
+    groups: dict[int, list[int]] = {}
+    for i, asked in enumerate(questions):
+        groups.setdefault(len(asked.images), []).append(i)
+    cut: list[list[int]] = []
+    for group in groups.values():
+        ordered = sorted(group, key=lambda i: (len(questions[i].truth), len(questions[i].prompt)))
+        cut += [ordered[start : start + size] for start in range(0, len(ordered), size)]
+    return sorted(cut, key=lambda batch: -max(len(questions[i].truth) for i in batch))
+
+
+def write_replies(path: Path, replies: Iterable[Reply]) -> None:
+    """One reply a line, with whether it is right for whoever reads the file."""
+    write_jsonl(path, ({**asdict(reply), "right": reply.is_right} for reply in replies))
+
+
+def read_replies(path: Path) -> list[Reply]:
+    """What :func:`write_replies` wrote."""
+    return [
+        Reply(
+            **{key: value for key, value in line.items() if key not in ("right", "images")},
+            images=tuple(line["images"]),
+        )
+        for line in read_jsonl(path)
+    ]

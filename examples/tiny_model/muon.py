@@ -1,0 +1,66 @@
+"""Muon; torch's own always runs its iteration in bfloat16, which many CPUs emulate slowly."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from examples.tiny_model.precision import has_bf16_products
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+"""Coefficients of the quintic iteration, https://kellerjordan.github.io/posts/muon/."""
+
+
+def orthogonalize(matrix: Tensor, steps: int = 5, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Move the singular values of a (R, C) matrix near 1, its singular vectors left alone.
+
+    ``dtype`` is what the iteration computes in.
+    """
+    a, b, c = NEWTON_SCHULZ
+    x = matrix.t() if matrix.shape[0] > matrix.shape[1] else matrix
+    x = x / (x.norm() + 1e-7)
+    x = x.to(dtype)
+    for _ in range(steps):
+        gram = x @ x.t()
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    x = x.to(matrix.dtype)
+    return x.t() if matrix.shape[0] > matrix.shape[1] else x
+
+
+class Muon(Optimizer):
+    """Momentum whose update is made orthogonal, scaled to AdamW's usual size.
+
+    For two-dimensional weights. An orthogonal (R, C) update has a root mean square of
+    1/sqrt(max(R, C)); AdamW's is about 0.2 (https://arxiv.org/abs/2502.16982).
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self._dtype = torch.bfloat16 if has_bf16_products() else torch.float32
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One update of every weight that has a gradient."""
+        loss = closure() if closure is not None else None
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    self._update(weight, group)
+        return loss
+
+    def _update(self, weight: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[weight]
+        average = state.setdefault("momentum", torch.zeros_like(weight))
+        average.lerp_(weight.grad, 1 - group["momentum"])
+        nesterov = weight.grad.lerp(average, group["momentum"])
+        update = orthogonalize(nesterov, dtype=self._dtype)
+        weight.mul_(1 - group["lr"] * group["weight_decay"])
+        weight.add_(update, alpha=-group["lr"] * 0.2 * max(weight.shape) ** 0.5)

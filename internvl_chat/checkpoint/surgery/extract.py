@@ -1,0 +1,139 @@
+"""``extract``: vision tower, projector or language model as a checkpoint of its own."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from safetensors.torch import save_file
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from internvl_chat.checkpoint import names
+from internvl_chat.checkpoint.artifacts import PREPROCESSOR_NAME, write_model_code
+from internvl_chat.checkpoint.save import MAX_SHARD_BYTES
+from internvl_chat.checkpoint.surgery.merged import Whole, open_whole
+from internvl_chat.checkpoint.surgery.write import (
+    Progress,
+    copy_companion,
+    copy_language_files,
+    materialise,
+    new_directory,
+    refuse_existing,
+    stored_dtype,
+    verify_weights,
+    write_provenance,
+    write_weights,
+)
+from internvl_chat.checkpoint.tensor_files import TensorSource
+from internvl_chat.checkpoint.tokenizer import load_tokenizer
+from internvl_chat.errors import ConfigError
+from internvl_chat.model.configuration_intern_vit import InternVisionConfig
+from internvl_chat.model.modeling_intern_vit import InternVisionModel
+
+logger = logging.getLogger(__name__)
+
+Part = Literal["vit", "mlp", "llm"]
+PREFIXES: Mapping[Part, str] = {
+    "vit": names.VISION_PREFIX,
+    "mlp": names.MLP_PREFIX,
+    "llm": names.LLM_PREFIX,
+}
+_FILE_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+
+
+def extract(
+    part: str,
+    checkpoint: str,
+    output: str,
+    *,
+    dtype: torch.dtype | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    progress: Progress | None = None,
+) -> int:
+    """Take a part out of a chat checkpoint; LoRA weights in it are merged on the way.
+
+    Args:
+        part: ``vit`` (for ``--vision_path``), ``mlp`` (for ``--mlp_path``) or ``llm`` (for
+            ``--llm_path``, and any program that runs such a language model).
+        checkpoint: a chat checkpoint of any kind.
+        output: a new directory; for ``mlp`` a new file, ``.safetensors`` or ``.pth``.
+        dtype: of the written weights; theirs by default.
+        max_shard_bytes: of a weight file.
+        progress: told after every file.
+
+    Returns:
+        Number of tensors.
+
+    Raises:
+        CheckpointError: the checkpoint is broken.
+        ConfigError: no such part, or ``output`` is taken or no weight file's name.
+    """
+    if part not in get_args(Part):
+        raise ConfigError(f"no part {part!r}", where="extract", fix="Give vit, mlp or llm.")
+    refuse_existing(Path(output))
+    whole = open_whole(checkpoint)
+    prefix = PREFIXES[part]  # type: ignore[index]
+    tensors = {
+        name.removeprefix(prefix): source
+        for name, source in whole.tensors.items()
+        if name.startswith(prefix)
+    }
+    if any(name.startswith(prefix) for name in whole.folded):
+        logger.warning("the LoRA weights of the %s are merged into what is written", part)
+    if part == "mlp":
+        _write_projector(tensors, Path(output), dtype)
+        return len(tensors)
+    config: Any = whole.config.vision_config if part == "vit" else whole.config.llm_config
+    with new_directory(Path(output)) as directory:
+        write_weights(
+            tensors, directory, dtype=dtype, max_shard_bytes=max_shard_bytes, progress=progress
+        )
+        _write_config(config, tensors, directory, dtype)
+        if part == "vit":
+            write_model_code(directory)
+            copy_companion(whole.path, directory, PREPROCESSOR_NAME)
+        else:
+            load_tokenizer(str(whole.path)).save_pretrained(directory)
+            copy_language_files(whole.path, directory)
+        _note(whole, part, directory)
+    return len(tensors)
+
+
+def _write_config(
+    config: Any, tensors: Mapping[str, TensorSource], directory: Path, dtype: torch.dtype | None
+) -> None:
+    own = copy.deepcopy(config)
+    if own.model_type == InternVisionConfig.model_type:
+        own.architectures = [InternVisionModel.__name__]
+    else:
+        own.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[own.model_type]]
+    own.dtype = stored_dtype(next(iter(tensors.values())), dtype)
+    own.save_pretrained(directory)
+
+
+def _write_projector(
+    tensors: Mapping[str, TensorSource], output: Path, dtype: torch.dtype | None
+) -> None:
+    if output.suffix not in _FILE_SUFFIXES:
+        raise ConfigError(
+            f"{output.name!r} is no name of a weight file",
+            where="extract mlp",
+            fix=f"End it in {' or '.join(_FILE_SUFFIXES[:2])}.",
+        )
+    values = {name: materialise(source, dtype) for name, source in tensors.items()}
+    staging = output.with_name(f".{output.stem}.incomplete{output.suffix}")
+    if output.suffix == ".safetensors":
+        save_file(values, staging, metadata={"format": "pt"})
+        staging.chmod(output.parent.stat().st_mode & 0o666)  # safetensors makes it private
+    else:
+        torch.save(values, staging)
+    verify_weights(tensors, staging, dtype=dtype)
+    staging.rename(output)
+
+
+def _note(whole: Whole, part: str, directory: Path) -> None:
+    write_provenance(directory, whole.history, f"extract {part}", checkpoint=whole.where)

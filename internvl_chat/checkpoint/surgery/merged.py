@@ -1,0 +1,119 @@
+"""A chat checkpoint on disk, seen as one without adapters."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from internvl_chat.checkpoint.artifacts import PREPROCESSOR_NAME
+from internvl_chat.checkpoint.load import fit_tensors, skeleton_of
+from internvl_chat.checkpoint.settings import BuildSettings
+from internvl_chat.checkpoint.sources import (
+    ADAPTER_CONFIG_NAME,
+    ADAPTER_WEIGHTS_NAME,
+    find_sources,
+    read_json,
+    resolve_adapter_base,
+)
+from internvl_chat.checkpoint.surgery.lora_merge import (
+    FoldedWeight,
+    fold_adapters,
+    scales_of_layout,
+    scales_of_peft,
+)
+from internvl_chat.checkpoint.tensor_files import TensorSource
+from internvl_chat.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
+
+PROVENANCE_NAME = "provenance.json"
+"""What was done to a checkpoint, oldest first; travels from checkpoint to checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole:
+    """Configuration and tensors of a chat model whose LoRA weights are folded in when read."""
+
+    where: str
+    path: Path
+    """Directory with tokenizer and image preprocessing."""
+    config: InternVLChatConfig
+    """Without adapters; ``dtype`` is that of the first weight."""
+    tensors: dict[str, TensorSource]
+    """By parameter name, in the model's order, tied weights once."""
+    folded: dict[str, FoldedWeight]
+    """Those of ``tensors`` that a LoRA goes into; empty for a checkpoint without adapters."""
+    history: tuple[dict[str, Any], ...]
+    """Entries of ``provenance.json``."""
+    adapter_sha256: str | None = None
+    """Of the adapter's file, where there is one."""
+
+
+def open_whole(path: str) -> Whole:
+    """Look at a chat checkpoint: whole, with LoRA weights inside, or adapter-only.
+
+    Reads configurations and headers; a weight is read when it is asked for.
+
+    Raises:
+        CheckpointError: a file is missing or broken, the model is of another kind, names and
+            shapes do not fit, the model was wrapped twice, or the adapter was merged already.
+    """
+    directory = Path(path)
+    sources = find_sources(BuildSettings(model_name_or_path=path))
+    config = sources.config
+    if getattr(config, "quantization_config", None):
+        raise CheckpointError(
+            "its weights are quantised",
+            where=path,
+            fix="Take the checkpoint that it was quantised from.",
+        )
+    base, sha256 = directory, None
+    if sources.adapter:
+        where = directory / ADAPTER_CONFIG_NAME
+        scales = scales_of_peft(read_json(where), str(where))
+        base = resolve_adapter_base(directory)
+        sha256 = _sha256(directory / ADAPTER_WEIGHTS_NAME)
+    else:
+        scales = scales_of_layout(config, sources.where)
+    history = _history(base)
+    if sha256 is not None and any(entry.get("adapter_sha256") == sha256 for entry in history):
+        raise CheckpointError(
+            "its base is the model that this very adapter was merged into: it would count twice",
+            where=path,
+            fix=f"Merge it into the checkpoint that it was trained on, not into {base}.",
+        )
+    tensors, folded = fold_adapters(sources.tensors | sources.adapter, scales, where=sources.where)
+    config.use_llm_lora = config.use_backbone_lora = 0
+    whole = fit_tensors(skeleton_of(config), tensors, sources.where)
+    config.dtype = next(iter(whole.values())).dtype
+    return Whole(
+        where=sources.where,
+        path=directory if (directory / PREPROCESSOR_NAME).is_file() else base,
+        config=config,
+        tensors=whole,
+        folded=folded,
+        history=tuple(history),
+        adapter_sha256=sha256,
+    )
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _history(directory: Path) -> list[dict[str, Any]]:
+    path = directory / PROVENANCE_NAME
+    if not path.is_file():
+        return []
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))["history"]
+    except (ValueError, KeyError, TypeError) as err:
+        raise CheckpointError(
+            f"damaged ({err!r})", where=str(path), fix="Move it away if its record is not needed."
+        ) from err
+    return [entry for entry in entries if isinstance(entry, dict)]

@@ -1,0 +1,98 @@
+"""``internvl-chat demo``: a chat page for one checkpoint, or for two side by side."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from internvl_chat.errors import ConfigError
+
+if TYPE_CHECKING:
+    from internvl_chat.web.answering import Answering
+
+
+def demo(
+    model: Annotated[str, typer.Option(help="Directory of the checkpoint.")],
+    compare: Annotated[
+        str | None, typer.Option(help="A second one, which gets the same questions.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
+    share: Annotated[
+        bool, typer.Option("--share", help="Open a public link through Gradio's servers.")
+    ] = False,
+    max_upload_mb: Annotated[int, typer.Option(min=1, help="Of a picture or video.")] = 20,
+    device: Annotated[str | None, typer.Option(help="Default: the first GPU, or cpu.")] = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="Spread the model over so many.")] = None,
+    load_in_8bit: Annotated[bool, typer.Option(help="int8 by bitsandbytes.")] = False,
+) -> None:
+    """Open a page for asking about pictures and videos, with streamed answers and drawn boxes.
+
+    Example: internvl-chat demo --model pretrained/internvl-chat-tiny
+
+    With --compare (say, a model before and after fine-tuning) both answer side by side. The page is
+    to be had on this machine only, unless --host or --share says otherwise.
+    """
+    if find_spec("gradio") is None:
+        raise ConfigError(
+            "the demo page needs gradio",
+            where="demo",
+            fix='In the repository: pip install -e ".[demo]"',
+        )
+    from internvl_chat.web.limits import Limits
+    from internvl_chat.web.server import (  # seconds: after the arguments were seen to be right
+        free_port,
+        serve,
+    )
+
+    port = free_port(host, port)
+    paths = [model] if compare is None else [model, compare]
+    answering = load(paths, device=device, gpus=gpus, load_in_8bit=load_in_8bit)
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    limits = Limits(max_upload_mb=max_upload_mb)
+    with serve(answering, host=host, port=port, share=share, limits=limits) as serving:
+        typer.echo(f"The page is at {serving.url}")
+        if serving.share_url:
+            typer.echo(f"For everybody: {serving.share_url}")
+        typer.echo("Ctrl-C ends it.", err=True)
+        ended.wait()
+
+
+def load(paths: list[str], **options: Any) -> Answering:
+    """Load checkpoints for :func:`server.serve`.
+
+    Args:
+        paths: one or two.
+        **options: of ``load_model``, the same for all.
+
+    Raises:
+        CheckpointError: one of them is none.
+    """
+    from transformers.utils.logging import disable_progress_bar
+
+    from internvl_chat.chat.loading import load_model
+    from internvl_chat.web.answering import Answering, Checkpoint
+
+    disable_progress_bar()
+    checkpoints = []
+    for name, path in zip(names_of(paths), paths, strict=True):
+        loaded, tokenizer = load_model(path, **options)
+        checkpoints.append(Checkpoint(name=name, model=loaded, tokenizer=tokenizer))
+    return Answering(checkpoints)
+
+
+def names_of(paths: list[str]) -> list[str]:
+    """Folder names; with as many parents as it takes to tell them apart, else numbered."""
+    parts = [Path(path).resolve().parts for path in paths]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-depth:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{part[-1]} ({number})" for number, part in enumerate(parts, start=1)]

@@ -1,0 +1,117 @@
+"""Pictures' URLs -> the pictures."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+from typing import Final
+
+from PIL import Image
+
+from internvl_chat.data.images import open_image, to_rgb
+from internvl_chat.data.schema import BadRecordError
+from internvl_chat.serve.errors import RequestError
+from internvl_chat.serve.remote import RemoteImages
+from internvl_chat.serve.settings import MB, RequestLimits
+
+_FORMATS: Final = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+"""What Pillow decodes by itself; it hands others, such as PostScript, to programs."""
+
+
+async def fetch_remote(
+    urls: Sequence[str], limits: RequestLimits, remote: RemoteImages | None
+) -> list[str | bytes]:
+    """Replace URLs of other machines by the files behind them; data URLs stay as they are.
+
+    Args:
+        urls: of the pictures of one request.
+        limits: of the bytes of all files together.
+        remote: how other machines are asked; None: not at all.
+
+    Raises:
+        RequestError: another kind of URL, too large, or not to be had.
+    """
+    found: list[str | bytes] = []
+    num_bytes = 0
+    for number, url in enumerate(urls):
+        where = place_of(number)
+        scheme = url.partition(":")[0].lower()
+        if scheme == "data":
+            found.append(url)
+            continue
+        if scheme not in ("http", "https"):
+            raise RequestError(
+                f"{where}: {scheme[:20]!r} URLs are not served; want data:image/...;base64,...",
+                param=where,
+            )
+        if remote is None:
+            raise RequestError(
+                f"{where}: this server fetches no pictures from other machines; send the picture "
+                "itself as data:image/...;base64,... or start the server with "
+                "--allow-remote-images",
+                param=where,
+                code="remote_images_not_allowed",
+            )
+        raw = await remote.fetch(url, where)
+        num_bytes += len(raw)
+        if num_bytes > limits.max_request_bytes:
+            raise RequestError(
+                f"the pictures' files are larger than {limits.max_request_bytes / MB:g} MB "
+                "together (--max-request-mb)",
+                status=413,
+                param=where,
+            )
+        found.append(raw)
+    return found
+
+
+def place_of(number: int) -> str:
+    """What messages call the request's picture of this number, from 0."""
+    return f"picture {number + 1}"
+
+
+def decode_data_url(url: str, where: str, limits: RequestLimits) -> bytes:
+    """The file in ``data:image/...;base64,...``.
+
+    Raises:
+        RequestError: something else, broken base64, or too large.
+    """
+    head, comma, data = url.partition(",")
+    kind, *parameters = head.partition(":")[2].lower().split(";")
+    if not comma or not kind.startswith("image/") or "base64" not in parameters:
+        raise RequestError(f"{where}: want data:image/...;base64,...", param=where)
+    if len(data) // 4 * 3 - data[-2:].count("=") > limits.max_image_bytes:
+        raise RequestError(
+            f"{where}: the picture's file is larger than {limits.max_image_bytes / MB:g} MB "
+            "(--max-image-mb)",
+            status=413,
+            param=where,
+        )
+    try:
+        return base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError) as err:
+        raise RequestError(f"{where}: broken base64: {err}", param=where) from err
+
+
+def decode_picture(raw: bytes, where: str, limits: RequestLimits) -> Image.Image:
+    """Decode a picture's file to RGB.
+
+    Raises:
+        RequestError: no picture, broken, of a format that is not decoded here, or too many pixels.
+    """
+    name = "the picture"
+    try:
+        image = open_image(raw, where=where, path=name, max_pixels=limits.max_image_pixels)
+        if image.format not in _FORMATS:
+            raise RequestError(
+                f"{where}: {image.format} pictures are not read; send JPEG, PNG or WebP",
+                param=where,
+            )
+        return to_rgb(image, where=where, path=name)
+    except BadRecordError as err:
+        status = 413 if err.code == "TOO_MANY_PIXELS" else 400
+        problem = f"{name} is no image" if err.code == "NOT_AN_IMAGE" else err.problem
+        raise RequestError(
+            f"{where}: {problem}", status=status, param=where, code="bad_image"
+        ) from err

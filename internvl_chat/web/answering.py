@@ -1,0 +1,256 @@
+"""Checkpoints that answer the questions of many conversations, one question at a time."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, Final
+
+import torch
+
+from internvl_chat.chat.session import ChatSession
+from internvl_chat.data import images
+from internvl_chat.data.schema import BadRecordError
+from internvl_chat.model.constants import IMAGE_TAG, IMG_CONTEXT_TOKEN
+from internvl_chat.web.conversation import Answer, Conversation, Medium, QuestionError, Turn
+from internvl_chat.web.drawing import draw_boxes, find_boxes
+from internvl_chat.web.limits import describe
+
+MAX_NEW_TOKENS: Final = 2048
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the next token is chosen."""
+
+    temperature: float = 0.0
+    """0 takes the likeliest token."""
+    top_p: float = 1.0
+    max_new_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        bounds = {
+            "temperature": (0.0, 2.0),
+            "top_p": (0.01, 1.0),
+            "max_new_tokens": (1, MAX_NEW_TOKENS),
+        }
+        for name, (low, high) in bounds.items():
+            value = getattr(self, name)
+            # A client may send anything in place of a number, NaN included.
+            if not isinstance(value, int | float) or not low <= value <= high:
+                raise QuestionError(f"{name} is {value}, want {low} to {high}.")
+
+    def keywords(self, most_tokens: int) -> dict[str, Any]:
+        """Keywords of ``generate`` for an answer of at most ``most_tokens``."""
+        length = {"max_new_tokens": min(int(self.max_new_tokens), most_tokens)}
+        if self.temperature == 0:
+            return {**length, "do_sample": False}
+        chosen = {"temperature": float(self.temperature), "top_p": float(self.top_p)}
+        return {**length, "do_sample": True, **chosen}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A loaded model under the name that the page shows."""
+
+    name: str
+    model: Any
+    tokenizer: Any
+
+    @property
+    def max_tokens(self) -> int:
+        """Positions that the language model knows: question, pictures and answer together."""
+        return int(self.model.config.llm_config.max_position_embeddings)
+
+    def answer(
+        self,
+        past: Sequence[tuple[Turn, Answer]],
+        turn: Turn,
+        sampling: Sampling,
+        tell: Callable[[str], None],
+        should_stop: Callable[[], bool],
+    ) -> Answer:
+        """Answer a question after earlier ones.
+
+        Args:
+            past: earlier turns, each with this checkpoint's answer.
+            turn: the question.
+            tell: gets the answer piece by piece.
+            should_stop: asked once a token.
+        """
+        if should_stop():
+            return Answer(stopped=True)
+        try:
+            session = self._session(past, turn)
+            num_prompt = session.count_prompt_tokens(turn.question)
+            if num_prompt >= self.max_tokens:
+                return Answer(
+                    problem=f"This conversation has {num_prompt} tokens, pictures included; the "
+                    f"model reads at most {self.max_tokens}. Press Clear, or take fewer frames."
+                )
+            session.generation = sampling.keywords(self.max_tokens - num_prompt)
+            reply = session.ask(turn.question, tell, should_stop=should_stop)
+        except BadRecordError as err:
+            return Answer(problem=describe(err, "A file of this conversation"))
+        except torch.OutOfMemoryError:
+            return Answer(problem="The model's memory is full: ask about fewer or no pictures.")
+        return Answer(text=reply.text, stopped=should_stop())
+
+    def _session(self, past: Sequence[tuple[Turn, Answer]], turn: Turn) -> ChatSession:
+        session = ChatSession(self.model, self.tokenizer, {})
+        for earlier, answer in past:
+            _add(session, earlier.media)
+            # An answer that spells a picture's tag must not become one.
+            text = answer.text.replace(IMAGE_TAG, "image").replace(IMG_CONTEXT_TOKEN, "")
+            session.remember(earlier.question, text)
+        _add(session, turn.media)
+        return session
+
+
+def _add(session: ChatSession, media: Sequence[Medium]) -> None:
+    for medium in media:
+        if medium.num_frames is None:
+            session.add_image(medium.path)
+        else:
+            session.add_video(medium.path, num_segments=medium.num_frames)
+
+
+class Answering:
+    """One or more checkpoints that get the same questions.
+
+    Args:
+        checkpoints: with different names.
+    """
+
+    def __init__(self, checkpoints: Sequence[Checkpoint]) -> None:
+        self.checkpoints = tuple(checkpoints)
+        # The queue lets one question in; this holds whatever way a question may have come.
+        self._turnstile = threading.Lock()
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the checkpoints, in order."""
+        return [checkpoint.name for checkpoint in self.checkpoints]
+
+    def stream(
+        self,
+        conversation: Conversation,
+        sampling: Sampling,
+        should_stop: Callable[[], bool],
+        *,
+        drawings: Path,
+        box_picture: int = 0,
+    ) -> Generator[Conversation]:
+        """Answer the pending question with all checkpoints at the same time.
+
+        Args:
+            conversation: with a pending question.
+            should_stop: asked once a token, from other threads.
+            drawings: folder for pictures with boxes.
+            box_picture: number of the picture that boxes are drawn on; 0 is the newest.
+
+        Yields:
+            The conversation with the answers so far; at last with the whole ones. Closing the
+            iterator early ends the generation before it returns.
+        """
+        turn = conversation.pending
+        assert turn is not None
+        abandoned = threading.Event()
+        news: SimpleQueue[tuple[int, str] | None] = SimpleQueue()
+
+        def run(place: int) -> Answer:
+            past = _past(conversation, place)
+            return self.checkpoints[place].answer(
+                past,
+                turn,
+                sampling,
+                lambda text: news.put((place, text)),
+                lambda: abandoned.is_set() or should_stop(),
+            )
+
+        places = range(len(self.checkpoints))
+        with self._turnstile, ThreadPoolExecutor(len(places)) as threads:
+            tasks = [threads.submit(run, place) for place in places]
+            for task in tasks:
+                task.add_done_callback(lambda _: news.put(None))
+            try:
+                for texts in _gather(news, len(places)):
+                    so_far = [Answer(text=text, finished=False) for text in texts]
+                    yield conversation.answered(so_far)
+            finally:
+                abandoned.set()
+        answers = [task.result() for task in tasks]
+        padded = [bool(c.model.config.pad2square) for c in self.checkpoints]
+        yield conversation.answered(
+            [
+                with_drawing(answer, conversation.pictures, box_picture, drawings, padded=is_padded)
+                for answer, is_padded in zip(answers, padded, strict=True)
+            ]
+        )
+
+
+def _past(conversation: Conversation, place: int) -> list[tuple[Turn, Answer]]:
+    """Turns that a checkpoint answered; what has no text is not shown to it again."""
+    pairs = ((turn, turn.answers[place]) for turn in conversation.turns)
+    return [(turn, answer) for turn, answer in pairs if answer.text]
+
+
+def _gather(news: SimpleQueue[tuple[int, str] | None], num_tasks: int) -> Iterator[list[str]]:
+    """Texts so far, whenever there is more; all that came in the meantime in one step."""
+    texts = [""] * num_tasks
+    while num_tasks:
+        changed = False
+        for item in _waiting(news):
+            if item is None:
+                num_tasks -= 1
+            elif item[1]:
+                texts[item[0]] += item[1]
+                changed = True
+        if changed:
+            yield list(texts)
+
+
+def _waiting(news: SimpleQueue[tuple[int, str] | None]) -> Iterator[tuple[int, str] | None]:
+    """Everything in the queue, but at least one thing."""
+    yield news.get()
+    while True:
+        try:
+            yield news.get_nowait()
+        except Empty:
+            return
+
+
+def with_drawing(
+    answer: Answer,
+    pictures: Sequence[Medium],
+    box_picture: int,
+    drawings: Path,
+    *,
+    padded: bool,
+) -> Answer:
+    """The answer, with its boxes drawn if it has any and there is a picture.
+
+    Args:
+        pictures: of the whole conversation.
+        box_picture: number of the picture, from 1; 0, or one that is not there, is the newest.
+        drawings: folder for the file.
+        padded: the model sees pictures padded to a square.
+    """
+    boxes = find_boxes(answer.text)
+    if not boxes or not pictures:
+        return answer
+    number = box_picture if 1 <= box_picture <= len(pictures) else len(pictures)
+    try:
+        picture = images.load_image(pictures[number - 1].path)
+    except BadRecordError as err:
+        return replace(answer, problem=describe(err, pictures[number - 1].name))
+    file = drawings / f"{uuid.uuid4().hex}.png"
+    drawings.mkdir(parents=True, exist_ok=True)
+    draw_boxes(picture, boxes, padded=padded).save(file)
+    caption = f"Boxes on picture {number} of {len(pictures)}" if len(pictures) > 1 else ""
+    return replace(answer, drawing=str(file), caption=caption)

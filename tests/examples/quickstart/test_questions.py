@@ -1,0 +1,76 @@
+"""From annotation lines to questions, batches and reply files."""
+
+from pathlib import Path
+
+from examples.quickstart.questions import (
+    Asked,
+    batches,
+    load_questions,
+    read_replies,
+    write_replies,
+)
+from examples.quickstart.records import (
+    DatasetEntry,
+    conversation,
+    read_jsonl,
+    read_meta,
+    write_jsonl,
+    write_meta,
+)
+
+
+def asked(num_images: int, prompt: str, truth: str) -> Asked:
+    return Asked(
+        dataset="d",
+        identity=prompt,
+        images=("x.png",) * num_images,
+        prompt="<image>\n" * num_images + prompt,
+        truth=truth,
+    )
+
+
+def test_a_meta_comes_back_and_its_records_become_questions(tmp_path: Path) -> None:
+    lines = [
+        {"id": "1", "image": "a.png", "conversations": conversation(("<image>\nOne?", "1"))},
+        {"id": "2", "image": ["a.png", "b.png"], "conversations": conversation(("Two?", "2"))},
+        {"id": "3", "conversations": conversation(("Three?", "3"), ("Four?", "4"))},
+    ]
+    annotation = tmp_path / "d.jsonl"
+    entry = DatasetEntry(
+        name="d",
+        root=Path("pictures"),
+        annotation=annotation,
+        length=write_jsonl(annotation, lines),
+    )
+    write_meta(tmp_path / "meta.json", [entry])
+    assert read_meta(tmp_path / "meta.json") == [entry]
+    questions = load_questions(tmp_path / "meta.json")
+    assert [q.images for q in questions] == [
+        ("pictures/a.png",),
+        ("pictures/a.png", "pictures/b.png"),
+        (),
+    ]
+    assert [(q.prompt, q.truth) for q in questions] == [
+        ("<image>\nOne?", "1"),
+        ("Two?", "2"),
+        ("Three?", "3"),
+    ]
+
+
+def test_batches_hold_every_question_once_and_one_number_of_pictures() -> None:
+    questions = [asked(i % 3, "?" * (i % 7 + 1), "a" * (i % 5)) for i in range(50)]
+    cut = batches(questions, 8)
+    assert sorted(i for batch in cut for i in batch) == list(range(50))
+    assert max(len(batch) for batch in cut) == 8
+    for batch in cut:
+        assert len({len(questions[i].images) for i in batch}) == 1
+    longest = [max(len(questions[i].truth) for i in batch) for batch in cut]
+    assert longest == sorted(longest, reverse=True)
+
+
+def test_replies_come_back_from_their_file(tmp_path: Path) -> None:
+    given = [asked(1, "One?", "1").answered("1"), asked(0, "Two?", "2").answered("3\n")]
+    write_replies(tmp_path / "r.jsonl", given)
+    assert read_replies(tmp_path / "r.jsonl") == given
+    assert [line["right"] for line in read_jsonl(tmp_path / "r.jsonl")] == [True, False]
+    assert given[0].question == "One?"

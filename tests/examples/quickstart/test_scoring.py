@@ -1,0 +1,62 @@
+"""Scores worked out by hand."""
+
+import pytest
+
+from examples.quickstart.scoring import (
+    Reply,
+    accuracy_by_dataset,
+    boxes_in,
+    intersection_over_union,
+    is_right,
+)
+
+
+@pytest.mark.parametrize(
+    ("answer", "truth", "right"),
+    [
+        ("7", "7", True),
+        (" 7. ", "7", True),
+        ("Red  Star", "red star", True),
+        ("TOUR\n12", "TOUR 12", True),
+        ("17", "7", False),
+        ("7 7", "7", False),
+        ("", "7", False),
+        ("seven", "7", False),
+    ],
+)
+def test_words_are_equal_but_for_case_space_and_stop(answer: str, truth: str, right: bool) -> None:
+    assert is_right(answer, truth) is right
+
+
+def test_overlap_is_shared_over_joint_area() -> None:
+    # 100x100 each, shifted by half: 5000 shared, 15000 joint.
+    assert intersection_over_union((0, 0, 100, 100), (50, 0, 150, 100)) == pytest.approx(1 / 3)
+    assert intersection_over_union((0, 0, 10, 10), (10, 0, 20, 10)) == 0
+    assert intersection_over_union((10, 10, 0, 0), (0, 0, 10, 10)) == 0
+    assert intersection_over_union((1, 2, 3, 4), (1, 2, 3, 4)) == 1
+
+
+def test_a_box_is_right_from_half_overlap() -> None:
+    truth = "<ref>red star</ref><box>[[0, 0, 100, 100]]</box>"
+    assert is_right("<box>[[0, 0, 100, 50]]</box>", truth)  # exactly 0.5
+    assert not is_right("<box>[[0, 0, 100, 49]]</box>", truth)
+    assert not is_right("red star", truth)
+    assert not is_right("<box>[[0, 0, 100, 100], [0, 0, 100, 100]]</box>", truth)
+    assert not is_right("<box>[[0, 0, 100", truth)
+
+
+def test_boxes_are_read_inside_their_marks_only() -> None:
+    text = "[[9, 9, 9, 9]] <box>[[1, 2, 3, 4], [5,6,7,8]]</box> and <box>[[0, 0, 1000, 1000]]</box>"
+    assert boxes_in(text) == [(1, 2, 3, 4), (5, 6, 7, 8), (0, 0, 1000, 1000)]
+    assert boxes_in("<box>[[1, 2, 3]]</box>") == []
+
+
+def test_accuracy_is_the_share_of_right_replies() -> None:
+    def reply(dataset: str, answer: str) -> Reply:
+        return Reply(
+            dataset=dataset, identity="", images=(), question="?", truth="1", answer=answer
+        )
+
+    replies = [reply("b", "1"), reply("a", "2"), reply("b", "1"), reply("b", "3")]
+    assert accuracy_by_dataset(replies) == {"b": 2 / 3, "a": 0.0}
+    assert list(accuracy_by_dataset(replies)) == ["b", "a"]
