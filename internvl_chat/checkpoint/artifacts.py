@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
+from transformers.dynamic_module_utils import get_relative_import_files
 
 from internvl_chat import model as model_package
 from internvl_chat.checkpoint.sources import read_json
 from internvl_chat.data.images import NORMALIZATION, NormalizeType
+from internvl_chat.model.configuration_internvl_chat import AUTO_MAP
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -21,21 +23,25 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MODEL_CODE_FILES = (
-    "configuration_intern_vit.py",
-    "configuration_internvl_chat.py",
-    "conversation.py",
-    "modeling_intern_vit.py",
-    "modeling_internvl_chat.py",
-)
 PREPROCESSOR_NAME = "preprocessor_config.json"
 
 
+def model_code_files() -> list[Path]:
+    """The files that ``auto_map`` names and all that they import, as transformers follows them.
+
+    ``save_pretrained`` copies by the same rule.
+    """
+    folder = Path(next(iter(model_package.__path__)))
+    files = {folder / f"{target.partition('.')[0]}.py" for target in AUTO_MAP.values()}
+    for file in sorted(files):
+        files |= set(map(Path, get_relative_import_files(file)))
+    return sorted(files)
+
+
 def write_model_code(directory: Path) -> None:
-    """Copy the files that ``auto_map`` names, so that the checkpoint loads without this package."""
-    source = Path(next(iter(model_package.__path__)))
-    for name in MODEL_CODE_FILES:
-        shutil.copyfile(source / name, directory / name)
+    """Copy the model's code, so that the checkpoint loads without this package."""
+    for file in model_code_files():
+        shutil.copyfile(file, directory / file.name)
 
 
 def preprocessor_config(image_size: int, normalize_type: NormalizeType) -> dict[str, Any]:

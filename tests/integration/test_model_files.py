@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -13,8 +14,11 @@ import torch
 from torch import Tensor
 
 from internvl_chat import InternVLChatModel
+from internvl_chat.checkpoint.artifacts import write_model_code
 from tests.support.models import (
+    CODE_FOLDER,
     CONTEXT_ID,
+    code_files,
     make_batch,
     make_config,
     make_model,
@@ -22,13 +26,8 @@ from tests.support.models import (
 )
 from tests.support.training import ROOT
 
-CODE_FILES = {
-    "configuration_intern_vit.py",
-    "configuration_internvl_chat.py",
-    "conversation.py",
-    "modeling_intern_vit.py",
-    "modeling_internvl_chat.py",
-}
+CODE_FILES = code_files()
+SHIPPED = ROOT / "pretrained/internvl-chat-tiny"
 
 STRANGER = """
 import sys
@@ -65,9 +64,14 @@ def save(model: InternVLChatModel, folder: Path) -> dict[str, Tensor]:
     return batch
 
 
+def code_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.glob("*.py")}
+
+
 def test_files_and_auto_map(tmp_path: Path) -> None:
     save(make_model(), tmp_path)
-    assert CODE_FILES | {"config.json", "model.safetensors"} <= set(os.listdir(tmp_path))
+    assert {"config.json", "model.safetensors"} <= set(os.listdir(tmp_path))
+    assert code_in(tmp_path) == CODE_FILES
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["architectures"] == ["InternVLChatModel"]
     for reference in config["auto_map"].values():
@@ -75,28 +79,27 @@ def test_files_and_auto_map(tmp_path: Path) -> None:
         assert f"class {name}(" in (tmp_path / f"{module}.py").read_text()
 
 
-@pytest.mark.parametrize("name", sorted(CODE_FILES))
-def test_the_shipped_model_carries_the_present_code(name: str) -> None:
-    shipped = ROOT / "pretrained/internvl-chat-tiny" / name
-    assert shipped.read_text() == (ROOT / "internvl_chat/model" / name).read_text()
+def test_our_own_saving_takes_the_same_files(tmp_path: Path) -> None:
+    write_model_code(tmp_path)
+    assert code_in(tmp_path) == CODE_FILES
+
+
+def test_the_shipped_model_carries_the_present_code() -> None:
+    """If not: ``write_model_code`` writes it anew."""
+    assert code_in(SHIPPED) == CODE_FILES
+    for name in CODE_FILES:
+        assert (SHIPPED / name).read_text() == (CODE_FOLDER / name).read_text(), name
 
 
 def test_code_files_import_only_torch_transformers_and_each_other() -> None:
-    import ast
-
-    import internvl_chat.model
-
-    folder = Path(internvl_chat.model.__file__).parent
     outside = set()
     for name in CODE_FILES:
-        for node in ast.walk(ast.parse((folder / name).read_text())):
+        for node in ast.walk(ast.parse((CODE_FOLDER / name).read_text())):
             if isinstance(node, ast.Import):
                 outside |= {alias.name.split(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.level:
-                assert node.level == 1
-                assert f"{node.module}.py" in CODE_FILES
             elif isinstance(node, ast.ImportFrom):
-                outside.add((node.module or "").split(".")[0])
+                assert node.level <= 1
+                outside |= set() if node.level else {(node.module or "").split(".")[0]}
     foreign = outside - set(sys.stdlib_module_names)
     assert foreign == {"torch", "transformers", "peft"}  # peft inside a try, for LoRA only
 

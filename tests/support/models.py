@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,9 +11,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+import internvl_chat.model
 from internvl_chat import InternVLChatConfig, InternVLChatModel
 from internvl_chat.model.constants import SPECIAL_TOKENS
 
+CODE_FOLDER = Path(internvl_chat.model.__file__).parent
 VISION = {
     "hidden_size": 32,
     "num_attention_heads": 4,
@@ -32,6 +36,23 @@ LLM = {
 }
 CONTEXT_ID = 260
 """What stands for ``<IMG_CONTEXT>`` where no tokenizer is at hand."""
+
+
+def code_files(*entries: str) -> set[str]:
+    """Names of the files that a checkpoint needs: these and all that they import of the package.
+
+    Found in the syntax tree, apart from the rule that the package and transformers go by.
+    """
+    found: set[str] = set()
+    queue = list(entries or ("configuration_internvl_chat.py", "modeling_internvl_chat.py"))
+    while queue:
+        name = queue.pop()
+        if name not in found:
+            found.add(name)
+            for node in ast.walk(ast.parse((CODE_FOLDER / name).read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ImportFrom) and node.level:
+                    queue.append(f"{node.module}.py")
+    return found
 
 
 def make_config(

@@ -21,6 +21,7 @@ from internvl_chat.errors import CheckpointError
 from internvl_chat.model import InternVLChatConfig, InternVLChatModel
 from internvl_chat.model.presets import load_preset
 from tests.support.checkpoints import save_parts, settings_for, stitch_settings
+from tests.support.models import code_files
 
 IMAGE = torch.linspace(-1, 1, 3 * 28 * 28).view(1, 3, 28, 28)
 
@@ -70,15 +71,11 @@ def test_files_and_what_others_read_in_them(stitched: tuple[Path, InternVLChatMo
     assert (directory / "model.safetensors").stat().st_mode & 0o444 == readable
     assert {path.name for path in directory.iterdir()} == {
         "config.json",
-        "configuration_intern_vit.py",
-        "configuration_internvl_chat.py",
-        "conversation.py",
         "model.safetensors",
-        "modeling_intern_vit.py",
-        "modeling_internvl_chat.py",
         "preprocessor_config.json",
         "tokenizer.json",
         "tokenizer_config.json",
+        *code_files(),
     }
     config = json.loads((directory / "config.json").read_text())
     assert config["torch_dtype"] == "float32"
