@@ -37,8 +37,9 @@ from internvl_chat.model.constants import (
     IMG_START_TOKEN,
 )
 from internvl_chat.model.conversation import get_conv_template
-from internvl_chat.model.modeling_internvl_chat import VocabularyLoss, splice_image_features
+from internvl_chat.model.modeling_internvl_chat import splice_image_features
 from internvl_chat.model.presets import load_preset
+from internvl_chat.model.vocabulary_loss import VocabularyLoss
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,8 @@ from .configuration_intern_vit import InternVisionConfig
 from .configuration_internvl_chat import InternVLChatConfig
 from .conversation import TEMPLATES, Rendered, Span, Template, get_conv_template
 from .modeling_intern_vit import InternVisionModel
-from .modeling_internvl_chat import InternVLChatModel, VocabularyLoss
+from .modeling_internvl_chat import InternVLChatModel
+from .vocabulary_loss import VocabularyLoss
 
 __all__ = [
     "TEMPLATES",

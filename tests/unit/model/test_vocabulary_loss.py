@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from internvl_chat.model import modeling_internvl_chat
-from internvl_chat.model.modeling_internvl_chat import VocabularyLoss
+from internvl_chat.model import vocabulary_loss
+from internvl_chat.model.vocabulary_loss import VocabularyLoss
 
 ROWS, WIDTH, VOCABULARY = 50, 12, 37
 
@@ -16,7 +16,7 @@ ROWS, WIDTH, VOCABULARY = 50, 12, 37
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seven chunks, the last one short."""
-    monkeypatch.setattr(modeling_internvl_chat, "_rows_per_chunk", lambda *_: 8)
+    monkeypatch.setattr(vocabulary_loss, "_rows_per_chunk", lambda *_: 8)
 
 
 def make_inputs(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, nn.Linear, Tensor]:

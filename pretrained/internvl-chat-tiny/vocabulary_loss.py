@@ -1,0 +1,204 @@
+"""The loss over the vocabulary, without all the logits: chunked linear cross entropy.
+
+Shapes: ``B`` rows, ``T`` tokens, ``D`` width of the language model, ``V`` its vocabulary, ``R``
+supervised positions.
+
+This file travels inside checkpoints, so it imports nothing of its package but its neighbours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+
+from .constants import IGNORE_INDEX
+
+_CHUNK_BYTES = {"cpu": 64 * 2**20}
+_CHUNK_BYTES_ACCELERATOR = 256 * 2**20
+
+
+def _rows_per_chunk(vocabulary_size: int, device: torch.device) -> int:
+    """Rows whose fp32 logits fill the scratch buffer of the vocabulary loss."""
+    budget = _CHUNK_BYTES.get(device.type, _CHUNK_BYTES_ACCELERATOR)
+    return max(32, budget // (4 * vocabulary_size))
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """``sum_r weight_r * CE(hidden_r @ head.T, target_r)``, logits alive one chunk at a time.
+
+    The gradients are computed in the forward pass, while a chunk's softmax is at hand; the
+    backward pass only scales them. Built-in ``linear_cross_entropy`` does the same, but takes no
+    weight per row and returns the loss in the dtype of its inputs.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        head: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        row_losses: Tensor,
+    ) -> Tensor:
+        rows = hidden.shape[0]
+        wants_hidden, wants_head = ctx.needs_input_grad[:2]
+        grad_hidden = torch.empty_like(hidden) if wants_hidden else None
+        grad_head = torch.empty_like(head) if wants_head else None
+        if grad_head is not None and rows == 0:
+            grad_head.zero_()
+        loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        step = _rows_per_chunk(head.shape[0], hidden.device)
+        scratch = hidden.new_empty((min(step, rows), head.shape[0]), dtype=torch.float32)
+        for start in range(0, rows, step):
+            chunk = slice(start, start + step)
+            inputs, weight = hidden[chunk], weights[chunk].unsqueeze(1)
+            target = targets[chunk].unsqueeze(1)
+            logits = scratch[: len(inputs)]
+            if head.dtype == torch.float32:
+                torch.mm(inputs, head.t(), out=logits)
+            else:
+                logits.copy_(torch.mm(inputs, head.t()))
+            picked = logits.gather(1, target)
+            top = logits.amax(1, keepdim=True)
+            exponentials = logits.sub_(top).exp_()
+            total = exponentials.sum(1, keepdim=True)
+            losses = top + total.log() - picked
+            row_losses[chunk] = losses.squeeze(1)
+            loss += (weight * losses).sum()
+            if not (wants_hidden or wants_head):
+                continue
+            grad_logits = exponentials.mul_(weight / total).scatter_add_(1, target, -weight)
+            grad_logits = grad_logits.to(head.dtype)
+            if grad_hidden is not None:
+                torch.mm(grad_logits, head, out=grad_hidden[chunk])
+            if grad_head is not None:
+                grad_head.addmm_(grad_logits.t(), inputs, beta=0 if start == 0 else 1)
+        ctx.save_for_backward(grad_hidden, grad_head)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, grad_loss: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        # In place: the head's gradient may be the largest tensor of the step. Autograd refuses a
+        # second backward through the same graph, which would scale twice.
+        grads = [
+            None if grad is None else grad.mul_(grad_loss.to(grad.dtype))
+            for grad in ctx.saved_tensors
+        ]
+        return grads[0], grads[1], None, None, None
+
+
+class VocabularyLoss(nn.Module):
+    """Weighted sum of cross entropies behind a vocabulary projection, without all the logits.
+
+    It reads ``head.weight`` inside its own forward, where DeepSpeed's ZeRO-3 gathers it. A head
+    that is no plain bias-free linear layer (quantised, LoRA) is called chunk by chunk instead,
+    and again in the backward pass.
+    """
+
+    row_losses: Tensor | None = None
+    """(R,) float32, unweighted, of the last call: for a loss by dataset. Takes no gradient."""
+
+    def forward(self, hidden: Tensor, targets: Tensor, head: nn.Module, weights: Tensor) -> Tensor:
+        """Compute the sum.
+
+        Args:
+            hidden: (R, D) states of the supervised positions.
+            targets: (R,) the next tokens.
+            head: from D to V.
+            weights: (R,) float32, one per position.
+
+        Returns:
+            A float32 scalar; for R = 0 a zero that still hangs on ``hidden`` and ``head``.
+        """
+        self.row_losses = torch.zeros_like(weights)
+        if type(head) is not nn.Linear or head.bias is not None:
+            return self._through_module(hidden, targets, head, weights)
+        weight = head.weight
+        device = hidden.device.type
+        dtype = weight.dtype
+        if device == "cpu":
+            dtype = torch.float32  # low-precision products are emulated there, slowly
+        elif torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        with torch.autocast(device, enabled=False):
+            return _LinearCrossEntropy.apply(
+                hidden.to(dtype), weight.to(dtype), targets, weights, self.row_losses
+            )
+
+    def _through_module(
+        self, hidden: Tensor, targets: Tensor, head: nn.Module, weights: Tensor
+    ) -> Tensor:
+        if hidden.shape[0] == 0:
+            return head(hidden.new_zeros(1, hidden.shape[1])).float().sum() * 0 + hidden.sum() * 0
+        out_features = getattr(head, "out_features", 2**16)
+        step = _rows_per_chunk(out_features, hidden.device)
+
+        def chunk_loss(rows: Tensor, target: Tensor) -> Tensor:
+            return F.cross_entropy(head(rows).float(), target, reduction="none")
+
+        parts = [
+            checkpoint(chunk_loss, *chunk, use_reentrant=False)
+            for chunk in zip(hidden.split(step), targets.split(step), strict=True)
+        ]
+        losses = torch.cat(parts)
+        self.row_losses = losses.detach()
+        return (losses * weights).sum()
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The supervised positions of a batch, shifted: position ``t`` predicts token ``t + 1``."""
+
+    positions: Tensor
+    """(R,) into the flattened (B*T)."""
+    tokens: Tensor
+    """(R,)"""
+    weights: Tensor
+    """(R,) float32."""
+    scale: Tensor
+    """0-d float32, what the weighted sum is multiplied with."""
+
+
+def select_targets(
+    labels: Tensor, loss_weight: Tensor | None, loss_denominator: float | Tensor | None
+) -> Targets:
+    """Find what the loss is taken over.
+
+    Args:
+        labels: (B, T), ``IGNORE_INDEX`` off the loss mask.
+        loss_weight: (B, T) float32, aligned with ``labels``; ``None`` weighs each position 1.
+        loss_denominator: what the weighted sum is divided by; ``None`` takes the sum of the
+            weights. Where it is zero, so is the loss.
+    """
+    shifted = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX).flatten()
+    positions = (shifted != IGNORE_INDEX).nonzero().squeeze(1)
+    tokens = shifted[positions]
+    if loss_weight is None:
+        weights = torch.ones(positions.shape, dtype=torch.float32, device=labels.device)
+    else:
+        weights = F.pad(loss_weight[:, 1:].float(), (0, 1)).flatten()[positions]
+    if loss_denominator is None:
+        denominator = weights.sum()
+    else:
+        denominator = torch.as_tensor(
+            loss_denominator, dtype=torch.float32, device=labels.device
+        ).squeeze()
+    empty = denominator == 0
+    scale = torch.where(empty, 0.0, 1.0 / torch.where(empty, 1.0, denominator))
+    return Targets(positions, tokens, weights, scale)
+
+
+def full_loss(logits: Tensor, targets: Targets) -> Tensor:
+    """The same loss from all logits (B, T, V)."""
+    rows = logits.flatten(0, 1)[targets.positions.to(logits.device)].float()
+    losses = F.cross_entropy(rows, targets.tokens.to(logits.device), reduction="none")
+    return (losses * targets.weights.to(logits.device)).sum() * targets.scale.to(logits.device)
