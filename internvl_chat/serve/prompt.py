@@ -17,6 +17,7 @@ from torch import Tensor
 from internvl_chat.chat.media import image_settings, load_tiles
 from internvl_chat.data.encode import template_marks
 from internvl_chat.errors import ConfigError
+from internvl_chat.model.chat import expand_image_tags, prompt_ids
 from internvl_chat.model.constants import (
     IMAGE_TAG,
     IMG_CONTEXT_TOKEN,
@@ -24,7 +25,6 @@ from internvl_chat.model.constants import (
     IMG_START_TOKEN,
 )
 from internvl_chat.model.conversation import Template
-from internvl_chat.model.modeling_internvl_chat import expand_image_tags, prompt_ids
 from internvl_chat.serve.errors import RequestError
 from internvl_chat.serve.messages import Conversation
 

@@ -20,6 +20,7 @@ from internvl_chat.checkpoint.artifacts import PREPROCESSOR_NAME
 from internvl_chat.checkpoint.sources import read_json
 from internvl_chat.checkpoint.surgery.write import GENERATION_NAME
 from internvl_chat.checkpoint.tensor_files import TensorSource
+from internvl_chat.model.chat import DEFAULT_TEMPLATE
 from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
 from internvl_chat.model.constants import (
     IMG_CONTEXT_TOKEN,
@@ -28,7 +29,7 @@ from internvl_chat.model.constants import (
     VIDEO_TAG,
 )
 from internvl_chat.model.conversation import Template, get_conv_template
-from internvl_chat.model.modeling_internvl_chat import DEFAULT_TEMPLATE, LOGIT_SETTINGS
+from internvl_chat.model.modeling_internvl_chat import LOGIT_SETTINGS
 
 _NATIVE_NORM_EPS = 1e-6
 """Of the native q and k norms, which take none from the configuration."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from internvl_chat.checkpoint.tensor_files import TensorSource, numel
+from internvl_chat.model.chat import DEFAULT_TEMPLATE
 from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
 from internvl_chat.model.constants import (
     IMAGE_TAG,
@@ -21,7 +22,7 @@ from internvl_chat.model.constants import (
     IMG_START_TOKEN,
 )
 from internvl_chat.model.conversation import get_conv_template
-from internvl_chat.model.modeling_internvl_chat import DEFAULT_TEMPLATE, InternVLChatModel
+from internvl_chat.model.modeling_internvl_chat import InternVLChatModel
 
 logger = logging.getLogger(__name__)
 

@@ -30,8 +30,8 @@ from internvl_chat.checkpoint.tokenizer import (
     load_tokenizer,
 )
 from internvl_chat.errors import CheckpointError
+from internvl_chat.model.chat import DEFAULT_TEMPLATE
 from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
-from internvl_chat.model.modeling_internvl_chat import DEFAULT_TEMPLATE
 
 logger = logging.getLogger(__name__)
 
