@@ -1,0 +1,221 @@
+"""Loading a checkpoint strictly, with or without an adapter, and LoRA layers inside the model.
+
+This file travels inside checkpoints, so it imports nothing of its package but its neighbours.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers.utils import is_flash_attn_2_available
+
+_LORA_VISION_TARGETS = ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"]
+
+_LORA_LLM_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+_OLD_LORA_NAMES = {
+    rf"(base_model\.model\..*\.{target})\.{kind}": rf"\1.base_layer.{kind}"
+    for target in (*_LORA_VISION_TARGETS, *_LORA_LLM_TARGETS, "qkv_proj", "gate_up_proj")
+    for kind in ("weight", "bias")
+}
+"""Wrapped layers in checkpoints of PEFT before 0.7, as transformers' ``key_mapping``."""
+
+_LORA_MODULES = ("lora_A.default", "lora_B.default")
+
+_COMPUTED = re.compile(r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$|\.position_ids$")
+"""Buffers that older libraries saved and that are computed nowadays."""
+
+
+class AdapterMixin(PreTrainedModel):
+    """Loading, and LoRA layers in the towers, of a model with a vision and a language model."""
+
+    vision_model: Any
+    language_model: Any
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any
+    ) -> Any:
+        """Load a checkpoint; see :meth:`transformers.PreTrainedModel.from_pretrained`.
+
+        ``load_in_8bit=True``, which transformers 5 no longer knows, becomes a bitsandbytes
+        configuration that leaves ``lm_head`` and ``mlp1`` as they are. ``use_flash_attn=True``
+        becomes ``attn_implementation="flash_attention_2"`` where flash-attn is installed. LoRA
+        checkpoints of PEFT before 0.7 (no ``base_layer`` in the names) load too.
+
+        Raises:
+            ValueError: weights are missing or left over. transformers alone would make up the
+                missing ones and say so in a log; ``output_loading_info=True`` returns its report
+                instead of raising.
+        """
+        adapter_base = _adapter_base(pretrained_model_name_or_path)
+        if adapter_base is not None:
+            return cls._from_adapter(pretrained_model_name_or_path, adapter_base, *args, **kwargs)
+        kwargs["key_mapping"] = {**_OLD_LORA_NAMES, **(kwargs.get("key_mapping") or {})}
+        if kwargs.pop("load_in_8bit", False) and kwargs.get("quantization_config") is None:
+            kwargs["quantization_config"] = BitsAndBytesConfig(
+                load_in_8bit=True,
+                llm_int8_skip_modules=["lm_head", "mlp1", *_LORA_MODULES],
+            )
+        if kwargs.pop("use_flash_attn", False) and is_flash_attn_2_available():
+            kwargs.setdefault("attn_implementation", "flash_attention_2")
+        wants_report = kwargs.pop("output_loading_info", False)
+        model, report = super().from_pretrained(
+            pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+        )
+        _refuse_quantised_adapter(model)
+        if wants_report:
+            return model, report
+        _require_every_weight(
+            pretrained_model_name_or_path, report["missing_keys"], report["unexpected_keys"]
+        )
+        return model
+
+    @classmethod
+    def _from_adapter(
+        cls, adapter: str | os.PathLike[str], base: str, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Load the checkpoint that an adapter was trained on, then the adapter."""
+        kwargs.pop("adapter_kwargs", None)
+        has_config = os.path.isfile(os.path.join(adapter, "config.json"))  # PEFT writes none
+        config = kwargs.pop("config", None) or cls.config_class.from_pretrained(
+            adapter if has_config else base
+        )
+        config.use_llm_lora = config.use_backbone_lora = 0  # the base has no wrapped layers
+        wants_report = kwargs.pop("output_loading_info", False)
+        model = cls.from_pretrained(base, *args, config=config, **kwargs)
+        _refuse_offload(model, adapter)
+        report = model.load_adapter(str(adapter))
+        if wants_report:
+            return model, report.to_dict()
+        _require_every_weight(adapter, report.missing_keys, report.unexpected_keys)
+        return model
+
+    def wrap_backbone_lora(
+        self, r: int = 128, lora_alpha: int | None = None, lora_dropout: float = 0.05
+    ) -> None:
+        """Put LoRA layers on attention and MLP of the vision tower and freeze the rest of it."""
+        self.vision_model = _wrap_lora(
+            self.vision_model, _LORA_VISION_TARGETS, r, lora_alpha, lora_dropout
+        )
+        self.config.use_backbone_lora = r
+
+    def wrap_llm_lora(
+        self, r: int = 128, lora_alpha: int | None = None, lora_dropout: float = 0.05
+    ) -> None:
+        """Put LoRA layers on all linear layers of the decoder and freeze the rest of the LLM.
+
+        Args:
+            r: rank.
+            lora_alpha: scale numerator; twice the rank by default.
+            lora_dropout: on the adapters' input.
+        """
+        head = self.get_output_embeddings()
+        targets = sorted(
+            {
+                name.rsplit(".", 1)[-1]
+                for name, module in self.language_model.named_modules()
+                if isinstance(module, nn.Linear) and module is not head
+            }
+        )
+        self.language_model = _wrap_lora(
+            self.language_model, targets, r, lora_alpha, lora_dropout, task_type="CAUSAL_LM"
+        )
+        self.config.use_llm_lora = r
+        tied: dict[str, str] = getattr(self, "all_tied_weights_keys", {})
+        self.all_tied_weights_keys = {
+            _inside_lora(target): _inside_lora(source) for target, source in tied.items()
+        }
+
+
+def _adapter_base(path: str | os.PathLike[str]) -> str | None:
+    """The base of an adapter-only checkpoint, else ``None``."""
+    names = set(os.listdir(path)) if os.path.isdir(path) else set()
+    if "adapter_config.json" not in names:
+        return None
+    if any(
+        name.startswith(("model", "pytorch_model")) and name.endswith((".safetensors", ".bin"))
+        for name in names
+    ):
+        return None
+    with open(os.path.join(path, "adapter_config.json"), encoding="utf-8") as file:
+        base = json.load(file)["base_model_name_or_path"]
+    above = os.path.dirname(os.path.abspath(path))
+    places = (base, os.path.join(path, base), os.path.join(above, os.path.basename(base)))
+    return next((place for place in places if os.path.isdir(place)), base)
+
+
+def _require_every_weight(
+    path: str | os.PathLike[str], missing: set[str], unexpected: set[str]
+) -> None:
+    surplus = [name for name in sorted(unexpected) if not _COMPUTED.search(name)]
+    complaints = [
+        f"{len(names)} {what}: {', '.join(sorted(names)[:10])}"
+        for what, names in (("missing", missing), ("left over", surplus))
+        if names
+    ]
+    if complaints:
+        raise ValueError(
+            f"{path}: weights {'; '.join(complaints)}. Check that config.json and the weights "
+            "belong together and are complete"
+        )
+
+
+def _refuse_offload(model: Any, adapter: str | os.PathLike[str]) -> None:
+    """Offloaded weights are brought by hooks that know nothing of LoRA layers added later."""
+    places = set(map(str, getattr(model, "hf_device_map", {}).values()))
+    if "disk" in places or ("cpu" in places and len(places) > 1):
+        raise ValueError(
+            f"{adapter}: parts of its base model would lie on {' and '.join(sorted(places))}, and "
+            "an adapter does not work on offloaded weights. Merge it first (internvl-chat "
+            "merge-lora)"
+        )
+
+
+def _refuse_quantised_adapter(model: nn.Module) -> None:
+    """LoRA layers in int8 would take their inputs rounded to int8, and answer nonsense."""
+    for name, parameter in model.named_parameters():
+        if ".lora_A." in name and not parameter.is_floating_point():
+            raise ValueError(
+                f"{name} was quantised. Add {', '.join(map(repr, _LORA_MODULES))} to "
+                "llm_int8_skip_modules, or merge the LoRA weights first"
+            )
+
+
+def _wrap_lora(
+    model: Any,
+    targets: Sequence[str],
+    r: int,
+    lora_alpha: int | None,
+    lora_dropout: float,
+    task_type: str | None = None,
+) -> Any:
+    """Wrap a tower with PEFT, as the original checkpoints have it."""
+    if hasattr(model, "get_base_model"):
+        raise ValueError(f"{type(model.get_base_model()).__name__} has LoRA layers already")
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as err:
+        raise ImportError("LoRA layers need the package peft: pip install peft") from err
+    settings = LoraConfig(
+        r=r,
+        target_modules=list(targets),
+        lora_alpha=2 * r if lora_alpha is None else lora_alpha,
+        lora_dropout=lora_dropout,
+        task_type=task_type,
+    )
+    # The adapter has the tower's dtype, as in the original checkpoints; under ZeRO-3 a cast here
+    # would change placeholders and not the shards.
+    return get_peft_model(model, settings, autocast_adapter_dtype=False)
+
+
+def _inside_lora(key: str) -> str:
+    """A language model's parameter name after the model was wrapped."""
+    prefix = "language_model."
+    return f"{prefix}base_model.model.{key.removeprefix(prefix)}" if key.startswith(prefix) else key
