@@ -24,13 +24,47 @@ from .modeling_intern_vit import InternVisionModel
 from .vocabulary_loss import Targets, VocabularyLoss, full_loss, select_targets
 
 
+def find_image_slots(
+    input_ids: Tensor, *, image_token_id: int | None, num_tiles: int, num_image_token: int
+) -> Tensor:
+    """Find the placeholder tokens, where :func:`splice_image_features` puts the features.
+
+    Args:
+        input_ids: (B, T); a tile is K copies of ``image_token_id``.
+        image_token_id: ``None`` if nobody has set it.
+        num_tiles: N.
+        num_image_token: K.
+
+    Returns:
+        (N*K,) positions in the flattened (B*T).
+
+    Raises:
+        ValueError: the placeholders do not number N*K (going on would shift images against text),
+            or ``image_token_id`` is ``None``.
+    """
+    if image_token_id is None:
+        raise ValueError(
+            "img_context_token_id is not set. Set model.img_context_token_id to the "
+            "tokenizer's id of <IMG_CONTEXT> before passing pictures"
+        )
+    is_slot = input_ids.eq(image_token_id)
+    slots = is_slot.flatten().nonzero().squeeze(1)
+    if len(slots) != num_tiles * num_image_token:
+        raise ValueError(
+            f"{len(slots)} image tokens in input_ids (by row: {is_slot.sum(dim=1).tolist()}), but "
+            f"{num_tiles} tiles give {num_tiles * num_image_token} features ({num_image_token} "
+            "each). A text cut at max_seq_length loses image tokens; so does a wrong tile count"
+        )
+    return slots
+
+
 def splice_image_features(text_embeds: Tensor, image_embeds: Tensor, slots: Tensor) -> Tensor:
     """Put the tiles' features where their placeholder tokens stand.
 
     Args:
         text_embeds: (B, T, D) token embeddings; left unchanged.
         image_embeds: (N, K, D) in reading order.
-        slots: (N*K,) positions of the placeholders in the flattened (B*T).
+        slots: (N*K,) from :func:`find_image_slots`.
 
     Returns:
         (B, T, D), equal to ``text_embeds`` off the placeholders.
@@ -212,26 +246,6 @@ class InternVLChatModel(ChatMixin, AdapterMixin, PreTrainedModel):
         tokens = tokens.reshape(tokens.shape[0], *grid, -1)
         return self.mlp1(self.pixel_shuffle(tokens, ratio).flatten(1, 2))
 
-    def _image_slots(self, input_ids: Tensor) -> Tensor:
-        """Positions of the placeholder tokens in the flattened ``input_ids``."""
-        if self.img_context_token_id is None:
-            raise ValueError(
-                "img_context_token_id is not set. Set model.img_context_token_id to the "
-                "tokenizer's id of <IMG_CONTEXT> before passing pictures"
-            )
-        return input_ids.flatten().eq(self.img_context_token_id).nonzero().squeeze(1)
-
-    def _check_count(self, slots: Tensor, num_tiles: int, input_ids: Tensor) -> None:
-        if len(slots) == num_tiles * self.num_image_token:
-            return
-        is_slot = input_ids.eq(self.img_context_token_id or 0)
-        per_row = is_slot.sum(dim=1).tolist()
-        raise ValueError(
-            f"{len(slots)} image tokens in input_ids (by row: {per_row}), but {num_tiles} tiles "
-            f"give {num_tiles * self.num_image_token} features ({self.num_image_token} each). "
-            "A text cut at max_seq_length loses image tokens; so does a wrong tile count"
-        )
-
     def _stand_in(self, device: torch.device) -> Tensor | None:
         """The zero that a training batch without pictures adds, or ``None`` if none is needed.
 
@@ -263,8 +277,12 @@ class InternVLChatModel(ChatMixin, AdapterMixin, PreTrainedModel):
         if tiles is not None:
             if image_flags is not None:
                 tiles = tiles[image_flags.reshape(-1).to(tiles.device) == 1]
-            slots = self._image_slots(input_ids)
-            self._check_count(slots, tiles.shape[0], input_ids)
+            slots = find_image_slots(
+                input_ids,
+                image_token_id=self.img_context_token_id,
+                num_tiles=tiles.shape[0],
+                num_image_token=self.num_image_token,
+            )
         embeds = self.get_input_embeddings()(input_ids)
         if tiles is None or slots is None or tiles.shape[0] == 0:
             zero = self._stand_in(embeds.device)

@@ -13,7 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from internvl_chat import InternVLChatModel
-from internvl_chat.model.modeling_internvl_chat import pixel_shuffle, splice_image_features
+from internvl_chat.model.modeling_internvl_chat import (
+    find_image_slots,
+    pixel_shuffle,
+    splice_image_features,
+)
 from tests.support.models import CONTEXT_ID, make_batch, make_config, make_model
 
 
@@ -116,6 +120,16 @@ def test_state_dict_names() -> None:
     }
     assert "language_model.model.layers.0.self_attn.q_proj.weight" in names
     assert "language_model.lm_head.weight" in names
+
+
+def test_slots_are_positions_in_the_flattened_rows() -> None:
+    ids = torch.tensor([[5, 9, 9, 5], [9, 5, 5, 9]])
+    settings = {"image_token_id": 9, "num_image_token": 2}
+    assert find_image_slots(ids, num_tiles=2, **settings).tolist() == [1, 2, 4, 7]
+    with pytest.raises(ValueError, match=r"4 image .*by row: \[2, 2\].*1 tiles give 2 .*\(2 each"):
+        find_image_slots(ids, num_tiles=1, **settings)
+    none = find_image_slots(ids, image_token_id=7, num_tiles=0, num_image_token=2)
+    assert none.shape == (0,)
 
 
 def test_splice_writes_in_reading_order_and_leaves_its_input() -> None:
