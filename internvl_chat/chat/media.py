@@ -9,7 +9,8 @@ from PIL import Image
 from torch import Tensor
 
 from internvl_chat.data import images, video
-from internvl_chat.data.images import ImageSettings, NormalizeType
+from internvl_chat.data.images import ImageSettings
+from internvl_chat.model.constants import NormalizeType
 
 
 def image_settings(config: Any) -> ImageSettings:

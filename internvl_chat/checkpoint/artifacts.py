@@ -13,8 +13,8 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 from internvl_chat import model as model_package
 from internvl_chat.checkpoint.sources import read_json
-from internvl_chat.data.images import NORMALIZATION, NormalizeType
 from internvl_chat.model.configuration_internvl_chat import AUTO_MAP
+from internvl_chat.model.constants import NORMALIZATION, NormalizeType
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

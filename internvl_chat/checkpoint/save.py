@@ -29,7 +29,7 @@ from internvl_chat.checkpoint.partition import (
 )
 from internvl_chat.checkpoint.sources import ADAPTER_WEIGHTS_NAME
 from internvl_chat.checkpoint.tensor_files import SAFETENSORS_INDEX_NAME, SAFETENSORS_NAME
-from internvl_chat.data.images import NormalizeType
+from internvl_chat.model.constants import NormalizeType
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

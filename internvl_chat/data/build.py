@@ -13,12 +13,13 @@ import numpy as np
 from internvl_chat.data.bad_samples import BadSamples
 from internvl_chat.data.dataset import SampleLoader, SftDataset
 from internvl_chat.data.encode import Encoder, EncodeSettings
-from internvl_chat.data.images import MAX_IMAGE_PIXELS, ImageSettings, NormalizeType, resolve_path
+from internvl_chat.data.images import MAX_IMAGE_PIXELS, ImageSettings, resolve_path
 from internvl_chat.data.lengths import Lengths, token_lengths
 from internvl_chat.data.meta import DatasetSpec, load_meta
 from internvl_chat.data.mixture import Mixture
 from internvl_chat.data.schema import BadRecordError, parse_record
 from internvl_chat.errors import ConfigError, DatasetError
+from internvl_chat.model.constants import NormalizeType
 from internvl_chat.model.conversation import get_conv_template
 
 logger = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import torch
@@ -29,16 +29,9 @@ from PIL import Image
 from torch import Tensor
 
 from internvl_chat.data.schema import BadRecordError
+from internvl_chat.model.constants import NORMALIZATION, NormalizeType
 
 logger = logging.getLogger(__name__)
-
-NormalizeType = Literal["imagenet", "clip", "siglip"]
-NORMALIZATION: Final[dict[str, tuple[tuple[float, ...], tuple[float, ...]]]] = {
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "clip": ((0.4814546, 0.4578275, 0.40821073), (0.2686295, 0.2613025, 0.2757711)),
-    "siglip": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-}
-"""Mean and standard deviation of R, G, B in 0-1."""
 
 MAX_IMAGE_PIXELS: Final = 178_956_970
 _TRANSIENT = {

@@ -28,8 +28,8 @@ from internvl_chat.checkpoint.manifest import (
     verify_manifest,
 )
 from internvl_chat.checkpoint.save import save_checkpoint_files
-from internvl_chat.data.images import NormalizeType
 from internvl_chat.errors import CheckpointError
+from internvl_chat.model.constants import NormalizeType
 from internvl_chat.train.reports import write_json
 
 if TYPE_CHECKING:

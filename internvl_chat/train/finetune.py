@@ -37,9 +37,9 @@ from internvl_chat.checkpoint.tokenizer import (
 from internvl_chat.data.build import DataSettings, build_eval_dataset, build_train_dataset
 from internvl_chat.data.collate import Collator
 from internvl_chat.data.dataset import SftDataset
-from internvl_chat.data.images import NormalizeType
 from internvl_chat.data.sampler import Mode, StepBatchSampler
 from internvl_chat.errors import NoCheckpointError, UserError
+from internvl_chat.model.constants import NormalizeType
 from internvl_chat.train import reports
 from internvl_chat.train.attention import choose_attention, register_attention
 from internvl_chat.train.batch_plan import BatchPlan

@@ -24,9 +24,10 @@ from transformers.trainer_utils import SaveStrategy
 from internvl_chat.checkpoint.partition import full_shape
 from internvl_chat.data.collate import Collator
 from internvl_chat.data.dataset import SftDataset
-from internvl_chat.data.images import NormalizeType, normalize_pixels
+from internvl_chat.data.images import normalize_pixels
 from internvl_chat.data.sampler import StepBatchSampler
 from internvl_chat.errors import UserError
+from internvl_chat.model.constants import NormalizeType
 from internvl_chat.train.arguments import TrainArguments
 from internvl_chat.train.attention import SDPA_VARLEN
 from internvl_chat.train.batch_plan import BatchPlan

@@ -18,9 +18,9 @@ from internvl_chat.chat import load_model, split_model
 from internvl_chat.chat.session import ChatSession
 from internvl_chat.checkpoint.artifacts import preprocessor_config
 from internvl_chat.checkpoint.surgery.export import export
-from internvl_chat.data.images import NORMALIZATION, NormalizeType
 from internvl_chat.errors import CheckpointError, ConfigError
 from internvl_chat.model import InternVLChatConfig, InternVLChatModel
+from internvl_chat.model.constants import NORMALIZATION, NormalizeType
 from tests.support.lora_checkpoints import logits_for, save_base, save_lora
 from tests.support.training import write_tiny_chat_model
 

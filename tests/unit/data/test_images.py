@@ -13,7 +13,6 @@ from PIL import Image
 
 from internvl_chat.data import images
 from internvl_chat.data.images import (
-    NORMALIZATION,
     ImageSettings,
     choose_grid,
     count_tiles,
@@ -25,6 +24,7 @@ from internvl_chat.data.images import (
     resolve_path,
 )
 from internvl_chat.data.schema import BadRecordError
+from internvl_chat.model.constants import NORMALIZATION
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
