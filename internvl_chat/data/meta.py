@@ -6,7 +6,6 @@ without reading a record is checked here, and every problem of the file is repor
 
 from __future__ import annotations
 
-import difflib
 import json
 import logging
 import math
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from internvl_chat.errors import DatasetError
+from internvl_chat.model.suggestions import close_names, suggest
 
 logger = logging.getLogger(__name__)
 
@@ -188,7 +188,7 @@ def _check_entry(
     _warn_unknown_keys(name, entry, meta_path)
     for key in REQUIRED_KEYS:
         if key not in entry:
-            close = difflib.get_close_matches(key, sorted(set(entry) - set(REQUIRED_KEYS)), n=1)
+            close = close_names(key, sorted(set(entry) - set(REQUIRED_KEYS)))
             hint = f' Is "{close[0]}" a misspelling of it?' if close else ""
             problems.append(f'key "{key}" is missing.{hint}')
 
@@ -222,7 +222,7 @@ def _warn_unknown_keys(name: str, entry: dict[str, Any], meta_path: Path) -> Non
     known = REQUIRED_KEYS + OPTIONAL_KEYS
     for key in entry:
         if key not in known:
-            close = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+            close = close_names(key, known, cutoff=0.0)
             logger.warning(
                 '%s: entry "%s": unknown key "%s" is ignored; the nearest known key is "%s"',
                 meta_path,
@@ -285,9 +285,8 @@ def _check_patches(key: str, value: object) -> _Checked:
 def _check_box_format(key: str, value: object) -> _Checked:
     if value in BOX_FORMATS:
         return value, None
-    close = difflib.get_close_matches(str(value), BOX_FORMATS, n=1, cutoff=0.4)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    return None, _bad_type(key, value, f"one of {', '.join(BOX_FORMATS)}") + hint
+    problem = _bad_type(key, value, f"one of {', '.join(BOX_FORMATS)}")
+    return None, f"{problem} {suggest(str(value), BOX_FORMATS, cutoff=0.4)}".rstrip()
 
 
 _CHECKS: dict[str, Callable[[str, object], _Checked]] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from internvl_chat.data.encode import Encoder
 from internvl_chat.data.meta import DatasetSpec, load_meta
 from internvl_chat.errors import ConfigError
 from internvl_chat.model.constants import IGNORE_INDEX, IMG_CONTEXT_TOKEN
+from internvl_chat.model.suggestions import suggest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,9 +126,8 @@ def _choose(specs: list[DatasetSpec], name: str | None) -> DatasetSpec:
             return specs[0]
         raise ConfigError("the meta names several datasets", fix=f"Choose --dataset: {known}.")
     if name not in table:
-        close = difflib.get_close_matches(name, table, n=1)
-        hint = f"Did you mean {close[0]!r}? " if close else ""
-        raise ConfigError(f"no dataset {name!r}", where="--dataset", fix=f"{hint}Known: {known}.")
+        fix = f"{suggest(name, table)} Known: {known}.".lstrip()
+        raise ConfigError(f"no dataset {name!r}", where="--dataset", fix=fix)
     return table[name]
 
 

@@ -7,6 +7,7 @@ from .configuration_internvl_chat import InternVLChatConfig
 from .conversation import TEMPLATES, Rendered, Span, Template, get_conv_template
 from .modeling_intern_vit import InternVisionModel
 from .modeling_internvl_chat import InternVLChatModel
+from .suggestions import close_names, suggest
 from .vocabulary_loss import VocabularyLoss
 
 __all__ = [
@@ -19,5 +20,7 @@ __all__ = [
     "Span",
     "Template",
     "VocabularyLoss",
+    "close_names",
     "get_conv_template",
+    "suggest",
 ]

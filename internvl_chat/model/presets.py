@@ -6,7 +6,6 @@ of another preset for its ``vision_config`` and ``llm_config``.
 
 from __future__ import annotations
 
-import difflib
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from .configuration_intern_vit import InternVisionConfig
 from .configuration_internvl_chat import InternVLChatConfig
+from .suggestions import suggest
 
 _FOLDER = Path(__file__).with_name("presets")
 
@@ -28,9 +28,9 @@ def preset_names() -> list[str]:
 def _read(name: str) -> dict[str, Any]:
     path = _FOLDER / f"{name}.json"
     if name not in preset_names():
-        close = difflib.get_close_matches(name, preset_names(), n=3, cutoff=0.4)
-        hint = f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
-        raise ValueError(f"no preset {name!r}. {hint}Known: {', '.join(preset_names())}")
+        hint = suggest(name, preset_names(), limit=3, cutoff=0.4)
+        known = f"Known: {', '.join(preset_names())}"
+        raise ValueError(f"no preset {name!r}. {f'{hint} {known}'.lstrip()}")
     values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     for part in ("vision_config", "llm_config"):
         if isinstance(values.get(part), str):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from internvl_chat.model.conversation import TEMPLATES
+from internvl_chat.model.suggestions import suggest
 from internvl_chat.train.attention import choose_attention, flash_attention_problem
 
 Values = dict[str, Any]
@@ -112,8 +112,8 @@ def _data(values: Values) -> Iterator[str]:
         if values[name] and not Path(values[name]).is_file():
             yield f"--{name} {values[name]}: no such file."
     if values["conv_style"] not in TEMPLATES:
-        near = difflib.get_close_matches(values["conv_style"], TEMPLATES, n=1, cutoff=0.4)
-        known = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(TEMPLATES)}."
+        near = suggest(values["conv_style"], TEMPLATES, cutoff=0.4, write=str)
+        known = near or f"Known: {', '.join(TEMPLATES)}."
         yield f"--conv_style {values['conv_style']}: no such template. {known}"
     if values["use_packed_ds"] and values["max_packed_tokens"] < values["max_seq_length"]:
         yield (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from internvl_chat.errors import ConfigError
+from internvl_chat.model.suggestions import suggest
 from internvl_chat.train.arguments import DataArguments, ModelArguments, TrainArguments
 from internvl_chat.train.checks import find_problems
 from internvl_chat.train.zero import zero_config
@@ -213,9 +213,8 @@ _RENAMED: dict[str, Callable[[list[str]], tuple[str, list[str]]]] = {
 
 
 def _unknown(flag: str, known: dict[str, Any]) -> str:
-    near = difflib.get_close_matches(flag, [*known, *_RENAMED], n=1, cutoff=0.6)
-    hint = f" Did you mean {near[0]}?" if near else " See --help."
-    return f"unknown argument {flag}.{hint}"
+    hint = suggest(flag, [*known, *_RENAMED], write=str) or "See --help."
+    return f"unknown argument {flag}. {hint}"
 
 
 def _with_file(argv: list[str], problems: list[str]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import json
 import logging
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from internvl_chat.errors import ConfigError
+from internvl_chat.model.suggestions import suggest
 
 logger = logging.getLogger(__name__)
 
@@ -86,11 +86,10 @@ def _require_known(zero: Mapping[str, Any]) -> None:
     known |= set(DeepSpeedZeroConfig.model_fields)
     for key in zero:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
             raise ConfigError(
                 f"zero_optimization has no {key!r}",
                 where="--deepspeed",
-                fix=f"Did you mean {near[0]}?" if near else "Remove it.",
+                fix=suggest(key, known, write=str) or "Remove it.",
             )
 
 

@@ -2,14 +2,16 @@
 
 A template is a record of strings; rendering is one pure function for all of them. The same record
 serves training (the spans of the answers become labels) and chat (the string ends where the
-assistant starts to speak). This file travels inside checkpoints: standard library only.
+assistant starts to speak). This file travels inside checkpoints: it needs the standard library and
+its neighbours only.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from .suggestions import suggest
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,6 @@ def get_conv_template(name: str) -> Template:
     """
     if name in TEMPLATES:
         return TEMPLATES[name]
-    lowered = {known.lower(): known for known in TEMPLATES}
-    close = difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.4)
-    hint = f"Did you mean {' or '.join(repr(lowered[c]) for c in close)}? " if close else ""
-    raise ValueError(f"no chat template {name!r}. {hint}Known: {', '.join(TEMPLATES)}")
+    hint = suggest(name, TEMPLATES, limit=3, cutoff=0.4)
+    known = f"Known: {', '.join(TEMPLATES)}"
+    raise ValueError(f"no chat template {name!r}. {f'{hint} {known}'.lstrip()}")
