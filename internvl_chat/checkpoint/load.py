@@ -38,6 +38,7 @@ from internvl_chat.checkpoint.sources import (
 )
 from internvl_chat.checkpoint.tensor_files import TensorSource, numel
 from internvl_chat.errors import CheckpointError, ConfigError
+from internvl_chat.model.configuration_internvl_chat import image_size_unit, nearest_image_size
 from internvl_chat.model.constants import IMG_CONTEXT_TOKEN
 
 if TYPE_CHECKING:
@@ -264,12 +265,12 @@ def build_model(
 def _apply_settings(config: InternVLChatConfig, settings: BuildSettings, num_tokens: int) -> None:
     """Write what the run decides into the configuration that the checkpoint brought."""
     vision = config.vision_config
-    unit = round(vision.patch_size / settings.down_sample_ratio)
+    unit = image_size_unit(vision.patch_size, settings.down_sample_ratio)
     if settings.force_image_size % unit:
         raise ConfigError(
             f"{settings.force_image_size} is no multiple of {unit} (patch size over shuffle ratio)",
             where="--force_image_size",
-            fix=f"Try {max(1, round(settings.force_image_size / unit)) * unit}.",
+            fix=f"Try {nearest_image_size(settings.force_image_size, unit)}.",
         )
     if (
         not -vision.num_hidden_layers - 1

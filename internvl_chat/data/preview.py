@@ -18,6 +18,7 @@ from internvl_chat.data.dataset import Loaded, SampleLoader
 from internvl_chat.data.encode import Encoder
 from internvl_chat.data.meta import DatasetSpec, load_meta
 from internvl_chat.errors import ConfigError
+from internvl_chat.model.configuration_internvl_chat import num_image_token
 from internvl_chat.model.constants import IGNORE_INDEX, IMG_CONTEXT_TOKEN
 from internvl_chat.model.suggestions import suggest
 
@@ -165,7 +166,7 @@ def settings_from_model(path: str | os.PathLike[str], **given: Any) -> DataSetti
         vision = config["vision_config"]
         patch = int(vision.get("patch_size", 14))
         size = int(config.get("force_image_size") or vision.get("image_size", 224))
-        tokens = int((size // patch) ** 2 * float(config.get("downsample_ratio", 0.5)) ** 2)
+        tokens = num_image_token(size, patch, float(config.get("downsample_ratio", 0.5)))
     except FileNotFoundError as err:
         raise ConfigError("no such file", where=str(file), fix="Name a chat checkpoint.") from err
     except (OSError, ValueError, KeyError, TypeError) as err:

@@ -18,6 +18,37 @@ AUTO_MAP = {
 }
 
 
+def shuffle_factor(downsample_ratio: float) -> int:
+    """The n of the n x n patches that the pixel shuffle makes one token of."""
+    return round(1 / downsample_ratio)
+
+
+def image_size_unit(patch_size: int, downsample_ratio: float) -> int:
+    """Pixels of which the side of a tile must be a multiple: whole patches, whole squares of them.
+
+    Args:
+        patch_size: side of a patch in pixels.
+        downsample_ratio: of the pixel shuffle, per side.
+    """
+    return patch_size * shuffle_factor(downsample_ratio)
+
+
+def nearest_image_size(image_size: int, unit: int) -> int:
+    """The multiple of ``unit``, at least one, that is nearest to a size in pixels."""
+    return max(1, round(image_size / unit)) * unit
+
+
+def num_image_token(image_size: int, patch_size: int, downsample_ratio: float) -> int:
+    """Tokens that stand for one tile (``K``), as the pixel shuffle leaves them.
+
+    Args:
+        image_size: side of a tile in pixels.
+        patch_size: side of a patch in pixels.
+        downsample_ratio: of the pixel shuffle, per side.
+    """
+    return int(image_size // patch_size * downsample_ratio) ** 2
+
+
 def _llm_config(values: dict[str, Any]) -> PretrainedConfig:
     """The language model's configuration from its JSON object; a Llama unless it says otherwise."""
     values = drop_saved_kernel(copy.deepcopy(values))
@@ -145,5 +176,6 @@ class InternVLChatConfig(PretrainedConfig):
     @property
     def num_image_token(self) -> int:
         """Tokens that stand for one tile (``K``)."""
-        grid = self.image_size // self.vision_config.patch_size
-        return int(grid * self.downsample_ratio) ** 2
+        return num_image_token(
+            self.image_size, self.vision_config.patch_size, self.downsample_ratio
+        )

@@ -18,7 +18,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from .adapter import AdapterMixin
 from .chat import DEFAULT_TEMPLATE, ChatMixin
-from .configuration_internvl_chat import InternVLChatConfig
+from .configuration_internvl_chat import InternVLChatConfig, shuffle_factor
 from .conversation import Template, get_conv_template
 from .modeling_intern_vit import InternVisionModel
 from .vocabulary_loss import Targets, VocabularyLoss, full_loss, select_targets
@@ -143,7 +143,7 @@ class InternVLChatModel(ChatMixin, AdapterMixin, PreTrainedModel):
             _keep_weights(language_model)
         self.vision_model = vision_model
         self.language_model = language_model
-        width = config.vision_config.hidden_size * round(1 / config.downsample_ratio) ** 2
+        width = config.vision_config.hidden_size * shuffle_factor(config.downsample_ratio) ** 2
         llm_width = config.get_text_config().hidden_size
         self.mlp1 = nn.Sequential(
             nn.LayerNorm(width),
@@ -238,10 +238,11 @@ class InternVLChatModel(ChatMixin, AdapterMixin, PreTrainedModel):
         tokens = outputs.last_hidden_state[:, 1:]  # without the class token
         patch, ratio = self.config.vision_config.patch_size, self.config.downsample_ratio
         grid = [side // patch for side in pixel_values.shape[-2:]]
-        if any(side % round(1 / ratio) for side in grid):
+        factor = shuffle_factor(ratio)
+        if any(side % factor for side in grid):
             raise ValueError(
                 f"tiles of {tuple(pixel_values.shape[-2:])} pixels are {grid[0]} x {grid[1]} "
-                f"patches of {patch}; want multiples of {round(1 / ratio)} patches"
+                f"patches of {patch}; want multiples of {factor} patches"
             )
         tokens = tokens.reshape(tokens.shape[0], *grid, -1)
         return self.mlp1(self.pixel_shuffle(tokens, ratio).flatten(1, 2))

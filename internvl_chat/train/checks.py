@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from internvl_chat.model.configuration_internvl_chat import image_size_unit
 from internvl_chat.model.conversation import TEMPLATES
 from internvl_chat.model.suggestions import suggest
 from internvl_chat.train.attention import choose_attention, flash_attention_problem
@@ -170,8 +171,8 @@ def _vision(values: Values) -> Iterator[str]:
     if vision is None or size <= 0:
         return
     patch = int(vision.get("patch_size", 14))
-    if size % patch or (size // patch) * ratio % 1:
-        unit = round(patch / ratio)
+    unit = image_size_unit(patch, ratio)
+    if size % unit:
         below = max(size // unit, 1) * unit
         yield (
             f"--force_image_size {size} is no multiple of patch / ratio = {patch} / {ratio:g} = "

@@ -24,6 +24,7 @@ from internvl_chat.checkpoint.surgery.write import (
 from internvl_chat.checkpoint.tensor_files import TensorSource, open_weights
 from internvl_chat.errors import CheckpointError, ConfigError
 from internvl_chat.model.configuration_intern_vit import InternVisionConfig
+from internvl_chat.model.configuration_internvl_chat import image_size_unit, nearest_image_size
 from internvl_chat.model.modeling_intern_vit import InternVisionEmbeddings
 
 _EMBEDDINGS = "vision_model.embeddings."
@@ -69,12 +70,12 @@ def resize_pos_embed(
     refuse_existing(Path(output_dir))
     whole = open_whole(checkpoint)
     config = whole.config
-    unit = round(config.vision_config.patch_size / config.downsample_ratio)
+    unit = image_size_unit(config.vision_config.patch_size, config.downsample_ratio)
     if image_size < unit or image_size % unit:
         raise ConfigError(
             f"{image_size} is no multiple of {unit} (patch size over shuffle ratio)",
             where="image size",
-            fix=f"Try {max(1, round(image_size / unit)) * unit}.",
+            fix=f"Try {nearest_image_size(image_size, unit)}.",
         )
     old = copy.deepcopy(config.vision_config)
     config.vision_config.image_size = config.force_image_size = image_size

@@ -12,6 +12,12 @@ import torch
 from transformers import AutoConfig, LlamaConfig
 
 from internvl_chat import InternVisionConfig, InternVLChatConfig, InternVLChatModel
+from internvl_chat.model.configuration_internvl_chat import (
+    image_size_unit,
+    nearest_image_size,
+    num_image_token,
+    shuffle_factor,
+)
 from tests.support.models import LLM, VISION, make_config
 
 PUBLISHED = Path(__file__).with_name("published_v1_2_config.json")
@@ -156,3 +162,29 @@ def test_bad_values_are_named() -> None:
         InternVLChatConfig(ps_version="v3")
     with pytest.raises(ValueError, match=r"llm_config\.model_type is 'internlm9'"):
         InternVLChatConfig(llm_config={"model_type": "internlm9"})
+
+
+@pytest.mark.parametrize(
+    ("image_size", "patch_size", "ratio", "tokens"),
+    [
+        (448, 14, 0.5, 256),  # 32 x 32 patches, 16 x 16 tokens
+        (112, 14, 0.5, 16),
+        (224, 14, 1.0, 256),
+        (448, 14, 0.25, 64),
+        (126, 14, 0.5, 16),  # 9 x 9 patches: the shuffle leaves 4 x 4, not a quarter of 81
+        (455, 14, 0.5, 256),  # the patches of 7 pixels are cut off
+    ],
+)
+def test_tokens_of_a_tile(image_size: int, patch_size: int, ratio: float, tokens: int) -> None:
+    assert num_image_token(image_size, patch_size, ratio) == tokens
+    vision = {"image_size": image_size, "patch_size": patch_size}
+    config = InternVLChatConfig(vision_config=vision, downsample_ratio=ratio)
+    assert config.num_image_token == tokens
+
+
+def test_sizes_that_divide_into_whole_tokens() -> None:
+    assert [shuffle_factor(ratio) for ratio in (1.0, 0.5, 1 / 3, 0.25)] == [1, 2, 3, 4]
+    assert image_size_unit(14, 0.5) == 28
+    assert image_size_unit(14, 1 / 3) == 42
+    assert image_size_unit(16, 1.0) == 16
+    assert [nearest_image_size(size, 28) for size in (1, 41, 43, 448)] == [28, 28, 56, 448]
