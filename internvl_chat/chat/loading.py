@@ -13,9 +13,10 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from internvl_chat.chat.device_map import split_model
 from internvl_chat.checkpoint.artifacts import PREPROCESSOR_NAME, normalize_type_of
 from internvl_chat.checkpoint.load import require_complete
-from internvl_chat.checkpoint.sources import CONFIG_NAME, has_model_weights, resolve_adapter_base
+from internvl_chat.checkpoint.sources import CONFIG_NAME, resolve_adapter_base
 from internvl_chat.checkpoint.tokenizer import load_tokenizer
 from internvl_chat.errors import ConfigError
+from internvl_chat.model.adapter import has_model_weights
 from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
 from internvl_chat.model.modeling_internvl_chat import InternVLChatModel
 

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 
 from internvl_chat.checkpoint.tensor_files import TensorSource, listed, numel
 from internvl_chat.errors import CheckpointError
+from internvl_chat.model.adapter import COMPUTED_BUFFERS
 
 VISION_PREFIX = "vision_model."
 LLM_PREFIX = "language_model."
 MLP_PREFIX = "mlp1."
-
-_IGNORED = re.compile(r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$|embeddings\.position_ids$")
-"""Buffers that older libraries saved and that are computed nowadays."""
 
 _LORA = re.compile(r"\.lora_(A|B)\.")
 _WRAPPED = re.compile(r"^(language_model|vision_model)\.base_model\.model\.")
@@ -87,7 +85,9 @@ def match_names(
             sources[name] = available[found]
         used.update(spellings)
     missing = tuple(name for name in expected if name not in sources)
-    surplus = tuple(name for name in available if name not in used and not _IGNORED.search(name))
+    surplus = tuple(
+        name for name in available if name not in used and not COMPUTED_BUFFERS.search(name)
+    )
     return Match(sources, missing, surplus)
 
 

@@ -13,6 +13,7 @@ from internvl_chat.checkpoint import names
 from internvl_chat.checkpoint.settings import BuildSettings
 from internvl_chat.checkpoint.tensor_files import TensorSource, open_weights
 from internvl_chat.errors import CheckpointError, ConfigError
+from internvl_chat.model.adapter import ADAPTER_CONFIG_NAME, find_adapter_base, is_adapter
 
 if TYPE_CHECKING:
     from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CONFIG_NAME = "config.json"
-ADAPTER_CONFIG_NAME = "adapter_config.json"
 ADAPTER_WEIGHTS_NAME = "adapter_model.safetensors"
 
 
@@ -80,7 +80,7 @@ def find_sources(settings: BuildSettings) -> Sources:
 
 def _chat_sources(path: str) -> Sources:
     directory = Path(path)
-    if (directory / ADAPTER_CONFIG_NAME).is_file() and not has_model_weights(directory):
+    if is_adapter(directory):
         return _adapter_sources(directory)
     config = _chat_config(read_json(directory / CONFIG_NAME), directory)
     wrapped = bool(config.use_llm_lora or config.use_backbone_lora)
@@ -90,12 +90,6 @@ def _chat_sources(path: str) -> Sources:
         tensors=open_weights(directory),
         adapter_base=None if wrapped else os.path.abspath(path),
     )
-
-
-def has_model_weights(directory: Path) -> bool:
-    """Whether the directory holds a model's weights, not just an adapter's."""
-    patterns = ("model*.safetensors", "pytorch_model*.bin")
-    return any(next(directory.glob(pattern), None) is not None for pattern in patterns)
 
 
 def _chat_config(values: dict[str, Any], directory: Path) -> InternVLChatConfig:
@@ -120,17 +114,17 @@ def resolve_adapter_base(directory: Path) -> Path:
         CheckpointError: it is not where ``adapter_config.json`` says, nor beside the adapter.
     """
     config_path = directory / ADAPTER_CONFIG_NAME
-    named = read_json(config_path).get("base_model_name_or_path")
-    if not isinstance(named, str) or not named:
-        raise CheckpointError("names no base_model_name_or_path", where=str(config_path))
-    for candidate in (Path(named), directory / named, directory.parent / Path(named).name):
-        if (candidate / CONFIG_NAME).is_file():
-            return candidate
-    raise CheckpointError(
-        f"its base model is not at {named}",
-        where=str(config_path),
-        fix="Put the base checkpoint there, or write its new path into base_model_name_or_path.",
-    )
+    try:
+        named, found = find_adapter_base(directory, read_json(config_path))
+    except ValueError as err:
+        raise CheckpointError(str(err), where=str(config_path)) from err
+    if found is None:
+        raise CheckpointError(
+            f"its base model is not at {named}",
+            where=str(config_path),
+            fix="Put the base checkpoint there, or write its path into base_model_name_or_path.",
+        )
+    return found
 
 
 def _adapter_sources(directory: Path) -> Sources:

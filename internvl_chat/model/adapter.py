@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -28,8 +29,10 @@ _OLD_LORA_NAMES = {
 
 _LORA_MODULES = ("lora_A.default", "lora_B.default")
 
-_COMPUTED = re.compile(r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$|\.position_ids$")
-"""Buffers that older libraries saved and that are computed nowadays."""
+ADAPTER_CONFIG_NAME = "adapter_config.json"
+
+COMPUTED_BUFFERS = re.compile(r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$|\.position_ids$")
+"""Names of buffers that older libraries saved and that are computed nowadays."""
 
 
 class AdapterMixin(PreTrainedModel):
@@ -54,9 +57,8 @@ class AdapterMixin(PreTrainedModel):
                 missing ones and say so in a log; ``output_loading_info=True`` returns its report
                 instead of raising.
         """
-        adapter_base = _adapter_base(pretrained_model_name_or_path)
-        if adapter_base is not None:
-            return cls._from_adapter(pretrained_model_name_or_path, adapter_base, *args, **kwargs)
+        if is_adapter(pretrained_model_name_or_path):
+            return cls._from_adapter(pretrained_model_name_or_path, *args, **kwargs)
         kwargs["key_mapping"] = {**_OLD_LORA_NAMES, **(kwargs.get("key_mapping") or {})}
         if kwargs.pop("load_in_8bit", False) and kwargs.get("quantization_config") is None:
             kwargs["quantization_config"] = BitsAndBytesConfig(
@@ -78,10 +80,11 @@ class AdapterMixin(PreTrainedModel):
         return model
 
     @classmethod
-    def _from_adapter(
-        cls, adapter: str | os.PathLike[str], base: str, *args: Any, **kwargs: Any
-    ) -> Any:
+    def _from_adapter(cls, adapter: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
         """Load the checkpoint that an adapter was trained on, then the adapter."""
+        values = json.loads(Path(adapter, ADAPTER_CONFIG_NAME).read_text(encoding="utf-8"))
+        named, found = find_adapter_base(adapter, values)
+        base = str(found or named)  # transformers may know where else to look
         kwargs.pop("adapter_kwargs", None)
         has_config = os.path.isfile(os.path.join(adapter, "config.json"))  # PEFT writes none
         config = kwargs.pop("config", None) or cls.config_class.from_pretrained(
@@ -134,27 +137,47 @@ class AdapterMixin(PreTrainedModel):
         }
 
 
-def _adapter_base(path: str | os.PathLike[str]) -> str | None:
-    """The base of an adapter-only checkpoint, else ``None``."""
-    names = set(os.listdir(path)) if os.path.isdir(path) else set()
-    if "adapter_config.json" not in names:
-        return None
-    if any(
-        name.startswith(("model", "pytorch_model")) and name.endswith((".safetensors", ".bin"))
-        for name in names
-    ):
-        return None
-    with open(os.path.join(path, "adapter_config.json"), encoding="utf-8") as file:
-        base = json.load(file)["base_model_name_or_path"]
-    above = os.path.dirname(os.path.abspath(path))
-    places = (base, os.path.join(path, base), os.path.join(above, os.path.basename(base)))
-    return next((place for place in places if os.path.isdir(place)), base)
+def has_model_weights(directory: str | os.PathLike[str]) -> bool:
+    """Whether the directory holds a model's weights, not just an adapter's."""
+    patterns = ("model*.safetensors", "pytorch_model*.bin")
+    return any(next(Path(directory).glob(pattern), None) is not None for pattern in patterns)
+
+
+def is_adapter(directory: str | os.PathLike[str]) -> bool:
+    """Whether the directory holds an adapter alone, the weights of its base being elsewhere."""
+    return (Path(directory) / ADAPTER_CONFIG_NAME).is_file() and not has_model_weights(directory)
+
+
+def find_adapter_base(
+    directory: str | os.PathLike[str], adapter_config: Mapping[str, Any]
+) -> tuple[str, Path | None]:
+    """The checkpoint that an adapter was trained on.
+
+    Args:
+        directory: of the adapter.
+        adapter_config: contents of its ``adapter_config.json``.
+
+    Returns:
+        The base's name as written there, and where it lies: there, seen from here or from the
+        adapter, or beside the adapter; ``None`` if it is in none of these places.
+
+    Raises:
+        ValueError: no base is named.
+    """
+    named = adapter_config.get("base_model_name_or_path")
+    if not isinstance(named, str) or not named:
+        raise ValueError("names no base_model_name_or_path")
+    adapter = Path(os.path.abspath(directory))
+    for candidate in (Path(named), adapter / named, adapter.parent / Path(named).name):
+        if (candidate / "config.json").is_file():
+            return named, candidate
+    return named, None
 
 
 def _require_every_weight(
     path: str | os.PathLike[str], missing: set[str], unexpected: set[str]
 ) -> None:
-    surplus = [name for name in sorted(unexpected) if not _COMPUTED.search(name)]
+    surplus = [name for name in sorted(unexpected) if not COMPUTED_BUFFERS.search(name)]
     complaints = [
         f"{len(names)} {what}: {', '.join(sorted(names)[:10])}"
         for what, names in (("missing", missing), ("left over", surplus))
