@@ -30,10 +30,10 @@ from internvl_chat.checkpoint.partition import (
 from internvl_chat.checkpoint.resize import GrownRows, ResizedPositions
 from internvl_chat.checkpoint.settings import BuildSettings
 from internvl_chat.checkpoint.sources import (
-    CONFIG_NAME,
     Sources,
     check_adapters,
     find_sources,
+    is_bare_adapter,
     require_usual_scale,
 )
 from internvl_chat.checkpoint.tensor_files import TensorSource, numel
@@ -190,8 +190,8 @@ def require_complete(path: str) -> None:
     config, adapter = sources.config, sources.adapter
     if getattr(config, "quantization_config", None):
         return  # bitsandbytes' names and shapes, which from_pretrained compares itself
-    if adapter and not (Path(path) / CONFIG_NAME).is_file():
-        # PEFT alone wrote it: it may sit on other layers than training's own adapters.
+    if adapter and is_bare_adapter(Path(path)):
+        # It may sit on other layers than training's own adapters.
         config.use_llm_lora = config.use_backbone_lora = 0
         adapter = {}
     fit_tensors(skeleton_of(config), sources.tensors | adapter, sources.where)

@@ -67,6 +67,42 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def require_config(path: str | Path) -> Path:
+    """``config.json`` of a model's directory.
+
+    Raises:
+        CheckpointError: there is no such directory, or no such file in it.
+    """
+    config = Path(path) / CONFIG_NAME
+    if config.is_file():
+        return config
+    raise CheckpointError(
+        f"no {CONFIG_NAME} in it" if Path(path).is_dir() else "no such directory",
+        where=str(path),
+        fix="Download the checkpoint first or correct the path.",
+    )
+
+
+def find_chat_config(path: str | Path) -> Path:
+    """``config.json`` of a chat checkpoint: its own, or its base's where PEFT alone wrote it.
+
+    Reads no weight and imports no model: a check that costs nothing before a run.
+
+    Raises:
+        CheckpointError: no such directory, no configuration in it, or a base that is not there.
+    """
+    directory = Path(path)
+    if is_bare_adapter(directory):
+        return resolve_adapter_base(directory) / CONFIG_NAME
+    return require_config(directory)
+
+
+def is_bare_adapter(directory: Path) -> bool:
+    """Whether PEFT alone wrote the directory: an adapter without a model's configuration."""
+    has_config = (directory / CONFIG_NAME).is_file()
+    return (directory / ADAPTER_CONFIG_NAME).is_file() and not has_config
+
+
 def find_sources(settings: BuildSettings) -> Sources:
     """Read configurations and weight headers.
 
@@ -133,7 +169,8 @@ def _adapter_sources(directory: Path) -> Sources:
         raise CheckpointError(
             "its base model carries an adapter itself", where=str(directory), fix="Merge it first."
         )
-    if (directory / CONFIG_NAME).is_file():  # its run may have chosen another template or tiling
+    bare = is_bare_adapter(directory)
+    if not bare:  # its run may have chosen another template or tiling
         base.config = _chat_config(read_json(directory / CONFIG_NAME), directory)
     base.where = f"{directory} on {base.where}"
     base.adapter_config = read_json(directory / ADAPTER_CONFIG_NAME)
@@ -144,7 +181,7 @@ def _adapter_sources(directory: Path) -> Sources:
             base.adapter[names.parameter_of_adapter_key(name)] = tensor
         else:  # a module that was trained whole beside the adapter
             base.tensors[name] = tensor
-    if not (directory / CONFIG_NAME).is_file():  # PEFT alone wrote it
+    if bare:
         base.config.use_llm_lora = _rank(base.adapter, names.LLM_PREFIX)
         base.config.use_backbone_lora = _rank(base.adapter, names.VISION_PREFIX)
     return base
@@ -195,7 +232,7 @@ def _stitched_sources(settings: BuildSettings) -> Sources:
     assert settings.llm_path is not None
     vision, llm = Path(settings.vision_path), Path(settings.llm_path)
     config = InternVLChatConfig(
-        vision_config=_vision_config(vision),
+        vision_config=vision_config_of(vision),
         llm_config=llm_config_of(llm),
         downsample_ratio=settings.down_sample_ratio,
     )
@@ -214,7 +251,12 @@ def _stitched_sources(settings: BuildSettings) -> Sources:
     )
 
 
-def _vision_config(directory: Path) -> dict[str, Any]:
+def vision_config_of(directory: Path) -> dict[str, Any]:
+    """Configuration of the vision tower that a checkpoint is, or holds.
+
+    Raises:
+        CheckpointError: it has no configuration, or is no InternViT.
+    """
     values = read_json(directory / CONFIG_NAME)
     if "vision_config" in values:
         values = values["vision_config"]

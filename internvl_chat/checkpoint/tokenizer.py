@@ -10,11 +10,7 @@ from internvl_chat.checkpoint.sentencepiece_files import (
     is_sentencepiece_directory,
     load_sentencepiece,
 )
-from internvl_chat.checkpoint.sources import (
-    ADAPTER_CONFIG_NAME,
-    CONFIG_NAME,
-    resolve_adapter_base,
-)
+from internvl_chat.checkpoint.sources import is_bare_adapter, resolve_adapter_base
 from internvl_chat.errors import CheckpointError, ConfigError
 from internvl_chat.model.constants import SPECIAL_TOKENS
 from internvl_chat.model.conversation import get_conv_template
@@ -24,7 +20,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "vocab.model")
+TOKENIZER_FILES = (
+    ("tokenizer.json",),
+    ("tokenizer.model",),
+    ("vocab.json", "merges.txt"),
+    ("vocab.txt",),
+)
+"""Sets of files that hold a vocabulary; one complete set makes a tokenizer.
+
+Given less, transformers does not complain: most of its classes then start with an empty vocabulary.
+"""
 
 
 def load_tokenizer(
@@ -46,7 +51,7 @@ def load_tokenizer(
     """
     from transformers import AutoTokenizer
 
-    directory = _tokenizer_directory(Path(path))
+    directory = find_tokenizer(path)
     options: dict[str, Any] = {"local_files_only": True, "padding_side": "right"}
     if use_fast is not None:
         options["use_fast"] = use_fast
@@ -70,17 +75,33 @@ def load_tokenizer(
     return tokenizer
 
 
-def _tokenizer_directory(directory: Path) -> Path:
-    if any((directory / name).is_file() for name in _TOKENIZER_FILES):
+def has_tokenizer(directory: Path) -> bool:
+    """Whether the directory itself holds the files of a tokenizer; they are not read."""
+    return any(all((directory / name).is_file() for name in names) for names in TOKENIZER_FILES)
+
+
+def find_tokenizer(path: str | Path) -> Path:
+    """The directory whose tokenizer :func:`load_tokenizer` takes: the given one, or its base's.
+
+    The base's where PEFT alone wrote the directory and put no tokenizer there. Reads no vocabulary.
+
+    Raises:
+        CheckpointError: there are no tokenizer files, or the adapter's base is not there.
+    """
+    directory = Path(path)
+    if has_tokenizer(directory):
         return directory
-    if (directory / ADAPTER_CONFIG_NAME).is_file() and not (directory / CONFIG_NAME).is_file():
-        return _tokenizer_directory(resolve_adapter_base(directory))
-    problem = "has no tokenizer files" if directory.is_dir() else "does not exist"
+    if is_bare_adapter(directory):
+        return find_tokenizer(resolve_adapter_base(directory))
     raise CheckpointError(
-        problem,
-        where=str(directory),
-        fix="Expected tokenizer.json or tokenizer.model beside the model's config.json.",
+        "no tokenizer in it" if directory.is_dir() else "no such directory",
+        where=str(path),
+        fix=f"Copy the tokenizer's files there: {_sets_of_files()}.",
     )
+
+
+def _sets_of_files() -> str:
+    return " or ".join(" and ".join(names) for names in TOKENIZER_FILES)
 
 
 def add_special_tokens(tokenizer: PreTrainedTokenizerBase) -> int:

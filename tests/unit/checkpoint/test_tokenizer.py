@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from transformers import AutoTokenizer
 from internvl_chat.checkpoint.tokenizer import (
     add_special_tokens,
     check_template_tokens,
+    find_tokenizer,
+    has_tokenizer,
     load_tokenizer,
 )
 from internvl_chat.errors import CheckpointError, ConfigError
@@ -43,13 +46,82 @@ def test_some_are_there_already() -> None:
 
 
 def test_missing_files_and_directories(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="has no tokenizer files"):
+    with pytest.raises(CheckpointError, match="no tokenizer in it"):
         load_tokenizer(str(tmp_path))
-    with pytest.raises(CheckpointError, match="does not exist"):
+    with pytest.raises(CheckpointError, match="no such directory"):
         load_tokenizer(str(tmp_path / "none"))
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(CheckpointError, match="cannot be loaded as a tokenizer"):
         load_tokenizer(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("names", "enough"),
+    [
+        (["tokenizer.json"], True),
+        (["tokenizer.model"], True),
+        (["vocab.txt"], True),
+        (["vocab.json", "merges.txt"], True),
+        (["vocab.json"], False),
+        (["merges.txt", "special_tokens_map.json"], False),
+        (["tokenizer_config.json"], False),
+        (["vocab.model"], False),
+    ],
+)
+def test_which_files_make_a_tokenizer(tmp_path: Path, names: list[str], enough: bool) -> None:
+    for name in names:
+        (tmp_path / name).write_text("{}")
+    assert has_tokenizer(tmp_path) is enough
+    if enough:
+        assert find_tokenizer(str(tmp_path)) == tmp_path
+    else:
+        wanted = r"tokenizer\.json or tokenizer\.model or vocab\.json and merges\.txt or vocab\.txt"
+        with pytest.raises(CheckpointError, match=rf"no tokenizer in it\. Copy .*: {wanted}\."):
+            find_tokenizer(str(tmp_path))
+
+
+def _byte_pair_files(directory: Path) -> None:
+    vocabulary = tiny_tokenizer().get_vocab()
+    (directory / "vocab.json").write_text(json.dumps(vocabulary))
+    (directory / "merges.txt").write_text("#version: 0.2\n")
+
+
+def _word_piece_files(directory: Path) -> None:
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "##b"]
+    (directory / "vocab.txt").write_text("\n".join(tokens) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("write", "settings", "ids"),
+    [
+        (_byte_pair_files, {"tokenizer_class": "GPT2Tokenizer"}, [64, 65]),
+        (_byte_pair_files, {"tokenizer_class": "Qwen2Tokenizer"}, [64, 65]),
+        (_word_piece_files, {"tokenizer_class": "BertTokenizer", "eos_token": "[SEP]"}, [5, 7]),
+    ],
+)
+def test_tokenizers_of_separate_vocabulary_files_load(
+    tmp_path: Path, write: Callable[[Path], None], settings: dict[str, str], ids: list[int]
+) -> None:
+    write(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert has_tokenizer(tmp_path)
+    assert load_tokenizer(str(tmp_path))("ab", add_special_tokens=False)["input_ids"] == ids
+
+
+def test_an_adapter_of_peft_alone_has_its_base_s_tokenizer(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    tiny_tokenizer().save_pretrained(base)
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    named = json.dumps({"base_model_name_or_path": str(base)})
+    (adapter / "adapter_config.json").write_text(named)
+    with pytest.raises(CheckpointError, match=f"its base model is not at {base}"):
+        find_tokenizer(adapter)
+    (base / "config.json").write_text(json.dumps({"model_type": "internvl_chat"}))
+    assert find_tokenizer(adapter) == base
+    tiny_tokenizer().save_pretrained(adapter)
+    assert find_tokenizer(adapter) == adapter
 
 
 def test_a_template_of_another_model(tmp_path: Path) -> None:
