@@ -61,7 +61,10 @@ def read_jsonl(path: Path) -> list[Record]:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write indented JSON aside and rename it: a half-written file is never read."""
+    """Write indented JSON aside and rename it: a half-written file is never read.
+
+    ``internvl_chat.files`` has the same; importing the package takes torch and seconds.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.writing")
     aside.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

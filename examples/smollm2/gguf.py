@@ -28,6 +28,7 @@ from transformers import (
 )
 
 from internvl_chat.errors import CheckpointError, ConfigError
+from internvl_chat.files import replace_directory
 
 logger = logging.getLogger(__name__)
 
@@ -143,9 +144,7 @@ def convert_gguf(
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
-    if target.exists():
-        target.rmdir()
-    partial.rename(target)
+    replace_directory(partial, target)
     logger.info("%s: %d parameters in %s", target, model.num_parameters(), dtype)
     return target
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from pathlib import Path
@@ -13,6 +12,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 from internvl_chat import model as model_package
 from internvl_chat.checkpoint.sources import read_json
+from internvl_chat.files import write_json
 from internvl_chat.model.configuration_internvl_chat import AUTO_MAP
 from internvl_chat.model.constants import NORMALIZATION, NormalizeType
 
@@ -84,10 +84,10 @@ def normalize_type_of(directory: Path) -> NormalizeType:
 
 def _name_class_for_v4(path: Path) -> None:
     """Name the general fast tokenizer as transformers 4 knows it; 5 takes either name."""
-    values = json.loads(path.read_text())
+    values = read_json(path)
     if values.get("tokenizer_class") == "TokenizersBackend":
         values["tokenizer_class"] = "PreTrainedTokenizerFast"
-        path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+        write_json(path, values)
 
 
 def write_companions(
@@ -111,11 +111,11 @@ def write_companions(
     config.save_pretrained(directory)
     if dtype is not None:
         path = directory / "config.json"
-        values = json.loads(path.read_text())
+        values = read_json(path)
         values["dtype"] = values["torch_dtype"] = str(dtype).removeprefix("torch.")
-        path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+        write_json(path, values)
     write_model_code(directory)
     tokenizer.save_pretrained(directory)
     _name_class_for_v4(directory / "tokenizer_config.json")
     processor = preprocessor_config(config.image_size, normalize_type)
-    (directory / PREPROCESSOR_NAME).write_text(json.dumps(processor, indent=2) + "\n")
+    write_json(directory / PREPROCESSOR_NAME, processor)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -19,12 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from internvl_chat.files import REPLACED, replace_directory, sync_directory, sync_file
+
 logger = logging.getLogger(__name__)
 
 MANIFEST_NAME = "manifest.json"
 _MANIFEST_VERSION = 1
 _PART = ".manifest-rank{rank}.json"
-_INCOMPLETE, _REPLACED = ".incomplete", ".replaced"
+_INCOMPLETE = ".incomplete"
 _CHECKPOINT = re.compile(r"^checkpoint-(\d+)$")
 
 T = TypeVar("T")
@@ -77,7 +78,7 @@ def atomic_directory(target: Path, peers: Peers | None = None) -> Iterator[Path]
     peers.barrier()
     if peers.is_main:
         _write_manifest(staging, peers.world_size)
-        _put_in_place(staging, target)
+        replace_directory(staging, target)
     peers.barrier()
 
 
@@ -93,8 +94,8 @@ def _relative(path: Path, directory: Path) -> str:
 
 def _seal(path: Path) -> dict[str, Any]:
     """Flush a file to disk and describe it."""
+    sync_file(path)
     with open(path, "rb") as file:
-        os.fsync(file.fileno())
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"size": path.stat().st_size, "sha256": digest}
 
@@ -108,30 +109,9 @@ def _write_manifest(directory: Path, world_size: int) -> None:
     manifest = {"version": _MANIFEST_VERSION, "files": dict(sorted(entries.items()))}
     path = directory / MANIFEST_NAME
     path.write_text(json.dumps(manifest, indent=1) + "\n")
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
+    sync_file(path)
     for folder in {path.parent for path in directory.rglob("*")} | {directory}:
-        _sync_directory(folder)
-
-
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _put_in_place(staging: Path, target: Path) -> None:
-    replaced = target.with_name(target.name + _REPLACED)
-    if replaced.exists():
-        shutil.rmtree(replaced)
-    if target.exists():
-        target.rename(replaced)
-    staging.rename(target)
-    _sync_directory(target.parent)
-    if replaced.exists():
-        shutil.rmtree(replaced)
+        sync_directory(folder)
 
 
 def verify_manifest(directory: Path, *, deep: bool = True) -> list[str]:
@@ -195,8 +175,8 @@ def find_latest_valid_checkpoint(output_dir: Path, *, deep: bool = True) -> Path
 def clear_leftovers(output_dir: Path) -> None:
     """Bring order after a crash: a replaced directory without successor gets its name back,
     unfinished and superseded ones are removed."""
-    for path in sorted(output_dir.glob(f"*{_REPLACED}")):
-        original = path.with_name(path.name.removesuffix(_REPLACED))
+    for path in sorted(output_dir.glob(f"*{REPLACED}")):
+        original = path.with_name(path.name.removesuffix(REPLACED))
         if original.exists():
             shutil.rmtree(path)
         else:

@@ -6,7 +6,6 @@ and rank 0 holds at most one shard of the file it is writing.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Iterable, Mapping
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from internvl_chat.checkpoint import names
@@ -28,7 +26,12 @@ from internvl_chat.checkpoint.partition import (
     parameters_and_buffers,
 )
 from internvl_chat.checkpoint.sources import ADAPTER_WEIGHTS_NAME
-from internvl_chat.checkpoint.tensor_files import SAFETENSORS_INDEX_NAME, SAFETENSORS_NAME
+from internvl_chat.checkpoint.tensor_files import (
+    SAFETENSORS_INDEX_NAME,
+    SAFETENSORS_NAME,
+    write_safetensors,
+)
+from internvl_chat.files import write_json
 from internvl_chat.model.constants import NormalizeType
 
 if TYPE_CHECKING:
@@ -145,7 +148,7 @@ def write_index(directory: Path, shards: Mapping[str, list[str]], total_bytes: i
         "metadata": {"total_size": total_bytes},
         "weight_map": dict(sorted(weight_map.items())),
     }
-    (directory / SAFETENSORS_INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n")
+    write_json(directory / SAFETENSORS_INDEX_NAME, index)
 
 
 def _stored(tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype:
@@ -161,9 +164,7 @@ def _write_file(
         if value is not None:
             values[name] = value.to(_stored(value, dtype)).contiguous()
     if is_main:
-        save_file(values, path, metadata={"format": "pt"})
-        # safetensors makes its files private to the user; let whoever reads the folder read them.
-        path.chmod(path.parent.stat().st_mode & 0o666)
+        write_safetensors(path, values)
 
 
 def plan_shards(sizes: Mapping[str, int], limit: int) -> dict[str, list[str]]:

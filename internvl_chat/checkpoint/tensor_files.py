@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from internvl_chat.errors import CheckpointError
+from internvl_chat.files import open_to_readers_of_folder
 
 logger = logging.getLogger(__name__)
 
@@ -186,6 +188,12 @@ def _fetch_hint(head: bytes) -> str:
     if head.startswith(b"version "):
         return "This is a git-lfs pointer: run `git lfs pull` or download the file itself."
     return "Download the file again."
+
+
+def write_safetensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors, contiguous and on the CPU, to a file that its folder's readers may read."""
+    save_file(tensors, path, metadata={"format": "pt"})
+    open_to_readers_of_folder(path)  # safetensors makes its files private to the user
 
 
 def read_torch_file(path: Path) -> dict[str, MemoryTensor]:

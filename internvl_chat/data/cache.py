@@ -17,6 +17,8 @@ from pathlib import Path
 
 import orjson
 
+from internvl_chat.files import written_aside
+
 logger = logging.getLogger(__name__)
 
 
@@ -63,12 +65,8 @@ def build_once(path: Path, build: Callable[[Path], None]) -> bool:
     with _locked(path.with_name(path.name + ".lock")):
         if path.exists():
             return False
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        try:
+        with written_aside(path) as partial:
             build(partial)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
     return True
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
@@ -11,6 +10,7 @@ from typing import TextIO
 import orjson
 
 from internvl_chat.errors import ConfigError, DatasetError
+from internvl_chat.files import written_aside
 
 _BLOCK_CHARACTERS = 1 << 20
 _SPACE = " \t\r\n"
@@ -37,16 +37,13 @@ def convert(source: Path, target: Path) -> int:
             "exists and is not overwritten", where=str(target), fix="Name a new file."
         )
     target.parent.mkdir(parents=True, exist_ok=True)
-    staging = target.with_name(target.name + ".incomplete")
     count = 0
-    with open(staging, "wb") as lines:
-        for record in iterate_array(source):
-            lines.write(_line(record))
-            count += 1
-        lines.flush()
-        os.fsync(lines.fileno())
-    _compare(source, staging)
-    staging.rename(target)
+    with written_aside(target) as staging:
+        with open(staging, "wb") as lines:
+            for record in iterate_array(source):
+                lines.write(_line(record))
+                count += 1
+        _compare(source, staging, str(target))
     return count
 
 
@@ -57,13 +54,13 @@ def _line(record: object) -> bytes:
         return json.dumps(record).encode() + b"\n"
 
 
-def _compare(source: Path, staging: Path) -> None:
+def _compare(source: Path, staging: Path, target: str) -> None:
     with open(staging, encoding="utf-8", newline="\n") as lines:
         for number, (record, line) in enumerate(
             zip(iterate_array(source), lines, strict=True), start=1
         ):
             if json.loads(line) != record:
-                raise DatasetError("not written as it was read", where=f"{staging}:{number}")
+                raise DatasetError("not written as it was read", where=f"{target}:{number}")
 
 
 def iterate_array(path: Path) -> Iterator[dict[str, object]]:

@@ -29,8 +29,8 @@ from internvl_chat.checkpoint.manifest import (
 )
 from internvl_chat.checkpoint.save import save_checkpoint_files
 from internvl_chat.errors import CheckpointError
+from internvl_chat.files import write_json
 from internvl_chat.model.constants import NormalizeType
-from internvl_chat.train.reports import write_json
 
 if TYPE_CHECKING:
     from internvl_chat.train.trainer import InternVLTrainer

@@ -23,6 +23,7 @@ from internvl_chat.checkpoint.lora import trainable_table
 from internvl_chat.data.dataset import SftDataset
 from internvl_chat.data.sampler import StepBatchSampler
 from internvl_chat.errors import UserError
+from internvl_chat.files import write_json
 from internvl_chat.model.constants import IGNORE_INDEX
 from internvl_chat.train.batch_plan import BatchPlan
 from internvl_chat.train.distributed import DistributedState
@@ -103,16 +104,6 @@ def _status_of(path: Path) -> str | None:
         return json.loads(path.read_text("utf-8")).get("status")
     except (OSError, ValueError):
         return None
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a small JSON file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(
-        json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8"
-    )
-    aside.replace(path)
 
 
 def is_complete(args: RunArguments, length: RunLength) -> bool:

@@ -27,6 +27,7 @@ from internvl_chat.data.dataset import SftDataset
 from internvl_chat.data.images import normalize_pixels
 from internvl_chat.data.sampler import StepBatchSampler
 from internvl_chat.errors import UserError
+from internvl_chat.files import write_json
 from internvl_chat.model.constants import NormalizeType
 from internvl_chat.train.arguments import TrainArguments
 from internvl_chat.train.attention import SDPA_VARLEN
@@ -35,7 +36,6 @@ from internvl_chat.train.checkpoints import CheckpointWriter
 from internvl_chat.train.loss import COUNTED, DatasetLosses, count_step, dataset_of_targets
 from internvl_chat.train.metrics import StepClock, flops_per_token, peak_flops, peak_memory_bytes
 from internvl_chat.train.order import EpochLoader, ResumableOrder, RunLength
-from internvl_chat.train.reports import write_json
 from internvl_chat.train.unused_parameters import GradientWatch
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from safetensors.torch import save_file
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from internvl_chat.checkpoint import names
@@ -28,9 +27,10 @@ from internvl_chat.checkpoint.surgery.write import (
     write_provenance,
     write_weights,
 )
-from internvl_chat.checkpoint.tensor_files import TensorSource
+from internvl_chat.checkpoint.tensor_files import TensorSource, write_safetensors
 from internvl_chat.checkpoint.tokenizer import load_tokenizer
 from internvl_chat.errors import ConfigError
+from internvl_chat.files import written_aside
 from internvl_chat.model.configuration_intern_vit import InternVisionConfig
 from internvl_chat.model.modeling_intern_vit import InternVisionModel
 
@@ -125,14 +125,12 @@ def _write_projector(
             fix=f"End it in {' or '.join(_FILE_SUFFIXES[:2])}.",
         )
     values = {name: materialise(source, dtype) for name, source in tensors.items()}
-    staging = output.with_name(f".{output.stem}.incomplete{output.suffix}")
-    if output.suffix == ".safetensors":
-        save_file(values, staging, metadata={"format": "pt"})
-        staging.chmod(output.parent.stat().st_mode & 0o666)  # safetensors makes it private
-    else:
-        torch.save(values, staging)
-    verify_weights(tensors, staging, dtype=dtype)
-    staging.rename(output)
+    with written_aside(output) as staging:
+        if output.suffix == ".safetensors":
+            write_safetensors(staging, values)
+        else:
+            torch.save(values, staging)
+        verify_weights(tensors, staging, dtype=dtype)
 
 
 def _note(whole: Whole, part: str, directory: Path) -> None:

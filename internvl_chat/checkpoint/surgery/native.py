@@ -20,6 +20,7 @@ from internvl_chat.checkpoint.artifacts import PREPROCESSOR_NAME
 from internvl_chat.checkpoint.sources import read_json
 from internvl_chat.checkpoint.surgery.write import GENERATION_NAME
 from internvl_chat.checkpoint.tensor_files import TensorSource
+from internvl_chat.files import write_json
 from internvl_chat.model.chat import DEFAULT_TEMPLATE
 from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
 from internvl_chat.model.constants import (
@@ -274,7 +275,7 @@ def write_processor(
         ("video_preprocessor_config.json", video),
         ("processor_config.json", processor),
     ):
-        (directory / name).write_text(json.dumps(values, indent=2) + "\n")
+        write_json(directory / name, values)
     template = get_conv_template(config.template or DEFAULT_TEMPLATE)
     text = chat_template(template, getattr(config, "system_message", None))
     (directory / "chat_template.jinja").write_text(text, encoding="utf-8")
@@ -292,9 +293,8 @@ def write_generation_config(
     stop = tokenizer.convert_tokens_to_ids(template.stop_str)
     values["eos_token_id"] = [stop, *(end for end in ends if end != stop)]
     values.setdefault("pad_token_id", tokenizer.pad_token_id)
-    (directory / GENERATION_NAME).write_text(json.dumps(values, indent=2) + "\n")
+    write_json(directory / GENERATION_NAME, values)
 
 
 def _change_json(path: Path, **changes: Any) -> None:
-    values = {**read_json(path), **changes}
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(path, {**read_json(path), **changes})

@@ -6,7 +6,6 @@ always stands for a complete and verified checkpoint. A name that is taken is re
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from internvl_chat import __version__
@@ -24,11 +22,18 @@ from internvl_chat.checkpoint.artifacts import PREPROCESSOR_NAME, write_companio
 from internvl_chat.checkpoint.manifest import atomic_directory
 from internvl_chat.checkpoint.partition import pieces
 from internvl_chat.checkpoint.save import MAX_SHARD_BYTES, plan_shards, write_index
+from internvl_chat.checkpoint.sources import read_json
 from internvl_chat.checkpoint.surgery.lora_merge import FoldedWeight, check_folded
 from internvl_chat.checkpoint.surgery.merged import PROVENANCE_NAME
-from internvl_chat.checkpoint.tensor_files import TensorSource, numel, open_weights
+from internvl_chat.checkpoint.tensor_files import (
+    TensorSource,
+    numel,
+    open_weights,
+    write_safetensors,
+)
 from internvl_chat.checkpoint.tokenizer import load_tokenizer
 from internvl_chat.errors import CheckpointError, ConfigError
+from internvl_chat.files import write_json
 from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
 
 logger = logging.getLogger(__name__)
@@ -107,9 +112,7 @@ def write_weights(
     shards = plan_shards(sizes, max_shard_bytes)
     for file_name, members in shards.items():
         values = {name: materialise(tensors[name], dtype) for name in members}
-        save_file(values, directory / file_name, metadata={"format": "pt"})
-        # safetensors makes its files private to the user; whoever reads the folder may read them.
-        (directory / file_name).chmod(directory.stat().st_mode & 0o666)
+        write_safetensors(directory / file_name, values)
         del values
         done += sum(sizes[name] for name in members)
         if progress is not None:
@@ -213,10 +216,10 @@ def write_files_beside(
     copy_companion(source, directory, PREPROCESSOR_NAME)
     copy_language_files(source if llm is None else llm, directory)
     processor = directory / PREPROCESSOR_NAME
-    values = json.loads(processor.read_text())
+    values = read_json(processor)
     if values.get("size") != config.image_size and isinstance(values.get("size"), int):
         values["size"] = values["crop_size"] = config.image_size
-        processor.write_text(json.dumps(values, indent=2) + "\n")
+        write_json(processor, values)
 
 
 def copy_language_files(source: Path, directory: Path) -> None:
@@ -236,5 +239,4 @@ def write_provenance(
 ) -> None:
     """Note what was done, after what had been done before."""
     entry = {"command": command, "version": __version__, **facts}
-    text = json.dumps({"history": [*history, entry]}, indent=2, ensure_ascii=False)
-    (directory / PROVENANCE_NAME).write_text(text + "\n", encoding="utf-8")
+    write_json(directory / PROVENANCE_NAME, {"history": [*history, entry]})
