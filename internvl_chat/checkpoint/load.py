@@ -9,7 +9,6 @@ reads from the files just the runs that it keeps.
 from __future__ import annotations
 
 import copy
-import logging
 import math
 import zlib
 from collections.abc import Mapping, Sized
@@ -46,8 +45,6 @@ if TYPE_CHECKING:
 
     from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
     from internvl_chat.model.modeling_internvl_chat import InternVLChatModel
-
-logger = logging.getLogger(__name__)
 
 _POSITION_EMBEDDING = "vision_model.embeddings.position_embedding"
 _INIT_STREAM = "initial weights"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -19,8 +18,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from internvl_chat.files import REPLACED, replace_directory, sync_directory, sync_file
-
-logger = logging.getLogger(__name__)
 
 MANIFEST_NAME = "manifest.json"
 _MANIFEST_VERSION = 1
@@ -155,21 +152,6 @@ def list_checkpoints(output_dir: Path) -> list[Path]:
         if path.is_dir() and (match := _CHECKPOINT.match(path.name))
     }
     return [steps[step] for step in sorted(steps, reverse=True)]
-
-
-def find_latest_valid_checkpoint(output_dir: Path, *, deep: bool = True) -> Path | None:
-    """The newest ``checkpoint-N`` that verifies; damaged ones are reported and passed over."""
-    for checkpoint in list_checkpoints(output_dir):
-        problems = verify_manifest(checkpoint, deep=deep)
-        if not problems:
-            return checkpoint
-        logger.warning(
-            "%s is passed over: %s%s",
-            checkpoint,
-            "; ".join(problems[:3]),
-            f" and {len(problems) - 3} more" if len(problems) > 3 else "",
-        )
-    return None
 
 
 def clear_leftovers(output_dir: Path) -> None:

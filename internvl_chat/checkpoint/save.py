@@ -52,7 +52,6 @@ def save_checkpoint_files(
     model: InternVLChatModel,
     tokenizer: PreTrainedTokenizerBase,
     directory: Path,
-    state_dict: Mapping[str, Tensor] | None = None,
     *,
     is_main: bool = True,
     normalize_type: NormalizeType = "imagenet",
@@ -70,7 +69,6 @@ def save_checkpoint_files(
         model: unwrapped from DeepSpeed or DDP.
         tokenizer: with the special tokens.
         directory: exists; files of the same names are replaced.
-        state_dict: the whole weights on rank 0, if the caller has gathered them already.
         is_main: whether this is rank 0.
         normalize_type: pixel statistics for ``preprocessor_config.json``.
         dtype: floating-point weights are written in it; default: as they are.
@@ -81,10 +79,7 @@ def save_checkpoint_files(
         CheckpointError: a tensor is missing, surplus, of zero size or of the wrong shape. Nothing
             has been written then.
     """
-    tensors = parameters_and_buffers(model) if state_dict is None else dict(state_dict)
-    skeleton = skeleton_of(model.config)
-    if state_dict is None or is_main:
-        tensors = _check(tensors, skeleton, str(directory))
+    tensors = _check(parameters_and_buffers(model), skeleton_of(model.config), str(directory))
     adapter = plan_adapter(model) if adapter_only is not False else None
     if adapter_only and adapter is None:
         raise ValueError("adapter_only=True, but the model is not a checkpoint plus an adapter")

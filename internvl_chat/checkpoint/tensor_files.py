@@ -9,7 +9,6 @@ length, JSON header, then the tensors, row-major).
 from __future__ import annotations
 
 import json
-import logging
 import os
 import pickle
 import struct
@@ -24,8 +23,6 @@ from torch import Tensor
 
 from internvl_chat.errors import CheckpointError
 from internvl_chat.files import open_to_readers_of_folder
-
-logger = logging.getLogger(__name__)
 
 SAFETENSORS_NAME = "model.safetensors"
 SAFETENSORS_INDEX_NAME = "model.safetensors.index.json"

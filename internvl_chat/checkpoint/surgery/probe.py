@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -23,8 +22,6 @@ from internvl_chat.model.constants import (
 )
 from internvl_chat.model.conversation import get_conv_template
 from internvl_chat.model.modeling_internvl_chat import InternVLChatModel
-
-logger = logging.getLogger(__name__)
 
 LOGIT_TOLERANCE = 1e-5
 """Of the largest logit (or of 1, where that is smaller): fp32 sums in another order."""

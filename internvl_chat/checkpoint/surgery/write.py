@@ -6,7 +6,6 @@ always stands for a complete and verified checkpoint. A name that is taken is re
 
 from __future__ import annotations
 
-import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,8 +34,6 @@ from internvl_chat.checkpoint.tokenizer import load_tokenizer
 from internvl_chat.errors import CheckpointError, ConfigError
 from internvl_chat.files import write_json
 from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
-
-logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""

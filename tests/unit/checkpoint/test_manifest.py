@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import threading
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from internvl_chat.checkpoint.manifest import (
     Peers,
     atomic_directory,
     clear_leftovers,
-    find_latest_valid_checkpoint,
     list_checkpoints,
     remove_old_checkpoints,
     verify_manifest,
@@ -82,17 +80,14 @@ def test_damage_is_named(tmp_path: Path, damage, problem: str) -> None:
     assert found.startswith(problem)
 
 
-def test_the_newest_valid_one_is_found_and_the_damaged_one_reported(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_newest_comes_first_and_unfinished_ones_do_not_count(tmp_path: Path) -> None:
     for step in (9, 10, 200):
         write(tmp_path / f"checkpoint-{step}")
-    (tmp_path / "checkpoint-200" / "model.safetensors").write_text("")
     (tmp_path / "checkpoint-300.incomplete").mkdir()
-    with caplog.at_level(logging.WARNING):
-        assert find_latest_valid_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
-    assert "checkpoint-200 is passed over: model.safetensors has 0 bytes" in caplog.text
-    assert find_latest_valid_checkpoint(tmp_path / "none") is None
+    (tmp_path / "checkpoint-400").write_text("a file")
+    found = [path.name for path in list_checkpoints(tmp_path)]
+    assert found == ["checkpoint-200", "checkpoint-10", "checkpoint-9"]
+    assert list_checkpoints(tmp_path / "none") == []
 
 
 def test_a_limit_of_one_never_leaves_zero_good_ones(tmp_path: Path) -> None:
