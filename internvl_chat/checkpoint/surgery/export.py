@@ -13,7 +13,7 @@ from transformers import InternVLForConditionalGeneration
 
 from internvl_chat.checkpoint.save import MAX_SHARD_BYTES
 from internvl_chat.checkpoint.surgery import native
-from internvl_chat.checkpoint.surgery.merged import Whole, open_whole
+from internvl_chat.checkpoint.surgery.merged import MergedCheckpoint, open_merged
 from internvl_chat.checkpoint.surgery.probe import (
     fits_in_memory,
     largest_difference,
@@ -82,10 +82,10 @@ def export(
             f"no layout {layout!r}", where="--layout", fix=f"Give {' or '.join(get_args(Layout))}."
         )
     refuse_existing(Path(output_dir))
-    whole = open_whole(checkpoint)
-    tensors = whole.tensors
+    merged = open_merged(checkpoint)
+    tensors = merged.tensors
     if layout == "native":
-        reasons = native.reasons_against(whole.config, tensors)
+        reasons = native.reasons_against(merged.config, tensors)
         if reasons:
             raise CheckpointError(
                 f"transformers' InternVL class cannot represent it: {'; '.join(reasons)}",
@@ -98,44 +98,47 @@ def export(
             tensors, directory, dtype=dtype, max_shard_bytes=max_shard_bytes, progress=progress
         )
         if layout == "native":
-            _write_native_files(whole, tensors, directory, dtype)
+            _write_native_files(merged, tensors, directory, dtype)
         else:
-            write_files_beside(whole.config, whole.path, directory, dtype=dtype)
+            write_files_beside(merged.config, merged.path, directory, dtype=dtype)
         difference = None
         if layout == "native" and fits_in_memory(tensors.values()):
-            difference = _compare(whole, checkpoint, directory, exact=_is_exact(whole, dtype))
+            difference = _compare(merged, checkpoint, directory, exact=_is_exact(merged, dtype))
         elif layout == "native":
             logger.warning("too little memory to run the model in fp32: logits are not compared")
         write_provenance(
-            directory, whole.history, f"export --layout {layout}", checkpoint=whole.where
+            directory, merged.history, f"export --layout {layout}", checkpoint=merged.where
         )
-    return ExportReport(tensors=len(tensors), merged=len(whole.folded), logits=difference)
+    return ExportReport(tensors=len(tensors), merged=len(merged.lora_weights), logits=difference)
 
 
 def _write_native_files(
-    whole: Whole, tensors: dict[str, TensorSource], directory: Path, dtype: torch.dtype | None
+    merged: MergedCheckpoint,
+    tensors: dict[str, TensorSource],
+    directory: Path,
+    dtype: torch.dtype | None,
 ) -> None:
-    tokenizer = load_tokenizer(str(whole.path))
-    config = native.native_config(whole.config, tokenizer.convert_tokens_to_ids(IMG_CONTEXT_TOKEN))
+    tokenizer = load_tokenizer(str(merged.path))
+    config = native.native_config(merged.config, tokenizer.convert_tokens_to_ids(IMG_CONTEXT_TOKEN))
     config.dtype = stored_dtype(next(iter(tensors.values())), dtype)
     config.save_pretrained(directory)
-    native.write_processor(whole.config, tokenizer, whole.path, directory)
-    native.write_generation_config(whole.config, tokenizer, whole.path, directory)
+    native.write_processor(merged.config, tokenizer, merged.path, directory)
+    native.write_generation_config(merged.config, tokenizer, merged.path, directory)
 
 
-def _is_exact(whole: Whole, dtype: torch.dtype | None) -> bool:
+def _is_exact(merged: MergedCheckpoint, dtype: torch.dtype | None) -> bool:
     """Whether no weight was rounded: by a conversion, or after a merge."""
-    changed = whole.tensors if dtype is not None else whole.folded
+    changed = merged.tensors if dtype is not None else merged.lora_weights
     return all(stored_dtype(source, dtype) == torch.float32 for source in changed.values())
 
 
-def _compare(whole: Whole, checkpoint: str, directory: Path, *, exact: bool) -> float:
+def _compare(merged: MergedCheckpoint, checkpoint: str, directory: Path, *, exact: bool) -> float:
     """Logits of the written model against the checkpoint's; their largest difference.
 
     Raises:
         CheckpointError: they differ though the weights do not.
     """
-    probe = make_probe(whole.config, load_tokenizer(str(whole.path)))
+    probe = make_probe(merged.config, load_tokenizer(str(merged.path)))
     wanted = logits_of_checkpoint(checkpoint, probe)
     model: Any = InternVLForConditionalGeneration.from_pretrained(
         directory, dtype=torch.float32

@@ -14,7 +14,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from internvl_chat.checkpoint import names
 from internvl_chat.checkpoint.artifacts import PREPROCESSOR_NAME, write_model_code
 from internvl_chat.checkpoint.save import MAX_SHARD_BYTES
-from internvl_chat.checkpoint.surgery.merged import Whole, open_whole
+from internvl_chat.checkpoint.surgery.merged import MergedCheckpoint, open_merged
 from internvl_chat.checkpoint.surgery.write import (
     Progress,
     copy_companion,
@@ -75,19 +75,19 @@ def extract(
     if part not in get_args(Part):
         raise ConfigError(f"no part {part!r}", where="extract", fix="Give vit, mlp or llm.")
     refuse_existing(Path(output))
-    whole = open_whole(checkpoint)
+    merged = open_merged(checkpoint)
     prefix = PREFIXES[part]  # type: ignore[index]
     tensors = {
         name.removeprefix(prefix): source
-        for name, source in whole.tensors.items()
+        for name, source in merged.tensors.items()
         if name.startswith(prefix)
     }
-    if any(name.startswith(prefix) for name in whole.folded):
+    if any(name.startswith(prefix) for name in merged.lora_weights):
         logger.warning("the LoRA weights of the %s are merged into what is written", part)
     if part == "mlp":
         _write_projector(tensors, Path(output), dtype)
         return len(tensors)
-    config: Any = whole.config.vision_config if part == "vit" else whole.config.llm_config
+    config: Any = merged.config.vision_config if part == "vit" else merged.config.llm_config
     with new_directory(Path(output)) as directory:
         write_weights(
             tensors, directory, dtype=dtype, max_shard_bytes=max_shard_bytes, progress=progress
@@ -95,11 +95,11 @@ def extract(
         _write_config(config, tensors, directory, dtype)
         if part == "vit":
             write_model_code(directory)
-            copy_companion(whole.path, directory, PREPROCESSOR_NAME)
+            copy_companion(merged.path, directory, PREPROCESSOR_NAME)
         else:
-            load_tokenizer(str(whole.path)).save_pretrained(directory)
-            copy_language_files(whole.path, directory)
-        _note(whole, part, directory)
+            load_tokenizer(str(merged.path)).save_pretrained(directory)
+            copy_language_files(merged.path, directory)
+        _note(merged, part, directory)
     return len(tensors)
 
 
@@ -133,5 +133,5 @@ def _write_projector(
         verify_weights(tensors, staging, dtype=dtype)
 
 
-def _note(whole: Whole, part: str, directory: Path) -> None:
-    write_provenance(directory, whole.history, f"extract {part}", checkpoint=whole.where)
+def _note(merged: MergedCheckpoint, part: str, directory: Path) -> None:
+    write_provenance(directory, merged.history, f"extract {part}", checkpoint=merged.where)

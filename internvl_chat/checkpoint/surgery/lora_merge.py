@@ -1,4 +1,4 @@
-"""LoRA weights folded into the layers under them, one weight at a time, when it is read."""
+"""LoRA weights merged into the layers under them, one weight at a time, when it is read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _UNSUPPORTED = {
 
 
 @dataclass
-class FoldedWeight:
+class MergedLoraWeight:
     """``base + scale * up @ down``, read in fp32, so that whoever writes it rounds once.
 
     LoRA: https://arxiv.org/abs/2106.09685, equation 3; ``scale`` is ``alpha / r``.
@@ -80,10 +80,10 @@ class FoldedWeight:
         return base.addmm_(up, down, alpha=self.scale)
 
 
-def fold_adapters(
+def merge_adapters(
     tensors: Mapping[str, TensorSource], scales: AdapterScales, *, where: str
-) -> tuple[dict[str, TensorSource], dict[str, FoldedWeight]]:
-    """Take the wrapping off a model and fold its LoRA weights in; nothing is read yet.
+) -> tuple[dict[str, TensorSource], dict[str, MergedLoraWeight]]:
+    """Take the wrapping off a model and merge its LoRA weights; nothing is read yet.
 
     Args:
         tensors: by name, wrapped by PEFT or not, ``lora_A`` and ``lora_B`` among them.
@@ -107,11 +107,11 @@ def fold_adapters(
             plain[name] = source
         else:
             halves.setdefault(match[1], {})[match[2]] = source
-    folded = {
-        f"{module}.weight": _fold(module, pair, plain, scales, where)
+    merged_weights = {
+        f"{module}.weight": _merged_weight(module, pair, plain, scales, where)
         for module, pair in halves.items()
     }
-    return {**plain, **folded}, folded
+    return {**plain, **merged_weights}, merged_weights
 
 
 def _refuse_second_wrap(name: str, wrapped: str, where: str) -> None:
@@ -129,13 +129,13 @@ def _refuse_second_wrap(name: str, wrapped: str, where: str) -> None:
     )
 
 
-def _fold(
+def _merged_weight(
     module: str,
     pair: Mapping[str, TensorSource],
     plain: Mapping[str, TensorSource],
     scales: AdapterScales,
     where: str,
-) -> FoldedWeight:
+) -> MergedLoraWeight:
     base = plain.get(f"{module}.weight")
     lacking = [f"lora_{half}" for half in "AB" if half not in pair]
     if base is None or lacking:
@@ -152,7 +152,7 @@ def _fold(
             f"{module}.lora_B": (pair["B"].shape, (*base.shape[:1], rank)),
         },
     )
-    return FoldedWeight(base, pair["A"], pair["B"], scales.of(module, rank))
+    return MergedLoraWeight(base, pair["A"], pair["B"], scales.of(module, rank))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +215,7 @@ def scales_of_peft(adapter_config: Mapping[str, Any], where: str) -> AdapterScal
     if unsupported or adapter_config.get("bias", "none") != "none":
         reason = _UNSUPPORTED[unsupported[0]] if unsupported else "it trained biases"
         raise CheckpointError(
-            f"cannot be folded into weights one by one: {listed(unsupported) or 'bias'} is set, "
+            f"cannot be merged into weights one by one: {listed(unsupported) or 'bias'} is set, "
             f"{reason}",
             where=where,
             fix="Merge it with PEFT's merge_and_unload.",
@@ -232,7 +232,9 @@ def scales_of_peft(adapter_config: Mapping[str, Any], where: str) -> AdapterScal
     )
 
 
-def check_folded(weight: FoldedWeight, written: TensorSource, generator: torch.Generator) -> None:
+def check_merged_weight(
+    weight: MergedLoraWeight, written: TensorSource, generator: torch.Generator
+) -> None:
     """Compare what was written with base and adapter applied one after the other to a vector.
 
     ``written @ x`` must equal ``base @ x + scale * up @ (down @ x)`` up to what rounding each

@@ -12,7 +12,7 @@ import torch
 
 from internvl_chat.checkpoint.partition import parameters_and_buffers, write_tensor
 from internvl_chat.checkpoint.save import MAX_SHARD_BYTES
-from internvl_chat.checkpoint.surgery.merged import Whole, open_whole
+from internvl_chat.checkpoint.surgery.merged import MergedCheckpoint, open_merged
 from internvl_chat.checkpoint.surgery.probe import (
     Probe,
     fits_in_memory,
@@ -92,44 +92,44 @@ def merge_lora(
         ConfigError: ``output_dir`` is taken, or the disk is full.
     """
     refuse_existing(Path(output_dir))
-    whole = open_whole(checkpoint)
-    if not whole.folded:
+    merged = open_merged(checkpoint)
+    if not merged.lora_weights:
         raise CheckpointError(
             "has no LoRA weights to merge",
             where=checkpoint,
             fix="Give the adapter's directory, not the base model's.",
         )
-    run = check == "logits" or (check == "auto" and fits_in_memory(whole.tensors.values()))
+    run = check == "logits" or (check == "auto" and fits_in_memory(merged.tensors.values()))
     if check == "auto" and not run:
         logger.warning("too little memory to run the model in fp32: only the weights are checked")
     with new_directory(Path(output_dir)) as directory:
         write_weights(
-            whole.tensors,
+            merged.tensors,
             directory,
             dtype=dtype,
             max_shard_bytes=max_shard_bytes,
             progress=progress,
         )
-        write_files_beside(whole.config, whole.path, directory, dtype=dtype)
-        logits = _compare_logits(whole, checkpoint, directory) if run else None
+        write_files_beside(merged.config, merged.path, directory, dtype=dtype)
+        logits = _compare_logits(merged, checkpoint, directory) if run else None
         write_provenance(
             directory,
-            whole.history,
+            merged.history,
             "merge-lora",
-            checkpoint=whole.where,
-            adapter_sha256=whole.adapter_sha256,
-            merged_weights=len(whole.folded),
-            scales=sorted({weight.scale for weight in whole.folded.values()}),
+            checkpoint=merged.where,
+            adapter_sha256=merged.adapter_sha256,
+            merged_weights=len(merged.lora_weights),
+            scales=sorted({weight.scale for weight in merged.lora_weights.values()}),
         )
-    return MergeReport(merged=len(whole.folded), logits=logits)
+    return MergeReport(merged=len(merged.lora_weights), logits=logits)
 
 
-def _compare_logits(whole: Whole, checkpoint: str, directory: Path) -> LogitCheck:
-    probe = make_probe(whole.config, load_tokenizer(str(whole.path)))
+def _compare_logits(merged: MergedCheckpoint, checkpoint: str, directory: Path) -> LogitCheck:
+    probe = make_probe(merged.config, load_tokenizer(str(merged.path)))
     adapter = logits_of_checkpoint(checkpoint, probe)
     model = InternVLChatModel.from_pretrained(directory, dtype=torch.float32).eval()
     stored = largest_difference(adapter, logits_of(model, probe))
-    exact, effect = _exact_and_effect(whole, model, probe, adapter)
+    exact, effect = _exact_and_effect(merged, model, probe, adapter)
     del model
     gc.collect()
     if not exact <= tolerance_for(adapter):
@@ -150,21 +150,21 @@ def _compare_logits(whole: Whole, checkpoint: str, directory: Path) -> LogitChec
 
 
 def _exact_and_effect(
-    whole: Whole, model: InternVLChatModel, probe: Probe, adapter: torch.Tensor
+    merged: MergedCheckpoint, model: InternVLChatModel, probe: Probe, adapter: torch.Tensor
 ) -> tuple[float, float]:
     """Differences to the adapter's logits without rounding, and without the adapter.
 
     Args:
-        whole: the checkpoint.
+        merged: the checkpoint.
         model: the merged model in fp32; its weights are replaced by unrounded ones, then by those
             of the base.
         probe: the question.
         adapter: (1, T, V) logits of the adapter beside its base.
     """
     parameters = parameters_and_buffers(model)
-    for name, source in whole.tensors.items():
+    for name, source in merged.tensors.items():
         write_tensor(parameters[name], source)
     exact = largest_difference(adapter, logits_of(model, probe))
-    for name, weight in whole.folded.items():
+    for name, weight in merged.lora_weights.items():
         write_tensor(parameters[name], weight.base)
     return exact, largest_difference(adapter, logits_of(model, probe))

@@ -19,8 +19,8 @@ from internvl_chat.checkpoint.sources import (
     resolve_adapter_base,
 )
 from internvl_chat.checkpoint.surgery.lora_merge import (
-    FoldedWeight,
-    fold_adapters,
+    MergedLoraWeight,
+    merge_adapters,
     scales_of_layout,
     scales_of_peft,
 )
@@ -35,8 +35,8 @@ PROVENANCE_NAME = "provenance.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Whole:
-    """Configuration and tensors of a chat model whose LoRA weights are folded in when read."""
+class MergedCheckpoint:
+    """Configuration and tensors of a chat model whose LoRA weights are merged when read."""
 
     where: str
     path: Path
@@ -45,7 +45,7 @@ class Whole:
     """Without adapters; ``dtype`` is that of the first weight."""
     tensors: dict[str, TensorSource]
     """By parameter name, in the model's order, tied weights once."""
-    folded: dict[str, FoldedWeight]
+    lora_weights: dict[str, MergedLoraWeight]
     """Those of ``tensors`` that a LoRA goes into; empty for a checkpoint without adapters."""
     history: tuple[dict[str, Any], ...]
     """Entries of ``provenance.json``."""
@@ -53,7 +53,7 @@ class Whole:
     """Of the adapter's file, where there is one."""
 
 
-def open_whole(path: str) -> Whole:
+def open_merged(path: str) -> MergedCheckpoint:
     """Look at a chat checkpoint: whole, with LoRA weights inside, or adapter-only.
 
     Reads configurations and headers; a weight is read when it is asked for.
@@ -86,16 +86,18 @@ def open_whole(path: str) -> Whole:
             where=path,
             fix=f"Merge it into the checkpoint that it was trained on, not into {base}.",
         )
-    tensors, folded = fold_adapters(sources.tensors | sources.adapter, scales, where=sources.where)
+    tensors, lora_weights = merge_adapters(
+        sources.tensors | sources.adapter, scales, where=sources.where
+    )
     config.use_llm_lora = config.use_backbone_lora = 0
-    whole = fit_tensors(skeleton_of(config), tensors, sources.where)
-    config.dtype = next(iter(whole.values())).dtype
-    return Whole(
+    fitted = fit_tensors(skeleton_of(config), tensors, sources.where)
+    config.dtype = next(iter(fitted.values())).dtype
+    return MergedCheckpoint(
         where=sources.where,
         path=directory if (directory / PREPROCESSOR_NAME).is_file() else base,
         config=config,
-        tensors=whole,
-        folded=folded,
+        tensors=fitted,
+        lora_weights=lora_weights,
         history=tuple(history),
         adapter_sha256=sha256,
     )

@@ -61,7 +61,7 @@ _QKV = re.compile(r"^(.*\.attention)\.qkv\.(weight|bias)$")
 
 
 @dataclass(frozen=True)
-class Third:
+class QkvSlice:
     """The q, k or v rows of a vision tower's common projection."""
 
     source: TensorSource
@@ -139,7 +139,7 @@ def native_tensors(tensors: dict[str, TensorSource]) -> dict[str, TensorSource]:
             result[renamed] = source
         else:
             for number, letter in enumerate("qkv"):
-                result[f"{match[1]}.{letter}_proj.{match[2]}"] = Third(source, number)
+                result[f"{match[1]}.{letter}_proj.{match[2]}"] = QkvSlice(source, number)
     return result
 
 

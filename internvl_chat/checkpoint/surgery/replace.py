@@ -13,7 +13,7 @@ from internvl_chat.checkpoint import names
 from internvl_chat.checkpoint.load import grow_vocabulary, new_projector, skeleton_of
 from internvl_chat.checkpoint.save import MAX_SHARD_BYTES
 from internvl_chat.checkpoint.sources import llm_config_of
-from internvl_chat.checkpoint.surgery.merged import open_whole
+from internvl_chat.checkpoint.surgery.merged import open_merged
 from internvl_chat.checkpoint.surgery.write import (
     Progress,
     new_directory,
@@ -77,10 +77,10 @@ def replace_llm(
         ConfigError: ``output_dir`` is taken, or the template does not belong to the tokenizer.
     """
     refuse_existing(Path(output_dir))
-    whole = open_whole(checkpoint)
+    merged = open_merged(checkpoint)
     tokenizer = load_tokenizer(llm)
     num_new = add_special_tokens(tokenizer)
-    config = _new_config(whole.config, llm, template)
+    config = _new_config(merged.config, llm, template)
     check_template_tokens(tokenizer, config.template or DEFAULT_TEMPLATE)
     llm_config: Any = config.llm_config
     native_rows = llm_config.vocab_size
@@ -88,13 +88,13 @@ def replace_llm(
     skeleton = skeleton_of(config)
     available = {
         name: source
-        for name, source in whole.tensors.items()
+        for name, source in merged.tensors.items()
         if not name.startswith(names.LLM_PREFIX)
     }
     if new_mlp:
         available |= new_projector(skeleton, seed)
     else:
-        _require_same_width(whole.config, config, checkpoint)
+        _require_same_width(merged.config, config, checkpoint)
     available |= names.with_prefix(open_weights(Path(llm)), names.LLM_PREFIX)
     match = names.match_names(skeleton.aliases, available)
     tensors: dict[str, TensorSource] = dict(match.sources)
@@ -110,9 +110,9 @@ def replace_llm(
             tensors, directory, dtype=dtype, max_shard_bytes=max_shard_bytes, progress=progress
         )
         write_files_beside(
-            config, whole.path, directory, dtype=dtype, llm=Path(llm), tokenizer=tokenizer
+            config, merged.path, directory, dtype=dtype, llm=Path(llm), tokenizer=tokenizer
         )
-        write_provenance(directory, whole.history, "replace-llm", checkpoint=whole.where, llm=llm)
+        write_provenance(directory, merged.history, "replace-llm", checkpoint=merged.where, llm=llm)
     return ReplaceReport(new_tokens=num_new, new_projector=new_mlp)
 
 

@@ -11,7 +11,7 @@ import torch
 from internvl_chat.checkpoint.partition import write_tensor
 from internvl_chat.checkpoint.resize import ResizedPositions
 from internvl_chat.checkpoint.save import MAX_SHARD_BYTES
-from internvl_chat.checkpoint.surgery.merged import open_whole
+from internvl_chat.checkpoint.surgery.merged import open_merged
 from internvl_chat.checkpoint.surgery.write import (
     Progress,
     new_directory,
@@ -68,8 +68,8 @@ def resize_pos_embed(
         ConfigError: ``output_dir`` is taken, or the size is no such multiple.
     """
     refuse_existing(Path(output_dir))
-    whole = open_whole(checkpoint)
-    config = whole.config
+    merged = open_merged(checkpoint)
+    config = merged.config
     unit = image_size_unit(config.vision_config.patch_size, config.downsample_ratio)
     if image_size < unit or image_size % unit:
         raise ConfigError(
@@ -80,19 +80,19 @@ def resize_pos_embed(
     old = copy.deepcopy(config.vision_config)
     config.vision_config.image_size = config.force_image_size = image_size
     num_patches = (image_size // old.patch_size) ** 2
-    tensors: dict[str, TensorSource] = dict(whole.tensors)
+    tensors: dict[str, TensorSource] = dict(merged.tensors)
     tensors[_POSITIONS] = ResizedPositions(tensors[_POSITIONS], num_patches)
     with new_directory(Path(output_dir)) as directory:
         write_weights(
             tensors, directory, dtype=dtype, max_shard_bytes=max_shard_bytes, progress=progress
         )
-        _compare_embeddings(old, whole.tensors, config.vision_config, directory, image_size)
-        write_files_beside(config, whole.path, directory, dtype=dtype)
+        _compare_embeddings(old, merged.tensors, config.vision_config, directory, image_size)
+        write_files_beside(config, merged.path, directory, dtype=dtype)
         write_provenance(
             directory,
-            whole.history,
+            merged.history,
             "resize-pos-embed",
-            checkpoint=whole.where,
+            checkpoint=merged.where,
             old_image_size=old.image_size,
             image_size=image_size,
         )

@@ -22,7 +22,7 @@ from internvl_chat.checkpoint.manifest import atomic_directory
 from internvl_chat.checkpoint.partition import pieces
 from internvl_chat.checkpoint.save import MAX_SHARD_BYTES, plan_shards, write_index
 from internvl_chat.checkpoint.sources import read_json
-from internvl_chat.checkpoint.surgery.lora_merge import FoldedWeight, check_folded
+from internvl_chat.checkpoint.surgery.lora_merge import MergedLoraWeight, check_merged_weight
 from internvl_chat.checkpoint.surgery.merged import PROVENANCE_NAME
 from internvl_chat.checkpoint.tensor_files import (
     TensorSource,
@@ -155,7 +155,7 @@ def verify_weights(
 ) -> dict[str, TensorSource]:
     """Read back what was written and compare every bit with its source.
 
-    Merged weights are compared with base and adapter instead (:func:`check_folded`).
+    Merged weights are compared with base and adapter instead (:func:`check_merged_weight`).
 
     Args:
         tensors: what should be there.
@@ -180,8 +180,8 @@ def verify_weights(
             raise CheckpointError(
                 f"is {found.shape} {found.dtype}, wanted {wanted[0]} {wanted[1]}", where=found.where
             )
-        if isinstance(source, FoldedWeight):
-            check_folded(source, found, generator)
+        if isinstance(source, MergedLoraWeight):
+            check_merged_weight(source, found, generator)
             continue
         for start, stop in pieces(0, numel(source.shape)):
             if not found.read(start, stop).equal(source.read(start, stop).to(found.dtype)):

@@ -166,10 +166,10 @@ def test_a_wrong_export_is_not_put_in_place(
         save_lora(source, tmp_path / "lora", adapter_only=True, ps_version="v2")
         source = tmp_path / "lora"
 
-    def always_q(self: native.Third, start: int, stop: int) -> torch.Tensor:
+    def always_q(self: native.QkvSlice, start: int, stop: int) -> torch.Tensor:
         return self.source.read(start, stop)
 
-    monkeypatch.setattr(native.Third, "read", always_q)
+    monkeypatch.setattr(native.QkvSlice, "read", always_q)
     with pytest.raises(CheckpointError, match="the exported model's logits differ by"):
         export(str(source), str(tmp_path / "native"), layout="native")
     assert not (tmp_path / "native").exists()

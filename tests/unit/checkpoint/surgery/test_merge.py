@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from internvl_chat.chat import load_model
 from internvl_chat.checkpoint.load import build_model
 from internvl_chat.checkpoint.manifest import verify_manifest
-from internvl_chat.checkpoint.surgery.lora_merge import FoldedWeight
+from internvl_chat.checkpoint.surgery.lora_merge import MergedLoraWeight
 from internvl_chat.checkpoint.surgery.merge import merge_lora
 from internvl_chat.checkpoint.surgery.write import verify_weights
 from internvl_chat.checkpoint.tokenizer import load_tokenizer
@@ -306,12 +306,12 @@ def test_a_wrong_merge_is_not_put_in_place(tmp_path: Path, monkeypatch: pytest.M
     base = save_base(tmp_path / "base")
     save_lora(base, tmp_path / "lora", adapter_only=True)
 
-    def half_scaled(self: FoldedWeight, start: int, stop: int) -> torch.Tensor:
+    def half_scaled(self: MergedLoraWeight, start: int, stop: int) -> torch.Tensor:
         width = self.shape[1]
         base_rows = self.base.read(0, self.shape[0] * width).view(self.shape)
         return (base_rows + self.exact(0, self.shape[0])).div(2).view(-1)[start:stop]
 
-    monkeypatch.setattr(FoldedWeight, "read", half_scaled)
+    monkeypatch.setattr(MergedLoraWeight, "read", half_scaled)
     with pytest.raises(CheckpointError, match="merged wrongly: off by"):
         merge_lora(str(tmp_path / "lora"), str(tmp_path / "merged"))
     assert not (tmp_path / "merged").exists()
