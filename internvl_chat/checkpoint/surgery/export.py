@@ -106,9 +106,7 @@ def export(
             difference = _compare(merged, checkpoint, directory, exact=_is_exact(merged, dtype))
         elif layout == "native":
             logger.warning("too little memory to run the model in fp32: logits are not compared")
-        write_provenance(
-            directory, merged.history, f"export --layout {layout}", checkpoint=merged.where
-        )
+        write_provenance(merged, directory, f"export --layout {layout}")
     return ExportReport(tensors=len(tensors), merged=len(merged.lora_weights), logits=difference)
 
 

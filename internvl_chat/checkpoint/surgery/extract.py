@@ -14,7 +14,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from internvl_chat.checkpoint import names
 from internvl_chat.checkpoint.artifacts import PREPROCESSOR_NAME, write_model_code
 from internvl_chat.checkpoint.save import MAX_SHARD_BYTES
-from internvl_chat.checkpoint.surgery.merged import MergedCheckpoint, open_merged
+from internvl_chat.checkpoint.surgery.merged import open_merged
 from internvl_chat.checkpoint.surgery.write import (
     Progress,
     copy_companion,
@@ -99,7 +99,7 @@ def extract(
         else:
             load_tokenizer(str(merged.path)).save_pretrained(directory)
             copy_language_files(merged.path, directory)
-        _note(merged, part, directory)
+        write_provenance(merged, directory, f"extract {part}")
     return len(tensors)
 
 
@@ -131,7 +131,3 @@ def _write_projector(
         else:
             torch.save(values, staging)
         verify_weights(tensors, staging, dtype=dtype)
-
-
-def _note(merged: MergedCheckpoint, part: str, directory: Path) -> None:
-    write_provenance(directory, merged.history, f"extract {part}", checkpoint=merged.where)

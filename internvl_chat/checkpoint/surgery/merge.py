@@ -113,10 +113,9 @@ def merge_lora(
         write_files_beside(merged.config, merged.path, directory, dtype=dtype)
         logits = _compare_logits(merged, checkpoint, directory) if run else None
         write_provenance(
+            merged,
             directory,
-            merged.history,
             "merge-lora",
-            checkpoint=merged.where,
             adapter_sha256=merged.adapter_sha256,
             merged_weights=len(merged.lora_weights),
             scales=sorted({weight.scale for weight in merged.lora_weights.values()}),

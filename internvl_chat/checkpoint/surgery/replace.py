@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,7 +13,7 @@ from internvl_chat.checkpoint import names
 from internvl_chat.checkpoint.load import grow_vocabulary, new_projector, skeleton_of
 from internvl_chat.checkpoint.save import MAX_SHARD_BYTES
 from internvl_chat.checkpoint.sources import llm_config_of
-from internvl_chat.checkpoint.surgery.merged import open_merged
+from internvl_chat.checkpoint.surgery.merged import MergedCheckpoint, open_merged
 from internvl_chat.checkpoint.surgery.write import (
     Progress,
     new_directory,
@@ -31,6 +31,9 @@ from internvl_chat.checkpoint.tokenizer import (
 from internvl_chat.errors import CheckpointError
 from internvl_chat.model.chat import DEFAULT_TEMPLATE
 from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,42 +81,72 @@ def replace_llm(
     """
     refuse_existing(Path(output_dir))
     merged = open_merged(checkpoint)
-    tokenizer = load_tokenizer(llm)
-    num_new = add_special_tokens(tokenizer)
-    config = _new_config(merged.config, llm, template)
-    check_template_tokens(tokenizer, config.template or DEFAULT_TEMPLATE)
-    llm_config: Any = config.llm_config
-    native_rows = llm_config.vocab_size
-    llm_config.vocab_size = max(native_rows, len(tokenizer))
-    skeleton = skeleton_of(config)
-    available = {
-        name: source
-        for name, source in merged.tensors.items()
-        if not name.startswith(names.LLM_PREFIX)
-    }
-    if new_mlp:
-        available |= new_projector(skeleton, seed)
-    else:
-        _require_same_width(merged.config, config, checkpoint)
-    available |= names.with_prefix(open_weights(Path(llm)), names.LLM_PREFIX)
-    match = names.match_names(skeleton.aliases, available)
-    tensors: dict[str, TensorSource] = dict(match.sources)
-    grow_vocabulary(tensors, skeleton, native_rows, len(tokenizer), num_new)
-    names.require_fit(
-        f"{checkpoint} with {llm}",
-        missing=match.missing,
-        surplus=match.surplus,
-        shapes={name: (t.shape, skeleton.shapes[name]) for name, t in tensors.items()},
-    )
+    new = _take_llm(merged, llm, template)
+    if not new_mlp:
+        _require_same_width(merged.config, new.config, checkpoint)
+    tensors = _tensors(merged, new, llm, seed if new_mlp else None)
     with new_directory(Path(output_dir)) as directory:
         write_weights(
             tensors, directory, dtype=dtype, max_shard_bytes=max_shard_bytes, progress=progress
         )
         write_files_beside(
-            config, merged.path, directory, dtype=dtype, llm=Path(llm), tokenizer=tokenizer
+            new.config, merged.path, directory, dtype=dtype, llm=Path(llm), tokenizer=new.tokenizer
         )
-        write_provenance(directory, merged.history, "replace-llm", checkpoint=merged.where, llm=llm)
-    return ReplaceReport(new_tokens=num_new, new_projector=new_mlp)
+        write_provenance(merged, directory, "replace-llm", llm=llm)
+    return ReplaceReport(new_tokens=new.num_new_tokens, new_projector=new_mlp)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _NewModel:
+    """The chat model around another language model, before its weights."""
+
+    config: InternVLChatConfig
+    """With a vocabulary that holds the tokenizer."""
+    tokenizer: PreTrainedTokenizerBase
+    num_new_tokens: int
+    native_rows: int
+    """Of the vocabulary's tensors in the language model's files."""
+
+
+def _take_llm(merged: MergedCheckpoint, llm: str, template: str | None) -> _NewModel:
+    tokenizer = load_tokenizer(llm)
+    num_new_tokens = add_special_tokens(tokenizer)
+    config = _new_config(merged.config, llm, template)
+    check_template_tokens(tokenizer, config.template or DEFAULT_TEMPLATE)
+    llm_config: Any = config.llm_config
+    native_rows = llm_config.vocab_size
+    llm_config.vocab_size = max(native_rows, len(tokenizer))
+    return _NewModel(
+        config=config,
+        tokenizer=tokenizer,
+        num_new_tokens=num_new_tokens,
+        native_rows=native_rows,
+    )
+
+
+def _tensors(
+    merged: MergedCheckpoint, new: _NewModel, llm: str, new_mlp_seed: int | None
+) -> dict[str, TensorSource]:
+    """Vision tower and projector of one model (``None``: its own projector), the other's LLM."""
+    skeleton = skeleton_of(new.config)
+    available = {
+        name: source
+        for name, source in merged.tensors.items()
+        if not name.startswith(names.LLM_PREFIX)
+    }
+    if new_mlp_seed is not None:
+        available |= new_projector(skeleton, new_mlp_seed)
+    available |= names.with_prefix(open_weights(Path(llm)), names.LLM_PREFIX)
+    match = names.match_names(skeleton.aliases, available)
+    tensors: dict[str, TensorSource] = dict(match.sources)
+    grow_vocabulary(tensors, skeleton, new.native_rows, len(new.tokenizer), new.num_new_tokens)
+    names.require_fit(
+        f"{merged.where} with {llm}",
+        missing=match.missing,
+        surplus=match.surplus,
+        shapes={name: (t.shape, skeleton.shapes[name]) for name, t in tensors.items()},
+    )
+    return tensors
 
 
 def _new_config(old: InternVLChatConfig, llm: str, template: str | None) -> InternVLChatConfig:

@@ -89,10 +89,9 @@ def resize_pos_embed(
         _compare_embeddings(old, merged.tensors, config.vision_config, directory, image_size)
         write_files_beside(config, merged.path, directory, dtype=dtype)
         write_provenance(
+            merged,
             directory,
-            merged.history,
             "resize-pos-embed",
-            checkpoint=merged.where,
             old_image_size=old.image_size,
             image_size=image_size,
         )

@@ -7,7 +7,7 @@ always stands for a complete and verified checkpoint. A name that is taken is re
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from internvl_chat.checkpoint.partition import pieces
 from internvl_chat.checkpoint.save import MAX_SHARD_BYTES, plan_shards, write_index
 from internvl_chat.checkpoint.sources import read_json
 from internvl_chat.checkpoint.surgery.lora_merge import MergedLoraWeight, check_merged_weight
-from internvl_chat.checkpoint.surgery.merged import PROVENANCE_NAME
+from internvl_chat.checkpoint.surgery.merged import PROVENANCE_NAME, MergedCheckpoint
 from internvl_chat.checkpoint.tensor_files import (
     TensorSource,
     numel,
@@ -231,9 +231,14 @@ def copy_companion(source: Path, directory: Path, name: str) -> None:
         shutil.copyfile(source / name, directory / name)
 
 
-def write_provenance(
-    directory: Path, history: Sequence[dict[str, Any]], command: str, **facts: Any
-) -> None:
-    """Note what was done, after what had been done before."""
-    entry = {"command": command, "version": __version__, **facts}
-    write_json(directory / PROVENANCE_NAME, {"history": [*history, entry]})
+def write_provenance(merged: MergedCheckpoint, directory: Path, command: str, **facts: Any) -> None:
+    """Note what was done to a checkpoint, after what had been done to it before.
+
+    Args:
+        merged: the checkpoint.
+        directory: of the new one.
+        command: what was done.
+        **facts: about it, for JSON.
+    """
+    entry = {"command": command, "version": __version__, "checkpoint": merged.where, **facts}
+    write_json(directory / PROVENANCE_NAME, {"history": [*merged.history, entry]})
