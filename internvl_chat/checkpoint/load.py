@@ -61,8 +61,8 @@ class LoadPlan:
     adapter_base: str | None
     """Whole checkpoint that an adapter-only save may refer to; ``None`` where the rest of the
     model differs from every checkpoint on disk."""
-    no_base_reason: str = ""
-    adapter_modules: tuple[str, ...] = ()
+    no_base_reason: str
+    adapter_modules: tuple[str, ...]
     """Parts that an adapter-only checkpoint stored whole: they differ from its base."""
 
 

@@ -40,10 +40,13 @@ class Sources:
     """Weights of an adapter-only checkpoint, by parameter name."""
     adapter_base: str | None = None
     """A whole checkpoint without adapters to which adapter-only saves may refer."""
-    adapter_modules: tuple[str, ...] = ()
-    """Parts that the adapter-only checkpoint stores whole, as PEFT's ``modules_to_save``."""
     adapter_config: dict[str, Any] = field(default_factory=dict)
     """Contents of ``adapter_config.json``."""
+
+    @property
+    def adapter_modules(self) -> tuple[str, ...]:
+        """Parts that the adapter-only checkpoint stores whole, as PEFT's ``modules_to_save``."""
+        return tuple(self.adapter_config.get("modules_to_save") or ())
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -174,7 +177,6 @@ def _adapter_sources(directory: Path) -> Sources:
         base.config = _chat_config(read_json(directory / CONFIG_NAME), directory)
     base.where = f"{directory} on {base.where}"
     base.adapter_config = read_json(directory / ADAPTER_CONFIG_NAME)
-    base.adapter_modules = tuple(base.adapter_config.get("modules_to_save") or ())
     for key, tensor in open_weights(directory / ADAPTER_WEIGHTS_NAME).items():
         name = key.removeprefix("base_model.model.")
         if names.is_lora(name):
