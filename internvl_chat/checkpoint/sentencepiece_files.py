@@ -160,8 +160,8 @@ def _backend(proto: Any, path: Path, *, legacy: bool) -> Tokenizer:
 def _merges(proto: Any) -> list[tuple[str, str]]:
     """Byte-pair merges that cut text as sentencepiece does.
 
-    sentencepiece joins the two neighbours whose joined piece scores best, however that piece was
-    learnt, so each way to split a piece into two pieces is a merge of the piece's score.
+    sentencepiece joins the two neighbours whose joined piece scores best, however that piece came
+    about in training, so each way to split a piece into two pieces is a merge of the piece's score.
     """
     scores = {piece.piece: piece.score for piece in proto.pieces if piece.type == _NORMAL}
     merges = [

@@ -75,7 +75,7 @@ def save_lora(
 
 @torch.no_grad()
 def logits_for(model: Any, seed: int = 0) -> torch.Tensor:
-    """Of a picture and twelve tokens."""
+    """Of an image and twelve tokens."""
     tokens = model.num_image_token
     model.img_context_token_id = 7
     generator = torch.Generator().manual_seed(seed)

@@ -74,7 +74,7 @@ def merge_lora(
 
     Works weight by weight, in the memory of one output file. Sums are taken in fp32 and rounded
     once. Every merged weight is read back and compared with base and adapter; then both models are
-    run in fp32 on a picture and a question, if there is memory for one of them.
+    run in fp32 on an image and a question, if there is memory for one of them.
 
     Args:
         checkpoint: adapter-only directory, or a checkpoint of the original layout

@@ -109,7 +109,7 @@ def reasons_against(config: InternVLChatConfig, tensors: dict[str, TensorSource]
         ),
         (
             config.pad2square,
-            "pictures are padded to a square, which transformers' image processor does not do",
+            "images are padded to a square, which transformers' image processor does not do",
         ),
         (bool(shifting), f"the language model changes its logits after the head ({shifting})"),
         (bool(unknown), f"tensors that its language model class does not have: {unknown[:3]}"),
@@ -144,7 +144,7 @@ def native_tensors(tensors: dict[str, TensorSource]) -> dict[str, TensorSource]:
 
 
 def native_config(config: InternVLChatConfig, image_token_id: int) -> InternVLConfig:
-    """The same model in transformers' words."""
+    """The configuration of the same model for transformers' class."""
     vision = config.vision_config
     llm: Any = config.llm_config
     text = llm.to_dict()
@@ -182,7 +182,7 @@ def native_config(config: InternVLChatConfig, image_token_id: int) -> InternVLCo
 def chat_template(template: Template, system_message: str | None) -> str:
     """The template as Jinja, for ``processor.apply_chat_template``.
 
-    Pictures are written as the context token, which the processor expands, and a newline.
+    Images are written as the context token, which the processor expands, and a newline.
     """
     system = template.system_message if system_message is None else system_message
     open_role = template.roles[1] if template.open_role is None else template.open_role

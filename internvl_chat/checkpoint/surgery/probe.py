@@ -25,12 +25,12 @@ from internvl_chat.model.modeling_internvl_chat import InternVLChatModel
 
 LOGIT_TOLERANCE = 1e-5
 """Of the largest logit (or of 1, where that is smaller): fp32 sums in another order."""
-_QUESTION = f"{IMAGE_TAG}\nWhat is in this picture, and where?"
+_QUESTION = f"{IMAGE_TAG}\nWhat is in this image, and where?"
 
 
 @dataclass(frozen=True)
 class Probe:
-    """One picture of noise and a question about it."""
+    """One image of noise and a question about it."""
 
     pixel_values: Tensor
     """(1, 3, S, S) float32."""
@@ -40,7 +40,7 @@ class Probe:
 
 
 def make_probe(config: InternVLChatConfig, tokenizer: Any) -> Probe:
-    """The question in the words of the checkpoint's template; the same for the same checkpoint."""
+    """The question in the checkpoint's template; the same for the same checkpoint."""
     size = config.image_size
     channels = config.vision_config.num_channels
     generator = torch.Generator().manual_seed(0)
@@ -67,7 +67,7 @@ def logits_of(model: Any, probe: Probe) -> Tensor:
 
 
 def logits_of_checkpoint(path: str, probe: Probe) -> Tensor:
-    """(1, T, V): load a chat checkpoint in fp32, ask it, forget it."""
+    """(1, T, V): load a chat checkpoint in fp32, run it, free its memory."""
     model = InternVLChatModel.from_pretrained(path, dtype=torch.float32).eval()
     logits = logits_of(model, probe)
     del model

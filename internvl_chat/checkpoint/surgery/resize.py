@@ -53,7 +53,7 @@ def resize_pos_embed(
     """Write a chat checkpoint whose position embeddings are laid out for another image size.
 
     Bicubic in fp32, the class token's row untouched. Checked by comparing the patch embeddings of
-    a picture of the new size with those of the old checkpoint, which interpolates as it runs.
+    an image of the new size with those of the old checkpoint, which interpolates as it runs.
 
     Args:
         checkpoint: chat checkpoint; LoRA weights in it are merged on the way.
@@ -110,12 +110,12 @@ def _compare_embeddings(
     directory: Path,
     image_size: int,
 ) -> None:
-    """A picture of the new size must give what the old model makes of it."""
+    """An image of the new size must give what the old model makes of it."""
     generator = torch.Generator().manual_seed(0)
-    picture = torch.randn(1, old.num_channels, image_size, image_size, generator=generator)
+    image = torch.randn(1, old.num_channels, image_size, image_size, generator=generator)
     written = open_weights(directory)
-    wanted = _embeddings(old, before)(picture)
-    found = _embeddings(new, written)(picture)
+    wanted = _embeddings(old, before)(image)
+    found = _embeddings(new, written)(image)
     unit = torch.finfo(stored_dtype(written[_POSITIONS], None)).eps
     limit = max(unit, 1e-6) * float(wanted.abs().max())
     worst = float((wanted - found).abs().max())

@@ -212,7 +212,7 @@ def test_a_process_without_this_package_loads_the_native_layout(tmp_path: Path) 
     ("changes", "reason"),
     [
         ({}, "pixel shuffle v1: transformers' class has v2 only"),
-        ({"ps_version": "v2", "pad2square": True}, "pictures are padded to a square"),
+        ({"ps_version": "v2", "pad2square": True}, "images are padded to a square"),
         ({"ps_version": "v2", "template": "internvl_zh"}, "begins with a BOS token"),
         ({"ps_version": "v2", "vision": {"layer_norm_eps": 1e-5}}, "q and k norms with epsilon"),
         ({"ps_version": "v2", "force_image_size": 56}, "run resize-pos-embed first"),
@@ -244,9 +244,9 @@ def test_the_chat_template_writes_what_training_wrote(tmp_path: Path, name: str)
     tokenizer.chat_template = chat_template(template, None)
     tokenizer.save_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
-    picture = {"type": "image"}
+    image = {"type": "image"}
     messages: list[dict[str, Any]] = [
-        {"role": "user", "content": [picture, {"type": "text", "text": 'Who "is"\n{this}?'}]},
+        {"role": "user", "content": [image, {"type": "text", "text": 'Who "is"\n{this}?'}]},
         {"role": "assistant", "content": "A cat."},
         {"role": "user", "content": "Sure?"},
     ]

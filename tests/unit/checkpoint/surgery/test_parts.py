@@ -216,7 +216,7 @@ def test_positions_for_another_image_size(tmp_path: Path) -> None:
     old, new = (load_file(path / "model.safetensors") for path in (base, tmp_path / "new"))
     assert new[name].equal(resize_position_embedding(old[name], 64))
     assert all(new[key].equal(old[key]) for key in old if key != name)
-    # The old model, fed pictures of the new size, interpolates as it runs.
+    # The old model, fed images of the new size, interpolates as it runs.
     model = load_fp32(base)
     pixels = torch.randn(2, 3, 56, 56)
     with torch.no_grad():
