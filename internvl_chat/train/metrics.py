@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -76,3 +78,90 @@ def flops_per_token(parameters: Iterable[nn.Parameter], *, needs_input_grad: boo
         passes = 1 + needs_input_grad + parameter.requires_grad
         total += 2.0 * passes * full_size(parameter)
     return total
+
+
+@dataclass(frozen=True)
+class ModelFlops:
+    """Matrix-multiply FLOPs of a chat model in training, by kind of token."""
+
+    per_text_token: float
+    """LLM and output layer; the embedding table is a lookup and counts nothing."""
+    per_vision_token: float
+    vision_tokens_per_tile: int
+    """Patches and the class token."""
+    tokens_per_tile: int
+    """Tokens that the projector hands to the LLM."""
+    per_projected_token: float
+
+    @classmethod
+    def of_model(cls, model: Any) -> ModelFlops:
+        """Count an InternVLChatModel's weights, and what of them trains by now."""
+        vision, projector = model.vision_model, model.mlp1
+        trains_vision = any(p.requires_grad for p in vision.parameters())
+        trains_projector = trains_vision or any(p.requires_grad for p in projector.parameters())
+        table = {id(p) for p in model.get_input_embeddings().parameters()}
+        text = [p for p in model.language_model.parameters() if id(p) not in table]
+        size = model.config.force_image_size or model.config.vision_config.image_size
+        patches = (size // model.config.vision_config.patch_size) ** 2
+        needs_text_grad = trains_projector or any(p.requires_grad for p in text)
+        return cls(
+            per_text_token=flops_per_token(text, needs_input_grad=needs_text_grad),
+            per_vision_token=flops_per_token(vision.parameters(), needs_input_grad=trains_vision),
+            vision_tokens_per_tile=patches + 1,
+            tokens_per_tile=model.num_image_token,
+            per_projected_token=flops_per_token(
+                projector.parameters(), needs_input_grad=trains_projector
+            ),
+        )
+
+    def of_batch(self, text_tokens: int, tiles: int) -> float:
+        """FLOPs of ``text_tokens`` positions in the LLM and ``tiles`` through tower and projector.
+
+        The tokens of a tile are positions of the text as well: they stand in ``input_ids``.
+        """
+        return (
+            text_tokens * self.per_text_token
+            + tiles * self.vision_tokens_per_tile * self.per_vision_token
+            + tiles * self.tokens_per_tile * self.per_projected_token
+        )
+
+
+def step_figures(
+    *,
+    loss: float,
+    steps: int,
+    seconds: float,
+    counts: Mapping[str, float],
+    waited_seconds: float,
+    peak_memory_bytes: float,
+    flops: float,
+    peak_flops: float | None,
+    grad_norm: float | None,
+) -> dict[str, float]:
+    """Name the figures of the steps since the last log.
+
+    Args:
+        loss: sum over the steps of their losses.
+        steps: optimizer steps since the last log, at least 1.
+        seconds: wall time of these steps.
+        counts: sums over all ranks and steps by :data:`internvl_chat.train.loss.COUNTED`.
+        waited_seconds: of the rank that waited longest for data.
+        peak_memory_bytes: of the rank that holds most.
+        flops: of one rank, the mean over ranks.
+        peak_flops: FLOP/s that one device could do; None (unknown) leaves ``mfu`` out.
+        grad_norm: of the last step; None when nobody measured it.
+    """
+    figures = {
+        "loss": loss / steps,
+        "samples_per_second": counts["samples"] / seconds,
+        "tokens_per_second": counts["tokens"] / seconds,
+        "padding_share": 1 - counts["tokens"] / max(counts["positions"], 1),
+        "data_wait_share": waited_seconds / seconds,
+        "step_seconds": seconds / steps,
+        "peak_memory_gib": peak_memory_bytes / 2**30,
+    }
+    if grad_norm is not None:
+        figures["grad_norm"] = grad_norm
+    if peak_flops is not None:
+        figures["mfu"] = flops / (seconds * peak_flops)
+    return figures

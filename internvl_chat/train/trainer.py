@@ -34,7 +34,13 @@ from internvl_chat.train.attention import SDPA_VARLEN
 from internvl_chat.train.batch_plan import BatchPlan
 from internvl_chat.train.checkpoints import CheckpointWriter
 from internvl_chat.train.loss import COUNTED, DatasetLosses, count_step, dataset_of_targets
-from internvl_chat.train.metrics import StepClock, flops_per_token, peak_flops, peak_memory_bytes
+from internvl_chat.train.metrics import (
+    ModelFlops,
+    StepClock,
+    peak_flops,
+    peak_memory_bytes,
+    step_figures,
+)
 from internvl_chat.train.order import EpochLoader, ResumableOrder, RunLength
 from internvl_chat.train.unused_parameters import GradientWatch
 
@@ -106,7 +112,7 @@ class InternVLTrainer(Trainer):
         self._counts = torch.zeros(len(COUNTED), dtype=torch.float64, device=self.args.device)
         self._dataset_losses = DatasetLosses(len(setup.dataset_names), self.args.device)
         self._watch = GradientWatch(model)
-        self._flops = _model_flops(model)
+        self._flops = ModelFlops.of_model(model)
         self._peak_flops = peak_flops(self.args.device)
 
     # ---- data ---------------------------------------------------------------------------------
@@ -289,7 +295,7 @@ class InternVLTrainer(Trainer):
         steps = self.state.global_step - self._globalstep_last_logged
         seconds, waited = self._clock.read()
         device = self.args.device
-        own = [float(tr_loss), waited, peak_memory_bytes(device) / 2**30, float(self.current_flos)]
+        own = [float(tr_loss), waited, peak_memory_bytes(device), float(self.current_flos)]
         tr_loss.zero_()
         ranks = self._gather_over_ranks(torch.tensor(own, dtype=torch.float64, device=device))
         loss = ranks[:, 0].mean().item()
@@ -298,20 +304,17 @@ class InternVLTrainer(Trainer):
         self.current_flos = 0
         counts = dict(zip(COUNTED, self._counts.tolist(), strict=True))
         self._counts.zero_()
-        logs = {
-            "loss": loss / steps,
-            "samples_per_second": counts["samples"] / seconds,
-            "tokens_per_second": counts["tokens"] / seconds,
-            "padding_share": 1 - counts["tokens"] / max(counts["positions"], 1),
-            "data_wait_share": ranks[:, 1].max().item() / seconds,
-            "step_seconds": seconds / steps,
-            "peak_memory_gib": ranks[:, 2].max().item(),
-        }
-        if grad_norm is not None:
-            logs["grad_norm"] = float(grad_norm)
-        if self._peak_flops is not None:
-            logs["mfu"] = ranks[:, 3].mean().item() / (seconds * self._peak_flops)
-        return logs
+        return step_figures(
+            loss=loss,
+            steps=steps,
+            seconds=seconds,
+            counts=counts,
+            waited_seconds=ranks[:, 1].max().item(),
+            peak_memory_bytes=ranks[:, 2].max().item(),
+            flops=ranks[:, 3].mean().item(),
+            peak_flops=self._peak_flops,
+            grad_norm=None if grad_norm is None else float(grad_norm),
+        )
 
     def _gather_over_ranks(self, values: Tensor) -> Tensor:
         """(F,) on every rank -> (ranks, F) on every rank."""
@@ -439,42 +442,6 @@ class InternVLTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write a complete, loadable model (or adapter) into ``output_dir``. All ranks call it."""
         self.setup.writer.save_final(self, output_dir or self.args.output_dir)
-
-
-@dataclass(frozen=True)
-class _ModelFlops:
-    per_text_token: float
-    per_vision_token: float
-    vision_tokens_per_tile: int
-    tokens_per_tile: int
-    per_projected_token: float
-
-    def of_batch(self, text_tokens: int, tiles: int) -> float:
-        return (
-            text_tokens * self.per_text_token
-            + tiles * self.vision_tokens_per_tile * self.per_vision_token
-            + tiles * self.tokens_per_tile * self.per_projected_token
-        )
-
-
-def _model_flops(model: Any) -> _ModelFlops:
-    vision, projector = model.vision_model, model.mlp1
-    trains_vision = any(p.requires_grad for p in vision.parameters())
-    trains_projector = trains_vision or any(p.requires_grad for p in projector.parameters())
-    table = {id(p) for p in model.get_input_embeddings().parameters()}
-    text = [p for p in model.language_model.parameters() if id(p) not in table]
-    size = model.config.force_image_size or model.config.vision_config.image_size
-    patches = (size // model.config.vision_config.patch_size) ** 2
-    needs_text_grad = trains_projector or any(p.requires_grad for p in text)
-    return _ModelFlops(
-        per_text_token=flops_per_token(text, needs_input_grad=needs_text_grad),
-        per_vision_token=flops_per_token(vision.parameters(), needs_input_grad=trains_vision),
-        vision_tokens_per_tile=patches + 1,
-        tokens_per_tile=model.num_image_token,
-        per_projected_token=flops_per_token(
-            projector.parameters(), needs_input_grad=trains_projector
-        ),
-    )
 
 
 def _by_name(names: tuple[str, ...], sums: Tensor) -> dict[str, float]:
