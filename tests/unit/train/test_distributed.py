@@ -1,21 +1,26 @@
-"""Who am I, and where is rank 0: from torchrun's and SLURM's variables."""
+"""Who am I, where is rank 0, who reports an error: from torchrun's and SLURM's variables."""
 
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import torch.distributed as dist
 
 from internvl_chat.errors import ConfigError
 from internvl_chat.train import distributed
 from internvl_chat.train.distributed import (
+    DistributedState,
     Placement,
     RendezvousError,
     expand_nodelist,
     find_placement,
     init_distributed,
+    same_error_on_rank_zero,
 )
 
 TORCHRUN = {
@@ -155,3 +160,51 @@ def test_a_master_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "did not reach the group at 127.0.0.1:9 within 1 s" in text
     assert "--ddp_timeout" in text
     assert caught.value.exit_code == 6
+
+
+def member(rank: int, store: dist.Store | None) -> DistributedState:
+    """One of two ranks that share a rendezvous store."""
+    return DistributedState(
+        launcher="pytorch",
+        rank=rank,
+        local_rank=rank,
+        world_size=2,
+        backend="gloo",
+        device=torch.device("cpu"),
+        master="127.0.0.1:29500",
+        store=store,
+    )
+
+
+def test_the_error_of_rank_zero_is_told_once() -> None:
+    store = dist.HashStore()
+    assert not same_error_on_rank_zero(member(0, store), "no such file")
+    assert same_error_on_rank_zero(member(1, store), "no such file")
+
+
+def test_an_error_of_its_own_is_told_by_each_rank() -> None:
+    store = dist.HashStore()
+    assert not same_error_on_rank_zero(member(0, store), "no such file")
+    assert not same_error_on_rank_zero(member(1, store), "disk full")
+
+
+def test_an_error_is_told_when_rank_zero_reports_none() -> None:
+    assert not same_error_on_rank_zero(member(1, dist.HashStore()), "disk full", wait=0.1)
+
+
+def test_rank_zero_that_reports_late_is_waited_for() -> None:
+    store = dist.HashStore()
+    late = threading.Timer(0.2, store.set, ("error/0", "no such file"))
+    late.start()
+    assert same_error_on_rank_zero(member(1, store), "no such file", wait=60)
+    late.join()
+
+
+def test_an_error_is_told_without_a_group_or_when_its_store_is_gone() -> None:
+    class Gone(dist.HashStore):
+        def set(self, *args: Any) -> None:
+            raise dist.DistNetworkError("connection reset")
+
+    assert not same_error_on_rank_zero(None, "disk full")
+    assert not same_error_on_rank_zero(member(1, None), "disk full")
+    assert not same_error_on_rank_zero(member(1, Gone()), "disk full")

@@ -1,0 +1,76 @@
+"""DeepSpeed's buffers are capped at the size of a small model, so that they do not outweigh it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from internvl_chat.train.trainer import InternVLTrainer
+
+BUCKETS = ("reduce_bucket_size", "allgather_bucket_size", "stage3_prefetch_bucket_size")
+
+
+def shrink(config: dict[str, Any], model: nn.Module, *, deepspeed: bool = True) -> dict[str, Any]:
+    """``config`` after the trainer's hook, which reads these three attributes of it alone."""
+    plugin = SimpleNamespace(hf_ds_config=SimpleNamespace(config=config))
+    trainer: Any = SimpleNamespace(
+        is_deepspeed_enabled=deepspeed,
+        accelerator=SimpleNamespace(state=SimpleNamespace(deepspeed_plugin=plugin)),
+        model=model,
+    )
+    InternVLTrainer._shrink_deepspeed_buffers(trainer)
+    return config
+
+
+def model_of_ten() -> nn.Module:
+    return nn.Linear(4, 2)  # 8 weights and 2 biases
+
+
+@pytest.mark.parametrize("key", BUCKETS)
+@pytest.mark.parametrize("value", [int(1e9), 1e9])
+def test_capped_at_the_models_size(key: str, value: float) -> None:
+    zero = shrink({"zero_optimization": {key: value}}, model_of_ten())["zero_optimization"]
+    assert zero == {key: 10}
+    assert isinstance(zero[key], int)
+
+
+@pytest.mark.parametrize("value", ["auto", 9, 10])
+def test_smaller_values_and_auto_stay(value: int | str) -> None:
+    config = {"zero_optimization": dict.fromkeys(BUCKETS, value)}
+    assert shrink(config, model_of_ten()) == {"zero_optimization": dict.fromkeys(BUCKETS, value)}
+
+
+def test_other_settings_stay() -> None:
+    zero = {"stage": 3, "stage3_max_live_parameters": 1e9, "reduce_bucket_size": 1e9}
+    config = {"zero_optimization": zero, "train_batch_size": 512}
+    assert shrink(config, model_of_ten()) == {
+        "zero_optimization": {
+            "stage": 3,
+            "stage3_max_live_parameters": 1e9,
+            "reduce_bucket_size": 10,
+        },
+        "train_batch_size": 512,
+    }
+    assert shrink({"train_batch_size": 512}, model_of_ten()) == {"train_batch_size": 512}
+
+
+def test_a_partitioned_parameter_counts_whole() -> None:
+    model = nn.ParameterList([nn.Parameter(torch.zeros(0))])
+    model[0].ds_numel = 7  # type: ignore[union-attr]
+    config = {"zero_optimization": {"reduce_bucket_size": 100}}
+    assert shrink(config, model) == {"zero_optimization": {"reduce_bucket_size": 7}}
+
+
+def test_a_model_without_parameters_leaves_room_for_one() -> None:
+    config = {"zero_optimization": {"reduce_bucket_size": 100}}
+    assert shrink(config, nn.Identity()) == {"zero_optimization": {"reduce_bucket_size": 1}}
+
+
+def test_nothing_happens_without_deepspeed() -> None:
+    config = {"zero_optimization": {"reduce_bucket_size": 100}}
+    shrink(config, model_of_ten(), deepspeed=False)
+    assert config == {"zero_optimization": {"reduce_bucket_size": 100}}
