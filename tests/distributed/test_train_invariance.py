@@ -11,19 +11,18 @@ from typing import Any
 import pytest
 import torch
 
-from tests.support.training import (
-    largest_difference,
-    logged,
-    run_cases,
-    train_arguments,
-    weights,
-    write_dataset,
-    write_tiny_chat_model,
-)
+from tests.support.runs import Dataset, Run
+from tests.support.training import largest_difference, logged, weights
 
 pytestmark = pytest.mark.distributed
 
-KINDS = ("text", "image", "two", "rounds", "text", "text", "image", "text")
+Folders = dict[str, Path]
+
+DATASETS = {
+    "shapes": Dataset(
+        kinds=("text", "image", "two", "rounds", "text", "text", "image", "text"),
+    )
+}
 TOLERANCE = 1e-6
 """fp32, two layers each, gradients up to about 1; 1e-7 to 3e-7 measured."""
 
@@ -34,79 +33,88 @@ STEP: dict[str, Any] = {
     "weight_decay": 0,
     "max_steps": 1,
 }
-ONE_PROCESS = {
-    "reference": {"per_device_train_batch_size": 8},
-    "sample_reference": {"per_device_train_batch_size": 8, "loss_reduction": "sample"},
-    "square_reference": {"per_device_train_batch_size": 8, "loss_reduction": "square"},
-}
-PACKED = {
+PACKED: dict[str, Any] = {
     "use_packed_ds": True,
     "max_packed_tokens": 256,
     "per_device_train_batch_size": 1,
     "gradient_accumulation_steps": 2,
 }
-TWO_PROCESSES = {
-    "micro_1": {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4},
-    "micro_2": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
-    "micro_4": {"per_device_train_batch_size": 4},
-    "eager": {"per_device_train_batch_size": 4, "attn_implementation": "eager"},
-    "checkpointed": {"per_device_train_batch_size": 4, "grad_checkpoint": True},
-    "packed": PACKED,
-    "packed_eager": {**PACKED, "attn_implementation": "eager"},
-    "packed_sample": {**PACKED, "loss_reduction": "sample"},
-    "micro_1_square": {
-        "per_device_train_batch_size": 1,
-        "gradient_accumulation_steps": 4,
-        "loss_reduction": "square",
-    },
+
+
+def one(**options: Any) -> Run:
+    """The eight samples at once in one process: what the others are held against."""
+    options = {**STEP, "per_device_train_batch_size": 8, **options}
+    return Run(dataset="shapes", options=options, processes=1)
+
+
+def cut(**options: Any) -> Run:
+    """The eight samples cut up over two processes."""
+    return Run(dataset="shapes", options={**STEP, **options})
+
+
+def micro(size: int, **options: Any) -> Run:
+    """Micro batches of ``size``, as many as make eight samples."""
+    accumulation = 4 // size
+    return cut(
+        per_device_train_batch_size=size, gradient_accumulation_steps=accumulation, **options
+    )
+
+
+REFERENCES = {
+    "reference": one(),
+    "sample_reference": one(loss_reduction="sample"),
+    "square_reference": one(loss_reduction="square"),
 }
+CUT = {
+    "micro_1": micro(1),
+    "micro_2": micro(2),
+    "micro_4": micro(4),
+    "eager": micro(4, attn_implementation="eager"),
+    "checkpointed": micro(4, grad_checkpoint=True),
+    "packed": cut(**PACKED),
+    "packed_eager": cut(**PACKED, attn_implementation="eager"),
+    "packed_sample": cut(**PACKED, loss_reduction="sample"),
+    "micro_1_square": micro(1, loss_reduction="square"),
+}
+RUNS = {**REFERENCES, **CUT}
 REFERENCE_OF = {"packed_sample": "sample_reference", "micro_1_square": "square_reference"}
+EACH = pytest.mark.parametrize(
+    ("name", "reference"), [(name, REFERENCE_OF.get(name, "reference")) for name in CUT]
+)
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All cases trained; the result of each lies in the directory of its name."""
-    root = tmp_path_factory.mktemp("invariance")
-    model = write_tiny_chat_model(root / "model")
-    meta = write_dataset(root / "data", KINDS)
-
-    def case(name: str, options: dict[str, Any]) -> list[str]:
-        return train_arguments(model, meta, root / name, **{**STEP, **options})
-
-    run_cases(root, [case(*item) for item in ONE_PROCESS.items()], processes=1)
-    run_cases(root, [case(*item) for item in TWO_PROCESSES.items()])
-    return root
+@EACH
+@pytest.mark.runs("{name}", "{reference}")
+def test_gradient_is_the_same(trained: Folders, name: str, reference: str) -> None:
+    assert largest_difference(weights(trained[reference]), weights(trained[name])) < TOLERANCE
 
 
-@pytest.mark.parametrize("name", TWO_PROCESSES)
-def test_gradient_is_the_same(trained: Path, name: str) -> None:
-    reference = trained / REFERENCE_OF.get(name, "reference")
-    assert largest_difference(weights(reference), weights(trained / name)) < TOLERANCE
+@EACH
+@pytest.mark.runs("{name}", "{reference}")
+def test_loss_is_the_same(trained: Folders, name: str, reference: str) -> None:
+    assert logged(trained[name]) == pytest.approx(logged(trained[reference]), abs=1e-5)
 
 
-@pytest.mark.parametrize("name", TWO_PROCESSES)
-def test_loss_is_the_same(trained: Path, name: str) -> None:
-    reference = logged(trained / REFERENCE_OF.get(name, "reference"))
-    assert logged(trained / name) == pytest.approx(reference, abs=1e-5)
-
-
-def test_the_step_did_something(trained: Path) -> None:
-    moved = largest_difference(weights(trained / "model"), weights(trained / "reference"))
+@pytest.mark.runs("reference")
+def test_the_step_did_something(trained: Folders) -> None:
+    moved = largest_difference(weights(trained["model"]), weights(trained["reference"]))
     assert moved > 1e-2
 
 
-def test_reductions_differ(trained: Path) -> None:
-    token, sample = weights(trained / "reference"), weights(trained / "sample_reference")
-    square = weights(trained / "square_reference")
+@pytest.mark.runs(*REFERENCES)
+def test_reductions_differ(trained: Folders) -> None:
+    token, sample = weights(trained["reference"]), weights(trained["sample_reference"])
+    square = weights(trained["square_reference"])
     assert largest_difference(token, sample) > 1e-4
     assert largest_difference(token, square) > 1e-4
     assert largest_difference(sample, square) > 1e-4
 
 
-def test_stand_in_image_adds_no_gradient(trained: Path) -> None:
+@pytest.mark.runs("micro_1", "micro_4")
+def test_stand_in_image_adds_no_gradient(trained: Folders) -> None:
     # micro_1 has text-only micro batches on one rank while the other holds images; micro_4 has
     # none: equal vision gradients mean that the blank tile's was exactly lost in rounding.
-    one, four = weights(trained / "micro_1"), weights(trained / "micro_4")
+    one, four = weights(trained["micro_1"]), weights(trained["micro_4"])
     vision = [name for name in one if name.startswith(("vision_model", "mlp1"))]
     assert max((one[n] - four[n]).abs().max().item() for n in vision) < TOLERANCE
     assert all(torch.isfinite(one[name]).all() for name in vision)
