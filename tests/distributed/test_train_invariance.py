@@ -5,12 +5,15 @@ With plain SGD at learning rate 1 the change of the weights *is* the gradient (n
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from internvl_chat import InternVLChatModel
+from internvl_chat.train.metrics import ModelFlops
 from tests.support.runs import Dataset, Run
 from tests.support.training import largest_difference, logged, weights
 
@@ -39,6 +42,10 @@ PACKED: dict[str, Any] = {
     "per_device_train_batch_size": 1,
     "gradient_accumulation_steps": 2,
 }
+
+PADDING_PACK = 53
+"""Tokens of the shortest of three packs, which comes again without labels as the step's fourth: no
+sample, but work like any other."""
 
 
 def one(**options: Any) -> Run:
@@ -118,3 +125,42 @@ def test_stand_in_image_adds_no_gradient(trained: Folders) -> None:
     vision = [name for name in one if name.startswith(("vision_model", "mlp1"))]
     assert max((one[n] - four[n]).abs().max().item() for n in vision) < TOLERANCE
     assert all(torch.isfinite(one[name]).all() for name in vision)
+
+
+def counted(folder: Path) -> tuple[float, float]:
+    """Samples and tokens of the one step, from the rates and the time that it logged."""
+    (seconds,) = logged(folder, "step_seconds")
+    (samples,), (tokens,) = (logged(folder, f"{name}_per_second") for name in ("samples", "tokens"))
+    return samples * seconds, tokens * seconds
+
+
+@EACH
+@pytest.mark.runs("{name}", "{reference}")
+def test_what_a_step_counts_is_the_same(trained: Folders, name: str, reference: str) -> None:
+    samples, tokens = counted(trained[name])
+    assert samples == pytest.approx(8)
+    added = PADDING_PACK if name.startswith("packed") else 0
+    assert tokens == pytest.approx(counted(trained[reference])[1] + added)
+    (padding,) = logged(trained[name], "padding_share")
+    # One row at a time, packed or not, has nothing to be padded to.
+    assert (padding == 0) == (RUNS[name].options["per_device_train_batch_size"] == 1)
+
+
+@pytest.mark.runs("reference", "micro_4")
+def test_the_other_figures_of_a_step(trained: Folders) -> None:
+    for folder in (trained["reference"], trained["micro_4"]):
+        (waited,), (memory,) = (logged(folder, n) for n in ("data_wait_share", "peak_memory_gib"))
+        assert 0 < waited < 1
+        assert 0.1 < memory < 20  # GiB that a process with torch holds
+        assert logged(folder, "mfu") == []  # nobody knows a CPU's peak
+
+
+@pytest.mark.runs("reference", "micro_4")
+def test_flops_of_the_step(trained: Folders) -> None:
+    flops = ModelFlops.of_model(InternVLChatModel.from_pretrained(trained["model"]))
+    for folder in (trained["reference"], trained["micro_4"]):
+        (padding,) = logged(folder, "padding_share")
+        positions = round(counted(folder)[1] / (1 - padding))
+        state = json.loads((folder / "trainer_state.json").read_text())
+        # Each rank of micro_4 has an image among its four samples, so no dummy tile: 5 in all.
+        assert state["total_flos"] == flops.of_batch(positions, 5)

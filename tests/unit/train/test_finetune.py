@@ -53,7 +53,10 @@ def test_a_run_and_the_same_again(model: Path, meta: Path, tmp_path: Path) -> No
     assert status(output_dir)["status"] == "complete"
     assert status(output_dir)["exit_code"] == 0
     assert len(logged(output_dir)) == 2
-    assert logged(output_dir, "padding_share")[0] >= 0
+    for rate, seconds in zip(
+        logged(output_dir, "samples_per_second"), logged(output_dir, "step_seconds"), strict=True
+    ):
+        assert rate * seconds == pytest.approx(2)
     arguments = json.loads((output_dir / "arguments.json").read_text())
     assert arguments["global_batch_size"] == 2
     assert arguments["arguments"]["meta_path"] == str(meta)
