@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -346,26 +348,53 @@ def test_mistakes_are_told_with_their_mend(
     assert not any(tmp_path.iterdir()), "nothing is made before the settings are right"
 
 
-def test_batch_sums_agree_with_the_trainer(tmp_path: Path) -> None:
-    cases = [(8, 4, 1), (16, 4, 2), (18, 3, 2), (12, 4, 2), (64, 8, 2), (10, 4, 2), (7, 2, 1)]
-    for total, micro, gpus in cases:
-        settings = {
-            "BATCH_SIZE": str(total),
-            "PER_DEVICE_BATCH_SIZE": str(micro),
-            "GPUS": str(gpus),
-        }
-        done = run(LORA, DRY_RUN="1", **settings)
-        try:
-            plan = BatchPlan(global_batch_size=total, micro_batch_size=micro, world_size=gpus)
-        except ValueError as err:
-            assert done.returncode == 2, settings
-            values = [word.split("=")[-1] for word in done.stderr.split("work: ")[1].split()]
-            numbers = [word.strip(";") for word in values if word.strip(";").isdigit()]
-            told = str(err).split("work: ")[1].rstrip(".").replace(";", "").split()
-            assert numbers == [word for word in told if word.isdigit()], settings
-        else:
-            words = shlex.split(done.stdout)
-            assert value(words, "--gradient_accumulation_steps") == str(plan.accumulation_steps)
+BATCH_SIZES = (1, 2, 3, 5, 6, 7, 8, 12, 16, 18, 24, 30, 60, 64, 97, 128, 360, 512, 1000)
+GRID = list(itertools.product(range(1, 10), range(1, 6), BATCH_SIZES))
+"""GPUS, PER_DEVICE_BATCH_SIZE, BATCH_SIZE"""
+
+PLAN_EACH = """
+set -eu
+. "$lib/launch.sh"
+while read -r GPUS PER_DEVICE_BATCH_SIZE BATCH_SIZE; do
+    plan=$( (plan_batch && echo "$accumulation") 2>&1 ) || plan="$? $plan"
+    echo $plan
+done
+"""
+
+
+def answer_of_batch_plan(gpus: int, micro: int, total: int) -> list[int]:
+    """The accumulation steps; or exit code 2 and all numbers of the values that would work."""
+    try:
+        plan = BatchPlan(global_batch_size=total, micro_batch_size=micro, world_size=gpus)
+    except ValueError as err:
+        return [2, *numbers_after("Nearest that work: ", str(err))]
+    return [plan.accumulation_steps]
+
+
+def numbers_after(words: str, text: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", text.split(words)[1])]
+
+
+def answer_of_launcher(line: str) -> list[int]:
+    if line.isdigit():
+        return [int(line)]
+    return [int(line.split()[0]), *numbers_after("nearest that work: ", line)]
+
+
+def test_batch_sums_agree_with_the_trainer() -> None:
+    done = subprocess.run(
+        ["sh", "-c", PLAN_EACH],
+        input="".join("{} {} {}\n".format(*case) for case in GRID),
+        env=environment(lib=str(ROOT / "shell/lib"), recipe="grid"),
+        text=True,
+        capture_output=True,
+        check=True,
+    )
+    found = [answer_of_launcher(line) for line in done.stdout.splitlines()]
+    expected = [answer_of_batch_plan(*case) for case in GRID]
+    assert dict(zip(GRID, found, strict=True)) == dict(zip(GRID, expected, strict=True))
+    assert [len(answer) > 1 for answer in found].count(False) > 100  # both kinds are in the grid
+    assert answer_of_batch_plan(2, 4, 130) == [2, 128, 136, 130, 1, 5]
 
 
 def test_going_round_the_batch_sum_is_said() -> None:
