@@ -1,15 +1,11 @@
-"""How the samples of one optimizer step are cut up; the launch scripts ask this file too.
+"""How the samples of one optimizer step are cut up.
 
-Only the standard library is imported, so that a shell script can run it by path in a few
-milliseconds: ``python internvl_chat/train/batch_plan.py 128 4 16`` prints the accumulation steps
-(2), or the values that would work to stderr and exits with 2.
+``plan_batch`` in ``shell/lib/launch.sh`` does the same sum without Python;
+``tests/cli/test_recipes.py`` holds the two equal.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -79,23 +75,3 @@ def _micro_batches(global_batch_size: int, micro_batch_size: int, world_size: in
     above = [size for size in fitting if size > micro_batch_size][:1]
     values = " or ".join(str(size) for size in below + above)
     return f"; or keep {global_batch_size} with a micro batch of {values}"
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print the accumulation steps for ``GLOBAL MICRO WORLD``; exit code 2 if none fits."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("global_batch_size", type=int, help="samples per optimizer step, all GPUs")
-    parser.add_argument("micro_batch_size", type=int, help="samples per GPU in one forward pass")
-    parser.add_argument("world_size", type=int, help="number of GPUs (processes)")
-    args = parser.parse_args(argv)
-    try:
-        plan = BatchPlan(**vars(args))
-    except ValueError as err:
-        sys.stderr.write(f"error: {err}\n")
-        return 2
-    sys.stdout.write(f"{plan.accumulation_steps}\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,14 +1,9 @@
-"""Batch arithmetic, as the trainer and as the launch scripts ask for it."""
+"""Batch arithmetic: what divides, and what is offered when it does not."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-from internvl_chat.train import batch_plan
 from internvl_chat.train.batch_plan import BatchPlan
 
 
@@ -38,13 +33,3 @@ def test_not_positive(name: str) -> None:
     values = {"global_batch_size": 4, "micro_batch_size": 2, "world_size": 2, name: 0}
     with pytest.raises(ValueError, match=f"{name} is 0, want a number >= 1"):
         BatchPlan(**values)
-
-
-def test_as_a_script() -> None:
-    script = [sys.executable, str(Path(batch_plan.__file__))]
-    good = subprocess.run([*script, "128", "4", "16"], capture_output=True, text=True)
-    assert (good.returncode, good.stdout) == (0, "2\n")
-    bad = subprocess.run([*script, "100", "4", "16"], capture_output=True, text=True)
-    assert bad.returncode == 2
-    assert bad.stdout == ""
-    assert "Nearest that work: 64 or 128" in bad.stderr
