@@ -10,33 +10,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from internvl_chat.errors import UserError
 from internvl_chat.train.checkpoints import CheckpointWriter
 from internvl_chat.train.distributed import init_distributed, shut_down
 from internvl_chat.train.finetune import run
 from internvl_chat.train.parsing import parse
 from internvl_chat.train.reports import set_up_logging
-
-
-def tokens(model: Any, probe: dict[str, Any]) -> list[list[int]]:
-    """Greedy tokens after each prompt."""
-    model.img_context_token_id = probe["image_token_id"]
-    size = model.config.image_size
-    found = []
-    for ids, seed in zip(probe["prompts"], probe["seeds"], strict=True):
-        pixels = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(seed))
-        output = model.generate(
-            pixels,
-            torch.tensor([ids]),
-            max_new_tokens=24,
-            do_sample=False,
-            eos_token_id=probe["stop"],
-            pad_token_id=0,
-        )
-        found.append(output[0].tolist())
-    return found
+from tests.support.greedy import tokens
 
 
 def main() -> None:

@@ -35,7 +35,7 @@ from tests.support.demo_app import (
     said,
     wait_for_queue,
 )
-from tests.unit.web.test_limits import write_bomb, write_sound
+from tests.support.uploads import write_bomb, write_sound
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoModel
 
 import internvl_chat  # noqa: F401  (registers the model)
-from tests.integration.original_model import OriginalModel
+from tests.support.original_model import OriginalModel
 
 CONTEXT_ID = 50
 TOLERANCE = 1e-5

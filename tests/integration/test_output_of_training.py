@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from internvl_chat.checkpoint.surgery.merge import merge_lora
 from internvl_chat.checkpoint.tokenizer import load_tokenizer
 from internvl_chat.model import InternVLChatModel
 from internvl_chat.model.conversation import get_conv_template
-from tests.integration.chain_worker import tokens
+from tests.support.greedy import tokens
 from tests.support.training import ROOT, environment, train_arguments, weights, write_dataset
 
 BASE = ROOT / "pretrained/internvl-chat-tiny"
@@ -104,12 +105,8 @@ class Chain:
 
     def loaded(self, *names: str) -> dict[str, list[list[int]]]:
         """Tokens of checkpoints in a process that is offline and cannot import the package."""
-        code = (ROOT / "tests/integration/chain_worker.py").read_text()
-        function = (
-            "import torch\nfrom typing import Any\ndef tokens(" + code.split("def tokens(")[1]
-        )
         (self.folder / "alone").mkdir(exist_ok=True)
-        (self.folder / "alone/tokens_of.py").write_text(function.split("\ndef main(")[0])
+        shutil.copy(ROOT / "tests/support/greedy.py", self.folder / "alone/tokens_of.py")
         variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         paths = [str(self / name) for name in names]
         done = subprocess.run(

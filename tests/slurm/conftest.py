@@ -27,6 +27,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the guide's commands run: links to the code, tiny checkpoints, the nine datasets."""
-    from tests.slurm.tiny_tree import make_tree
+    from tests.support.tiny_tree import make_tree
 
     return make_tree(tmp_path_factory.mktemp("tree") / "internvl_chat_1_2")

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import struct
-import wave
-import zlib
 from pathlib import Path
 
 import pytest
@@ -13,30 +10,9 @@ from PIL import Image
 
 from internvl_chat.web.conversation import Medium, QuestionError
 from internvl_chat.web.limits import Limits, check_question, look_at_uploads
+from tests.support.uploads import write_bomb, write_sound
 
 GREYS = Path(__file__).parents[1] / "data/greys.mp4"
-
-
-def write_bomb(path: Path, side: int = 60_000) -> None:
-    """A PNG of a few bytes that claims side x side pixels."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        )
-
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + data)
-
-
-def write_sound(path: Path) -> None:
-    """A file that a video player opens, and that has no frame."""
-    with wave.open(str(path), "wb") as sound:
-        sound.setnchannels(1)
-        sound.setsampwidth(2)
-        sound.setframerate(8000)
-        sound.writeframes(b"\0\0" * 8000)
 
 
 def look(folder: Path, *names: str, limits: Limits | None = None) -> tuple[Medium, ...]:
