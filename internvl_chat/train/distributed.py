@@ -1,39 +1,34 @@
 """One way to start: under torchrun, under srun, or as a single process.
 
-Only this module reads rank and world size from the environment. It leaves the variables that
-accelerate and DeepSpeed look for (``RANK``, ``LOCAL_RANK``, ``WORLD_SIZE``, ``MASTER_ADDR``,
-``MASTER_PORT``) behind, so that they see what it decided.
+Only this module decides rank and world size (``slurm`` reads what Slurm says of them). It leaves
+the variables that accelerate and DeepSpeed look for (``RANK``, ``LOCAL_RANK``, ``WORLD_SIZE``,
+``MASTER_ADDR``, ``MASTER_PORT``) behind, so that they see what it decided.
 """
 
 from __future__ import annotations
 
 import datetime
-import itertools
 import logging
 import os
-import re
 import socket
-import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from internvl_chat.errors import ConfigError, UserError
+from internvl_chat.train import slurm
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 Launcher = Literal["pytorch", "slurm", "single"]
-
-FIRST_DERIVED_PORT = 15000
-NUM_DERIVED_PORTS = 17000
-"""Derived ports lie in 15000-31999: above the registered services, below Linux's ephemeral ones."""
 
 
 class RendezvousError(UserError):
@@ -95,24 +90,24 @@ def find_placement(environ: Mapping[str, str], *, free_port: int | None = None) 
     if launcher == "pytorch":
         return Placement(
             launcher=launcher,
-            rank=_number(environ, "RANK"),
-            local_rank=_number(environ, "LOCAL_RANK", environ.get("RANK", "0")),
-            world_size=_number(environ, "WORLD_SIZE"),
+            rank=slurm.number_in(environ, "RANK"),
+            local_rank=slurm.number_in(environ, "LOCAL_RANK", environ.get("RANK", "0")),
+            world_size=slurm.number_in(environ, "WORLD_SIZE"),
             master_addr=environ.get("MASTER_ADDR", "127.0.0.1"),
-            master_port=_number(environ, "MASTER_PORT", "29500"),
-            local_world_size=_number(environ, "LOCAL_WORLD_SIZE", environ["WORLD_SIZE"]),
+            master_port=slurm.number_in(environ, "MASTER_PORT", "29500"),
+            local_world_size=slurm.number_in(environ, "LOCAL_WORLD_SIZE", environ["WORLD_SIZE"]),
             notes=notes,
         )
     if launcher == "slurm":
-        address, how = _slurm_master(environ)
+        address, how = slurm.master_address(environ)
         return Placement(
             launcher=launcher,
-            rank=_number(environ, "SLURM_PROCID"),
-            local_rank=_number(environ, "SLURM_LOCALID"),
-            world_size=_number(environ, "SLURM_NTASKS"),
+            rank=slurm.number_in(environ, "SLURM_PROCID"),
+            local_rank=slurm.number_in(environ, "SLURM_LOCALID"),
+            world_size=slurm.number_in(environ, "SLURM_NTASKS"),
             master_addr=address,
-            master_port=_slurm_port(environ),
-            local_world_size=_tasks_on_this_node(environ),
+            master_port=slurm.master_port(environ),
+            local_world_size=slurm.tasks_on_this_node(environ),
             notes=(*notes, how),
         )
     port = free_port if free_port is not None else _free_port()
@@ -214,6 +209,22 @@ def agree(
     return result  # type: ignore[return-value]
 
 
+def sum_over_ranks(values: Tensor, world_size: int) -> Tensor:
+    """Add up over all ranks, in place; every rank gets the sum."""
+    if world_size > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def gather_over_ranks(values: Tensor, world_size: int) -> Tensor:
+    """(F,) on every rank -> (ranks, F) on every rank."""
+    if world_size == 1:
+        return values[None]
+    gathered = values.new_empty(world_size * len(values))
+    dist.all_gather_into_tensor(gathered, values)
+    return gathered.view(world_size, len(values))
+
+
 def _attempt(work: Callable[[], T]) -> tuple[T | None, UserError | None]:
     try:
         return work(), None
@@ -250,52 +261,6 @@ def same_error_on_rank_zero(state: DistributedState | None, text: str, wait: flo
     return False
 
 
-def expand_nodelist(nodelist: str) -> list[str]:
-    """Expand Slurm's compressed host list: ``n[1-2,05],m3`` gives n1, n2, n05, m3.
-
-    Zero padding is kept, several brackets in one name multiply in the order Slurm prints them.
-
-    Raises:
-        ConfigError: the brackets do not match or a range is no range.
-
-    Source: https://slurm.schedmd.com/scontrol.html (show hostnames)
-    """
-    hosts: list[str] = []
-    for name in _split_outside_brackets(nodelist):
-        parts = re.split(r"(\[[^\]]*\])", name)
-        choices = [list(_bracket(part, nodelist)) for part in parts if part]
-        hosts += ["".join(combination) for combination in itertools.product(*choices)]
-    return hosts
-
-
-def _split_outside_brackets(text: str) -> list[str]:
-    names = re.findall(r"(?:[^,\[\]]|\[[^\[\]]*\])+", text)
-    if ",".join(names) != text.strip(",") or not names:
-        raise ConfigError(
-            f"cannot read the node list {text!r}",
-            where="SLURM_JOB_NODELIST",
-            fix="Set MASTER_ADDR to the host of rank 0.",
-        )
-    return names
-
-
-def _bracket(part: str, nodelist: str) -> Iterator[str]:
-    if not part.startswith("["):
-        yield part
-        return
-    for item in part[1:-1].split(","):
-        found = re.fullmatch(r"(\d+)(?:-(\d+))?", item)
-        if not found:
-            raise ConfigError(
-                f"cannot read {item!r} in the node list {nodelist!r}",
-                where="SLURM_JOB_NODELIST",
-                fix="Set MASTER_ADDR to the host of rank 0.",
-            )
-        first, last = found.group(1), found.group(2) or found.group(1)
-        for number in range(int(first), int(last) + 1):
-            yield str(number).zfill(len(first))
-
-
 def _choose_launcher(environ: Mapping[str, str]) -> tuple[Launcher, tuple[str, ...]]:
     has_torchrun = "RANK" in environ and "WORLD_SIZE" in environ
     has_slurm = "SLURM_PROCID" in environ and "SLURM_NTASKS" in environ
@@ -323,79 +288,6 @@ def _choose_launcher(environ: Mapping[str, str]) -> tuple[Launcher, tuple[str, .
     if has_slurm:
         return "slurm", ("ranks from SLURM",)
     return "single", ("no launcher's variables: a single process",)
-
-
-def _number(environ: Mapping[str, str], name: str, default: str | None = None) -> int:
-    text = environ.get(name, default)
-    if text is None or not text.strip().isdigit():
-        raise ConfigError(
-            f"want a number, got {text!r}", where=name, fix="Start with torchrun or srun."
-        )
-    return int(text)
-
-
-def _slurm_port(environ: Mapping[str, str]) -> int:
-    """MASTER_PORT, or one that neighbouring jobs and the steps of one job do not share."""
-    if environ.get("MASTER_PORT"):
-        return _number(environ, "MASTER_PORT")
-    job, step = environ.get("SLURM_JOB_ID", "0"), environ.get("SLURM_STEP_ID", "0")
-    number = int(job) * 17 + int(step) if job.isdigit() and step.isdigit() else 0
-    return FIRST_DERIVED_PORT + number % NUM_DERIVED_PORTS
-
-
-def _slurm_master(environ: Mapping[str, str]) -> tuple[str, str]:
-    """Address of rank 0's host, and how it was found."""
-    if environ.get("MASTER_ADDR"):
-        return environ["MASTER_ADDR"], "master from MASTER_ADDR"
-    # A step (srun -N1 inside a larger job) may run on fewer hosts than the job.
-    nodelist = environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST", "")
-    if not nodelist:
-        return "127.0.0.1", "no SLURM_JOB_NODELIST: master is this host"
-    host = expand_nodelist(nodelist)[0]
-    try:
-        socket.getaddrinfo(host, None)
-    except OSError:
-        address = _node_address(host)
-        if address is None:
-            raise ConfigError(
-                f"the name {host!r}, first of {nodelist}, does not resolve and scontrol gives no "
-                "address for it",
-                where="SLURM_JOB_NODELIST",
-                fix="Set MASTER_ADDR to the address of the first node.",
-            ) from None
-        return address, f"master {host} does not resolve: NodeAddr {address} from scontrol"
-    return host, f"master {host}, first of {nodelist}"
-
-
-def _node_address(host: str) -> str | None:
-    """NodeAddr of a node, from ``scontrol show node``; None if Slurm does not say."""
-    try:
-        shown = subprocess.run(
-            ["scontrol", "show", "node", host],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    found = re.search(r"\bNodeAddr=(\S+)", shown.stdout)
-    return found.group(1) if found else None
-
-
-def _tasks_on_this_node(environ: Mapping[str, str]) -> int | None:
-    """Entry of this node in SLURM_STEP_TASKS_PER_NODE, e.g. ``2(x3),1``; None if not told."""
-    text = environ.get("SLURM_STEP_TASKS_PER_NODE") or environ.get("SLURM_TASKS_PER_NODE")
-    node = environ.get("SLURM_NODEID", "")
-    if not text or not node.isdigit():
-        return None
-    counts: list[int] = []
-    for item in text.split(","):
-        found = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", item.strip())
-        if not found:
-            return None
-        counts += [int(found.group(1))] * int(found.group(2) or 1)
-    return counts[int(node)] if int(node) < len(counts) else None
 
 
 def _free_port() -> int:

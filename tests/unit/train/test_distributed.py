@@ -12,12 +12,11 @@ import torch
 import torch.distributed as dist
 
 from internvl_chat.errors import ConfigError
-from internvl_chat.train import distributed
+from internvl_chat.train import slurm
 from internvl_chat.train.distributed import (
     DistributedState,
     Placement,
     RendezvousError,
-    expand_nodelist,
     find_placement,
     init_distributed,
     same_error_on_rank_zero,
@@ -41,27 +40,6 @@ SLURM = {
     "SLURM_NODEID": "2",
     "SLURM_STEP_TASKS_PER_NODE": "2(x3),1(x2)",
 }
-
-
-@pytest.mark.parametrize(
-    ("text", "hosts"),
-    [
-        ("n1", ["n1"]),
-        ("n[1-2,5]", ["n1", "n2", "n5"]),
-        ("gpu-[08-10],login", ["gpu-08", "gpu-09", "gpu-10", "login"]),
-        ("r[1-2]n[1,3]", ["r1n1", "r1n3", "r2n1", "r2n3"]),
-        ("a-1.example.org,b", ["a-1.example.org", "b"]),
-        ("n[007]-ib", ["n007-ib"]),
-    ],
-)
-def test_expand_nodelist(text: str, hosts: list[str]) -> None:
-    assert expand_nodelist(text) == hosts
-
-
-@pytest.mark.parametrize("text", ["n[1-2", "n[a-b]", "n1]", ""])
-def test_expand_nodelist_refuses(text: str) -> None:
-    with pytest.raises(ConfigError, match="Set MASTER_ADDR"):
-        expand_nodelist(text)
 
 
 def test_torchrun() -> None:
@@ -119,7 +97,7 @@ def test_slurm_name_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_scontrol(*args: Any, **kwargs: Any) -> Any:
         raise FileNotFoundError("scontrol")
 
-    monkeypatch.setattr(distributed.subprocess, "run", no_scontrol)
+    monkeypatch.setattr(slurm.subprocess, "run", no_scontrol)
     with pytest.raises(ConfigError, match=r"'no-such-host-3', first of .*Set MASTER_ADDR"):
         find_placement({**SLURM, "SLURM_JOB_NODELIST": "no-such-host-[3-4]"})
 
