@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without an
 from benchmarks.common import machine, table
 from examples.tiny_model.records import make_sample
 from internvl_chat.chat import load_image, load_model
-from internvl_chat.chat.media import image_settings
+from internvl_chat.chat.media import image_config_of
 
 GREEDY: dict[str, Any] = {"max_new_tokens": 32, "do_sample": False}
 MAX_OVERHEAD = 1.1
@@ -54,7 +54,7 @@ def measure_batches(
     model: Any, tokenizer: Any, count: int, sizes: list[int]
 ) -> tuple[list[list[str]], bool]:
     """A row a batch size; whether all answers are those of one by one."""
-    tiles, questions = one_picture_questions(count, image_settings(model.config).image_size)
+    tiles, questions = one_picture_questions(count, image_config_of(model.config).image_size)
     model.batch_chat(tokenizer, tiles[:4], questions[:4], GREEDY)  # first-call buffers
     begin = time.perf_counter()
     wanted = [
@@ -102,7 +102,7 @@ def measure_overhead(
     model: Any, tokenizer: Any, new_tokens: int, rounds: int
 ) -> tuple[list[list[str]], float]:
     """Rows of first token and tokens per second; the overhead of chat."""
-    size = image_settings(model.config).image_size
+    size = image_config_of(model.config).image_size
     tile = one_picture_questions(1, size)[0]
     fixed = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens, "do_sample": False}
     question = "What is in this picture?"

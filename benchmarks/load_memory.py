@@ -119,9 +119,9 @@ def load(way: str, directory: Path) -> float:
     from transformers.integrations import HfDeepSpeedConfig
 
     from internvl_chat.checkpoint.load import build_model
-    from internvl_chat.checkpoint.settings import BuildSettings
     from internvl_chat.checkpoint.tokenizer import add_special_tokens, load_tokenizer
     from internvl_chat.model import InternVLChatModel
+    from internvl_chat.train.arguments import DataArguments, ModelArguments, build_config
 
     dist.init_process_group("gloo")
     announced = None
@@ -138,11 +138,17 @@ def load(way: str, directory: Path) -> float:
         )
     tokenizer = load_tokenizer(str(directory / "llm"))
     new = add_special_tokens(tokenizer)
-    settings = BuildSettings(
+    parts = ModelArguments(
         vision_path=str(directory / "vit"),
         mlp_path=str(directory / "mlp.pth"),
         llm_path=str(directory / "llm"),
-        force_image_size=IMAGE_SIZE,
+    )
+    build = build_config(
+        parts,
+        DataArguments(force_image_size=IMAGE_SIZE),
+        dtype=torch.bfloat16,
+        attn_implementation=None,
+        seed=0,
     )
     dist.all_reduce(torch.ones(1 << 20))  # buffers of the process group
     dist.barrier()
@@ -151,7 +157,7 @@ def load(way: str, directory: Path) -> float:
     if way == "transformers":
         model: Any = InternVLChatModel.from_pretrained(directory / "chat", dtype=torch.bfloat16)
     else:
-        model = build_model(settings, tokenizer, num_new_tokens=new)
+        model = build_model(build, tokenizer, num_new_tokens=new)
     grown = watch.stop()
     del model, announced
     dist.barrier()

@@ -75,10 +75,10 @@ def chat_one_by_one(model_path: str, questions_path: Path, max_tokens: int) -> N
     from PIL import Image
 
     from internvl_chat.chat import load_model
-    from internvl_chat.chat.media import image_settings, load_tiles
+    from internvl_chat.chat.media import image_config_of, load_tiles
 
     model, tokenizer = load_model(model_path, device="cpu")
-    settings = image_settings(model.config)
+    settings = image_config_of(model.config)
     generation = {"max_new_tokens": max_tokens, "do_sample": False}
     questions = json.loads(questions_path.read_text("utf-8"))
 

@@ -6,6 +6,8 @@ class; anything else is our own bug and keeps its traceback.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class UserError(Exception):
     """Something the user gave is wrong.
@@ -44,6 +46,23 @@ class ConfigError(UserError):
     """Arguments, environment or configuration contradict each other or name what does not exist."""
 
     exit_code = 2
+    _listed: tuple[str, ...] = ()
+
+    @classmethod
+    def listing(cls, problems: Sequence[str]) -> ConfigError:
+        """One error for several problems, each a sentence or two with its mend."""
+        if len(problems) == 1:
+            error = cls(problems[0])
+        else:
+            lines = "\n".join(f"- {problem}" for problem in problems)
+            error = cls(f"{len(problems)} problems in the arguments:\n{lines}")
+        error._listed = tuple(problems)
+        return error
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong, one by one: to be listed with other errors' problems."""
+        return self._listed or (str(self),)
 
 
 class DatasetError(UserError):

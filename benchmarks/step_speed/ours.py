@@ -39,22 +39,24 @@ def arguments(workload: wl.Workload, output_dir: Path, num_steps: int) -> list[s
 def collate_batches(workload: wl.Workload, path: Path, num_steps: int) -> None:
     """Save the packed batches that the trainer will see, in its order, for the bare loop."""
     from internvl_chat.checkpoint.tokenizer import add_special_tokens, load_tokenizer
-    from internvl_chat.data.build import DataSettings, build_train_dataset
+    from internvl_chat.data.build import build_train_dataset
     from internvl_chat.data.collate import Collator
+    from internvl_chat.train.arguments import DataArguments, data_config, order_config
 
     tokenizer = load_tokenizer(str(workload.model_dir))
     add_special_tokens(tokenizer)
-    settings = DataSettings(
+    flags = DataArguments(
         meta_path=str(workload.meta_path),
-        num_image_token=wl.NUM_IMAGE_TOKEN,
         max_seq_length=wl.MAX_PACKED_TOKENS,
         force_image_size=wl.IMAGE_SIZE,
+        use_packed_ds=True,
+        max_packed_tokens=wl.MAX_PACKED_TOKENS,
     )
-    dataset = build_train_dataset(settings, tokenizer, output_dir=None, seed=wl.SEED)
+    config = data_config(flags, num_image_token=wl.NUM_IMAGE_TOKEN, meta_path=flags.meta_path)
+    dataset = build_train_dataset(config, tokenizer, output_dir=None, seed=wl.SEED)
     collator = Collator(pad_token_id=tokenizer.pad_token_id, packed=True)
-    plan = dataset.plan(
-        0, global_batch_size=1, mode="packed", max_packed_tokens=wl.MAX_PACKED_TOKENS
-    )
+    order = order_config(flags, grouped=False, drop_last=False)
+    plan = dataset.plan(0, global_batch_size=1, order=order)
     if plan.num_steps < num_steps:
         raise ValueError(f"{plan.num_steps} packs in an epoch, {num_steps} wanted")
     batches = []

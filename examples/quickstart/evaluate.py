@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging
 
 import internvl_chat  # noqa: F401  registers the model's classes with transformers
 from examples.quickstart.questions import Asked, batches
-from internvl_chat.data.images import ImageSettings, load_image, normalize_pixels, preprocess
+from internvl_chat.chat import load_image
 
 BATCH_SIZE = 50
 MAX_NEW_TOKENS = 64
@@ -27,7 +26,8 @@ class Answerer:
 
     model: Any
     tokenizer: Any
-    images: ImageSettings
+    image_size: int
+    """Side of a tile in pixels."""
 
     @classmethod
     def load(cls, checkpoint: str) -> "Answerer":
@@ -35,12 +35,13 @@ class Answerer:
         model = AutoModel.from_pretrained(checkpoint, dtype=torch.float32).eval()
         tokenizer = AutoTokenizer.from_pretrained(checkpoint)
         size = model.config.force_image_size or model.config.vision_config.image_size
-        return cls(model=model, tokenizer=tokenizer, images=ImageSettings(image_size=size))
+        return cls(model=model, tokenizer=tokenizer, image_size=size)
 
     def answer(self, questions: Sequence[Asked]) -> list[str]:
         """One answer for each question; with one or several pictures each, or none at all."""
-        pictures = [self._pixels(path) for asked in questions for path in asked.images]
-        pixels = normalize_pixels(torch.cat(pictures)) if pictures else None
+        paths = [path for asked in questions for path in asked.images]
+        tiles = [load_image(path, image_size=self.image_size) for path in paths]
+        pixels = torch.cat(tiles) if tiles else None
         return list(
             self.model.batch_chat(
                 self.tokenizer,
@@ -50,10 +51,6 @@ class Answerer:
                 num_patches_list=[[1] * len(asked.images) for asked in questions],
             )
         )
-
-    def _pixels(self, path: str) -> Tensor:
-        """(1, 3, S, S) uint8."""
-        return preprocess(load_image(path, where=path), self.images)
 
 
 _answerer: Answerer | None = None  # of this worker process

@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from examples.tiny_model.scoring import group_accuracies, is_right
-from internvl_chat.data.images import ImageSettings, normalize_pixels, preprocess
+from internvl_chat.chat import load_image
 
 logger = logging.getLogger(__name__)
 
@@ -87,12 +86,7 @@ def load_pixels(paths: Sequence[Path], image_size: int) -> Tensor | None:
     """Pictures as one (N, 3, S, S) float tensor, one tile each; None without pictures."""
     if not paths:
         return None
-    settings = ImageSettings(image_size=image_size)
-    tiles = []
-    for path in paths:
-        with Image.open(path) as image:
-            tiles.append(preprocess(image.convert("RGB"), settings))
-    return normalize_pixels(torch.cat(tiles))
+    return torch.cat([load_image(str(path), image_size=image_size) for path in paths])
 
 
 def _batches(trials: Sequence[Trial], size: int) -> Iterator[list[Trial]]:

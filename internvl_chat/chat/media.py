@@ -8,35 +8,27 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from internvl_chat.config import ImageConfig, NormalizeType
 from internvl_chat.data import images, video
-from internvl_chat.data.images import ImageSettings
-from internvl_chat.model.constants import NormalizeType
 
 
-def image_settings(config: Any) -> ImageSettings:
-    """How a chat model's configuration says that pictures become tiles.
+def image_config_of(config: Any) -> ImageConfig:
+    """How a chat model's configuration says that images become tiles.
 
     ``normalize_type`` is what ``load_model`` found in ``preprocessor_config.json``.
     """
-    return ImageSettings(
-        image_size=config.force_image_size or config.vision_config.image_size,
-        pad2square=config.pad2square,
-        dynamic_image_size=config.dynamic_image_size,
-        use_thumbnail=config.use_thumbnail,
-        min_dynamic_patch=config.min_dynamic_patch,
-        max_dynamic_patch=config.max_dynamic_patch,
-        normalize_type=getattr(config, "normalize_type", "imagenet"),
-    )
+    normalize_type: NormalizeType = getattr(config, "normalize_type", "imagenet")
+    return ImageConfig.of_checkpoint(config, normalize_type=normalize_type)
 
 
-def load_tiles(image: str | Image.Image, settings: ImageSettings) -> Tensor:
-    """One picture by a model's settings (:func:`image_settings`); (n, 3, S, S) float32."""
+def load_tiles(image: str | Image.Image, config: ImageConfig) -> Tensor:
+    """One picture by a model's settings (:func:`image_config_of`); (n, 3, S, S) float32."""
     if isinstance(image, str):
         picture = images.load_image(image, where=image)
     else:
         picture = images.to_rgb(image, where="load_image")
-    tiles = images.preprocess(picture, settings, max_tiles=settings.max_dynamic_patch)
-    return images.normalize_pixels(tiles, normalize_type=settings.normalize_type)
+    tiles = images.preprocess(picture, config, max_tiles=config.max_dynamic_patch)
+    return images.normalize_pixels(tiles, normalize_type=config.normalize_type)
 
 
 def load_image(
@@ -62,14 +54,16 @@ def load_image(
     Raises:
         BadRecordError: the file is missing, too large or no picture.
     """
-    settings = ImageSettings(
+    config = ImageConfig(
         image_size=image_size,
+        pad2square=False,
         dynamic_image_size=max_num > 1,
         use_thumbnail=use_thumbnail,
+        min_dynamic_patch=1,
         max_dynamic_patch=max_num,
         normalize_type=normalize_type,
     )
-    return load_tiles(image, settings)
+    return load_tiles(image, config)
 
 
 def load_video(

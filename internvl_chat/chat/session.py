@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList, TextStreamer
 
-from internvl_chat.chat.media import image_settings, load_tiles, load_video
+from internvl_chat.chat.media import image_config_of, load_tiles, load_video
 from internvl_chat.data.video import expand_video_tag
 from internvl_chat.model.constants import IMAGE_TAG, VIDEO_TAG
 
@@ -106,7 +106,7 @@ class ChatSession:
         Raises:
             BadRecordError: the file cannot be used.
         """
-        tiles = load_tiles(path, image_settings(self.model.config))
+        tiles = load_tiles(path, image_config_of(self.model.config))
         self._add(path, tiles, [len(tiles)], f"{IMAGE_TAG}\n")
 
     def add_video(self, path: str, *, num_segments: int = 8) -> None:
@@ -115,7 +115,7 @@ class ChatSession:
         Raises:
             BadRecordError: the file cannot be used.
         """
-        settings = image_settings(self.model.config)
+        settings = image_config_of(self.model.config)
         tiles, counts = load_video(
             path,
             num_segments=num_segments,

@@ -12,9 +12,10 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 from internvl_chat import model as model_package
 from internvl_chat.checkpoint.sources import read_json
+from internvl_chat.config import NormalizeType
 from internvl_chat.files import write_json
 from internvl_chat.model.configuration_internvl_chat import AUTO_MAP
-from internvl_chat.model.constants import NORMALIZATION, NormalizeType
+from internvl_chat.model.constants import NORMALIZATION
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

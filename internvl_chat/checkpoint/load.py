@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 import zlib
-from collections.abc import Mapping, Sized
+from collections.abc import Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,6 @@ from internvl_chat.checkpoint.partition import (
     write_tensor,
 )
 from internvl_chat.checkpoint.resize import GrownRows, ResizedPositions
-from internvl_chat.checkpoint.settings import BuildSettings
 from internvl_chat.checkpoint.sources import (
     Sources,
     check_adapters,
@@ -36,8 +35,9 @@ from internvl_chat.checkpoint.sources import (
     require_usual_scale,
 )
 from internvl_chat.checkpoint.tensor_files import TensorSource, numel
-from internvl_chat.errors import CheckpointError, ConfigError
-from internvl_chat.model.configuration_internvl_chat import image_size_unit, nearest_image_size
+from internvl_chat.config import BuildConfig, SourceConfig, TrainableConfig, require
+from internvl_chat.errors import CheckpointError
+from internvl_chat.model.configuration_internvl_chat import image_size_unit
 from internvl_chat.model.constants import IMG_CONTEXT_TOKEN
 
 if TYPE_CHECKING:
@@ -99,35 +99,35 @@ class NewTensor:
 
 
 def inspect_checkpoint(
-    settings: BuildSettings, tokenizer: Sized, *, num_new_tokens: int = 0
+    build: BuildConfig, tokenizer: Sized, *, num_new_tokens: int = 0
 ) -> LoadPlan:
     """Compare configuration, names and shapes; reads no weight and needs no memory for one.
 
     Args:
-        settings: what to build.
+        build: what to build.
         tokenizer: with the special tokens added; only its length matters.
         num_new_tokens: how many of its last tokens were just added.
 
     Raises:
         CheckpointError: a file is missing or broken, or names and shapes do not fit.
-        ConfigError: the settings do not fit the checkpoint.
+        ConfigError: what is asked for does not fit the checkpoint.
     """
-    sources = find_sources(settings)
+    sources = find_sources(build.source)
     config = sources.config
-    check_adapters(settings, config, sources.where)
+    check_adapters(build.trainable, config, sources.where)
     if sources.adapter:
         require_usual_scale(sources.adapter_config, sources.where)
-    new_parts = (*sources.new_prefixes, *_new_adapter_prefixes(settings, config))
+    new_parts = (*sources.new_prefixes, *_new_adapter_prefixes(build.trainable, config))
     llm_config: Any = config.llm_config
     native_rows, native_size = llm_config.vocab_size, config.vision_config.image_size
-    _apply_settings(config, settings, num_tokens=len(tokenizer))
+    _apply(build, config, num_tokens=len(tokenizer))
     skeleton = skeleton_of(config)
 
     match = names.match_names(skeleton.aliases, sources.tensors | sources.adapter)
     tensors = dict(match.sources)
     for name in match.missing:
         if _is_new(name, new_parts):
-            tensors[name] = _new_tensor(name, skeleton.shapes, settings.seed)
+            tensors[name] = _new_tensor(name, skeleton.shapes, build.seed)
     grow_vocabulary(tensors, skeleton, native_rows, len(tokenizer), num_new_tokens)
     if config.vision_config.image_size != native_size:
         for name in tensors:
@@ -183,7 +183,7 @@ def require_complete(path: str) -> None:
         CheckpointError: it is no chat checkpoint, a file is missing or cut short, or names and
             shapes of the weights are not those that its configuration wants.
     """
-    sources = find_sources(BuildSettings(model_name_or_path=path))
+    sources = find_sources(SourceConfig.whole(path))
     config, adapter = sources.config, sources.adapter
     if getattr(config, "quantization_config", None):
         return  # bitsandbytes' names and shapes, which from_pretrained compares itself
@@ -216,7 +216,7 @@ def fit_tensors(
 
 
 def build_model(
-    settings: BuildSettings,
+    build: BuildConfig,
     tokenizer: PreTrainedTokenizerBase,
     *,
     num_new_tokens: int = 0,
@@ -228,7 +228,7 @@ def build_model(
     before this is called. Every rank calls it; all read the files, each its own part.
 
     Args:
-        settings: what to build.
+        build: what to build.
         tokenizer: with the special tokens added.
         num_new_tokens: what :func:`add_special_tokens` returned.
         plan: from :func:`inspect_checkpoint` with the same arguments; used up.
@@ -244,10 +244,10 @@ def build_model(
     from internvl_chat.model.modeling_internvl_chat import InternVLChatModel
 
     if plan is None:
-        plan = inspect_checkpoint(settings, tokenizer, num_new_tokens=num_new_tokens)
-    _set_dtype(plan.config, settings.dtype)
+        plan = inspect_checkpoint(build, tokenizer, num_new_tokens=num_new_tokens)
+    _set_dtype(plan.config, build.dtype)
     zero3 = deepspeed_config_if_zero3()
-    with local_torch_dtype(settings.dtype, "InternVLChatModel"), partitioned_construction(zero3):
+    with local_torch_dtype(build.dtype, "InternVLChatModel"), partitioned_construction(zero3):
         model = InternVLChatModel(plan.config)
     _tie(model)
     for name, target in parameters_and_buffers(model).items():
@@ -259,49 +259,58 @@ def build_model(
     return model.eval()
 
 
-def _apply_settings(config: InternVLChatConfig, settings: BuildSettings, num_tokens: int) -> None:
+def vision_problems(
+    vision: Any, *, image_size: int, down_sample_ratio: float, vision_select_layer: int
+) -> Iterator[str]:
+    """What does not fit a vision tower: a sentence each, with its mend.
+
+    Args:
+        vision: an InternVisionConfig.
+        image_size: side of a tile in pixels; must give whole patches, and whole tokens after the
+            pixel shuffle.
+        down_sample_ratio: of the pixel shuffle, per side.
+        vision_select_layer: layer whose output is projected.
+    """
+    patch, layers = vision.patch_size, vision.num_hidden_layers
+    unit = image_size_unit(patch, down_sample_ratio)
+    if image_size % unit:
+        below = max(image_size // unit, 1) * unit
+        yield (
+            f"--force_image_size {image_size} is no multiple of patch / ratio = {patch} / "
+            f"{down_sample_ratio:g} = {unit}. Nearest that work: {below} or {below + unit}."
+        )
+    if not -layers - 1 <= vision_select_layer <= layers:
+        yield (
+            f"--vision_select_layer {vision_select_layer}: the tower has {layers} layers. Give -1 "
+            "for the last one's output."
+        )
+
+
+def _apply(build: BuildConfig, config: InternVLChatConfig, num_tokens: int) -> None:
     """Write what the run decides into the configuration that the checkpoint brought."""
-    vision = config.vision_config
-    unit = image_size_unit(vision.patch_size, settings.down_sample_ratio)
-    if settings.force_image_size % unit:
-        raise ConfigError(
-            f"{settings.force_image_size} is no multiple of {unit} (patch size over shuffle ratio)",
-            where="--force_image_size",
-            fix=f"Try {nearest_image_size(settings.force_image_size, unit)}.",
+    shape, vision = build.shape, config.vision_config
+    require(
+        vision_problems(
+            vision,
+            image_size=build.images.image_size,
+            down_sample_ratio=shape.down_sample_ratio,
+            vision_select_layer=shape.vision_select_layer,
         )
-    if (
-        not -vision.num_hidden_layers - 1
-        <= settings.vision_select_layer
-        <= vision.num_hidden_layers
-    ):
-        raise ConfigError(
-            f"{settings.vision_select_layer}, but the vision tower has "
-            f"{vision.num_hidden_layers} layers",
-            where="--vision_select_layer",
-            fix="Give -1 for the last layer's output.",
-        )
-    vision.image_size = settings.force_image_size
-    vision.drop_path_rate = settings.drop_path_rate
+    )
+    vision.image_size = build.images.image_size
+    vision.drop_path_rate = shape.drop_path_rate
     # A padded vocabulary stays: shrinking it would cut rows that the head was trained with.
     llm_config: Any = config.llm_config
     llm_config.vocab_size = max(llm_config.vocab_size, num_tokens)
-    config.use_llm_lora = settings.use_llm_lora or config.use_llm_lora
-    config.use_backbone_lora = settings.use_backbone_lora or config.use_backbone_lora
-    config.select_layer = settings.vision_select_layer
-    config.downsample_ratio = settings.down_sample_ratio
-    for key in (
-        "template",
-        "ps_version",
-        "force_image_size",
-        "pad2square",
-        "dynamic_image_size",
-        "use_thumbnail",
-        "min_dynamic_patch",
-        "max_dynamic_patch",
-    ):
-        setattr(config, key, getattr(settings, key))
-    if settings.attn_implementation is not None:
-        config._attn_implementation = settings.attn_implementation
+    config.use_llm_lora = build.trainable.use_llm_lora or config.use_llm_lora
+    config.use_backbone_lora = build.trainable.use_backbone_lora or config.use_backbone_lora
+    config.select_layer = shape.vision_select_layer
+    config.downsample_ratio = shape.down_sample_ratio
+    config.template = shape.template
+    config.ps_version = shape.ps_version
+    config.update(build.images.stored())
+    if build.attn_implementation is not None:
+        config._attn_implementation = build.attn_implementation
 
 
 def _set_dtype(config: InternVLChatConfig, dtype: torch.dtype) -> None:
@@ -363,11 +372,13 @@ def unwrapped_llm(model: nn.Module) -> Any:
     return llm.get_base_model() if hasattr(llm, "get_base_model") else llm
 
 
-def _new_adapter_prefixes(settings: BuildSettings, config: InternVLChatConfig) -> tuple[str, ...]:
+def _new_adapter_prefixes(
+    trainable: TrainableConfig, config: InternVLChatConfig
+) -> tuple[str, ...]:
     """Towers that get an adapter which the checkpoint does not have yet."""
     asked = (
-        (names.LLM_PREFIX, settings.use_llm_lora, config.use_llm_lora),
-        (names.VISION_PREFIX, settings.use_backbone_lora, config.use_backbone_lora),
+        (names.LLM_PREFIX, trainable.use_llm_lora, config.use_llm_lora),
+        (names.VISION_PREFIX, trainable.use_backbone_lora, config.use_backbone_lora),
     )
     return tuple(f"{prefix}base_model." for prefix, new, old in asked if new and not old)
 

@@ -11,48 +11,42 @@ from torch import nn
 from internvl_chat.checkpoint import names
 from internvl_chat.checkpoint.load import unwrapped_llm
 from internvl_chat.checkpoint.partition import full_numel
-from internvl_chat.checkpoint.settings import BuildSettings
+from internvl_chat.config import TrainableConfig
 from internvl_chat.errors import ConfigError
 
 if TYPE_CHECKING:
     from internvl_chat.model.modeling_internvl_chat import InternVLChatModel
 
 
-def apply_freezing_and_lora(model: InternVLChatModel, settings: BuildSettings) -> None:
+def apply_freezing_and_lora(model: InternVLChatModel, trainable: TrainableConfig) -> None:
     """Decide for every parameter whether it trains.
 
     The adapters themselves are part of the model since :func:`build_model` (they are loaded with
     it, and partitioned under ZeRO-3), so an existing adapter is continued and never wrapped twice.
 
     Args:
-        model: from :func:`build_model` with the same settings.
-        settings: the ``freeze_*``, ``unfreeze_*`` and ``use_*_lora`` fields count.
+        model: from :func:`build_model` with the same ``trainable``.
+        trainable: what trains.
 
     Raises:
-        ConfigError: nothing trains, or a setting has no effect.
+        ConfigError: the head is to train, but is tied to the token embeddings.
     """
     _set_trainable(model.parameters(), False)
-    if not settings.freeze_backbone:
+    if not trainable.freeze_backbone:
         _set_trainable(model.vision_model.parameters(), True)
-    if not settings.freeze_mlp:
+    if not trainable.freeze_mlp:
         _set_trainable(model.mlp1.parameters(), True)
-    if not settings.freeze_llm:
+    if not trainable.freeze_llm:
         _set_trainable(model.language_model.parameters(), True)
-    if settings.unfreeze_lm_head:
+    if trainable.unfreeze_lm_head:
         _set_trainable(_lm_head(model).parameters(), True)
-    if settings.unfreeze_vit_layers:
-        for layer in _vit_layers(model)[settings.unfreeze_vit_layers :]:
+    if trainable.unfreeze_vit_layers:
+        for layer in _vit_layers(model)[trainable.unfreeze_vit_layers :]:
             _set_trainable(layer.parameters(), True)
-    if settings.use_llm_lora:
+    if trainable.use_llm_lora:
         _set_trainable(_adapter(model.language_model), True)
-    if settings.use_backbone_lora:
+    if trainable.use_backbone_lora:
         _set_trainable(_adapter(model.vision_model), True)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ConfigError(
-            "everything is frozen: nothing would train",
-            where="--freeze_llm, --freeze_mlp, --freeze_backbone",
-            fix="Leave one of them out, or add --use_llm_lora 16.",
-        )
 
 
 def _set_trainable(parameters: Iterable[nn.Parameter], trainable: bool) -> None:

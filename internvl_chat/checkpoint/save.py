@@ -31,8 +31,8 @@ from internvl_chat.checkpoint.tensor_files import (
     SAFETENSORS_NAME,
     write_safetensors,
 )
+from internvl_chat.config import NormalizeType
 from internvl_chat.files import write_json
-from internvl_chat.model.constants import NormalizeType
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

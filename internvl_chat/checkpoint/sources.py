@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from internvl_chat.checkpoint import names
-from internvl_chat.checkpoint.settings import BuildSettings
 from internvl_chat.checkpoint.tensor_files import TensorSource, open_weights
+from internvl_chat.config import SourceConfig, TrainableConfig
 from internvl_chat.errors import CheckpointError, ConfigError
 from internvl_chat.model.adapter import ADAPTER_CONFIG_NAME, find_adapter_base, is_adapter
 
 if TYPE_CHECKING:
+    from internvl_chat.model.configuration_intern_vit import InternVisionConfig
     from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
 
 logger = logging.getLogger(__name__)
@@ -70,6 +71,16 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def read_chat_config(path: str | Path) -> InternVLChatConfig:
+    """Configuration of a chat checkpoint: its own, or its base's where PEFT alone wrote it.
+
+    Raises:
+        CheckpointError: it is missing, or not that of a chat model.
+    """
+    found = find_chat_config(path)
+    return _chat_config(read_json(found), found.parent)
+
+
 def require_config(path: str | Path) -> Path:
     """``config.json`` of a model's directory.
 
@@ -106,15 +117,15 @@ def is_bare_adapter(directory: Path) -> bool:
     return (directory / ADAPTER_CONFIG_NAME).is_file() and not has_config
 
 
-def find_sources(settings: BuildSettings) -> Sources:
+def find_sources(source: SourceConfig) -> Sources:
     """Read configurations and weight headers.
 
     Raises:
         CheckpointError: a file is missing, broken or of another kind of model.
     """
-    if settings.model_name_or_path is not None:
-        return _chat_sources(settings.model_name_or_path)
-    return _stitched_sources(settings)
+    if source.model_name_or_path:
+        return _chat_sources(source.model_name_or_path)
+    return _stitched_sources(source)
 
 
 def _chat_sources(path: str) -> Sources:
@@ -227,27 +238,26 @@ def require_usual_scale(adapter_config: dict[str, Any], where: str) -> None:
         )
 
 
-def _stitched_sources(settings: BuildSettings) -> Sources:
+def _stitched_sources(source: SourceConfig) -> Sources:
     from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
 
-    assert settings.vision_path is not None  # BuildSettings.__post_init__
-    assert settings.llm_path is not None
-    vision, llm = Path(settings.vision_path), Path(settings.llm_path)
+    assert source.vision_path is not None  # SourceConfig.__post_init__
+    assert source.llm_path is not None
+    vision, llm = Path(source.vision_path), Path(source.llm_path)
     config = InternVLChatConfig(
         vision_config=vision_config_of(vision),
         llm_config=llm_config_of(llm),
-        downsample_ratio=settings.down_sample_ratio,
     )
     tensors = names.with_prefix(open_weights(vision), names.VISION_PREFIX)
     tensors |= names.with_prefix(open_weights(llm), names.LLM_PREFIX)
-    paths = [settings.vision_path, settings.llm_path]
+    paths = [source.vision_path, source.llm_path]
     new_prefixes: tuple[str, ...] = ()
-    if settings.mlp_path is None:
+    if source.mlp_path is None:
         new_prefixes = (names.MLP_PREFIX,)
         logger.warning("no --mlp_path: the projector starts from random numbers")
     else:
-        tensors |= names.with_prefix(open_weights(Path(settings.mlp_path)), names.MLP_PREFIX)
-        paths.insert(1, settings.mlp_path)
+        tensors |= names.with_prefix(open_weights(Path(source.mlp_path)), names.MLP_PREFIX)
+        paths.insert(1, source.mlp_path)
     return Sources(
         where=" + ".join(paths), config=config, tensors=tensors, new_prefixes=new_prefixes
     )
@@ -269,6 +279,20 @@ def vision_config_of(directory: Path) -> dict[str, Any]:
             fix="--vision_path takes an InternViT or an InternVL-Chat checkpoint.",
         )
     return _without_path(values)
+
+
+def native_vision_config(source: SourceConfig) -> InternVisionConfig:
+    """The vision tower's configuration as it lies on disk.
+
+    Raises:
+        CheckpointError: it cannot be read, or is of another kind of model.
+    """
+    from internvl_chat.model.configuration_intern_vit import InternVisionConfig
+
+    if source.model_name_or_path:
+        return read_chat_config(source.model_name_or_path).vision_config
+    assert source.vision_path is not None  # SourceConfig.__post_init__
+    return InternVisionConfig(**vision_config_of(Path(source.vision_path)))
 
 
 def llm_config_of(directory: Path) -> dict[str, Any]:
@@ -298,31 +322,31 @@ def _without_path(values: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key != "_name_or_path"}
 
 
-def check_adapters(settings: BuildSettings, config: InternVLChatConfig, where: str) -> None:
+def check_adapters(trainable: TrainableConfig, config: InternVLChatConfig, where: str) -> None:
     """The adapters that a checkpoint carries against those asked for.
 
     Raises:
         ConfigError: another rank, or the layers under an adapter are to be trained as well.
     """
-    for flag, asked, frozen, carried in (
-        ("--use_llm_lora", settings.use_llm_lora, settings.freeze_llm, config.use_llm_lora),
+    for part, asked, frozen, carried in (
+        ("llm", trainable.use_llm_lora, trainable.freeze_llm, config.use_llm_lora),
         (
-            "--use_backbone_lora",
-            settings.use_backbone_lora,
-            settings.freeze_backbone,
+            "backbone",
+            trainable.use_backbone_lora,
+            trainable.freeze_backbone,
             config.use_backbone_lora,
         ),
     ):
-        freeze = "--freeze_llm" if "llm" in flag else "--freeze_backbone"
+        flag = f"--use_{part}_lora"
         if carried and asked not in (0, carried):
             raise ConfigError(
                 f"{where} carries an adapter of rank {carried}, not {asked}",
                 where=flag,
                 fix=f"Give {flag} {carried} to continue it, or merge it into the weights first.",
             )
-        if (carried or asked) and not frozen:
+        if carried and not frozen:
             raise ConfigError(
                 "an adapter is trained on layers that are trained as well",
                 where=flag,
-                fix=f"Give {freeze} True, or merge the adapter and train without {flag}.",
+                fix=f"Give --freeze_{part} True, or merge the adapter and train without {flag}.",
             )

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from internvl_chat.data.build import DataSettings
+    from internvl_chat.config import DataConfig
+
+_PUBLISHED_TOKENS = 256  # a tile of the published models: 448 pixels, patches of 14, ratio 0.5
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -58,10 +60,10 @@ def preview(
     from internvl_chat.data.preview import preview as load
     from internvl_chat.data.schema import BadRecordError
 
-    settings, loaded_tokenizer = _settings(
+    config, loaded_tokenizer = _config(
         meta, model, tokenizer, conv_style, num_image_token, max_seq_length, force_image_size
     )
-    previews = load(settings, loaded_tokenizer, dataset=dataset, index=index)
+    previews = load(config, loaded_tokenizer, dataset=dataset, index=index)
     console, exit_code = Console(soft_wrap=True), 0
     while True:
         try:
@@ -94,17 +96,21 @@ def index(
 
     Example: internvl-chat data index meta.json --model pretrained/internvl-chat-tiny
     """
-    from dataclasses import replace
-
     import numpy as np
 
     from internvl_chat.data.build import build_train_dataset
 
-    settings, loaded_tokenizer = _settings(
-        meta, model, tokenizer, conv_style, num_image_token, max_seq_length, force_image_size
+    config, loaded_tokenizer = _config(
+        meta,
+        model,
+        tokenizer,
+        conv_style,
+        num_image_token,
+        max_seq_length,
+        force_image_size,
+        max_bad_ratio,
     )
-    settings = replace(settings, max_bad_ratio=max_bad_ratio)
-    dataset = build_train_dataset(settings, loaded_tokenizer, output_dir=None, seed=0)
+    dataset = build_train_dataset(config, loaded_tokenizer, output_dir=None, seed=0)
     good = dataset.lengths >= 0
     typer.echo(
         f"{len(dataset)} samples of {len(dataset.dataset_names)} datasets, "
@@ -113,7 +119,7 @@ def index(
     )
 
 
-def _settings(
+def _config(
     meta: Path,
     model: Path | None,
     tokenizer: Path | None,
@@ -121,38 +127,59 @@ def _settings(
     num_image_token: int | None,
     max_seq_length: int,
     force_image_size: int | None,
-) -> tuple[DataSettings, Any]:
-    """What the options say, and the tokenizer as training would have it."""
+    max_bad_ratio: float | None = None,
+) -> tuple[DataConfig, Any]:
+    """What the options and the checkpoint say, and the tokenizer as training would have it."""
     import logging
+    from dataclasses import replace
 
+    from internvl_chat.checkpoint.artifacts import normalize_type_of
+    from internvl_chat.checkpoint.sources import read_chat_config
     from internvl_chat.checkpoint.tokenizer import (
         add_special_tokens,
         check_template_tokens,
         load_tokenizer,
     )
-    from internvl_chat.data.build import DataSettings
-    from internvl_chat.data.preview import settings_from_model
+    from internvl_chat.config import ImageConfig
     from internvl_chat.errors import ConfigError
+    from internvl_chat.model.templates import find_template
+    from internvl_chat.train.arguments import DataArguments, data_config
 
-    given: dict[str, Any] = {"meta_path": str(meta), "max_seq_length": max_seq_length}
-    optional = {
-        "conv_style": conv_style,
-        "num_image_token": num_image_token,
-        "force_image_size": force_image_size,
-    }
-    given.update({name: value for name, value in optional.items() if value is not None})
     source = tokenizer or model
     if source is None:
         raise ConfigError("no tokenizer is named", fix="Give --model DIR or --tokenizer DIR.")
-    settings = DataSettings(**given) if model is None else settings_from_model(model, **given)
-    settings.encode_settings()  # an unknown template is found before files are read
+    given = {
+        "conv_style": conv_style,
+        "force_image_size": force_image_size,
+        "max_bad_ratio": max_bad_ratio,
+    }
+    arguments = DataArguments(
+        meta_path=str(meta),
+        max_seq_length=max_seq_length,
+        **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
+    )
+    config = data_config(
+        arguments, num_image_token=num_image_token or _PUBLISHED_TOKENS, meta_path=str(meta)
+    )
+    if model is not None:
+        chat = read_chat_config(model)
+        images = ImageConfig.of_checkpoint(chat, normalize_type=normalize_type_of(model))
+        encode = replace(
+            config.encode,
+            conv_style=conv_style or chat.template or arguments.conv_style,
+            system_message=getattr(chat, "system_message", None),
+            num_image_token=num_image_token or chat.num_image_token,
+        )
+        images = replace(images, image_size=force_image_size or images.image_size)
+        config = replace(config, encode=encode, media=replace(config.media, images=images))
+    find_template(config.encode.conv_style)  # an unknown one is found before files are read
     loaded = load_tokenizer(str(source))
     add_special_tokens(loaded)
     try:
-        check_template_tokens(loaded, settings.conv_style)
+        check_template_tokens(loaded, config.encode.conv_style)
     except ConfigError as err:
         logging.getLogger(__name__).warning("training would refuse this: %s", err)
-    return settings, loaded
+    return config, loaded
 
 
 def json2jsonl(

@@ -1,99 +1,38 @@
-"""Settings in, datasets out: the order in which the parts of the data path are put together."""
+"""A config in, datasets out: the order in which the parts of the data path are put together."""
 
 from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from internvl_chat.config import DataConfig
 from internvl_chat.data.bad_samples import BadSamples
 from internvl_chat.data.dataset import SampleLoader, SftDataset
-from internvl_chat.data.encode import Encoder, EncodeSettings
-from internvl_chat.data.images import MAX_IMAGE_PIXELS, ImageSettings, resolve_path
+from internvl_chat.data.encode import Encoder
+from internvl_chat.data.images import resolve_path
 from internvl_chat.data.lengths import Lengths, token_lengths
 from internvl_chat.data.meta import DatasetSpec, load_meta
 from internvl_chat.data.mixture import Mixture
 from internvl_chat.data.schema import BadRecordError, parse_record
-from internvl_chat.errors import ConfigError, DatasetError
-from internvl_chat.model.constants import NormalizeType
-from internvl_chat.model.conversation import get_conv_template
+from internvl_chat.errors import DatasetError
 
 logger = logging.getLogger(__name__)
 
 _PROBES = 8  # records per dataset whose files are looked for before anything else
 
 
-@dataclass(frozen=True, kw_only=True)
-class DataSettings:
-    """All that the data path needs to know of a run; names as the training arguments'."""
-
-    meta_path: str
-    conv_style: str = "Hermes-2"
-    system_message: str | None = None
-    """Replaces the template's own; a record's ``system`` goes before both."""
-    num_image_token: int = 256
-    max_seq_length: int = 2048
-    force_image_size: int = 448
-    pad2square: bool = False
-    dynamic_image_size: bool = False
-    use_thumbnail: bool = False
-    min_dynamic_patch: int = 1
-    max_dynamic_patch: int = 1
-    min_num_frame: int = 8
-    max_num_frame: int = 32
-    normalize_type: NormalizeType = "imagenet"
-    use_data_resampling: bool = False
-    max_bad_ratio: float = 0.01
-    strict_root: bool = False
-    max_image_pixels: int = MAX_IMAGE_PIXELS
-    length_processes: int | None = None
-    """Processes that count tokens; by default one per core, at most 32."""
-
-    def encode_settings(self) -> EncodeSettings:
-        """The part that decides ids.
-
-        Raises:
-            ConfigError: no template is named ``conv_style``.
-        """
-        try:
-            template = get_conv_template(self.conv_style)
-        except ValueError as err:
-            raise ConfigError(str(err), where="--conv_style") from err
-        return EncodeSettings(
-            template=template,
-            num_image_token=self.num_image_token,
-            max_seq_length=self.max_seq_length,
-            system=self.system_message,
-        )
-
-    def image_settings(self) -> ImageSettings:
-        """The part that decides pixels."""
-        return ImageSettings(
-            image_size=self.force_image_size,
-            pad2square=self.pad2square,
-            dynamic_image_size=self.dynamic_image_size,
-            use_thumbnail=self.use_thumbnail,
-            min_dynamic_patch=self.min_dynamic_patch,
-            max_dynamic_patch=self.max_dynamic_patch,
-            normalize_type=self.normalize_type,
-            min_num_frame=self.min_num_frame,
-            max_num_frame=self.max_num_frame,
-            strict_root=self.strict_root,
-            max_image_pixels=self.max_image_pixels,
-        )
-
-
 def build_train_dataset(
-    settings: DataSettings,
+    config: DataConfig,
     tokenizer: Any,
     *,
     output_dir: str | os.PathLike[str] | None,
     seed: int,
     is_main: bool = True,
+    num_processes: int | None = None,
 ) -> SftDataset:
     """Everything of a run's data that can be decided before training.
 
@@ -102,73 +41,74 @@ def build_train_dataset(
     calls it and gets the same dataset.
 
     Args:
-        settings: what the data path needs to know.
+        config: what the data path needs to know.
         tokenizer: with the image tokens added.
         output_dir: None journals nothing.
         seed: of order, augmentation and frames.
         is_main: whether this rank reports and journals what counting found.
+        num_processes: that count tokens; by default one per core, at most 32.
 
     Raises:
         DatasetError: the meta is wrong, files are missing, or too many records are bad.
         ConfigError: unknown template, or a tokenizer without the image tokens.
     """
-    encoder = Encoder(tokenizer, settings.encode_settings())
-    specs = load_meta(settings.meta_path)
-    _warn_idle_settings(specs, settings)
+    encoder = Encoder(tokenizer, config.encode)
+    specs = load_meta(config.meta_path)
+    _warn_idle_settings(specs, config)
     journal = None if output_dir is None else Path(output_dir) / "bad_samples.jsonl"
     return _build(
         specs,
         encoder,
-        settings,
+        config,
         train=True,
         seed=seed,
         journal=journal,
-        resample=settings.use_data_resampling,
+        resample=config.use_data_resampling,
         is_main=is_main,
+        num_processes=num_processes,
     )
 
 
-def build_eval_dataset(
-    settings: DataSettings, tokenizer: Any, *, is_main: bool = True
-) -> SftDataset:
+def build_eval_dataset(config: DataConfig, tokenizer: Any, *, is_main: bool = True) -> SftDataset:
     """As :func:`build_train_dataset` for validation: no augmentation, each record once.
 
     Bad records are journalled nowhere, but too many still stop the run.
     """
-    encoder = Encoder(tokenizer, settings.encode_settings())
-    specs = load_meta(settings.meta_path)
+    encoder = Encoder(tokenizer, config.encode)
+    specs = load_meta(config.meta_path)
     return _build(
         specs,
         encoder,
-        settings,
+        config,
         train=False,
         seed=0,
         journal=None,
         resample=False,
         is_main=is_main,
+        num_processes=None,
     )
 
 
 def _build(
     specs: list[DatasetSpec],
     encoder: Encoder,
-    settings: DataSettings,
+    config: DataConfig,
     *,
     train: bool,
     seed: int,
     journal: Path | None,
     resample: bool,
     is_main: bool,
+    num_processes: int | None,
 ) -> SftDataset:
-    images = settings.image_settings()
     mixture = Mixture(specs, whole=not train)
     for spec, file in zip(mixture.specs, mixture.files, strict=True):
         if is_main:
             _check_length(spec, len(file))
-        _probe_files(spec, mixture, images)
+        _probe_files(spec, mixture)
     bad = BadSamples(
         num_records=sum(len(file) for file in mixture.files),
-        max_bad_ratio=settings.max_bad_ratio,
+        max_bad_ratio=config.max_bad_ratio,
         path=journal,
         datasets=[spec.name for spec in mixture.specs],
     )
@@ -178,9 +118,9 @@ def _build(
             spec,
             file,
             encoder,
-            images,
+            config.media,
             is_main=is_main,
-            num_processes=settings.length_processes,
+            num_processes=num_processes,
         )
         first = mixture.first_record(number)
         bad.add_counted(
@@ -195,25 +135,25 @@ def _build(
     return SftDataset(
         mixture,
         lengths,
-        SampleLoader(encoder, images, train=train),
+        SampleLoader(encoder, config.media, train=train),
         bad,
         seed=seed,
         resample=resample,
     )
 
 
-def _warn_idle_settings(specs: list[DatasetSpec], settings: DataSettings) -> None:
+def _warn_idle_settings(specs: list[DatasetSpec], config: DataConfig) -> None:
     for spec in specs:
-        if spec.weight != 1 and not settings.use_data_resampling:
+        if spec.weight != 1 and not config.use_data_resampling:
             logger.warning(
                 '%s: entry "%s": weight has no effect without --use_data_resampling',
-                settings.meta_path,
+                config.meta_path,
                 spec.name,
             )
-        if spec.max_dynamic_patch is not None and not settings.dynamic_image_size:
+        if spec.max_dynamic_patch is not None and not config.media.images.dynamic_image_size:
             logger.warning(
                 '%s: entry "%s": max_dynamic_patch has no effect without --dynamic_image_size',
-                settings.meta_path,
+                config.meta_path,
                 spec.name,
             )
 
@@ -230,7 +170,7 @@ def _check_length(spec: DatasetSpec, num_records: int) -> None:
         )
 
 
-def _probe_files(spec: DatasetSpec, mixture: Mixture, images: ImageSettings) -> None:
+def _probe_files(spec: DatasetSpec, mixture: Mixture) -> None:
     """Stop now if the files of a dataset are not where its root says.
 
     Looks for the files of a few records spread over the dataset: one missing file is a bad record,

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
+from internvl_chat.config import LossReduction
 from internvl_chat.data.dataset import Example
 from internvl_chat.errors import ConfigError
 from internvl_chat.model.constants import IGNORE_INDEX
-
-LossReduction = Literal["token", "sample", "square"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,11 +14,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from internvl_chat.config import MediaConfig, OrderConfig
 from internvl_chat.data.bad_samples import BadSamples
 from internvl_chat.data.encode import Encoded, Encoder
-from internvl_chat.data.expand import prepare
+from internvl_chat.data.expand import expand_record
 from internvl_chat.data.images import (
-    ImageSettings,
     jpeg_augment,
     load_image,
     preprocess,
@@ -27,7 +27,7 @@ from internvl_chat.data.images import (
 from internvl_chat.data.lengths import Lengths
 from internvl_chat.data.meta import DatasetSpec
 from internvl_chat.data.mixture import Mixture
-from internvl_chat.data.sampler import EpochPlan, Mode, Unit, plan_epoch
+from internvl_chat.data.sampler import EpochPlan, Unit, plan_epoch
 from internvl_chat.data.schema import BadRecordError, Record, parse_record
 from internvl_chat.data.video import choose_frames, open_video
 from internvl_chat.errors import DatasetError
@@ -76,12 +76,12 @@ class SampleLoader:
 
     Args:
         encoder: template, tokenizer and limits.
-        images: sizes, tiling, limits.
+        media: sizes, tiling, frames, limits.
         train: draw augmentations and video frames; otherwise neither is random.
     """
 
-    def __init__(self, encoder: Encoder, images: ImageSettings, *, train: bool) -> None:
-        self.encoder, self.images, self.train = encoder, images, train
+    def __init__(self, encoder: Encoder, media: MediaConfig, *, train: bool) -> None:
+        self.encoder, self.media, self.train = encoder, media, train
 
     def load(
         self, raw: bytes, spec: DatasetSpec, *, where: str, rng: random.Random | None = None
@@ -100,30 +100,30 @@ class SampleLoader:
         record = parse_record(raw, where=where)
         pictures = self._pictures(record, spec, where, rng)
         sizes = tuple(picture.size for picture in pictures)
-        prepared = prepare(
+        expanded = expand_record(
             record,
             spec,
-            self.images,
+            self.media.images,
             sizes=record.sizes or sizes,
             num_frames=len(pictures) if record.video else 0,
             where=where,
         )
         encoded = self.encoder.encode(
-            prepared.turns, prepared.num_tiles, system=record.system, where=where
+            expanded.turns, expanded.num_tiles, system=record.system, where=where
         )
-        tiles = self._tiles(pictures, prepared.num_tiles, record, spec, where, rng)
+        tiles = self._tiles(pictures, expanded.num_tiles, record, spec, where, rng)
         return Loaded(
             record=record,
             encoded=encoded,
             pixel_values=torch.cat(tiles) if tiles else None,
-            num_tiles=prepared.num_tiles,
+            num_tiles=expanded.num_tiles,
             image_sizes=sizes,
         )
 
     def _pictures(
         self, record: Record, spec: DatasetSpec, where: str, rng: random.Random | None
     ) -> list[Image.Image]:
-        limit = self.images.max_image_pixels
+        limit = self.media.max_image_pixels
         if record.video is None:
             paths = [self._path(path, spec, where) for path in record.images]
             return [load_image(path, where=where, max_pixels=limit) for path in paths]
@@ -131,15 +131,15 @@ class SampleLoader:
         chosen = choose_frames(
             video,
             clip=record.clip,
-            min_num_frame=self.images.min_num_frame,
-            max_num_frame=self.images.max_num_frame,
+            min_num_frame=self.media.min_num_frame,
+            max_num_frame=self.media.max_num_frame,
             rng=rng if self.train else None,
             where=where,
         )
         return video.frames(chosen)
 
     def _path(self, path: str, spec: DatasetSpec, where: str) -> str:
-        return resolve_path(spec.root, path, where=where, strict=self.images.strict_root)
+        return resolve_path(spec.root, path, where=where, strict=self.media.strict_root)
 
     def _tiles(
         self,
@@ -150,13 +150,13 @@ class SampleLoader:
         where: str,
         rng: random.Random | None,
     ) -> list[Tensor]:
-        budget = self.images.tile_budget(len(record.images), spec.max_dynamic_patch)
+        budget = self.media.images.tile_budget(len(record.images), spec.max_dynamic_patch)
         tiles = []
         for number, (picture, planned) in enumerate(zip(pictures, num_tiles, strict=True)):
             if self.train and spec.data_augment and rng is not None:
                 picture = jpeg_augment(picture, rng)
             # A video's frames are one tile each, however large.
-            pixels = preprocess(picture, self.images, max_tiles=1 if record.video else budget)
+            pixels = preprocess(picture, self.media.images, max_tiles=1 if record.video else budget)
             if len(pixels) != planned:
                 stated = record.sizes[number] if record.sizes else "no size"
                 raise BadRecordError(
@@ -213,16 +213,7 @@ class SftDataset(Dataset[list[Example]]):
         """Choose the epoch's augmentations, also in workers that already run."""
         self._epoch.value = epoch
 
-    def plan(
-        self,
-        epoch: int,
-        *,
-        global_batch_size: int,
-        mode: Mode = "random",
-        max_packed_tokens: int | None = None,
-        max_packed_tiles: int | None = None,
-        drop_last: bool = False,
-    ) -> EpochPlan:
+    def plan(self, epoch: int, *, global_batch_size: int, order: OrderConfig) -> EpochPlan:
         """The order of an epoch; see :func:`plan_epoch`."""
         indices = None
         if self.resample:
@@ -232,12 +223,12 @@ class SftDataset(Dataset[list[Example]]):
             seed=self.seed,
             epoch=epoch,
             global_batch_size=global_batch_size,
-            mode=mode,
-            max_packed_tokens=max_packed_tokens,
+            mode=order.mode,
+            max_packed_tokens=order.max_packed_tokens,
             tiles=self.tiles,
-            max_packed_tiles=max_packed_tiles,
+            max_packed_tiles=order.max_packed_tiles,
             indices=indices,
-            drop_last=drop_last,
+            drop_last=order.drop_last,
         )
 
     def __getitem__(self, unit: Unit | int) -> list[Example]:

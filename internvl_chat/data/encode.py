@@ -16,6 +16,7 @@ from itertools import chain
 
 import numpy as np
 
+from internvl_chat.config import EncodeConfig
 from internvl_chat.data.schema import BadRecordError
 from internvl_chat.data.tokenization import TextTokenizer, Tokens
 from internvl_chat.errors import ConfigError
@@ -27,29 +28,12 @@ from internvl_chat.model.constants import (
     IMG_START_TOKEN,
 )
 from internvl_chat.model.conversation import Rendered, Template
+from internvl_chat.model.templates import find_template
 
 _ONE_IMAGE = f"{IMG_START_TOKEN}{IMG_CONTEXT_TOKEN}{IMG_END_TOKEN}"
 _MARK = re.compile(r"<\|[^<>|\s]+\|>")
 
 Turns = Sequence[tuple[str, str]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncodeSettings:
-    """How conversations become ids."""
-
-    template: Template
-    num_image_token: int
-    """K: ids per tile."""
-    max_seq_length: int = 2048
-    """Ids beyond it are cut."""
-    system: str | None = None
-    """Replaces the template's system message, unless the record brings its own."""
-
-    def __post_init__(self) -> None:
-        for name in ("num_image_token", "max_seq_length"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}, want a number > 0")
 
 
 @dataclass(frozen=True)
@@ -69,11 +53,12 @@ class Encoder:
     """Encodes conversations with one tokenizer and one template.
 
     Raises:
-        ConfigError: the tokenizer does not know the image tokens.
+        ConfigError: unknown template, or the tokenizer does not know the image tokens.
     """
 
-    def __init__(self, tokenizer: object, settings: EncodeSettings) -> None:
-        self.settings = settings
+    def __init__(self, tokenizer: object, config: EncodeConfig) -> None:
+        self.config = config
+        self.template = find_template(config.conv_style)
         self.tokens = (
             tokenizer if isinstance(tokenizer, TextTokenizer) else TextTokenizer(tokenizer)
         )
@@ -90,7 +75,7 @@ class Encoder:
         self._context_id = ids[IMG_CONTEXT_TOKEN]
         self._bos_id: int | None = None
         self._bos_text = ""
-        if settings.template.bos_in_training:
+        if self.template.bos_in_training:
             self._bos_id = self.tokens.tokenizer.bos_token_id
             self._bos_text = self.tokens.tokenizer.bos_token or ""
 
@@ -100,7 +85,7 @@ class Encoder:
         Raises:
             BadRecordError: the text holds one of the template's control tokens.
         """
-        template = self.settings.template
+        template = self.template
         texts = [*chain.from_iterable(turns), system or ""]
         for mark in template_marks(template):
             if any(mark in text for text in texts):
@@ -111,7 +96,7 @@ class Encoder:
                     fix="Remove or spell it differently.",
                 )
         placed = [(question.replace(IMAGE_TAG, _ONE_IMAGE), answer) for question, answer in turns]
-        return template.render(placed, self.settings.system if system is None else system)
+        return template.render(placed, self.config.system_message if system is None else system)
 
     def encode(
         self,
@@ -144,10 +129,10 @@ class Encoder:
     ) -> list[tuple[int, bool] | BadRecordError]:
         """Ids and whether they were cut, for many conversations; exactly what encode gives."""
         counts = self.tokens.count_batch([one.text for one in rendered])
-        limit = self.settings.max_seq_length
+        limit = self.config.max_seq_length
         found: list[tuple[int, bool] | BadRecordError] = []
         for one, tiles, where, count in zip(rendered, num_tiles, wheres, counts, strict=True):
-            total = count + sum(tiles) * self.settings.num_image_token - len(tiles)
+            total = count + sum(tiles) * self.config.num_image_token - len(tiles)
             total += self._bos_id is not None
             if total <= limit and one.text.count(IMG_CONTEXT_TOKEN) == len(tiles):
                 found.append((total, False))
@@ -167,7 +152,7 @@ class Encoder:
         if self._bos_id is not None:
             ids = np.concatenate([[self._bos_id], ids])
             labels = np.concatenate([[IGNORE_INDEX], labels])
-        limit = self.settings.max_seq_length
+        limit = self.config.max_seq_length
         truncated = len(ids) > limit
         if truncated:
             if (ids[limit:] == self._context_id).any():
@@ -201,14 +186,14 @@ class Encoder:
         if len(slots) == 0:
             return ids, labels
         times = np.ones(len(ids), dtype=np.int64)
-        times[slots] = np.asarray(num_tiles) * self.settings.num_image_token
+        times[slots] = np.asarray(num_tiles) * self.config.num_image_token
         return np.repeat(ids, times), np.repeat(labels, times)
 
     def _full_text(self, rendered: Rendered, num_tiles: Sequence[int]) -> str:
         pieces = rendered.text.split(IMG_CONTEXT_TOKEN)
         text = [pieces[0]]
         for tiles, piece in zip(num_tiles, pieces[1:], strict=True):
-            text += [IMG_CONTEXT_TOKEN * (tiles * self.settings.num_image_token), piece]
+            text += [IMG_CONTEXT_TOKEN * (tiles * self.config.num_image_token), piece]
         return "".join(text)
 
 

@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from internvl_chat.config import ImageConfig
 from internvl_chat.data import boxes
-from internvl_chat.data.images import ImageSettings, count_tiles
+from internvl_chat.data.images import count_tiles
 from internvl_chat.data.meta import DatasetSpec
 from internvl_chat.data.schema import BadRecordError, Record, Size
 from internvl_chat.data.video import expand_video_tag
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class ExpandedRecord:
     """What is left to do is rendering and tokenizing."""
 
     turns: tuple[tuple[str, str], ...]
@@ -26,23 +27,23 @@ class Prepared:
     warnings: tuple[str, ...]
 
 
-def needs_sizes(record: Record, spec: DatasetSpec, settings: ImageSettings) -> bool:
+def needs_sizes(record: Record, spec: DatasetSpec, images: ImageConfig) -> bool:
     """Whether the ids of this record depend on the sizes of its images."""
     if not record.images:
         return False
-    pads_boxes = settings.pad2square and spec.box_format != "keep"
-    return settings.dynamic_image_size or spec.box_format == "pixel_to_1000" or pads_boxes
+    pads_boxes = images.pad2square and spec.box_format != "keep"
+    return images.dynamic_image_size or spec.box_format == "pixel_to_1000" or pads_boxes
 
 
-def prepare(
+def expand_record(
     record: Record,
     spec: DatasetSpec,
-    settings: ImageSettings,
+    images: ImageConfig,
     *,
     sizes: Sequence[Size] | None = None,
     num_frames: int = 0,
     where: str,
-) -> Prepared:
+) -> ExpandedRecord:
     """Expand the video tag, convert boxes, count tiles.
 
     Args:
@@ -55,22 +56,22 @@ def prepare(
     """
     if record.video is not None:
         turns = tuple((expand_video_tag(q, num_frames), a) for q, a in record.turns)
-        return Prepared(turns, (1,) * num_frames, record.warnings)
+        return ExpandedRecord(turns, (1,) * num_frames, record.warnings)
     turns, warnings = record.turns, record.warnings
     if spec.box_format != "keep" and record.images:
-        turns, problems = _convert_boxes(record, spec, settings, sizes, where)
+        turns, problems = _convert_boxes(record, spec, images, sizes, where)
         warnings += problems
-    if not settings.dynamic_image_size:
-        return Prepared(turns, (1,) * len(record.images), warnings)
-    budget = settings.tile_budget(len(record.images), spec.max_dynamic_patch)
-    num_tiles = tuple(count_tiles(size, settings, max_tiles=budget) for size in sizes or ())
-    return Prepared(turns, num_tiles, warnings)
+    if not images.dynamic_image_size:
+        return ExpandedRecord(turns, (1,) * len(record.images), warnings)
+    budget = images.tile_budget(len(record.images), spec.max_dynamic_patch)
+    num_tiles = tuple(count_tiles(size, images, max_tiles=budget) for size in sizes or ())
+    return ExpandedRecord(turns, num_tiles, warnings)
 
 
 def _convert_boxes(
     record: Record,
     spec: DatasetSpec,
-    settings: ImageSettings,
+    images: ImageConfig,
     sizes: Sequence[Size] | None,
     where: str,
 ) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
@@ -89,7 +90,7 @@ def _convert_boxes(
                 fix="Convert these boxes beforehand.",
             )
         size = next(iter(distinct), None)
-        pad_size = size if settings.pad2square else None
+        pad_size = size if images.pad2square else None
         if spec.box_format == "unit_to_1000":
             converted = boxes.unit_to_1000(text, pad_size=pad_size)
         else:

@@ -19,21 +19,19 @@ import time
 import warnings
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from internvl_chat.config import MAX_IMAGE_PIXELS, ImageConfig, NormalizeType
 from internvl_chat.data.schema import BadRecordError
-from internvl_chat.model.constants import NORMALIZATION, NormalizeType
+from internvl_chat.model.constants import NORMALIZATION
 
 logger = logging.getLogger(__name__)
 
-MAX_IMAGE_PIXELS: Final = 178_956_970
 _TRANSIENT = {
     errno.EIO,
     errno.EAGAIN,
@@ -66,31 +64,6 @@ _DECODE_ERRORS = (
     struct.error,
     zlib.error,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageSettings:
-    """How images become tiles."""
-
-    image_size: int = 448
-    """Side S of a tile in pixels."""
-    pad2square: bool = False
-    dynamic_image_size: bool = False
-    use_thumbnail: bool = False
-    min_dynamic_patch: int = 1
-    max_dynamic_patch: int = 1
-    """Tiles per sample, shared by its images; the thumbnail comes on top."""
-    normalize_type: NormalizeType = "imagenet"
-    min_num_frame: int = 8
-    max_num_frame: int = 32
-    strict_root: bool = False
-    """Also refuse paths whose symbolic links lead out of the root."""
-    max_image_pixels: int = MAX_IMAGE_PIXELS
-
-    def tile_budget(self, num_images: int, max_dynamic_patch: int | None = None) -> int:
-        """Tiles that each of ``num_images`` images of one record may use."""
-        limit = self.max_dynamic_patch if max_dynamic_patch is None else max_dynamic_patch
-        return max(1, limit // max(num_images, 1))
 
 
 # -- files --------------------------------------------------------------------------------------
@@ -303,51 +276,51 @@ def choose_grid(
     return best
 
 
-def count_tiles(size: tuple[float, float], settings: ImageSettings, *, max_tiles: int) -> int:
+def count_tiles(size: tuple[float, float], config: ImageConfig, *, max_tiles: int) -> int:
     """How many tiles :func:`preprocess` makes of an image of this (width, height)."""
-    if not settings.dynamic_image_size:
+    if not config.dynamic_image_size:
         return 1
-    columns, rows = _grid_of(size, settings, max_tiles)
-    return columns * rows + (settings.use_thumbnail and columns * rows > 1)
+    columns, rows = _grid_of(size, config, max_tiles)
+    return columns * rows + (config.use_thumbnail and columns * rows > 1)
 
 
-def _grid_of(size: tuple[float, float], settings: ImageSettings, max_tiles: int) -> tuple[int, int]:
-    if settings.pad2square:
+def _grid_of(size: tuple[float, float], config: ImageConfig, max_tiles: int) -> tuple[int, int]:
+    if config.pad2square:
         size = (max(size), max(size))
     return choose_grid(
         size,
-        min_tiles=settings.min_dynamic_patch,
+        min_tiles=config.min_dynamic_patch,
         max_tiles=max_tiles,
-        image_size=settings.image_size,
+        image_size=config.image_size,
     )
 
 
-def preprocess(image: Image.Image, settings: ImageSettings, *, max_tiles: int = 1) -> Tensor:
+def preprocess(image: Image.Image, config: ImageConfig, *, max_tiles: int = 1) -> Tensor:
     """Make an RGB image into tiles.
 
     Args:
         image: RGB.
-        settings: size, padding, tiling.
+        config: size, padding, tiling.
         max_tiles: the image's share of the budget; used with ``dynamic_image_size``.
 
     Returns:
         (n, 3, S, S) uint8; row by row, the thumbnail last.
     """
-    if settings.pad2square:
-        image = pad_square(image, settings.normalize_type)
-    if not settings.dynamic_image_size:
-        return resize(image, settings.image_size, settings.image_size).unsqueeze(0)
-    return dynamic_tiles(image, settings, max_tiles=max_tiles)
+    if config.pad2square:
+        image = pad_square(image, config.normalize_type)
+    if not config.dynamic_image_size:
+        return resize(image, config.image_size, config.image_size).unsqueeze(0)
+    return dynamic_tiles(image, config, max_tiles=max_tiles)
 
 
-def dynamic_tiles(image: Image.Image, settings: ImageSettings, *, max_tiles: int) -> Tensor:
+def dynamic_tiles(image: Image.Image, config: ImageConfig, *, max_tiles: int) -> Tensor:
     """Resize to the grid's size and cut it row by row; (n, 3, S, S) uint8."""
-    side = settings.image_size
-    columns, rows = _grid_of(image.size, settings, max_tiles)
+    side = config.image_size
+    columns, rows = _grid_of(image.size, config, max_tiles)
     pixels = resize(image, columns * side, rows * side)
     tiles = pixels.view(3, rows, side, columns, side).permute(1, 3, 0, 2, 4)
     tiles = tiles.reshape(rows * columns, 3, side, side)
-    if settings.use_thumbnail and rows * columns > 1:
+    if config.use_thumbnail and rows * columns > 1:
         tiles = torch.cat([tiles, resize(image, side, side).unsqueeze(0)])
     return tiles
 

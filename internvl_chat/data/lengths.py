@@ -19,11 +19,12 @@ from pathlib import Path
 import numpy as np
 import orjson
 
+from internvl_chat.config import MediaConfig
 from internvl_chat.data.annotations import AnnotationFile
 from internvl_chat.data.cache import build_once, cache_dir, digest
 from internvl_chat.data.encode import Encoder
-from internvl_chat.data.expand import Prepared, needs_sizes, prepare
-from internvl_chat.data.images import ImageSettings, open_image, resolve_path
+from internvl_chat.data.expand import ExpandedRecord, expand_record, needs_sizes
+from internvl_chat.data.images import open_image, resolve_path
 from internvl_chat.data.meta import DatasetSpec
 from internvl_chat.data.schema import BadRecordError, Record, Size, parse_record
 from internvl_chat.data.video import choose_frames, open_video
@@ -73,7 +74,7 @@ class _Counter:
     spec: DatasetSpec
     file: AnnotationFile
     encoder: Encoder
-    images: ImageSettings
+    media: MediaConfig
 
     def chunk(self, first: int) -> _Chunk:
         last = min(first + _CHUNK_RECORDS, len(self.file))
@@ -83,16 +84,16 @@ class _Counter:
             raw, where = self.file.read(number)
             try:
                 record = parse_record(raw, where=where)
-                prepared = self._prepare(record, where)
-                one = self.encoder.render(prepared.turns, system=record.system, where=where)
+                expanded = self._expand(record, where)
+                one = self.encoder.render(expanded.turns, system=record.system, where=where)
             except BadRecordError as err:
                 chunk.bad.append((number, err.code, err.problem, err.fix))
                 continue
             chunk.num_dropped += record.dropped_leading_answer
-            chunk.warnings.update(prepared.warnings)
+            chunk.warnings.update(expanded.warnings)
             places.append(number)
             rendered.append(one)
-            tiles.append(prepared.num_tiles)
+            tiles.append(expanded.num_tiles)
             wheres.append(where)
         for number, counts, found in zip(
             places, tiles, self.encoder.lengths(rendered, tiles, wheres), strict=True
@@ -105,32 +106,32 @@ class _Counter:
             chunk.num_truncated += truncated
         return chunk
 
-    def _prepare(self, record: Record, where: str) -> Prepared:
+    def _expand(self, record: Record, where: str) -> ExpandedRecord:
         num_frames = self._num_frames(record, where) if record.video else 0
         sizes: tuple[Size, ...] | None = None
-        if needs_sizes(record, self.spec, self.images):
+        if needs_sizes(record, self.spec, self.media.images):
             sizes = record.sizes or tuple(self._size(path, where) for path in record.images)
-        return prepare(
-            record, self.spec, self.images, sizes=sizes, num_frames=num_frames, where=where
+        return expand_record(
+            record, self.spec, self.media.images, sizes=sizes, num_frames=num_frames, where=where
         )
 
     def _size(self, path: str, where: str) -> Size:
-        full = resolve_path(self.spec.root, path, where=where, strict=self.images.strict_root)
+        full = resolve_path(self.spec.root, path, where=where, strict=self.media.strict_root)
         with open_image(
-            full, where=where, path=full, max_pixels=self.images.max_image_pixels
+            full, where=where, path=full, max_pixels=self.media.max_image_pixels
         ) as image:
             return image.size
 
     def _num_frames(self, record: Record, where: str) -> int:
         assert record.video is not None
         full = resolve_path(
-            self.spec.root, record.video, where=where, strict=self.images.strict_root
+            self.spec.root, record.video, where=where, strict=self.media.strict_root
         )
         frames = choose_frames(
-            open_video(full, where=where, max_pixels=self.images.max_image_pixels),
+            open_video(full, where=where, max_pixels=self.media.max_image_pixels),
             clip=record.clip,
-            min_num_frame=self.images.min_num_frame,
-            max_num_frame=self.images.max_num_frame,
+            min_num_frame=self.media.min_num_frame,
+            max_num_frame=self.media.max_num_frame,
             rng=None,
             where=where,
         )
@@ -141,7 +142,7 @@ def token_lengths(
     spec: DatasetSpec,
     file: AnnotationFile,
     encoder: Encoder,
-    images: ImageSettings,
+    media: MediaConfig,
     *,
     is_main: bool = True,
     num_processes: int | None = None,
@@ -154,7 +155,7 @@ def token_lengths(
     Args:
         spec, file: the dataset.
         encoder: template, tokenizer and limits.
-        images: tile settings.
+        media: how files are read.
         is_main: whether to show progress.
         num_processes: how many count; by default as many as there are cores, at most 32, and one
             for small files.
@@ -163,15 +164,16 @@ def token_lengths(
         _FORMAT,
         file.identity,
         encoder.tokens.fingerprint(),
-        asdict(encoder.settings),
-        asdict(images),
+        asdict(encoder.config),
+        asdict(encoder.template),
+        asdict(media),
         [os.path.abspath(spec.root or "."), spec.box_format, spec.max_dynamic_patch],
     )
     path = cache_dir() / f"{Path(file.path).stem}-{key}.lengths.npy"
     report = path.with_suffix(".json")
 
     def build(partial: Path) -> None:
-        table, summary = _count(_Counter(spec, file, encoder, images), is_main, num_processes)
+        table, summary = _count(_Counter(spec, file, encoder, media), is_main, num_processes)
         report.write_bytes(orjson.dumps(summary))  # before the table, whose presence means done
         with open(partial, "wb") as handle:
             np.save(handle, table)

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from rich.text import Text
 
+from internvl_chat.config import DataConfig
 from internvl_chat.data.annotations import AnnotationFile
-from internvl_chat.data.build import DataSettings
 from internvl_chat.data.dataset import Loaded, SampleLoader
 from internvl_chat.data.encode import Encoder
 from internvl_chat.data.meta import DatasetSpec, load_meta
 from internvl_chat.errors import ConfigError
-from internvl_chat.model.configuration_internvl_chat import num_image_token
 from internvl_chat.model.constants import IGNORE_INDEX, IMG_CONTEXT_TOKEN
 from internvl_chat.model.suggestions import suggest
 
@@ -77,12 +73,12 @@ def _shorten(text: str) -> str:
 
 
 def preview(
-    settings: DataSettings, tokenizer: Any, *, dataset: str | None, index: str
+    config: DataConfig, tokenizer: Any, *, dataset: str | None, index: str
 ) -> Iterator[Preview]:
     """Load records of a dataset.
 
     Args:
-        settings: as training's.
+        config: as training's.
         tokenizer: with the image tokens added.
         dataset: a name of the meta JSON; may be None if it has one only.
         index: ``i``, or ``i:j`` for records i to j-1, counted from 0.
@@ -91,11 +87,11 @@ def preview(
         ConfigError: no such dataset or record.
         BadRecordError: while iterating, for a record that training would skip.
     """
-    spec = _choose(load_meta(settings.meta_path), dataset)
+    spec = _choose(load_meta(config.meta_path), dataset)
     file = AnnotationFile(spec.annotation)
     numbers = _numbers(index, len(file), spec.name)
-    encoder = Encoder(tokenizer, settings.encode_settings())
-    loader = SampleLoader(encoder, settings.image_settings(), train=False)
+    encoder = Encoder(tokenizer, config.encode)
+    loader = SampleLoader(encoder, config.media, train=False)
     return _Previews(spec, file, loader, numbers)
 
 
@@ -148,40 +144,3 @@ def _numbers(index: str, total: int, name: str) -> range:
             fix=f"Count from 0 to {total - 1}.",
         )
     return range(begin, min(end, total))
-
-
-def settings_from_model(path: str | os.PathLike[str], **given: Any) -> DataSettings:
-    """The data settings a checkpoint's ``config.json`` implies.
-
-    Args:
-        path: the checkpoint's directory.
-        given: fields of :class:`DataSettings` that go before the config's.
-
-    Raises:
-        ConfigError: there is no usable ``config.json``.
-    """
-    file = Path(path) / "config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-        vision = config["vision_config"]
-        patch = int(vision.get("patch_size", 14))
-        size = int(config.get("force_image_size") or vision.get("image_size", 224))
-        tokens = num_image_token(size, patch, float(config.get("downsample_ratio", 0.5)))
-    except FileNotFoundError as err:
-        raise ConfigError("no such file", where=str(file), fix="Name a chat checkpoint.") from err
-    except (OSError, ValueError, KeyError, TypeError) as err:
-        raise ConfigError(
-            f"not a chat checkpoint's configuration ({err!r})", where=str(file)
-        ) from err
-    found = {
-        "conv_style": config.get("template", "Hermes-2"),
-        "system_message": config.get("system_message"),
-        "num_image_token": tokens,
-        "force_image_size": size,
-        "pad2square": bool(config.get("pad2square", False)),
-        "dynamic_image_size": bool(config.get("dynamic_image_size", False)),
-        "use_thumbnail": bool(config.get("use_thumbnail", False)),
-        "min_dynamic_patch": int(config.get("min_dynamic_patch", 1)),
-        "max_dynamic_patch": int(config.get("max_dynamic_patch", 1)),
-    }
-    return DataSettings(**{**found, **given})

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from torch.utils.data import Sampler
 
-Mode = Literal["random", "grouped", "packed"]
+from internvl_chat.config import OrderMode
 
 _GROUP_WINDOW_SAMPLES = 16_384
 _GROUP_WINDOW_STEPS = 64
@@ -90,7 +89,7 @@ def plan_epoch(
     seed: int,
     epoch: int,
     global_batch_size: int,
-    mode: Mode = "random",
+    mode: OrderMode = "random",
     max_packed_tokens: int | None = None,
     tiles: np.ndarray | None = None,
     max_packed_tiles: int | None = None,

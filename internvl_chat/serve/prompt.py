@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from internvl_chat.chat.media import image_settings, load_tiles
+from internvl_chat.chat.media import image_config_of, load_tiles
 from internvl_chat.data.encode import template_marks
 from internvl_chat.errors import ConfigError
 from internvl_chat.model.chat import expand_image_tags, prompt_ids
@@ -112,7 +112,7 @@ class Prompter:
         self._template: Template = model.conv_template
         self._system: str = model.system_message
         self._num_image_token: int = model.num_image_token
-        self._settings = image_settings(model.config)
+        self._settings = image_config_of(model.config)
         context_id = tokenizer.convert_tokens_to_ids(IMG_CONTEXT_TOKEN)
         if context_id is None or context_id == tokenizer.unk_token_id:
             raise ConfigError(f"the tokenizer does not know {IMG_CONTEXT_TOKEN}", where="--model")

@@ -1,7 +1,8 @@
-"""What a fine-tuning run can be told. Names are those of the original recipes.
+"""What a fine-tuning run can be told, and which flag becomes which field of a config.
 
-The command line is read in ``parsing.py`` and cross-checked in ``checks.py``; these classes hold
-the values and their help.
+Names are those of the original recipes. The command line is read in ``parsing.py`` and checked in
+``validation.py``; the classes here hold the values, their defaults and their help, and the
+functions below them are the one table from flags to the configs of ``internvl_chat.config``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,22 @@ from typing import Any, Literal
 
 import torch
 from transformers import TrainingArguments
+
+from internvl_chat.config import (
+    MAX_IMAGE_PIXELS,
+    BuildConfig,
+    DataConfig,
+    EncodeConfig,
+    ImageConfig,
+    LossReduction,
+    MediaConfig,
+    NormalizeType,
+    OrderConfig,
+    ShapeConfig,
+    SourceConfig,
+    TrainableConfig,
+)
+from internvl_chat.train.attention import Requested
 
 
 def _option(default: Any, help_text: str) -> Any:
@@ -40,7 +57,7 @@ class ModelArguments:
     grad_checkpoint: bool = _option(False, "Recompute activations of both towers in backward.")
     drop_path_rate: float = _option(0.0, "Stochastic depth of the last vision layer.")
     ps_version: Literal["v1", "v2"] = _option("v1", "Pixel shuffle; published V1-2 weights: v1.")
-    attn_implementation: Literal["auto", "flash_attention_2", "sdpa", "eager"] = _option(
+    attn_implementation: Requested = _option(
         "auto", "Attention kernel of both towers; auto takes the best installed."
     )
     use_fast_tokenizer: bool = _option(True, "Prefer the Rust tokenizer if the files allow it.")
@@ -63,17 +80,20 @@ class DataArguments:
     max_dynamic_patch: int = _option(1, "Most tiles of an image.")
     min_num_frame: int = _option(8, "Fewest frames of a video.")
     max_num_frame: int = _option(32, "Most frames of a video.")
-    normalize_type: Literal["imagenet", "clip", "siglip"] = _option(
+    normalize_type: NormalizeType = _option(
         "imagenet", "Mean and standard deviation of the pixels."
     )
     use_data_resampling: bool = _option(False, "Draw datasets by the root of their size.")
     use_packed_ds: bool = _option(False, "Put several samples into one row, without padding.")
     max_packed_tokens: int = _option(4096, "Longest packed row in tokens.")
-    loss_reduction: Literal["token", "sample", "square"] = _option(
+    max_packed_tiles: int | None = _option(
+        None, "Most image tiles of a packed row; a single sample may have more."
+    )
+    loss_reduction: LossReduction = _option(
         "token", "Each token, each sample, or each sample by 1/sqrt(tokens) weighs the same."
     )
     max_bad_ratio: float = _option(0.01, "Share of bad records that stops the run.")
-    max_image_pixels: int = _option(178_956_970, "Larger images are bad records.")
+    max_image_pixels: int = _option(MAX_IMAGE_PIXELS, "Larger images are bad records.")
     strict_root: bool = _option(False, "Symbolic links out of a dataset's root are bad records.")
 
 
@@ -112,3 +132,122 @@ class TrainArguments(TrainingArguments):
     def uses_tensorboard(self) -> bool:
         """Whether our own TensorBoard callback writes (transformers' one is not used)."""
         return "tensorboard" in (self.report_to or [])
+
+
+# ---- from flags to configs ----------------------------------------------------------------------
+
+
+def source_config(model: ModelArguments) -> SourceConfig:
+    """Where the weights come from."""
+    return SourceConfig(
+        model_name_or_path=model.model_name_or_path,
+        vision_path=model.vision_path,
+        llm_path=model.llm_path,
+        mlp_path=model.mlp_path,
+    )
+
+
+def shape_config(model: ModelArguments, data: DataArguments) -> ShapeConfig:
+    """What the run changes about the checkpoint's shape."""
+    return ShapeConfig(
+        vision_select_layer=model.vision_select_layer,
+        drop_path_rate=model.drop_path_rate,
+        ps_version=model.ps_version,
+        down_sample_ratio=data.down_sample_ratio,
+        template=data.conv_style,
+    )
+
+
+def trainable_config(model: ModelArguments) -> TrainableConfig:
+    """Which weights train."""
+    return TrainableConfig(
+        freeze_llm=model.freeze_llm,
+        freeze_mlp=model.freeze_mlp,
+        freeze_backbone=model.freeze_backbone,
+        unfreeze_vit_layers=model.unfreeze_vit_layers,
+        unfreeze_lm_head=model.unfreeze_lm_head,
+        use_llm_lora=model.use_llm_lora,
+        use_backbone_lora=model.use_backbone_lora,
+    )
+
+
+def image_config(data: DataArguments) -> ImageConfig:
+    """How an image becomes tiles."""
+    return ImageConfig(
+        image_size=data.force_image_size,
+        pad2square=data.pad2square,
+        dynamic_image_size=data.dynamic_image_size,
+        use_thumbnail=data.use_thumbnail,
+        min_dynamic_patch=data.min_dynamic_patch,
+        max_dynamic_patch=data.max_dynamic_patch,
+        normalize_type=data.normalize_type,
+    )
+
+
+def build_config(
+    model: ModelArguments,
+    data: DataArguments,
+    *,
+    dtype: torch.dtype,
+    attn_implementation: str | dict[str, str] | None,
+    seed: int,
+) -> BuildConfig:
+    """What the model is built from, and how; the last three do not stand in a flag as they are."""
+    return BuildConfig(
+        source=source_config(model),
+        shape=shape_config(model, data),
+        images=image_config(data),
+        trainable=trainable_config(model),
+        dtype=dtype,
+        attn_implementation=attn_implementation,
+        seed=seed,
+    )
+
+
+def media_config(data: DataArguments, images: ImageConfig) -> MediaConfig:
+    """How image and video files are read."""
+    return MediaConfig(
+        images=images,
+        min_num_frame=data.min_num_frame,
+        max_num_frame=data.max_num_frame,
+        strict_root=data.strict_root,
+        max_image_pixels=data.max_image_pixels,
+    )
+
+
+def encode_config(data: DataArguments, *, num_image_token: int) -> EncodeConfig:
+    """How conversations become ids; ``num_image_token`` is the model's."""
+    return EncodeConfig(
+        conv_style=data.conv_style,
+        system_message=None,
+        num_image_token=num_image_token,
+        max_seq_length=data.max_seq_length,
+    )
+
+
+def data_config(data: DataArguments, *, num_image_token: int, meta_path: str | None) -> DataConfig:
+    """Which records, and how they become samples.
+
+    Args:
+        data: the flags.
+        num_image_token: of the model.
+        meta_path: ``--meta_path``, or ``--eval_meta_path`` for the held-out records.
+    """
+    return DataConfig(
+        meta_path=meta_path or "",
+        encode=encode_config(data, num_image_token=num_image_token),
+        media=media_config(data, image_config(data)),
+        use_data_resampling=data.use_data_resampling,
+        max_bad_ratio=data.max_bad_ratio,
+    )
+
+
+def order_config(data: DataArguments, *, grouped: bool, drop_last: bool) -> OrderConfig:
+    """How samples are put into batches; ``--use_packed_ds`` goes before ``grouped``."""
+    packed = data.use_packed_ds
+    return OrderConfig(
+        mode="packed" if packed else "grouped" if grouped else "random",
+        max_packed_tokens=data.max_packed_tokens if packed else None,
+        max_packed_tiles=data.max_packed_tiles if packed else None,
+        drop_last=drop_last,
+    )

@@ -10,14 +10,16 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_callback import ExportableState
+from transformers.trainer_callback import TrainerState
 
 from internvl_chat.checkpoint.manifest import (
     Peers,
@@ -28,17 +30,41 @@ from internvl_chat.checkpoint.manifest import (
     verify_manifest,
 )
 from internvl_chat.checkpoint.save import save_checkpoint_files
+from internvl_chat.config import NormalizeType
 from internvl_chat.errors import CheckpointError
 from internvl_chat.files import write_json
-from internvl_chat.model.constants import NormalizeType
-
-if TYPE_CHECKING:
-    from internvl_chat.train.trainer import InternVLTrainer
 
 logger = logging.getLogger(__name__)
 
 POSITION = "data_position.json"
 TRAINABLE_WEIGHTS = "trainable_weights.pt"
+OPTIMIZER = "optimizer.pt"
+SCHEDULER = "scheduler.pt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingState:
+    """What changes as a run goes on; a checkpoint is saved from it and restored into it."""
+
+    model: nn.Module
+    """Unwrapped."""
+    engine: Any | None
+    """DeepSpeed's, which keeps weights and optimizer; None without it."""
+    optimizer: Any
+    scheduler: Any
+    device: torch.device
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPosition:
+    """Where a run stands."""
+
+    epoch: int
+    step: int
+    """In the epoch; with it, the position in the data order."""
+    trainer_state: TrainerState
+    save_random_state: Callable[[str], None]
+    """Writes this rank's random state into a directory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,31 +86,43 @@ class CheckpointWriter:
 
     # ---- saving -------------------------------------------------------------------------------
 
-    def save(self, trainer: InternVLTrainer) -> None:
-        """Write ``checkpoint-N`` for the step the trainer stands at, then remove surplus ones."""
-        output_dir = Path(trainer.args.output_dir)
-        target = output_dir / f"checkpoint-{trainer.state.global_step}"
+    def save(
+        self,
+        state: TrainingState,
+        output_dir: Path,
+        *,
+        step: int,
+        position: RunPosition | None,
+        limit: int | None,
+        best: Path | None,
+    ) -> None:
+        """Write ``checkpoint-N``, then remove surplus ones.
+
+        Args:
+            state: of the run.
+            output_dir: of the run.
+            step: N.
+            position: where the run stands, to continue from; None saves the model only.
+            limit: how many checkpoints stay; None keeps all.
+            best: one that stays in any case.
+        """
+        target = output_dir / f"checkpoint-{step}"
         peers = Peers(rank=self.rank, world_size=self.world_size, barrier=self._barrier)
         with atomic_directory(target, peers) as staging:
-            self._save_files(trainer, staging, dtype=None)
-            if not trainer.args.save_only_model:
-                self._save_training_state(trainer, staging)
+            self._save_files(state.model, staging, dtype=None)
+            if position is not None:
+                self._save_training_state(state, position, staging)
         if self.rank == 0:
             logger.info("saved %s", target)
             self._remove_stale(but=target)
-            if trainer.args.save_total_limit:
-                best = trainer.state.best_model_checkpoint
-                remove_old_checkpoints(
-                    output_dir,
-                    trainer.args.save_total_limit,
-                    protect=[Path(best)] if best else [],
-                )
+            if limit:
+                remove_old_checkpoints(output_dir, limit, protect=[best] if best else [])
         self._barrier()
 
-    def save_final(self, trainer: InternVLTrainer, directory: str) -> None:
+    def save_final(self, model: nn.Module, directory: Path) -> None:
         """Write the finished model (or adapter) into ``directory``."""
-        Path(directory).mkdir(parents=True, exist_ok=True)
-        self._save_files(trainer, Path(directory), dtype=self.final_dtype)
+        directory.mkdir(parents=True, exist_ok=True)
+        self._save_files(model, directory, dtype=self.final_dtype)
         if self.rank == 0:
             self._remove_stale()
         self._barrier()
@@ -97,11 +135,9 @@ class CheckpointWriter:
                 path.unlink()
         self.stale.clear()
 
-    def _save_files(
-        self, trainer: InternVLTrainer, directory: Path, *, dtype: torch.dtype | None
-    ) -> None:
+    def _save_files(self, model: Any, directory: Path, *, dtype: torch.dtype | None) -> None:
         save_checkpoint_files(
-            trainer.model,
+            model,
             self.tokenizer,
             directory,
             is_main=self.rank == 0,
@@ -109,34 +145,34 @@ class CheckpointWriter:
             dtype=dtype,
         )
 
-    def _save_training_state(self, trainer: InternVLTrainer, staging: Path) -> None:
+    def _save_training_state(
+        self, state: TrainingState, position: RunPosition, staging: Path
+    ) -> None:
         self._barrier()  # rank 0 has written the model
-        if trainer.is_deepspeed_enabled:
-            trainer.model_wrapped.save_checkpoint(
-                str(staging), exclude_frozen_parameters=_has_frozen(trainer.model)
+        if state.engine is not None:
+            state.engine.save_checkpoint(
+                str(staging), exclude_frozen_parameters=_has_frozen(state.model)
             )
         elif self.rank == 0:
             # Exactly the weights that train, in the dtype they train in.
-            weights = {n: p.data for n, p in trainer.model.named_parameters() if p.requires_grad}
+            weights = {n: p.data for n, p in state.model.named_parameters() if p.requires_grad}
             torch.save(weights, staging / TRAINABLE_WEIGHTS)
-            torch.save(trainer.optimizer.state_dict(), staging / "optimizer.pt")
+            torch.save(state.optimizer.state_dict(), staging / OPTIMIZER)
         if self.rank == 0:
             for script in staging.glob("zero_to_*.py"):  # DeepSpeed's own tools, copied in
                 script.unlink()
-            torch.save(trainer.lr_scheduler.state_dict(), staging / "scheduler.pt")
-            _export_callbacks(trainer)
-            trainer.state.save_to_json(str(staging / TRAINER_STATE_NAME))
-            epoch, step = trainer.position()
-            position = {
-                "global_step": trainer.state.global_step,
-                "epoch": epoch,
-                "step": step,
+            torch.save(state.scheduler.state_dict(), staging / SCHEDULER)
+            position.trainer_state.save_to_json(str(staging / TRAINER_STATE_NAME))
+            place = {
+                "global_step": position.trainer_state.global_step,
+                "epoch": position.epoch,
+                "step": position.step,
                 "global_batch_size": self.global_batch_size,
                 "world_size": self.world_size,
                 "num_samples": self.num_samples,
             }
-            write_json(staging / POSITION, position)
-        trainer._save_rng_state(str(staging))
+            write_json(staging / POSITION, place)
+        position.save_random_state(str(staging))
 
     # ---- continuing ---------------------------------------------------------------------------
 
@@ -184,63 +220,52 @@ class CheckpointWriter:
                     "--overwrite_output_dir True and this checkpoint as --model_name_or_path.",
                 )
 
-    def load_weights(self, trainer: InternVLTrainer, path: str) -> None:
+    def load_weights(self, model: nn.Module, path: Path) -> None:
         """Put the trained weights back (runs without DeepSpeed), before the model is wrapped.
 
         Raises:
             CheckpointError: other weights train than when it was written.
         """
-        saved = torch.load(Path(path) / TRAINABLE_WEIGHTS, weights_only=True, map_location="cpu")
-        own = {n: p for n, p in trainer.model.named_parameters() if p.requires_grad}
+        saved = torch.load(path / TRAINABLE_WEIGHTS, weights_only=True, map_location="cpu")
+        own = {n: p for n, p in model.named_parameters() if p.requires_grad}
         if saved.keys() != own.keys():
             different = sorted(saved.keys() ^ own.keys())
             raise CheckpointError(
                 f"other weights train than in this run: {', '.join(different[:4])}",
-                where=path,
+                where=str(path),
                 fix="Give the same --freeze_*, --unfreeze_* and LoRA arguments as before.",
             )
         with torch.no_grad():
             for name, parameter in own.items():
                 parameter.copy_(saved[name])
 
-    def load_training_state(self, trainer: InternVLTrainer, path: str) -> None:
+    def load_training_state(self, state: TrainingState, path: Path) -> None:
         """Restore optimizer, scheduler and, under DeepSpeed, the weights.
 
         Raises:
             CheckpointError: DeepSpeed's files are of another stage or number of ranks.
         """
-        if trainer.is_deepspeed_enabled:
-            loaded, _ = trainer.model_wrapped.load_checkpoint(
-                path,
-                load_module_strict=not _has_frozen(trainer.model),
+        if state.engine is not None:
+            loaded, _ = state.engine.load_checkpoint(
+                str(path),
+                load_module_strict=not _has_frozen(state.model),
                 load_lr_scheduler_states=False,
             )
             if loaded is None:
                 raise CheckpointError(
                     "DeepSpeed cannot read its part",
-                    where=path,
+                    where=str(path),
                     fix="Continue with the same --deepspeed stage and number of ranks.",
                 )
         else:
-            state = torch.load(
-                Path(path) / "optimizer.pt",
-                weights_only=True,
-                map_location=trainer.args.device if trainer.args.device.type != "cpu" else "cpu",
-            )
-            trainer.optimizer.load_state_dict(state)
-        scheduler = torch.load(Path(path) / "scheduler.pt", weights_only=True)
-        trainer.lr_scheduler.load_state_dict(scheduler)
+            optimizer = torch.load(path / OPTIMIZER, weights_only=True, map_location=state.device)
+            state.optimizer.load_state_dict(optimizer)
+        scheduler = torch.load(path / SCHEDULER, weights_only=True)
+        state.scheduler.load_state_dict(scheduler)
 
     def _barrier(self) -> None:
         if self.world_size > 1:
             dist.barrier()
-
-
-def _export_callbacks(trainer: InternVLTrainer) -> None:
-    """Write the callbacks' state into the Trainer's, as transformers does before it saves."""
-    stateful = [c for c in trainer.callback_handler.callbacks if isinstance(c, ExportableState)]
-    for callback in [*stateful, trainer.control]:
-        trainer.state.stateful_callbacks[type(callback).__name__] = callback.state()
 
 
 def _has_frozen(model: torch.nn.Module) -> bool:

@@ -18,30 +18,21 @@ if __name__ == "__main__" and not __package__:
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from transformers import PrinterCallback, ProgressCallback
 
-from internvl_chat.checkpoint.artifacts import normalize_type_of
-from internvl_chat.checkpoint.load import LoadPlan, build_model, inspect_checkpoint
+from internvl_chat.checkpoint.load import build_model
 from internvl_chat.checkpoint.lora import apply_freezing_and_lora
 from internvl_chat.checkpoint.manifest import list_checkpoints
-from internvl_chat.checkpoint.settings import BuildSettings
-from internvl_chat.checkpoint.tokenizer import (
-    add_special_tokens,
-    check_template_tokens,
-    load_tokenizer,
-)
-from internvl_chat.data.build import DataSettings, build_eval_dataset, build_train_dataset
 from internvl_chat.data.collate import Collator
 from internvl_chat.data.dataset import SftDataset
-from internvl_chat.data.sampler import Mode, StepBatchSampler
+from internvl_chat.data.sampler import StepBatchSampler
 from internvl_chat.errors import NoCheckpointError, UserError
-from internvl_chat.model.constants import NormalizeType
 from internvl_chat.train import reports
-from internvl_chat.train.attention import choose_attention, register_attention
+from internvl_chat.train.arguments import order_config
+from internvl_chat.train.attention import register_attention
 from internvl_chat.train.batch_plan import BatchPlan
 from internvl_chat.train.callbacks import RunProgress, TensorBoardWriter
 from internvl_chat.train.checkpoints import CheckpointWriter
@@ -54,23 +45,10 @@ from internvl_chat.train.distributed import (
 )
 from internvl_chat.train.order import RunLength
 from internvl_chat.train.parsing import RunArguments, help_text, is_true, parse, peek
+from internvl_chat.train.preparation import PreparedRun, prepare_run
 from internvl_chat.train.trainer import InternVLTrainer, TrainerSetup
 
 logger = logging.getLogger("internvl_chat.train")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """What is known before a weight is read."""
-
-    tokenizer: Any
-    num_new_tokens: int
-    settings: BuildSettings
-    plan: LoadPlan
-    train: SftDataset
-    evaluation: SftDataset | None
-    attention: str
-    attention_reason: str
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -123,7 +101,7 @@ def run(args: RunArguments, state: DistributedState) -> None:
         world_size=state.world_size,
         accumulation_steps=args.train.gradient_accumulation_steps,
     )
-    prepared = agree(state, lambda: prepare(args, state), one_after_the_other=True)
+    prepared = agree(state, lambda: prepare_run(args, state), one_after_the_other=True)
     writer = CheckpointWriter(
         tokenizer=prepared.tokenizer,
         global_batch_size=batch_plan.global_batch_size,
@@ -143,17 +121,17 @@ def run(args: RunArguments, state: DistributedState) -> None:
 
     # TrainingArguments exist by now: under ZeRO-3 they make the model come up partitioned.
     model = build_model(
-        prepared.settings,
+        prepared.build,
         prepared.tokenizer,
         num_new_tokens=prepared.num_new_tokens,
         plan=prepared.plan,
     )
-    apply_freezing_and_lora(model, prepared.settings)
+    apply_freezing_and_lora(model, prepared.build.trainable)
     if args.model.grad_checkpoint:
         model.gradient_checkpointing_enable()
 
     reports.log_start(args, state, batch_plan, model, prepared, sampler, length)
-    trainer = build_trainer(args, state, batch_plan, model, prepared, writer, sampler, length)
+    trainer = build_trainer(args, state, model, prepared, writer, sampler, length)
     result = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     trainer.save_model(output_dir)
     bad_samples = prepared.train.bad_samples.journalled()
@@ -163,118 +141,18 @@ def run(args: RunArguments, state: DistributedState) -> None:
         logger.warning("bad records skipped (see %s/bad_samples.jsonl): %s", output_dir, told)
 
 
-def prepare(args: RunArguments, state: DistributedState) -> Prepared:
-    """Tokenizer, the model's inspection and the datasets: everything that can fail cheaply."""
-    attention, vision_attention, reason = choose_attention(
-        args.model.attn_implementation,
-        packed=args.data.use_packed_ds,
-        device=state.device,
-        half_precision=args.train.bf16 or args.train.fp16,
-    )
-    settings = BuildSettings(
-        **_common(BuildSettings, args.model, args.data, skip={"attn_implementation"}),
-        attn_implementation={"": vision_attention, "vision_config": vision_attention}
-        | {"llm_config": attention},
-        template=args.data.conv_style,
-        dtype=weight_dtype(args),
-        seed=args.train.seed,
-    )
-    tokenizer = load_tokenizer(
-        settings.tokenizer_path,
-        use_fast=args.model.use_fast_tokenizer,
-        max_seq_length=args.data.max_seq_length,
-    )
-    num_new_tokens = add_special_tokens(tokenizer)
-    check_template_tokens(tokenizer, args.data.conv_style)
-    plan = inspect_checkpoint(settings, tokenizer, num_new_tokens=num_new_tokens)
-    if state.is_main:
-        _warn_of_other_statistics(settings.model_name_or_path, args.data.normalize_type)
-    data = DataSettings(
-        **_common(DataSettings, args.data), num_image_token=plan.config.num_image_token
-    )
-    train = build_train_dataset(
-        data,
-        tokenizer,
-        output_dir=args.train.output_dir,
-        seed=data_seed(args),
-        is_main=state.is_main,
-    )
-    evaluation = None
-    if args.data.eval_meta_path:
-        held_out = DataSettings(
-            **{**_common(DataSettings, args.data), "meta_path": args.data.eval_meta_path},
-            num_image_token=plan.config.num_image_token,
-        )
-        evaluation = build_eval_dataset(held_out, tokenizer, is_main=state.is_main)
-    return Prepared(
-        tokenizer=tokenizer,
-        num_new_tokens=num_new_tokens,
-        settings=settings,
-        plan=plan,
-        train=train,
-        evaluation=evaluation,
-        attention=attention,
-        attention_reason=reason,
-    )
-
-
-def _warn_of_other_statistics(checkpoint: str | None, normalize_type: NormalizeType) -> None:
-    """A vision tower sees other colours than it learnt on if the pixels are scaled otherwise."""
-    if checkpoint is None:
-        return
-    known = normalize_type_of(Path(checkpoint))
-    if known != normalize_type:
-        logger.warning(
-            "%s was trained on pixels of %s statistics, this run uses %s: give --normalize_type %s",
-            checkpoint,
-            known,
-            normalize_type,
-            known,
-        )
-
-
-def _common(kind: type[Any], *sources: Any, skip: set[str] | None = None) -> dict[str, Any]:
-    """Values of the fields that a settings class shares by name with the arguments."""
-    wanted = {f.name for f in fields(kind)} - (skip or set())
-    return {
-        f.name: getattr(source, f.name)
-        for source in sources
-        for f in fields(source)
-        if f.name in wanted
-    }
-
-
-def weight_dtype(args: RunArguments) -> torch.dtype:
-    """Dtype the weights are held in.
-
-    DeepSpeed keeps fp32 masters itself, so under it weights are in the dtype of the computation;
-    without it they are the masters, and autocast computes in bf16.
-    """
-    if args.train.deepspeed and args.train.bf16:
-        return torch.bfloat16
-    if args.train.deepspeed and args.train.fp16:
-        return torch.float16
-    return torch.float32
-
-
-def data_seed(args: RunArguments) -> int:
-    """Seed of the data order and of augmentation."""
-    return args.train.seed if args.train.data_seed is None else args.train.data_seed
-
-
 def train_sampler(
     args: RunArguments, dataset: SftDataset, batch_plan: BatchPlan, state: DistributedState
 ) -> StepBatchSampler:
     """This rank's micro batches, in an order that depends on data, seed and epoch only."""
-    grouped = args.train.train_sampling_strategy == "group_by_length"
-    mode: Mode = "packed" if args.data.use_packed_ds else "grouped" if grouped else "random"
+    order = order_config(
+        args.data,
+        grouped=args.train.train_sampling_strategy == "group_by_length",
+        drop_last=args.train.dataloader_drop_last,
+    )
     return StepBatchSampler(
         lambda epoch: dataset.plan(
-            epoch,
-            global_batch_size=batch_plan.global_batch_size,
-            mode=mode,
-            max_packed_tokens=args.data.max_packed_tokens if mode == "packed" else None,
-            drop_last=args.train.dataloader_drop_last,
+            epoch, global_batch_size=batch_plan.global_batch_size, order=order
         ),
         rank=state.rank,
         world_size=state.world_size,
@@ -288,14 +166,9 @@ def eval_sampler(
 ) -> StepBatchSampler:
     """Held-out records, each once, the same number of micro batches on every rank."""
     size = args.train.per_device_eval_batch_size
-    packed = args.data.use_packed_ds
+    order = order_config(args.data, grouped=True, drop_last=False)
     return StepBatchSampler(
-        lambda epoch: dataset.plan(
-            0,
-            global_batch_size=size * state.world_size,
-            mode="packed" if packed else "grouped",
-            max_packed_tokens=args.data.max_packed_tokens if packed else None,
-        ),
+        lambda epoch: dataset.plan(0, global_batch_size=size * state.world_size, order=order),
         rank=state.rank,
         world_size=state.world_size,
         micro_batch_size=size,
@@ -347,9 +220,8 @@ def checkpoint_to_resume(args: RunArguments, writer: CheckpointWriter) -> Path |
 def build_trainer(
     args: RunArguments,
     state: DistributedState,
-    batch_plan: BatchPlan,
     model: Any,
-    prepared: Prepared,
+    prepared: PreparedRun,
     writer: CheckpointWriter,
     sampler: StepBatchSampler,
     length: RunLength,
@@ -379,11 +251,9 @@ def build_trainer(
         eval_dataset=evaluation,
         eval_sampler=eval_sampler(args, evaluation, state) if evaluation else None,
         setup=TrainerSetup(
-            batch_plan=batch_plan,
-            rank=state.rank,
             attention=prepared.attention,
             normalize_type=args.data.normalize_type,
-            pixel_dtype=prepared.settings.dtype,
+            pixel_dtype=prepared.build.dtype,
             dataset_names=prepared.train.dataset_names,
             eval_dataset_names=evaluation.dataset_names if evaluation else (),
             writer=writer,

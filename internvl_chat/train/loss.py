@@ -18,7 +18,7 @@ from internvl_chat.model.constants import IGNORE_INDEX
 
 COUNTED = ("weight", "supervised", "tokens", "positions", "samples", "tiles")
 """Meaning of the entries of :func:`count_step`: loss weights, supervised tokens, tokens that are
-no padding, all positions, samples without fillers, images and tiles."""
+no padding, all positions, samples without padding samples, images and tiles."""
 
 
 def count_step(batches: Sequence[Mapping[str, Any]]) -> Tensor:
@@ -51,7 +51,7 @@ def count_step(batches: Sequence[Mapping[str, Any]]) -> Tensor:
 
 
 def num_real_samples(batch: Mapping[str, Any]) -> int:
-    """Samples of a micro batch that have something to learn; stand-ins have no labels."""
+    """Samples of a micro batch with supervised tokens; padding samples have no labels."""
     supervised = batch["labels"] != IGNORE_INDEX
     if batch.get("cu_seq_lens_q") is None:
         return int(supervised.any(dim=1).sum())
@@ -98,3 +98,12 @@ class DatasetLosses:
         sums = self._sums.clone()
         self._sums.zero_()
         return sums
+
+
+def losses_by_name(names: tuple[str, ...], sums: Tensor) -> dict[str, float]:
+    """Mean per token of each dataset that had any; ``sums`` is (2, datasets)."""
+    return {
+        name: total / count
+        for name, total, count in zip(names, *sums.tolist(), strict=True)
+        if count
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import time
 from collections.abc import Iterable, Mapping
@@ -10,6 +11,9 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from internvl_chat.checkpoint.partition import full_numel
+from internvl_chat.errors import UserError
 
 PEAK_FLOPS = {
     "A100": 312e12,
@@ -39,6 +43,12 @@ def peak_memory_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+class NonFiniteError(UserError):
+    """The loss or a gradient is infinite or no number."""
+
+    exit_code = 5
+
+
 class StepClock:
     """Wall time since the last reading, and how much of it went into waiting for data."""
 
@@ -61,11 +71,6 @@ class StepClock:
         return max(elapsed, 1e-9), waited
 
 
-def full_size(parameter: nn.Parameter) -> int:
-    """Number of values of a parameter, ZeRO-3 partitioned (``ds_numel``) or not."""
-    return int(getattr(parameter, "ds_numel", parameter.numel()))
-
-
 def flops_per_token(parameters: Iterable[nn.Parameter], *, needs_input_grad: bool) -> float:
     """Matrix-multiply FLOPs that one token costs in forward and backward.
 
@@ -76,7 +81,7 @@ def flops_per_token(parameters: Iterable[nn.Parameter], *, needs_input_grad: boo
     total = 0.0
     for parameter in parameters:
         passes = 1 + needs_input_grad + parameter.requires_grad
-        total += 2.0 * passes * full_size(parameter)
+        total += 2.0 * passes * full_numel(parameter)
     return total
 
 
@@ -165,3 +170,19 @@ def step_figures(
     if peak_flops is not None:
         figures["mfu"] = flops / (seconds * peak_flops)
     return figures
+
+
+def require_finite(figures: Mapping[str, float], step: int) -> None:
+    """Stop a run whose loss or gradient is no number.
+
+    Raises:
+        NonFiniteError: with the step and the mend.
+    """
+    for name in ("loss", "grad_norm"):
+        value = figures.get(name, 0.0)
+        if not math.isfinite(value):
+            raise NonFiniteError(
+                f"{name.replace('_', ' ')} is {value} at step {step}",
+                fix="Lower --learning_rate, lengthen the warm-up, or look at the samples of this "
+                "step; checkpoints of earlier steps are intact.",
+            )

@@ -14,10 +14,11 @@ import torch
 import yaml
 from transformers import HfArgumentParser
 
+from internvl_chat.config import require
 from internvl_chat.errors import ConfigError
 from internvl_chat.model.suggestions import suggest
 from internvl_chat.train.arguments import DataArguments, ModelArguments, TrainArguments
-from internvl_chat.train.checks import find_problems
+from internvl_chat.train.validation import validate_run
 from internvl_chat.train.zero import zero_config
 
 logger = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 FILE_SUFFIXES = (".yaml", ".yml", ".json")
 TRUE_WORDS = ("1", "true", "yes", "y", "t", "")
 
-GONE = {
+IGNORED_FLAGS = {
     "save_safetensors": "checkpoints are always safetensors",
     "overwrite_cache": "caches follow their files",
 }
@@ -78,11 +79,11 @@ def parse(argv: Sequence[str], *, device: torch.device | None = None) -> RunArgu
     parser = _parser()
     given = _parse_groups(parser, tokens, problems)
     values = {**_defaults(parser), **given}
-    problems += find_problems(values, device or torch.device("cpu"))
-    if problems:
-        raise ConfigError(_listing(problems))
+    device = device or torch.device("cpu")
+    model, data = _build(ModelArguments, values), _build(DataArguments, values)
+    require([*problems, *validate_run(model, data, values, device)])
     try:
-        train = _build(TrainArguments, _settle(values, device or torch.device("cpu")))
+        train = _build(TrainArguments, resolve_defaults(values, device))
     except (ValueError, ImportError) as err:  # transformers' own checks of its own arguments
         raise ConfigError(str(err)) from err
     if train.deepspeed and train.hf_deepspeed_config.mismatches:
@@ -93,8 +94,8 @@ def parse(argv: Sequence[str], *, device: torch.device | None = None) -> RunArgu
             fix='Write "auto" in the file.',
         )
     return RunArguments(
-        model=_build(ModelArguments, values),
-        data=_build(DataArguments, values),
+        model=model,
+        data=data,
         train=train,
         given=given,
     )
@@ -104,15 +105,20 @@ def _build(kind: type[Any], values: dict[str, Any]) -> Any:
     return kind(**{f.name: values[f.name] for f in fields(kind) if f.init and f.name in values})
 
 
-def _settle(values: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """Fill in what follows from other arguments."""
-    settled = {**values, "deepspeed": zero_config(values["deepspeed"], values, device)}
-    if settled["eval_meta_path"] and settled["eval_strategy"] == "no":
-        settled["eval_strategy"] = "steps"
-    if settled["ddp_find_unused_parameters"] is None:
+def resolve_defaults(values: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """Fill in what follows from other arguments.
+
+    Args:
+        values: by name, defaults filled in.
+        device: what the run computes on.
+    """
+    resolved = {**values, "deepspeed": zero_config(values["deepspeed"], values, device)}
+    if resolved["eval_meta_path"] and resolved["eval_strategy"] == "no":
+        resolved["eval_strategy"] = "steps"
+    if resolved["ddp_find_unused_parameters"] is None:
         # Layers behind the selected one get no gradient; otherwise all that trains does.
-        settled["ddp_find_unused_parameters"] = settled["vision_select_layer"] != -1
-    return settled
+        resolved["ddp_find_unused_parameters"] = resolved["vision_select_layer"] != -1
+    return resolved
 
 
 class _Parser(HfArgumentParser):
@@ -173,8 +179,8 @@ def _parse_groups(parser: _Parser, tokens: list[str], problems: list[str]) -> di
     for flag, values in map(_rename, _groups(tokens)):
         if flag == "":
             problems.append(f"{' '.join(values)!r} stands before any --argument")
-        elif flag[2:] in GONE:
-            logger.warning("%s is accepted and ignored: %s", flag, GONE[flag[2:]])
+        elif flag[2:] in IGNORED_FLAGS:
+            logger.warning("%s is accepted and ignored: %s", flag, IGNORED_FLAGS[flag[2:]])
         elif flag not in known:
             problems.append(_unknown(flag, known))
         else:
@@ -244,9 +250,3 @@ def _flag(name: str, value: Any) -> list[str]:
     if isinstance(value, list):
         return [f"--{name}", *map(str, value)]
     return [f"--{name}={value}"]
-
-
-def _listing(problems: list[str]) -> str:
-    if len(problems) == 1:
-        return problems[0]
-    return f"{len(problems)} problems in the arguments:\n" + "\n".join(f"- {p}" for p in problems)

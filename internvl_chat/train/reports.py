@@ -14,7 +14,7 @@ import warnings
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,10 +29,8 @@ from internvl_chat.train.batch_plan import BatchPlan
 from internvl_chat.train.distributed import DistributedState
 from internvl_chat.train.order import RunLength
 from internvl_chat.train.parsing import RunArguments
+from internvl_chat.train.preparation import PreparedRun
 from internvl_chat.train.zero import stage_of
-
-if TYPE_CHECKING:
-    from internvl_chat.train.finetune import Prepared
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +127,7 @@ def log_start(
     state: DistributedState,
     batch_plan: BatchPlan,
     model: Any,
-    prepared: Prepared,
+    prepared: PreparedRun,
     sampler: StepBatchSampler,
     length: RunLength,
 ) -> None:
@@ -144,7 +142,7 @@ def log_start(
         f"master {state.master or 'none'}"
     )
     lines.append(
-        f"ZeRO-{stage_of(_deepspeed(args))}, weights {prepared.settings.dtype}, "
+        f"ZeRO-{stage_of(_deepspeed(args))}, weights {prepared.build.dtype}, "
         f"attention {prepared.attention} ({prepared.attention_reason})"
     )
     lines.append(", ".join(f"{name} {version}" for name, version in versions().items()))

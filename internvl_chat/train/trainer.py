@@ -6,8 +6,6 @@ that each overridden method still exists with these parameters.
 
 from __future__ import annotations
 
-import logging
-import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,60 +13,56 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
+from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import SaveStrategy
 
-from internvl_chat.checkpoint.partition import full_shape
+from internvl_chat.checkpoint.partition import full_numel, full_shape
+from internvl_chat.config import NormalizeType
 from internvl_chat.data.collate import Collator
 from internvl_chat.data.dataset import SftDataset
-from internvl_chat.data.images import normalize_pixels
 from internvl_chat.data.sampler import StepBatchSampler
-from internvl_chat.errors import UserError
 from internvl_chat.files import write_json
-from internvl_chat.model.constants import NormalizeType
 from internvl_chat.train.arguments import TrainArguments
-from internvl_chat.train.attention import SDPA_VARLEN
-from internvl_chat.train.batch_plan import BatchPlan
-from internvl_chat.train.checkpoints import CheckpointWriter
-from internvl_chat.train.loss import COUNTED, DatasetLosses, count_step, dataset_of_targets
+from internvl_chat.train.checkpoints import CheckpointWriter, RunPosition, TrainingState
+from internvl_chat.train.distributed import gather_over_ranks, sum_over_ranks
+from internvl_chat.train.evaluation import held_out_losses, held_out_metrics
+from internvl_chat.train.inputs import forward_inputs, segment_lengths
+from internvl_chat.train.loss import (
+    COUNTED,
+    DatasetLosses,
+    count_step,
+    dataset_of_targets,
+    losses_by_name,
+)
 from internvl_chat.train.metrics import (
     ModelFlops,
     StepClock,
     peak_flops,
     peak_memory_bytes,
+    require_finite,
     step_figures,
 )
 from internvl_chat.train.order import EpochLoader, ResumableOrder, RunLength
-from internvl_chat.train.unused_parameters import GradientWatch
-
-logger = logging.getLogger(__name__)
+from internvl_chat.train.unused_parameters import UnusedParameterCheck
+from internvl_chat.train.zero import shrink_buffers
 
 STEPS_BETWEEN_DATASET_LOSSES = 50
-FORWARD_KEYS = ("input_ids", "labels", "attention_mask", "position_ids", "image_flags")
-
-
-class NonFiniteError(UserError):
-    """The loss or a gradient is infinite or no number."""
-
-    exit_code = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerSetup:
     """What our trainer needs beyond transformers' arguments."""
 
-    batch_plan: BatchPlan
-    rank: int
     attention: str
     """Name of the LLM's kernel, which decides what a packed row must bring."""
     normalize_type: NormalizeType
     pixel_dtype: torch.dtype
     dataset_names: tuple[str, ...]
+    eval_dataset_names: tuple[str, ...]
     writer: CheckpointWriter
-    eval_dataset_names: tuple[str, ...] = ()
 
 
 class InternVLTrainer(Trainer):
@@ -111,7 +105,7 @@ class InternVLTrainer(Trainer):
         self._clock = StepClock()
         self._counts = torch.zeros(len(COUNTED), dtype=torch.float64, device=self.args.device)
         self._dataset_losses = DatasetLosses(len(setup.dataset_names), self.args.device)
-        self._watch = GradientWatch(model)
+        self._unused = UnusedParameterCheck(model)
         self._flops = ModelFlops.of_model(model)
         self._peak_flops = peak_flops(self.args.device)
 
@@ -175,16 +169,11 @@ class InternVLTrainer(Trainer):
         start = time.perf_counter()
         batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         self._clock.add_wait(time.perf_counter() - start)
-        counts = self._sum_over_ranks(count_step(batches).to(device))
+        counts = sum_over_ranks(count_step(batches).to(device), self.args.world_size)
         self._counts += counts
-        if self._watch.active:
-            self._watch.expect_images(bool(counts[COUNTED.index("tiles")] > 0))
+        if self._unused.active:
+            self._unused.expect_images(bool(counts[COUNTED.index("tiles")] > 0))
         return batches, counts[0].float()
-
-    def _sum_over_ranks(self, values: Tensor) -> Tensor:
-        if self.args.world_size > 1:
-            dist.all_reduce(values)
-        return values
 
     # ---- loss ---------------------------------------------------------------------------------
 
@@ -210,25 +199,12 @@ class InternVLTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def _forward_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """What the model takes of a collated batch, pixels normalised on the device."""
-        taken = {key: inputs[key] for key in FORWARD_KEYS if inputs.get(key) is not None}
-        pixels = inputs.get("pixel_values")
-        if pixels is not None:
-            taken["pixel_values"] = normalize_pixels(
-                pixels, normalize_type=self.setup.normalize_type, dtype=self.setup.pixel_dtype
-            )
-        segments = inputs.get("cu_seq_lens_q")
-        if segments is not None and self.setup.attention == "flash_attention_2":
-            for name in ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"):
-                taken[name] = inputs[name]
-        elif segments is not None and self.setup.attention == SDPA_VARLEN:
-            taken["segment_lengths"] = inputs["segment_lengths"]
-        elif segments is None and self.setup.attention != "flash_attention_2":
-            # Padding stands at the right, where causal attention never looks, and enters no loss:
-            # without a mask tensor the plain causal kernel runs.
-            taken.pop("attention_mask", None)
-            taken.pop("position_ids", None)
-        return taken
+        return forward_inputs(
+            inputs,
+            attention=self.setup.attention,
+            normalize_type=self.setup.normalize_type,
+            pixel_dtype=self.setup.pixel_dtype,
+        )
 
     def _note_dataset_losses(self, inputs: Mapping[str, Any], into: DatasetLosses) -> None:
         losses = self.model.vocabulary_loss.row_losses
@@ -236,12 +212,12 @@ class InternVLTrainer(Trainer):
             into.add(inputs["target_dataset_ids"], losses)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        moved = super()._prepare_inputs(inputs)
         # Looked up on the CPU, where reading numbers costs no device sync.
-        moved["target_dataset_ids"] = dataset_of_targets(inputs)
-        if inputs.get("cu_seq_lens_q") is not None:
-            moved["segment_lengths"] = tuple(inputs["cu_seq_lens_q"].diff().tolist())
-        return moved
+        return {
+            **super()._prepare_inputs(inputs),
+            "target_dataset_ids": dataset_of_targets(inputs),
+            **segment_lengths(inputs),
+        }
 
     def floating_point_ops(self, inputs: Mapping[str, Any]) -> float:
         """FLOPs of this micro batch on this rank, by tokens of each tower."""
@@ -267,8 +243,8 @@ class InternVLTrainer(Trainer):
         learning_rate: float | None = None,
     ) -> None:
         step = self.state.global_step
-        if self._watch.active:
-            self._watch.check(step, self.args.world_size, self.args.device)
+        if self._unused.active:
+            self._unused.check(step, self.args.world_size, self.args.device)
         if self.control.should_log and step > self._globalstep_last_logged:
             logs = self._step_logs(tr_loss, grad_norm)
             logs["learning_rate"] = (
@@ -276,7 +252,7 @@ class InternVLTrainer(Trainer):
             )
             self.log(logs, start_time)
             self._globalstep_last_logged = step
-            _require_finite(logs, step)
+            require_finite(logs, step)
         if step and step % STEPS_BETWEEN_DATASET_LOSSES == 0:
             self._log_dataset_losses()
         if self.control.should_evaluate:
@@ -297,7 +273,9 @@ class InternVLTrainer(Trainer):
         device = self.args.device
         own = [float(tr_loss), waited, peak_memory_bytes(device), float(self.current_flos)]
         tr_loss.zero_()
-        ranks = self._gather_over_ranks(torch.tensor(own, dtype=torch.float64, device=device))
+        ranks = gather_over_ranks(
+            torch.tensor(own, dtype=torch.float64, device=device), self.args.world_size
+        )
         loss = ranks[:, 0].mean().item()
         self._total_loss_scalar += loss
         self.state.total_flos += ranks[:, 3].sum().item()
@@ -316,17 +294,9 @@ class InternVLTrainer(Trainer):
             grad_norm=None if grad_norm is None else float(grad_norm),
         )
 
-    def _gather_over_ranks(self, values: Tensor) -> Tensor:
-        """(F,) on every rank -> (ranks, F) on every rank."""
-        if self.args.world_size == 1:
-            return values[None]
-        gathered = values.new_empty(self.args.world_size * len(values))
-        dist.all_gather_into_tensor(gathered, values)
-        return gathered.view(self.args.world_size, len(values))
-
     def _log_dataset_losses(self) -> None:
-        sums = self._sum_over_ranks(self._dataset_losses.drain())
-        by_name = _by_name(self.setup.dataset_names, sums)
+        sums = sum_over_ranks(self._dataset_losses.drain(), self.args.world_size)
+        by_name = losses_by_name(self.setup.dataset_names, sums)
         if by_name:
             self.log({f"loss/{name}": loss for name, loss in by_name.items()})
 
@@ -338,56 +308,61 @@ class InternVLTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """Mean loss per supervised token of the held-out records, all and by dataset.
-
-        The sampler hands every rank the same number of micro batches (stand-ins with no labels
-        fill up), and a micro batch without images brings a blank tile, so that under ZeRO-3 all
-        ranks run the same modules.
-        """
+        """Mean loss per supervised token of the held-out records, all and by dataset."""
         assert self.eval_dataset is not None
         assert self._eval_order is not None
         start = time.perf_counter()
         names = self.setup.eval_dataset_names
-        losses = DatasetLosses(len(names), self.args.device)
-        model = self.model_wrapped
-        was_training = model.training
-        model.eval()
-        with torch.no_grad():
-            for batch in self._loader(self.eval_dataset, self._eval_order, keep_workers=False):
-                inputs = self._prepare_inputs(self._with_tile(batch))
-                with self.compute_loss_context_manager():
-                    model(
-                        **self._forward_inputs(inputs),
-                        loss_weight=inputs["loss_weight"],
-                        return_logits=False,
-                    )
-                self._note_dataset_losses(inputs, losses)
-        model.train(was_training)
-        sums = self._sum_over_ranks(losses.drain())
-        by_name = _by_name(names, sums)
-        metrics = {
-            f"{metric_key_prefix}_loss": (sums[0].sum() / sums[1].sum().clamp(min=1)).item(),
-            **{f"{metric_key_prefix}_loss/{name}": loss for name, loss in by_name.items()},
-            f"{metric_key_prefix}_seconds": time.perf_counter() - start,
-        }
+        sums = held_out_losses(
+            self.model_wrapped,
+            self._loader(self.eval_dataset, self._eval_order, keep_workers=False),
+            num_datasets=len(names),
+            image_size=self.model.config.force_image_size,
+            device=self.args.device,
+            forward=self._held_out_forward,
+        )
+        sums = sum_over_ranks(sums, self.args.world_size)
+        metrics = held_out_metrics(names, sums, metric_key_prefix)
+        metrics[f"{metric_key_prefix}_seconds"] = time.perf_counter() - start
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
         return metrics
 
-    def _with_tile(self, batch: dict[str, Any]) -> dict[str, Any]:
-        if batch.get("pixel_values") is not None:
-            return batch
-        size = self.model.config.force_image_size
-        blank = torch.zeros(1, 3, size, size, dtype=torch.uint8)
-        return {**batch, "pixel_values": blank, "image_flags": torch.zeros(1, dtype=torch.long)}
+    def _held_out_forward(self, batch: dict[str, Any], losses: DatasetLosses) -> None:
+        inputs = self._prepare_inputs(batch)
+        with self.compute_loss_context_manager():
+            self.model_wrapped(
+                **self._forward_inputs(inputs),
+                loss_weight=inputs["loss_weight"],
+                return_logits=False,
+            )
+        self._note_dataset_losses(inputs, losses)
 
     # ---- checkpoints --------------------------------------------------------------------------
 
-    def position(self) -> tuple[int, int]:
-        """(epoch, step in it) of the next step: the whole state of the data order."""
-        return self._length.locate(self.state.global_step)
+    def _training_state(self) -> TrainingState:
+        return TrainingState(
+            model=self.model,
+            engine=self.model_wrapped if self.is_deepspeed_enabled else None,
+            optimizer=self.optimizer,
+            scheduler=self.lr_scheduler,
+            device=self.args.device,
+        )
+
+    def _position(self) -> RunPosition:
+        """Where the run stands, the state of the callbacks put in as transformers does it."""
+        stateful = [c for c in self.callback_handler.callbacks if isinstance(c, ExportableState)]
+        for callback in [*stateful, self.control]:
+            self.state.stateful_callbacks[type(callback).__name__] = callback.state()
+        epoch, step = self._length.locate(self.state.global_step)
+        return RunPosition(
+            epoch=epoch,
+            step=step,
+            trainer_state=self.state,
+            save_random_state=self._save_rng_state,
+        )
 
     def save_results(self, metrics: Mapping[str, Any]) -> None:
         """Write train_results.json and trainer_state.json into OUTPUT_DIR, on rank 0."""
@@ -403,8 +378,10 @@ class InternVLTrainer(Trainer):
         self._shrink_deepspeed_buffers()
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
         if resume_from_checkpoint is not None:
-            self.setup.writer.load_training_state(self, resume_from_checkpoint)
-        self._watch.attach(resumed=resume_from_checkpoint is not None)
+            self.setup.writer.load_training_state(
+                self._training_state(), Path(resume_from_checkpoint)
+            )
+        self._unused.attach(resumed=resume_from_checkpoint is not None)
         self._clock.reset()
         return prepared
 
@@ -413,52 +390,38 @@ class InternVLTrainer(Trainer):
         if not self.is_deepspeed_enabled:
             return
         config = self.accelerator.state.deepspeed_plugin.hf_ds_config.config
-        zero = config.get("zero_optimization", {})
-        size = sum(getattr(p, "ds_numel", p.numel()) for p in self.model.parameters())
-        for key in ("reduce_bucket_size", "allgather_bucket_size", "stage3_prefetch_bucket_size"):
-            if isinstance(zero.get(key), (int, float)):
-                zero[key] = int(min(zero[key], max(size, 1)))
+        size = sum(full_numel(parameter) for parameter in self.model.parameters())
+        shrink_buffers(config.get("zero_optimization", {}), size)
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
         """Without DeepSpeed the weights come back before the model is wrapped."""
-        self.setup.writer.load_weights(self, resume_from_checkpoint)
+        self.setup.writer.load_weights(self.model, Path(resume_from_checkpoint))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         best = self.state.best_global_step
         if best:
             self.state.best_model_checkpoint = f"{self.args.output_dir}/checkpoint-{best}"
-        self.setup.writer.save(self)
+        kept = self.state.best_model_checkpoint
+        self.setup.writer.save(
+            self._training_state(),
+            Path(self.args.output_dir),
+            step=self.state.global_step,
+            position=None if self.args.save_only_model else self._position(),
+            limit=self.args.save_total_limit,
+            best=Path(kept) if kept else None,
+        )
 
     def _load_best_model(self) -> None:
         if self.state.best_model_checkpoint is None:
             return
+        best = Path(self.state.best_model_checkpoint)
         if self.is_deepspeed_enabled:
-            self.setup.writer.load_training_state(self, self.state.best_model_checkpoint)
+            self.setup.writer.load_training_state(self._training_state(), best)
         else:
-            self.setup.writer.load_weights(self, self.state.best_model_checkpoint)
+            self.setup.writer.load_weights(self.model, best)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write a complete, loadable model (or adapter) into ``output_dir``. All ranks call it."""
-        self.setup.writer.save_final(self, output_dir or self.args.output_dir)
-
-
-def _by_name(names: tuple[str, ...], sums: Tensor) -> dict[str, float]:
-    """Mean per token of each dataset that had any; ``sums`` is (2, datasets)."""
-    return {
-        name: total / count
-        for name, total, count in zip(names, *sums.tolist(), strict=True)
-        if count
-    }
-
-
-def _require_finite(logs: Mapping[str, float], step: int) -> None:
-    for name in ("loss", "grad_norm"):
-        value = logs.get(name, 0.0)
-        if not math.isfinite(value):
-            raise NonFiniteError(
-                f"{name.replace('_', ' ')} is {value} at step {step}",
-                fix="Lower --learning_rate, lengthen the warm-up, or look at the samples of this "
-                "step; checkpoints of earlier steps are intact.",
-            )
+        self.setup.writer.save_final(self.model, Path(output_dir or self.args.output_dir))

@@ -16,7 +16,7 @@ from internvl_chat.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 
-class GradientWatch:
+class UnusedParameterCheck:
     """Looks at each trainable group until it has seen a non-zero gradient, then steps aside.
 
     It listens at the leaves of the graph, before DeepSpeed reduces or partitions anything, so it

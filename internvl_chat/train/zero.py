@@ -54,7 +54,7 @@ def zero_config(
     """
     if not source:
         return None
-    config = _read(source)
+    config = read_zero_file(source)
     zero = config.setdefault("zero_optimization", {})
     _require_known(zero)
     for key in HIDDEN_SIZE_KEYS:
@@ -93,11 +93,30 @@ def _require_known(zero: Mapping[str, Any]) -> None:
             )
 
 
-def _read(source: str | Mapping[str, Any]) -> dict[str, Any]:
+def read_zero_file(source: str | Mapping[str, Any] | None) -> dict[str, Any]:
+    """A DeepSpeed configuration, as a copy that may be changed; empty for None.
+
+    Args:
+        source: path, JSON text or mapping.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds no JSON object.
+    """
+    if not source:
+        return {}
     if isinstance(source, Mapping):
         return json.loads(json.dumps(source))
-    text = source if source.lstrip().startswith("{") else Path(source).read_text("utf-8")
-    return json.loads(text)
+    is_text = source.lstrip().startswith("{")
+    where = "--deepspeed" if is_text else f"--deepspeed {source}"
+    try:
+        loaded = json.loads(source if is_text else Path(source).read_text("utf-8"))
+    except OSError as err:
+        raise ConfigError(f"cannot be read ({err.strerror}).", where=where) from err
+    except ValueError as err:
+        raise ConfigError(f"not JSON ({err}).", where=where) from err
+    if not isinstance(loaded, dict):
+        raise ConfigError("want a JSON object.", where=where)
+    return loaded
 
 
 def _offloads(zero: Mapping[str, Any]) -> bool:
@@ -130,3 +149,15 @@ def _require_agreement(params: Mapping[str, Any], values: Mapping[str, Any]) -> 
 def stage_of(config: Mapping[str, Any] | None) -> int:
     """ZeRO stage; 0 without DeepSpeed."""
     return int((config or {}).get("zero_optimization", {}).get("stage", 0))
+
+
+def shrink_buffers(zero: dict[str, Any], num_parameters: int) -> None:
+    """Cap bucket sizes, made for 40 B parameters, at what a model has; "auto" is left alone.
+
+    Args:
+        zero: the section ``zero_optimization``, changed in place.
+        num_parameters: of the whole model.
+    """
+    for key in ("reduce_bucket_size", "allgather_bucket_size", "stage3_prefetch_bucket_size"):
+        if isinstance(zero.get(key), (int, float)):
+            zero[key] = int(min(zero[key], max(num_parameters, 1)))

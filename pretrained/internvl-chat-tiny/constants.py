@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final
 
 IGNORE_INDEX: Final = -100
 """Label of a position that does not enter the loss (torch's cross-entropy default)."""
@@ -34,7 +34,6 @@ SPECIAL_TOKENS: Final[tuple[str, ...]] = (
 IMAGE_TAG: Final = "<image>"
 VIDEO_TAG: Final = "<video>"
 
-NormalizeType = Literal["imagenet", "clip", "siglip"]
 NORMALIZATION: Final[dict[str, tuple[tuple[float, ...], tuple[float, ...]]]] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "clip": ((0.4814546, 0.4578275, 0.40821073), (0.2686295, 0.2613025, 0.2757711)),

@@ -24,11 +24,11 @@ from internvl_chat.checkpoint.partition import (
     parameters_and_buffers,
 )
 from internvl_chat.checkpoint.save import save_checkpoint_files
-from internvl_chat.checkpoint.settings import BuildSettings
 from internvl_chat.checkpoint.tokenizer import add_special_tokens, load_tokenizer
+from internvl_chat.config import BuildConfig
 from internvl_chat.errors import CheckpointError
 from internvl_chat.model import InternVLChatModel
-from tests.support.checkpoints import settings_for, stitch_settings
+from tests.support.checkpoints import config_for, stitch_config
 
 LORA: dict[str, Any] = {
     "use_llm_lora": 4,
@@ -49,11 +49,11 @@ def zero3(dtype: torch.dtype) -> HfDeepSpeedConfig:
     )
 
 
-def same_as_plain_load(settings: BuildSettings, tokenizer: Any, new: int) -> InternVLChatModel:
+def same_as_plain_load(build: BuildConfig, tokenizer: Any, new: int) -> InternVLChatModel:
     """Load whole and in parts; every tensor, buffer and dtype must agree."""
-    plain = build_model(settings, tokenizer, num_new_tokens=new)
-    announced = zero3(settings.dtype)
-    model = build_model(settings, tokenizer, num_new_tokens=new)
+    plain = build_model(build, tokenizer, num_new_tokens=new)
+    announced = zero3(build.dtype)
+    model = build_model(build, tokenizer, num_new_tokens=new)
     del announced
     world = dist.get_world_size()
     held = 0
@@ -71,8 +71,8 @@ def same_as_plain_load(settings: BuildSettings, tokenizer: Any, new: int) -> Int
     buffers = dict(plain.named_buffers())
     for name, buffer in model.named_buffers():
         assert buffer.equal(buffers[name]), name
-    apply_freezing_and_lora(model, settings)
-    apply_freezing_and_lora(plain, settings)
+    apply_freezing_and_lora(model, build.trainable)
+    apply_freezing_and_lora(plain, build.trainable)
     assert trainable_table(model) == trainable_table(plain)
     return model
 
@@ -88,9 +88,9 @@ def main(directory: Path) -> None:
     tokenizer = load_tokenizer(str(directory / "llm"))
     new = add_special_tokens(tokenizer)
 
-    stitched = same_as_plain_load(stitch_settings(directory), tokenizer, new)
+    stitched = same_as_plain_load(stitch_config(directory), tokenizer, new)
     save(stitched, tokenizer, directory / "chat", max_shard_bytes=20_000)
-    again = same_as_plain_load(settings_for(directory / "chat"), tokenizer, 0)
+    again = same_as_plain_load(config_for(directory / "chat"), tokenizer, 0)
     for (name, one), (_, two) in zip(
         gathered_tensors(parameters_and_buffers(stitched).items(), keep=True),
         gathered_tensors(parameters_and_buffers(again).items(), keep=True),
@@ -100,10 +100,10 @@ def main(directory: Path) -> None:
         assert two is not None
         assert one.equal(two), name
 
-    half = settings_for(directory / "chat", dtype=torch.bfloat16, **LORA)
+    half = config_for(directory / "chat", dtype=torch.bfloat16, **LORA)
     adapted = same_as_plain_load(half, tokenizer, 0)
     save(adapted, tokenizer, directory / "adapter")
-    continued = settings_for(directory / "adapter", dtype=torch.bfloat16, **LORA)
+    continued = config_for(directory / "adapter", dtype=torch.bfloat16, **LORA)
     same_as_plain_load(continued, tokenizer, 0)
 
     # A wrong tensor fails on every rank alike: no rank is left in a collective.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,16 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from internvl_chat.config import DataConfig, OrderMode
 from internvl_chat.data import lengths as lengths_module
-from internvl_chat.data.build import DataSettings, build_eval_dataset, build_train_dataset
+from internvl_chat.data.build import build_eval_dataset, build_train_dataset
 from internvl_chat.data.collate import Collator
 from internvl_chat.data.dataset import SftDataset
-from internvl_chat.data.sampler import Mode, StepBatchSampler, Unit
+from internvl_chat.data.sampler import StepBatchSampler, Unit
 from internvl_chat.errors import DatasetError
+from internvl_chat.train.arguments import DataArguments
 from tests.support import tokenizers
+from tests.support.configs import data_config, order_config
 
 SIZE = 16
 Records = list[dict[str, Any]]
@@ -50,8 +54,8 @@ def records(folder: Path, count: int = 12) -> Records:
     return made
 
 
-def write(folder: Path, made: Records, **changes: Any) -> DataSettings:
-    settings = {name: changes.pop(name) for name in list(changes) if hasattr(DataSettings, name)}
+def write(folder: Path, made: Records, **changes: Any) -> DataConfig:
+    flags = {name: changes.pop(name) for name in list(changes) if hasattr(DataArguments, name)}
     (folder / "train.jsonl").write_text("".join(json.dumps(one) + "\n" for one in made))
     entry = {
         "root": str(folder / "images"),
@@ -62,18 +66,15 @@ def write(folder: Path, made: Records, **changes: Any) -> DataSettings:
         **changes,
     }
     (folder / "meta.json").write_text(json.dumps({"demo": entry}))
-    return DataSettings(
-        meta_path=str(folder / "meta.json"),
-        num_image_token=4,
-        force_image_size=SIZE,
-        system_message="S.",
-        **settings,
+    config = data_config(
+        meta_path=str(folder / "meta.json"), num_image_token=4, force_image_size=SIZE, **flags
     )
+    return replace(config, encode=replace(config.encode, system_message="S."))
 
 
-def build(folder: Path, settings: DataSettings, **changes: Any) -> SftDataset:
+def build(folder: Path, config: DataConfig, **changes: Any) -> SftDataset:
     return build_train_dataset(
-        settings, tokenizers.byte_level(), output_dir=folder / "out", seed=1, **changes
+        config, tokenizers.byte_level(), output_dir=folder / "out", seed=1, **changes
     )
 
 
@@ -82,9 +83,13 @@ def journal(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def batches(dataset: SftDataset, mode: Mode, *, num_workers: int = 0, **changes: Any) -> list[Any]:
+def batches(
+    dataset: SftDataset, mode: OrderMode, *, num_workers: int = 0, **changes: Any
+) -> list[Any]:
     sampler = StepBatchSampler(
-        lambda epoch: dataset.plan(epoch, global_batch_size=4, mode=mode, max_packed_tokens=200),
+        lambda epoch: dataset.plan(
+            epoch, global_batch_size=4, order=order_config(mode, max_packed_tokens=200)
+        ),
         rank=0,
         world_size=1,
         micro_batch_size=2,
@@ -118,7 +123,7 @@ def test_samples_are_what_was_planned(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["random", "grouped", "packed"])
-def test_batches_do_not_depend_on_workers(tmp_path: Path, mode: Mode) -> None:
+def test_batches_do_not_depend_on_workers(tmp_path: Path, mode: OrderMode) -> None:
     dataset = build(tmp_path, write(tmp_path, records(tmp_path), data_augment=True))
     alone = batches(dataset, mode)
     for with_workers in (batches(dataset, mode, num_workers=2),):
@@ -154,10 +159,8 @@ def test_dynamic_tiles_are_counted_from_the_stated_size(tmp_path: Path) -> None:
     for number, record in enumerate(made):
         if isinstance(record.get("image"), str):
             record.update(width=20, height=9 + number)
-    settings = write(
-        tmp_path, made, dynamic_image_size=True, use_thumbnail=True, max_dynamic_patch=4
-    )
-    dataset = build(tmp_path, settings)
+    config = write(tmp_path, made, dynamic_image_size=True, use_thumbnail=True, max_dynamic_patch=4)
+    dataset = build(tmp_path, config)
     assert max(dataset.tiles) > 1
     for index in range(len(dataset)):
         (example,) = dataset[Unit((index,))]
@@ -191,8 +194,8 @@ def test_a_video_of_a_folder(tmp_path: Path) -> None:
 
 
 def test_validation_takes_records_once_and_unaugmented(tmp_path: Path) -> None:
-    settings = write(tmp_path, records(tmp_path), data_augment=True, repeat_time=2)
-    dataset = build_eval_dataset(settings, tokenizers.byte_level())
+    config = write(tmp_path, records(tmp_path), data_augment=True, repeat_time=2)
+    dataset = build_eval_dataset(config, tokenizers.byte_level())
     assert len(dataset) == 12
     first = dataset[Unit((1,))][0].pixel_values
     dataset.set_epoch(1)
@@ -205,28 +208,28 @@ def test_validation_takes_records_once_and_unaugmented(tmp_path: Path) -> None:
 def test_lengths_are_counted_once_and_alike_by_several_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = write(tmp_path, records(tmp_path, 30))
+    config = write(tmp_path, records(tmp_path, 30))
     counted = []
     original = lengths_module._count
     monkeypatch.setattr(
         lengths_module, "_count", lambda *args: counted.append(args) or original(*args)
     )
-    first = build(tmp_path, settings)
-    second = build(tmp_path, settings)
+    first = build(tmp_path, config)
+    second = build(tmp_path, config)
     assert len(counted) == 1
     assert first.lengths.tolist() == second.lengths.tolist()
     monkeypatch.setattr(lengths_module, "_CHUNK_RECORDS", 7)
     monkeypatch.setenv("INTERNVL_CHAT_CACHE", str(tmp_path / "other"))
-    parallel = build(tmp_path, DataSettings(**{**settings.__dict__, "length_processes": 2}))
+    parallel = build(tmp_path, config, num_processes=2)
     assert len(counted) == 2
     assert parallel.lengths.tolist() == first.lengths.tolist()
 
 
 def test_another_template_or_limit_counts_anew(tmp_path: Path) -> None:
-    settings = write(tmp_path, records(tmp_path))
-    first = build(tmp_path, settings)
+    config = write(tmp_path, records(tmp_path))
+    first = build(tmp_path, config)
     for changed in ({"system_message": "longer"}, {"num_image_token": 5}, {"max_seq_length": 50}):
-        other = build(tmp_path, DataSettings(**{**settings.__dict__, **changed}))
+        other = build(tmp_path, replace(config, encode=replace(config.encode, **changed)))
         assert other.lengths.tolist() != first.lengths.tolist()
 
 
@@ -239,8 +242,8 @@ def test_bad_records_are_left_out_of_the_plan_and_journalled(
     made = records(tmp_path)
     made[3] = {"conversations": turns("Q", "")}
     made[5] = {"conversations": turns("<image>", "A")}
-    settings = write(tmp_path, made, max_bad_ratio=0.5)
-    dataset = build(tmp_path, settings)
+    config = write(tmp_path, made, max_bad_ratio=0.5)
+    dataset = build(tmp_path, config)
     assert [i for i, length in enumerate(dataset.lengths) if length < 0] == [3, 5]
     assert dataset.bad_samples.counts == {"demo": 2}
     assert [(one["dataset"], one["line"], one["code"]) for one in journal(tmp_path)] == [
@@ -248,9 +251,9 @@ def test_bad_records_are_left_out_of_the_plan_and_journalled(
         ("demo", 6, "TAG_MISMATCH"),
     ]
     assert journal(tmp_path)[0]["file"] == str(tmp_path / "train.jsonl")
-    planned = dataset.plan(0, global_batch_size=2).samples.tolist()
+    planned = dataset.plan(0, global_batch_size=2, order=order_config()).samples.tolist()
     assert sorted(planned) == [0, 1, 2, 4, 6, 7, 8, 9, 10, 11]
-    again = build(tmp_path, settings)
+    again = build(tmp_path, config)
     assert len(journal(tmp_path)) == 2  # not written again
     with (tmp_path / "out/bad_samples.jsonl").open("a") as file:
         file.write(json.dumps(journal(tmp_path)[0]) + "\n")  # what another rank may write too
@@ -261,10 +264,10 @@ def test_bad_records_are_left_out_of_the_plan_and_journalled(
 def test_only_the_main_rank_says_that_a_length_is_wrong(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings = write(tmp_path, records(tmp_path), length=99)
-    build(tmp_path, settings, is_main=False)
+    config = write(tmp_path, records(tmp_path), length=99)
+    build(tmp_path, config, is_main=False)
     assert "length says 99" not in caplog.text
-    build(tmp_path, settings)
+    build(tmp_path, config)
     assert "length says 99" in caplog.text
 
 
@@ -326,9 +329,9 @@ def test_too_many_missing_images_stop_the_run_from_a_worker(
 
 
 def test_a_wrong_root_is_found_before_anything_else(tmp_path: Path) -> None:
-    settings = write(tmp_path, records(tmp_path), root=str(tmp_path))
+    config = write(tmp_path, records(tmp_path), root=str(tmp_path))
     with pytest.raises(DatasetError) as caught:
-        build(tmp_path, settings)
+        build(tmp_path, config)
     assert 'dataset "demo": none of the image files of' in str(caught.value)
     assert f'Correct its "root" ({tmp_path})' in str(caught.value)
 
@@ -349,6 +352,8 @@ def test_settings_without_effect_are_named(
 
 
 def test_resampling_reaches_the_plan(tmp_path: Path) -> None:
-    settings = write(tmp_path, records(tmp_path), use_data_resampling=True)
-    dataset = build(tmp_path, settings)
-    assert sorted(dataset.plan(0, global_batch_size=4).samples.tolist()) == list(range(12))
+    config = write(tmp_path, records(tmp_path), use_data_resampling=True)
+    dataset = build(tmp_path, config)
+    assert sorted(
+        dataset.plan(0, global_batch_size=4, order=order_config()).samples.tolist()
+    ) == list(range(12))

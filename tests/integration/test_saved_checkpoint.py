@@ -12,14 +12,14 @@ import torch
 from internvl_chat.checkpoint.load import build_model
 from internvl_chat.checkpoint.save import save_checkpoint_files
 from internvl_chat.checkpoint.tokenizer import add_special_tokens, load_tokenizer
-from tests.support.checkpoints import save_parts, stitch_settings
+from tests.support.checkpoints import save_parts, stitch_config
 
 
 def test_a_process_without_this_package_loads_it(tmp_path: Path) -> None:
     save_parts(tmp_path)
     tokenizer = load_tokenizer(str(tmp_path / "llm"))
     added = add_special_tokens(tokenizer)
-    model = build_model(stitch_settings(tmp_path), tokenizer, num_new_tokens=added)
+    model = build_model(stitch_config(tmp_path), tokenizer, num_new_tokens=added)
     directory = tmp_path / "chat"
     directory.mkdir()
     save_checkpoint_files(model, tokenizer, directory)

@@ -15,11 +15,13 @@ import torch
 from PIL import Image
 
 from internvl_chat.checkpoint.tokenizer import add_special_tokens
-from internvl_chat.data.build import DataSettings, build_train_dataset
+from internvl_chat.config import OrderMode
+from internvl_chat.data.build import build_train_dataset
 from internvl_chat.data.collate import Collator
 from internvl_chat.data.dataset import SftDataset
-from internvl_chat.data.sampler import Mode, StepBatchSampler, Unit
+from internvl_chat.data.sampler import StepBatchSampler, Unit
 from tests.support.checkpoints import tiny_tokenizer
+from tests.support.configs import data_config, order_config
 from tests.support.training import IMAGE_SIZE, write_dataset
 
 KINDS = ("text", "image", "two", "rounds", "text", "image")
@@ -86,10 +88,9 @@ def _dataset(meta: Path, **options: Any) -> SftDataset:
         "num_image_token": 4,
         "max_seq_length": MAX_PACKED_TOKENS,
         "force_image_size": IMAGE_SIZE,
-        "length_processes": 1,
         **options,
     }
-    dataset = build_train_dataset(DataSettings(**values), tokenizer, output_dir=None, seed=7)
+    dataset = build_train_dataset(data_config(**values), tokenizer, output_dir=None, seed=7)
     dataset.set_epoch(0)
     return dataset
 
@@ -150,7 +151,7 @@ def _orders(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _order(dataset: SftDataset, mode: Mode, *, drop_last: bool = False) -> dict[str, Any]:
+def _order(dataset: SftDataset, mode: OrderMode, *, drop_last: bool = False) -> dict[str, Any]:
     """By epoch and rank, a micro batch a string: ``1 2+3 4*`` is a sample, a pack, a stand-in."""
     limit = MAX_PACKED_TOKENS if mode == "packed" else None
     found = {}
@@ -159,9 +160,7 @@ def _order(dataset: SftDataset, mode: Mode, *, drop_last: bool = False) -> dict[
             lambda epoch: dataset.plan(
                 epoch,
                 global_batch_size=8,
-                mode=mode,
-                max_packed_tokens=limit,
-                drop_last=drop_last,
+                order=order_config(mode, max_packed_tokens=limit, drop_last=drop_last),
             ),
             rank=rank,
             world_size=2,

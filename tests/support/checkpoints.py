@@ -9,13 +9,14 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from internvl_chat.checkpoint.settings import BuildSettings
+from internvl_chat.config import BuildConfig
 from internvl_chat.model import (
     InternVisionConfig,
     InternVisionModel,
     InternVLChatConfig,
     InternVLChatModel,
 )
+from tests.support.configs import build_config
 
 VISION: dict[str, Any] = {
     "image_size": 28,
@@ -89,21 +90,17 @@ def save_parts(directory: Path, **llm_changes: Any) -> dict[str, torch.nn.Module
     return {"vision_model": vision, "language_model": llm, "mlp1": mlp}
 
 
-def settings_for(path: Path | None = None, **changes: Any) -> BuildSettings:
-    """Settings with the tiny model's image size, in fp32."""
+def config_for(path: Path | None = None, **flags: Any) -> BuildConfig:
+    """What to build, with the tiny model's image size, in fp32."""
     values: dict[str, Any] = {
         "model_name_or_path": None if path is None else str(path),
         "force_image_size": VISION["image_size"],
-        "dtype": torch.float32,
-        **changes,
+        **flags,
     }
-    return BuildSettings(**values)
+    return build_config(**values)
 
 
-def stitch_settings(directory: Path, **changes: Any) -> BuildSettings:
-    return settings_for(
-        vision_path=str(directory / "vit"),
-        mlp_path=str(directory / "mlp.pth"),
-        llm_path=str(directory / "llm"),
-        **changes,
-    )
+def stitch_config(directory: Path, **flags: Any) -> BuildConfig:
+    """A model stitched from what :func:`save_parts` wrote."""
+    parts = {"mlp_path": str(directory / "mlp.pth"), **flags}
+    return config_for(vision_path=str(directory / "vit"), llm_path=str(directory / "llm"), **parts)

@@ -13,7 +13,7 @@ from internvl_chat.checkpoint.names import is_lora
 from internvl_chat.checkpoint.save import save_checkpoint_files
 from internvl_chat.checkpoint.tokenizer import add_special_tokens, load_tokenizer
 from internvl_chat.model import InternVLChatModel
-from tests.support.checkpoints import LLM, randomised, settings_for, tiny_config, tiny_tokenizer
+from tests.support.checkpoints import LLM, config_for, randomised, tiny_config, tiny_tokenizer
 
 FROZEN = {"freeze_llm": True, "freeze_mlp": True, "freeze_backbone": True}
 
@@ -50,7 +50,7 @@ def save_lora(
     seed: int = 3,
 ) -> InternVLChatModel:
     """A trained-looking adapter on a base; returns the model as it was saved."""
-    settings = settings_for(
+    build = config_for(
         base,
         **{**FROZEN, "freeze_mlp": not mlp},
         use_llm_lora=llm,
@@ -59,8 +59,8 @@ def save_lora(
         ps_version=ps_version,
     )
     tokenizer = load_tokenizer(str(base))
-    model = build_model(settings, tokenizer)
-    apply_freezing_and_lora(model, settings)
+    model = build_model(build, tokenizer)
+    apply_freezing_and_lora(model, build.trainable)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from internvl_chat.checkpoint.artifacts import PREPROCESSOR_NAME
 from internvl_chat.checkpoint.load import fit_tensors, skeleton_of
-from internvl_chat.checkpoint.settings import BuildSettings
 from internvl_chat.checkpoint.sources import (
     ADAPTER_CONFIG_NAME,
     ADAPTER_WEIGHTS_NAME,
@@ -25,6 +24,7 @@ from internvl_chat.checkpoint.surgery.lora_merge import (
     scales_of_peft,
 )
 from internvl_chat.checkpoint.tensor_files import TensorSource
+from internvl_chat.config import SourceConfig
 from internvl_chat.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def open_merged(path: str) -> MergedCheckpoint:
             shapes do not fit, the model was wrapped twice, or the adapter was merged already.
     """
     directory = Path(path)
-    sources = find_sources(BuildSettings(model_name_or_path=path))
+    sources = find_sources(SourceConfig.whole(path))
     config = sources.config
     if getattr(config, "quantization_config", None):
         raise CheckpointError(

@@ -18,9 +18,10 @@ from internvl_chat.chat import load_model, split_model
 from internvl_chat.chat.session import ChatSession
 from internvl_chat.checkpoint.artifacts import preprocessor_config
 from internvl_chat.checkpoint.surgery.export import export
+from internvl_chat.config import NormalizeType
 from internvl_chat.errors import CheckpointError, ConfigError
 from internvl_chat.model import InternVLChatConfig, InternVLChatModel
-from internvl_chat.model.constants import NORMALIZATION, NormalizeType
+from internvl_chat.model.constants import NORMALIZATION
 from tests.support.lora_checkpoints import logits_for, save_base, save_lora
 from tests.support.training import write_tiny_chat_model
 

@@ -10,9 +10,10 @@ from PIL import Image
 
 from internvl_chat import InternVLChatConfig
 from internvl_chat.chat import load_image, load_video
-from internvl_chat.chat.media import image_settings, load_tiles
-from internvl_chat.data.images import ImageSettings, normalize_pixels, preprocess
+from internvl_chat.chat.media import image_config_of, load_tiles
+from internvl_chat.data.images import normalize_pixels, preprocess
 from internvl_chat.data.schema import BadRecordError
+from tests.support.configs import image_config
 
 GREYS = Path(__file__).parents[1] / "data/greys.mp4"
 MEAN_GREY = 255 * 0.456
@@ -27,7 +28,7 @@ def grey(tile: torch.Tensor) -> float:
 def test_a_picture_is_what_training_sees(tmp_path: Path) -> None:
     picture = Image.effect_mandelbrot((90, 60), (-2, -1, 1, 1), 50).convert("RGB")
     picture.save(tmp_path / "a.png")
-    wanted = normalize_pixels(preprocess(picture, ImageSettings(image_size=56)))
+    wanted = normalize_pixels(preprocess(picture, image_config(force_image_size=56)))
     assert torch.equal(load_image(str(tmp_path / "a.png"), image_size=56), wanted)
     assert torch.equal(load_image(picture, image_size=56), wanted)
     assert wanted.shape == (1, 3, 56, 56)
@@ -44,9 +45,9 @@ def test_a_models_own_settings_are_followed() -> None:
     wide = Image.new("RGB", (300, 100), (255, 0, 0))
     tiling = {"dynamic_image_size": True, "use_thumbnail": True, "max_dynamic_patch": 6}
     config = InternVLChatConfig(force_image_size=28, **tiling)
-    assert load_tiles(wide, image_settings(config)).shape == (4, 3, 28, 28)
+    assert load_tiles(wide, image_config_of(config)).shape == (4, 3, 28, 28)
     padded = InternVLChatConfig(force_image_size=28, pad2square=True)
-    tile = load_tiles(wide, image_settings(padded))[0]
+    tile = load_tiles(wide, image_config_of(padded))[0]
     assert tile[0, 14, 14] > 2  # red across the middle
     assert abs(float(tile[0, 1, 14])) < 0.1  # the mean colour above it
 

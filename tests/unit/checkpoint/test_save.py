@@ -15,12 +15,16 @@ from internvl_chat.checkpoint.load import build_model, skeleton_of
 from internvl_chat.checkpoint.lora import apply_freezing_and_lora
 from internvl_chat.checkpoint.names import is_lora
 from internvl_chat.checkpoint.save import plan_shards, save_checkpoint_files
-from internvl_chat.checkpoint.settings import BuildSettings
 from internvl_chat.checkpoint.tokenizer import add_special_tokens, load_tokenizer
+from internvl_chat.config import BuildConfig
 from internvl_chat.errors import CheckpointError
 from internvl_chat.model import InternVLChatConfig, InternVLChatModel
 from internvl_chat.model.presets import load_preset
-from tests.support.checkpoints import save_parts, settings_for, stitch_settings
+from tests.support.checkpoints import (
+    config_for,
+    save_parts,
+    stitch_config,
+)
 from tests.support.models import code_files
 
 IMAGE = torch.linspace(-1, 1, 3 * 28 * 28).view(1, 3, 28, 28)
@@ -32,7 +36,7 @@ def stitched(tmp_path: Path) -> tuple[Path, InternVLChatModel]:
     save_parts(tmp_path)
     tokenizer = load_tokenizer(str(tmp_path / "llm"))
     added = add_special_tokens(tokenizer)
-    model = build_model(stitch_settings(tmp_path), tokenizer, num_new_tokens=added)
+    model = build_model(stitch_config(tmp_path), tokenizer, num_new_tokens=added)
     directory = tmp_path / "chat"
     directory.mkdir()
     save_checkpoint_files(model, tokenizer, directory)
@@ -48,15 +52,15 @@ def logits(model: Any) -> torch.Tensor:
         return model.eval()(pixel_values=IMAGE, input_ids=ids, image_flags=torch.ones(1)).logits
 
 
-def lora_settings(path: Path, **changes: Any) -> BuildSettings:
+def lora_config(path: Path, **changes: Any) -> BuildConfig:
     frozen = {"freeze_llm": True, "freeze_backbone": True, "freeze_mlp": True}
-    return settings_for(path, **{**frozen, "use_llm_lora": 4, **changes})
+    return config_for(path, **{**frozen, "use_llm_lora": 4, **changes})
 
 
-def trained(settings: BuildSettings, path: Path) -> InternVLChatModel:
+def trained(build: BuildConfig, path: Path) -> InternVLChatModel:
     """A model whose trained weights have moved."""
-    model = build_model(settings, load_tokenizer(str(path)))
-    apply_freezing_and_lora(model, settings)
+    model = build_model(build, load_tokenizer(str(path)))
+    apply_freezing_and_lora(model, build.trainable)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -98,8 +102,8 @@ def test_an_adapter_loads_by_auto_model_by_peft_and_back_into_training(
     from peft import PeftModel
 
     base, _ = stitched
-    settings = lora_settings(base, use_backbone_lora=2, freeze_mlp=False)
-    model = trained(settings, base)
+    build = lora_config(base, use_backbone_lora=2, freeze_mlp=False)
+    model = trained(build, base)
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     save_checkpoint_files(model, load_tokenizer(str(base)), adapter)
@@ -113,15 +117,13 @@ def test_an_adapter_loads_by_auto_model_by_peft_and_back_into_training(
     assert logits(AutoModel.from_pretrained(adapter)).equal(want)
     assert logits(PeftModel.from_pretrained(AutoModel.from_pretrained(base), adapter)).equal(want)
 
-    continued = build_model(
-        lora_settings(adapter, use_backbone_lora=2), load_tokenizer(str(adapter))
-    )
+    continued = build_model(lora_config(adapter, use_backbone_lora=2), load_tokenizer(str(adapter)))
     assert continued.state_dict().keys() == model.state_dict().keys()  # not wrapped twice
     assert all(v.equal(model.state_dict()[k]) for k, v in continued.state_dict().items())
     # The projector is frozen now, yet still differs from the base: it is saved again.
     again = tmp_path / "again"
     again.mkdir()
-    apply_freezing_and_lora(continued, lora_settings(adapter, use_backbone_lora=2))
+    apply_freezing_and_lora(continued, lora_config(adapter, use_backbone_lora=2).trainable)
     save_checkpoint_files(continued, load_tokenizer(str(adapter)), again)
     first, second = (load_file(d / "adapter_model.safetensors") for d in (adapter, again))
     assert first.keys() == second.keys()
@@ -134,9 +136,9 @@ def test_an_adapter_on_other_weights_is_saved_with_them(
     base, _ = stitched
     tokenizer = load_tokenizer(str(base))
     tokenizer.add_tokens([f"<new{number}>" for number in range(40)])
-    settings = lora_settings(base)
-    model = build_model(settings, tokenizer, num_new_tokens=40)
-    apply_freezing_and_lora(model, settings)
+    build = lora_config(base)
+    model = build_model(build, tokenizer, num_new_tokens=40)
+    apply_freezing_and_lora(model, build.trainable)
     directory = tmp_path / "whole"
     directory.mkdir()
     save_checkpoint_files(model, tokenizer, directory)
@@ -144,7 +146,7 @@ def test_an_adapter_on_other_weights_is_saved_with_them(
     layer = "language_model.base_model.model.model.layers.0.self_attn.q_proj."
     assert {f"{layer}base_layer.weight", f"{layer}lora_A.default.weight"} <= names
     assert logits(AutoModel.from_pretrained(directory)).equal(logits(model))
-    continued = build_model(lora_settings(directory), tokenizer)
+    continued = build_model(lora_config(directory), tokenizer)
     assert all(v.equal(model.state_dict()[k]) for k, v in continued.state_dict().items())
 
 
@@ -154,15 +156,15 @@ def test_an_adapter_of_another_rank_or_left_unfrozen(
     base, _ = stitched
     adapter = tmp_path / "adapter"
     adapter.mkdir()
-    save_checkpoint_files(trained(lora_settings(base), base), load_tokenizer(str(base)), adapter)
+    save_checkpoint_files(trained(lora_config(base), base), load_tokenizer(str(base)), adapter)
     tokenizer = load_tokenizer(str(adapter))
     with pytest.raises(Exception, match="carries an adapter of rank 4, not 8"):
-        build_model(lora_settings(adapter, use_llm_lora=8), tokenizer)
+        build_model(lora_config(adapter, use_llm_lora=8), tokenizer)
     with pytest.raises(Exception, match="--use_llm_lora: an adapter is trained on layers"):
-        build_model(settings_for(adapter), tokenizer)
+        build_model(config_for(adapter), tokenizer)
     (base / "config.json").rename(base / "gone.json")
     with pytest.raises(CheckpointError, match="its base model is not at"):
-        build_model(lora_settings(adapter), tokenizer)
+        build_model(lora_config(adapter), tokenizer)
 
 
 def set_bias(model: InternVLChatModel, value: torch.Tensor | None) -> None:

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from internvl_chat.data.encode import Encoder, EncodeSettings
+from internvl_chat.data.encode import Encoder
 from internvl_chat.data.schema import BadRecordError
 from internvl_chat.data.tokenization import TextTokenizer
 from internvl_chat.errors import ConfigError
 from internvl_chat.model.constants import IGNORE_INDEX
-from internvl_chat.model.conversation import get_conv_template
 from tests.support import tokenizers
+from tests.support.configs import encode_config
 
 KINDS = ["byte_level", "slow", "slow_not_legacy", "slow_rewriting", "converted"]
 TEXTS = [
@@ -45,9 +45,8 @@ def make(kind: str, folder: Path) -> Any:
 
 
 def encoder(tokenizer: Any, **changes: Any) -> Encoder:
-    values = {"num_image_token": 3, "system": "S.", **changes}
-    style = values.pop("conv_style", "Hermes-2")
-    return Encoder(tokenizer, EncodeSettings(template=get_conv_template(style), **values))
+    values = {"num_image_token": 3, "system_message": "S.", **changes}
+    return Encoder(tokenizer, encode_config(**values))
 
 
 def ids_of(tokenizer: Any, text: str) -> list[int]:
@@ -207,7 +206,7 @@ def test_system_messages() -> None:
     tokenizer = tokenizers.byte_level()
     assert "system\nS.<" in encoder(tokenizer).encode([("Q", "A")]).text
     assert "system\nR.<" in encoder(tokenizer).encode([("Q", "A")], system="R.").text
-    assert "system\n你是由" in encoder(tokenizer, system=None).encode([("Q", "A")]).text
+    assert "system\n你是由" in encoder(tokenizer, system_message=None).encode([("Q", "A")]).text
 
 
 # -- limits -------------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ from PIL import Image
 
 from internvl_chat.data import images
 from internvl_chat.data.images import (
-    ImageSettings,
     choose_grid,
     count_tiles,
     jpeg_augment,
@@ -25,6 +24,7 @@ from internvl_chat.data.images import (
 )
 from internvl_chat.data.schema import BadRecordError
 from internvl_chat.model.constants import NORMALIZATION
+from tests.support.configs import image_config
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -37,7 +37,7 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
 
 def test_resize_is_within_two_levels_of_pillow() -> None:
     picture = noise(97, 61)
-    ours = preprocess(picture, ImageSettings(image_size=28))
+    ours = preprocess(picture, image_config(force_image_size=28))
     theirs = np.asarray(picture.resize((28, 28), Image.Resampling.BICUBIC))
     assert (ours.shape, ours.dtype) == ((1, 3, 28, 28), torch.uint8)
     difference = np.abs(ours[0].permute(1, 2, 0).numpy().astype(int) - theirs.astype(int))
@@ -46,7 +46,7 @@ def test_resize_is_within_two_levels_of_pillow() -> None:
 
 def test_an_image_of_the_right_size_is_left_alone() -> None:
     picture = noise(28, 28)
-    ours = preprocess(picture, ImageSettings(image_size=28))
+    ours = preprocess(picture, image_config(force_image_size=28))
     assert np.array_equal(ours[0].permute(1, 2, 0).numpy(), np.asarray(picture))
 
 
@@ -121,38 +121,38 @@ def test_grid(size: tuple[int, int], max_tiles: int, grid: tuple[int, int]) -> N
 
 
 def test_tiles_are_cut_row_by_row_with_the_thumbnail_last() -> None:
-    settings = ImageSettings(
-        image_size=2, dynamic_image_size=True, use_thumbnail=True, max_dynamic_patch=6
+    config = image_config(
+        force_image_size=2, dynamic_image_size=True, use_thumbnail=True, max_dynamic_patch=6
     )
     values = np.zeros((4, 6, 3), dtype=np.uint8)
     for row in range(2):
         for column in range(3):
             values[2 * row : 2 * row + 2, 2 * column : 2 * column + 2] = 40 * (3 * row + column)
-    tiles = preprocess(Image.fromarray(values), settings, max_tiles=6)
+    tiles = preprocess(Image.fromarray(values), config, max_tiles=6)
     assert tiles.shape == (7, 3, 2, 2)
     assert tiles[:6, 0, 0, 0].tolist() == [0, 40, 80, 120, 160, 200]
     assert all((tile == tile[0, 0, 0]).all() for tile in tiles[:6])
-    assert count_tiles((6, 4), settings, max_tiles=6) == 7
-    assert count_tiles((2, 2), settings, max_tiles=6) == 1  # no thumbnail of a single tile
+    assert count_tiles((6, 4), config, max_tiles=6) == 7
+    assert count_tiles((2, 2), config, max_tiles=6) == 1  # no thumbnail of a single tile
 
 
 def test_several_images_share_the_budget() -> None:
-    settings = ImageSettings(max_dynamic_patch=6)
-    assert [settings.tile_budget(n) for n in (0, 1, 2, 4, 7)] == [6, 6, 3, 1, 1]
-    assert settings.tile_budget(2, 12) == 6
+    config = image_config(max_dynamic_patch=6)
+    assert [config.tile_budget(n, None) for n in (0, 1, 2, 4, 7)] == [6, 6, 3, 1, 1]
+    assert config.tile_budget(2, 12) == 6
 
 
 def test_counting_agrees_with_cutting() -> None:
     rng = random.Random(0)
     for pad in (False, True):
-        settings = ImageSettings(
-            image_size=4, dynamic_image_size=True, use_thumbnail=True, pad2square=pad
+        config = image_config(
+            force_image_size=4, dynamic_image_size=True, use_thumbnail=True, pad2square=pad
         )
         for _ in range(20):
             size = (rng.randint(1, 40), rng.randint(1, 40))
             budget = rng.randint(1, 8)
-            made = preprocess(noise(*size), settings, max_tiles=budget)
-            assert len(made) == count_tiles(size, settings, max_tiles=budget)
+            made = preprocess(noise(*size), config, max_tiles=budget)
+            assert len(made) == count_tiles(size, config, max_tiles=budget)
 
 
 # -- files --------------------------------------------------------------------------------------

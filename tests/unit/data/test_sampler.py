@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from internvl_chat.data.sampler import EpochPlan, Mode, StepBatchSampler, Unit, plan_epoch
+from internvl_chat.config import OrderMode
+from internvl_chat.data.sampler import EpochPlan, StepBatchSampler, Unit, plan_epoch
 
-MODES: tuple[Mode, ...] = ("random", "grouped", "packed")
+MODES: tuple[OrderMode, ...] = ("random", "grouped", "packed")
 LENGTHS = np.random.default_rng(0).integers(5, 100, 203).astype(np.int32)
 
 
@@ -40,7 +41,7 @@ def padded_share(plan: EpochPlan, lengths: np.ndarray, micro_batch_size: int) ->
 )
 @settings(max_examples=25, deadline=None)
 def test_every_good_sample_once(
-    mode: Mode, lengths: list[int], global_batch_size: int, seed: int
+    mode: OrderMode, lengths: list[int], global_batch_size: int, seed: int
 ) -> None:
     made = plan(
         np.array(lengths),
@@ -78,7 +79,7 @@ def test_exact_order() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_depends_on_seed_and_epoch_only(mode: Mode) -> None:
+def test_depends_on_seed_and_epoch_only(mode: OrderMode) -> None:
     assert plan(mode=mode).samples.tolist() == plan(mode=mode).samples.tolist()
     assert plan(mode=mode).samples.tolist() != plan(mode=mode, epoch=1).samples.tolist()
     assert plan(mode=mode).samples.tolist() != plan(mode=mode, seed=2).samples.tolist()
@@ -206,7 +207,7 @@ def test_a_limit_on_tiles() -> None:
 
 
 def epoch_of(
-    mode: Mode, world_size: int, micro_batch_size: int, *, epoch: int = 0, start_step: int = 0
+    mode: OrderMode, world_size: int, micro_batch_size: int, *, epoch: int = 0, start_step: int = 0
 ) -> list[list[Unit]]:
     """Units of each step as the ranks together get them, micro batch by micro batch."""
     accumulation = 8 // (world_size * micro_batch_size)
@@ -232,13 +233,13 @@ def epoch_of(
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("world_size", "micro_batch_size"), [(1, 8), (2, 1), (2, 4), (4, 2)])
 def test_steps_do_not_depend_on_ranks_or_micro_batches(
-    mode: Mode, world_size: int, micro_batch_size: int
+    mode: OrderMode, world_size: int, micro_batch_size: int
 ) -> None:
     assert epoch_of(mode, world_size, micro_batch_size) == epoch_of(mode, 1, 1)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_resuming_continues(mode: Mode) -> None:
+def test_resuming_continues(mode: OrderMode) -> None:
     whole = epoch_of(mode, 2, 2, epoch=3)
     assert epoch_of(mode, 4, 1, epoch=3, start_step=5) == whole[5:]
 

@@ -158,7 +158,7 @@ def test_all_problems_at_once(base: list[str], tmp_path: Path) -> None:
         ("--force_image_size 30", "Nearest that work: 28 or 42"),
         ("--vision_select_layer -9", "the tower has 3"),
         ("--attn_implementation flash_attention_2", "auto would take sdpa"),
-        ("--conv_style Hermes2", "Did you mean Hermes-2?"),
+        ("--conv_style Hermes2", "Did you mean 'Hermes-2'?"),
         ("--use_packed_ds True --max_packed_tokens 100", "is less than --max_seq_length 2048"),
         ("--min_dynamic_patch 4 --max_dynamic_patch 2", "want 1 <= smallest <= largest"),
         ("--eval_steps 5 --eval_strategy steps", "without --eval_meta_path"),

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from internvl_chat.errors import ConfigError
-from internvl_chat.train.unused_parameters import GradientWatch
+from internvl_chat.train.unused_parameters import UnusedParameterCheck
 
 CPU = torch.device("cpu")
 
@@ -27,7 +27,7 @@ class Model(nn.Module):
         return (self.mlp1(torch.ones(1, 2)) + (seen.detach() if cut else seen)).sum()
 
 
-def step(model: Model, watch: GradientWatch, number: int, **options: bool) -> None:
+def step(model: Model, watch: UnusedParameterCheck, number: int, **options: bool) -> None:
     watch.expect_images(options["images"])
     model(**options).backward()
     watch.check(number, 1, CPU)
@@ -35,7 +35,7 @@ def step(model: Model, watch: GradientWatch, number: int, **options: bool) -> No
 
 def test_every_group_confirmed() -> None:
     model = Model()
-    watch = GradientWatch(model)
+    watch = UnusedParameterCheck(model)
     watch.attach()
     step(model, watch, 1, images=True)
     assert not watch.active
@@ -43,7 +43,7 @@ def test_every_group_confirmed() -> None:
 
 def test_cut_off_group_is_named() -> None:
     model = Model()
-    watch = GradientWatch(model)
+    watch = UnusedParameterCheck(model)
     watch.attach()
     with pytest.raises(ConfigError, match="no gradient reached vision_model in step 1"):
         step(model, watch, 1, images=True, cut=True)
@@ -51,7 +51,7 @@ def test_cut_off_group_is_named() -> None:
 
 def test_images_come_later() -> None:
     model = Model()
-    watch = GradientWatch(model)
+    watch = UnusedParameterCheck(model)
     watch.attach()
     model.mlp1.requires_grad_(True)
     step(model, watch, 1, images=False)
@@ -63,10 +63,10 @@ def test_images_come_later() -> None:
 def test_frozen_groups_and_resumed_runs_are_not_watched() -> None:
     model = Model()
     model.vision_model.requires_grad_(False)
-    watch = GradientWatch(model)
+    watch = UnusedParameterCheck(model)
     watch.attach()
     step(model, watch, 1, images=True, cut=True)
     assert not watch.active
-    resumed = GradientWatch(model)
+    resumed = UnusedParameterCheck(model)
     resumed.attach(resumed=True)
     assert not resumed.active

@@ -22,7 +22,7 @@ from internvl_chat.checkpoint.surgery.merge import merge_lora
 from internvl_chat.checkpoint.surgery.write import verify_weights
 from internvl_chat.checkpoint.tokenizer import load_tokenizer
 from internvl_chat.errors import CheckpointError, ConfigError
-from tests.support.checkpoints import settings_for
+from tests.support.checkpoints import config_for
 from tests.support.lora_checkpoints import FROZEN, load_fp32, logits_for, save_base, save_lora
 
 TOLERANCE = 2e-5
@@ -156,12 +156,12 @@ def test_scales_are_those_of_peft(tmp_path: Path, changes: dict[str, Any]) -> No
 def test_training_does_not_continue_an_adapter_of_another_scale(tmp_path: Path) -> None:
     base = save_base(tmp_path / "base")
     save_lora(base, tmp_path / "lora", adapter_only=True)
-    settings = settings_for(tmp_path / "lora", **FROZEN, use_llm_lora=4, use_backbone_lora=2)
+    build = config_for(tmp_path / "lora", **FROZEN, use_llm_lora=4, use_backbone_lora=2)
     tokenizer = load_tokenizer(str(tmp_path / "lora"))
-    build_model(settings, tokenizer)
+    build_model(build, tokenizer)
     change_json(tmp_path / "lora/adapter_config.json", lora_alpha=4)
     with pytest.raises(CheckpointError, match=r"scaled by alpha/r = 1, 2, training continues"):
-        build_model(settings, tokenizer)
+        build_model(build, tokenizer)
 
 
 def test_the_adapters_own_settings_win(tmp_path: Path) -> None:

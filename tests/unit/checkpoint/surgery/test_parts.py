@@ -19,7 +19,7 @@ from internvl_chat.checkpoint.surgery.resize import resize_pos_embed
 from internvl_chat.checkpoint.tokenizer import load_tokenizer
 from internvl_chat.errors import CheckpointError, ConfigError
 from internvl_chat.model import InternVisionModel
-from tests.support.checkpoints import LLM, randomised, settings_for, tiny_tokenizer
+from tests.support.checkpoints import LLM, config_for, randomised, tiny_tokenizer
 from tests.support.lora_checkpoints import load_fp32, logits_for, save_base, save_lora
 
 
@@ -53,12 +53,12 @@ def test_parts_are_what_they_were_and_make_the_same_model_again(tmp_path: Path) 
     pth = torch.load(tmp_path / "mlp.pth", weights_only=True)
     assert all(model.mlp1.state_dict()[name].equal(value) for name, value in mlp.items())
     assert mlp.keys() == pth.keys() == model.mlp1.state_dict().keys()
-    settings = settings_for(
+    build = config_for(
         vision_path=str(tmp_path / "vit"),
         mlp_path=str(tmp_path / "mlp.pth"),
         llm_path=str(tmp_path / "llm"),
     )
-    again = build_model(settings, load_tokenizer(str(tmp_path / "llm")))
+    again = build_model(build, load_tokenizer(str(tmp_path / "llm")))
     assert logits_for(again).equal(logits_for(model))
 
 

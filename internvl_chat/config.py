@@ -1,0 +1,403 @@
+"""What a run decides, in the values that the rooms below pass on: each field declared once.
+
+A config is checked when it is built, before a file of weights or a device is touched, and tells
+all that is wrong with it in one :class:`ConfigError`. No field has a default here: the defaults of
+a run are those of its flags (``train/arguments.py``, which also says which flag becomes which
+field), and those of a checkpoint are its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Protocol, get_args
+
+import torch
+
+from internvl_chat.errors import ConfigError
+
+NormalizeType = Literal["imagenet", "clip", "siglip"]
+"""Names of pixel statistics; the numbers are ``model.constants.NORMALIZATION``."""
+LossReduction = Literal["token", "sample", "square"]
+OrderMode = Literal["random", "grouped", "packed"]
+
+MAX_IMAGE_PIXELS: Final = 178_956_970
+"""Width x height by default: twice ``PIL.Image.MAX_IMAGE_PIXELS``, where Pillow itself refuses."""
+
+
+def require(problems: Iterable[str]) -> None:
+    """Raise one error that tells all problems, if there are any.
+
+    Raises:
+        ConfigError: there is at least one.
+    """
+    found = list(problems)
+    if found:
+        raise ConfigError.listing(found)
+
+
+def _positive(config: object, flags: dict[str, str]) -> Iterator[str]:
+    """A sentence for every field of ``flags`` (field name -> flag) that is not above zero."""
+    for name, flag in flags.items():
+        if getattr(config, name) <= 0:
+            yield f"--{flag} {getattr(config, name)}: want a number > 0."
+
+
+def _ascending(low: tuple[str, int], high: tuple[str, int]) -> Iterator[str]:
+    if not 1 <= low[1] <= high[1]:
+        yield f"--{low[0]} {low[1]} and --{high[0]} {high[1]}: want 1 <= smallest <= largest."
+
+
+# ---- the model ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """Where the weights come from: one chat checkpoint, or the parts of a new model."""
+
+    model_name_or_path: str | None
+    """A chat checkpoint: whole, with LoRA weights inside, or adapter-only."""
+    vision_path: str | None
+    """An InternViT checkpoint, or a chat checkpoint whose vision tower is taken."""
+    llm_path: str | None
+    """A causal LLM's checkpoint, or a chat checkpoint whose LLM is taken."""
+    mlp_path: str | None
+    """A projector file; None with ``llm_path`` starts from random numbers."""
+
+    def __post_init__(self) -> None:
+        require(self._problems())
+
+    def _problems(self) -> Iterator[str]:
+        parts = {name: getattr(self, name) for name in ("vision_path", "llm_path", "mlp_path")}
+        given = [f"--{name}" for name, path in parts.items() if path]
+        if self.model_name_or_path:
+            if given:
+                yield (
+                    f"--model_name_or_path is a whole model, yet {' and '.join(given)} given too. "
+                    "Give one or the other."
+                )
+        elif not given:
+            yield (
+                "no model: give --model_name_or_path, or --vision_path and --llm_path "
+                "(and --mlp_path)."
+            )
+        else:
+            for name in ("vision_path", "llm_path"):
+                if not parts[name]:
+                    yield (
+                        f"--{name} is missing: a model is stitched from a vision tower and an LLM."
+                    )
+
+    @classmethod
+    def whole(cls, path: str) -> SourceConfig:
+        """A chat checkpoint."""
+        return cls(model_name_or_path=path, vision_path=None, llm_path=None, mlp_path=None)
+
+    @classmethod
+    def parts(cls, *, vision_path: str, llm_path: str, mlp_path: str | None) -> SourceConfig:
+        """A model to be stitched."""
+        return cls(
+            model_name_or_path=None, vision_path=vision_path, llm_path=llm_path, mlp_path=mlp_path
+        )
+
+    @property
+    def tokenizer_path(self) -> str:
+        """Where the tokenizer's files are: beside the language model."""
+        path = self.model_name_or_path or self.llm_path
+        assert path, "__post_init__ has seen one of them"
+        return path
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapeConfig:
+    """What a run may change about a checkpoint's shape."""
+
+    vision_select_layer: int
+    """Vision layer whose output is projected; -1 is the last."""
+    drop_path_rate: float
+    """Stochastic depth of the last vision layer."""
+    ps_version: Literal["v1", "v2"]
+    """Of the pixel shuffle."""
+    down_sample_ratio: float
+    """Of the pixel shuffle, per side: 0.5 keeps a quarter of the tokens."""
+    template: str
+    """Name of the chat template."""
+
+    def __post_init__(self) -> None:
+        require(self._problems())
+
+    def _problems(self) -> Iterator[str]:
+        if not 0 <= self.drop_path_rate < 1:
+            yield f"--drop_path_rate {self.drop_path_rate}: want 0 <= rate < 1."
+        ratio = self.down_sample_ratio
+        if not 0 < ratio <= 1:
+            yield f"--down_sample_ratio {ratio}: want 0 < ratio <= 1."
+        elif abs(1 / ratio - round(1 / ratio)) > 1e-6:
+            yield f"--down_sample_ratio {ratio}: want 1 over a whole number, such as 0.5 or 0.25."
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainableConfig:
+    """Which weights train."""
+
+    freeze_llm: bool
+    freeze_mlp: bool
+    freeze_backbone: bool
+    unfreeze_vit_layers: int
+    """Train these last vision layers of a frozen tower (-2: the last two); 0 for none."""
+    unfreeze_lm_head: bool
+    use_llm_lora: int
+    """Rank of the LLM's adapter, 0 for none; alpha is twice the rank, dropout 0.05."""
+    use_backbone_lora: int
+    """Rank of the vision tower's adapter, 0 for none."""
+
+    def __post_init__(self) -> None:
+        require(self._problems())
+
+    def _problems(self) -> Iterator[str]:
+        for name, frozen in (
+            ("use_llm_lora", "freeze_llm"),
+            ("use_backbone_lora", "freeze_backbone"),
+        ):
+            rank = getattr(self, name)
+            if rank < 0:
+                yield f"--{name} {rank}: a rank is 0 (none) or more."
+            if rank and not getattr(self, frozen):
+                yield (
+                    f"--{name} {rank} on weights that train themselves. Add --{frozen} True, "
+                    f"or drop --{name}."
+                )
+        if not self.parts:
+            yield (
+                "nothing trains: LLM, projector and backbone are frozen. Drop one of --freeze_llm, "
+                "--freeze_mlp, --freeze_backbone, or add LoRA."
+            )
+        if self.unfreeze_vit_layers and not self.freeze_backbone:
+            yield (
+                "--unfreeze_vit_layers has no effect: the backbone trains whole. Add "
+                "--freeze_backbone True or drop it."
+            )
+        if self.unfreeze_lm_head and not self.freeze_llm:
+            yield (
+                "--unfreeze_lm_head has no effect: the LLM trains whole. Add --freeze_llm True or "
+                "drop it."
+            )
+
+    @property
+    def parts(self) -> frozenset[str]:
+        """What trains, by name; empty if nothing does."""
+        chosen = {
+            "llm": not self.freeze_llm,
+            "mlp": not self.freeze_mlp,
+            "backbone": not self.freeze_backbone,
+            "vit_layers": self.unfreeze_vit_layers,
+            "lm_head": self.unfreeze_lm_head,
+            "llm_lora": self.use_llm_lora,
+            "backbone_lora": self.use_backbone_lora,
+        }
+        return frozenset(name for name, trains in chosen.items() if trains)
+
+
+# ---- images and text ----------------------------------------------------------------------------
+
+
+class _StoredImageOptions(Protocol):
+    """What a chat checkpoint's configuration stores of its images (InternVLChatConfig has it)."""
+
+    image_size: int
+    pad2square: bool
+    dynamic_image_size: bool
+    use_thumbnail: bool
+    min_dynamic_patch: int
+    max_dynamic_patch: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageConfig:
+    """How an image becomes tiles, and these numbers."""
+
+    image_size: int
+    """Side S of a tile in pixels."""
+    pad2square: bool
+    """Pad with the mean colour to a square instead of squeezing."""
+    dynamic_image_size: bool
+    """Cut an image into tiles by its aspect ratio."""
+    use_thumbnail: bool
+    """Add the whole image where it has several tiles."""
+    min_dynamic_patch: int
+    max_dynamic_patch: int
+    """Tiles per sample, shared by its images; the thumbnail comes on top."""
+    normalize_type: NormalizeType
+    """Mean and standard deviation of the pixels."""
+
+    def __post_init__(self) -> None:
+        require(self._problems())
+
+    def _problems(self) -> Iterator[str]:
+        yield from _positive(self, {"image_size": "force_image_size"})
+        yield from _ascending(
+            ("min_dynamic_patch", self.min_dynamic_patch),
+            ("max_dynamic_patch", self.max_dynamic_patch),
+        )
+        if self.normalize_type not in get_args(NormalizeType):
+            known = ", ".join(get_args(NormalizeType))
+            yield f"--normalize_type {self.normalize_type}: want one of {known}."
+
+    @classmethod
+    def of_checkpoint(
+        cls, stored: _StoredImageOptions, *, normalize_type: NormalizeType
+    ) -> ImageConfig:
+        """As a chat checkpoint was trained.
+
+        Args:
+            stored: its configuration.
+            normalize_type: by its ``preprocessor_config.json``.
+        """
+        return cls(
+            image_size=stored.image_size,
+            pad2square=bool(stored.pad2square),
+            dynamic_image_size=bool(stored.dynamic_image_size),
+            use_thumbnail=bool(stored.use_thumbnail),
+            min_dynamic_patch=stored.min_dynamic_patch,
+            max_dynamic_patch=stored.max_dynamic_patch,
+            normalize_type=normalize_type,
+        )
+
+    def stored(self) -> dict[str, Any]:
+        """What of it a chat checkpoint's ``config.json`` keeps."""
+        return {
+            "force_image_size": self.image_size,
+            "pad2square": self.pad2square,
+            "dynamic_image_size": self.dynamic_image_size,
+            "use_thumbnail": self.use_thumbnail,
+            "min_dynamic_patch": self.min_dynamic_patch,
+            "max_dynamic_patch": self.max_dynamic_patch,
+        }
+
+    def tile_budget(self, num_images: int, max_dynamic_patch: int | None) -> int:
+        """Tiles that each of ``num_images`` images of one record may use.
+
+        Args:
+            num_images: of the record.
+            max_dynamic_patch: the dataset's own limit; None takes the run's.
+        """
+        limit = self.max_dynamic_patch if max_dynamic_patch is None else max_dynamic_patch
+        return max(1, limit // max(num_images, 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaConfig:
+    """How image and video files are read."""
+
+    images: ImageConfig
+    min_num_frame: int
+    """Fewest frames of a video."""
+    max_num_frame: int
+    strict_root: bool
+    """Also refuse paths whose symbolic links lead out of a dataset's root."""
+    max_image_pixels: int
+    """Larger images are bad records."""
+
+    def __post_init__(self) -> None:
+        require(self._problems())
+
+    def _problems(self) -> Iterator[str]:
+        yield from _positive(self, {"max_image_pixels": "max_image_pixels"})
+        yield from _ascending(
+            ("min_num_frame", self.min_num_frame), ("max_num_frame", self.max_num_frame)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeConfig:
+    """How conversations become ids."""
+
+    conv_style: str
+    """Name of the chat template."""
+    system_message: str | None
+    """Replaces the template's own, unless the record brings one."""
+    num_image_token: int
+    """K: ids per tile."""
+    max_seq_length: int
+    """Ids beyond it are cut."""
+
+    def __post_init__(self) -> None:
+        require(self._problems())
+
+    def _problems(self) -> Iterator[str]:
+        yield from _positive(
+            self, {"num_image_token": "num_image_token", "max_seq_length": "max_seq_length"}
+        )
+
+
+# ---- data and its order -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which records, and how they become samples."""
+
+    meta_path: str
+    encode: EncodeConfig
+    media: MediaConfig
+    use_data_resampling: bool
+    """Draw datasets by the root of their size."""
+    max_bad_ratio: float
+    """Share of bad records that stops the run."""
+
+    def __post_init__(self) -> None:
+        require(self._problems())
+
+    def _problems(self) -> Iterator[str]:
+        if not self.meta_path:
+            yield "--meta_path is missing: the JSON that lists the datasets."
+        if not 0 <= self.max_bad_ratio <= 1:
+            yield f"--max_bad_ratio {self.max_bad_ratio}: want a share between 0 and 1."
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderConfig:
+    """How the samples of an epoch are put into batches."""
+
+    mode: OrderMode
+    """As shuffled, by length, or several samples a row."""
+    max_packed_tokens: int | None
+    """Limit of a pack, with ``packed``."""
+    max_packed_tiles: int | None
+    """A second limit of a pack; a single sample may exceed it."""
+    drop_last: bool
+    """Leave out what does not fill a step."""
+
+    def __post_init__(self) -> None:
+        require(self._problems())
+
+    def _problems(self) -> Iterator[str]:
+        for name in ("max_packed_tokens", "max_packed_tiles"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                yield f"--{name} {value}: want a number > 0."
+
+    @property
+    def packed(self) -> bool:
+        """Whether a row holds several samples."""
+        return self.mode == "packed"
+
+
+# ---- together -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildConfig:
+    """What a chat model is to be built from, and how."""
+
+    source: SourceConfig
+    shape: ShapeConfig
+    images: ImageConfig
+    trainable: TrainableConfig
+    dtype: torch.dtype
+    """Of the weights."""
+    attn_implementation: str | dict[str, str] | None
+    """A name that transformers' attention interface knows, or one for each sub-configuration;
+    None leaves it the choice."""
+    seed: int
+    """Of newly made weights (projector, LoRA): the same at every number of ranks."""

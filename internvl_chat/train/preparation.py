@@ -1,0 +1,136 @@
+"""What a run knows before a weight is read: tokenizer, the model's inspection, the datasets."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from internvl_chat.checkpoint.artifacts import normalize_type_of
+from internvl_chat.checkpoint.load import LoadPlan, inspect_checkpoint
+from internvl_chat.checkpoint.tokenizer import (
+    add_special_tokens,
+    check_template_tokens,
+    load_tokenizer,
+)
+from internvl_chat.config import BuildConfig, NormalizeType
+from internvl_chat.data.build import build_eval_dataset, build_train_dataset
+from internvl_chat.data.dataset import SftDataset
+from internvl_chat.train.arguments import TrainArguments, build_config, data_config
+from internvl_chat.train.attention import choose_attention
+from internvl_chat.train.distributed import DistributedState
+from internvl_chat.train.parsing import RunArguments
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedRun:
+    """Everything that can fail cheaply, done."""
+
+    tokenizer: Any
+    num_new_tokens: int
+    build: BuildConfig
+    plan: LoadPlan
+    train: SftDataset
+    evaluation: SftDataset | None
+    attention: str
+    """Name of the LLM's kernel."""
+    attention_reason: str
+
+
+def prepare_run(args: RunArguments, state: DistributedState) -> PreparedRun:
+    """Load the tokenizer, inspect the checkpoint, index and count the data.
+
+    Raises:
+        UserError: a file is missing or wrong, or two of them do not fit each other.
+    """
+    attention, vision_attention, reason = choose_attention(
+        args.model.attn_implementation,
+        packed=args.data.use_packed_ds,
+        device=state.device,
+        half_precision=args.train.bf16 or args.train.fp16,
+    )
+    build = build_config(
+        args.model,
+        args.data,
+        dtype=weight_dtype(args.train),
+        attn_implementation={
+            "": vision_attention,
+            "vision_config": vision_attention,
+            "llm_config": attention,
+        },
+        seed=args.train.seed,
+    )
+    tokenizer = load_tokenizer(
+        build.source.tokenizer_path,
+        use_fast=args.model.use_fast_tokenizer,
+        max_seq_length=args.data.max_seq_length,
+    )
+    num_new_tokens = add_special_tokens(tokenizer)
+    check_template_tokens(tokenizer, build.shape.template)
+    plan = inspect_checkpoint(build, tokenizer, num_new_tokens=num_new_tokens)
+    if state.is_main:
+        _warn_of_other_statistics(build.source.model_name_or_path, build.images.normalize_type)
+    num_image_token = plan.config.num_image_token
+    train = build_train_dataset(
+        data_config(args.data, num_image_token=num_image_token, meta_path=args.data.meta_path),
+        tokenizer,
+        output_dir=args.train.output_dir,
+        seed=data_seed(args.train),
+        is_main=state.is_main,
+    )
+    evaluation = None
+    if args.data.eval_meta_path:
+        held_out = args.data.eval_meta_path
+        evaluation = build_eval_dataset(
+            data_config(args.data, num_image_token=num_image_token, meta_path=held_out),
+            tokenizer,
+            is_main=state.is_main,
+        )
+    return PreparedRun(
+        tokenizer=tokenizer,
+        num_new_tokens=num_new_tokens,
+        build=build,
+        plan=plan,
+        train=train,
+        evaluation=evaluation,
+        attention=attention,
+        attention_reason=reason,
+    )
+
+
+def _warn_of_other_statistics(checkpoint: str | None, normalize_type: NormalizeType) -> None:
+    """A vision tower sees other colours than it was trained on if pixels are scaled otherwise."""
+    if checkpoint is None:
+        return
+    known = normalize_type_of(Path(checkpoint))
+    if known != normalize_type:
+        logger.warning(
+            "%s was trained on pixels of %s statistics, this run uses %s: give --normalize_type %s",
+            checkpoint,
+            known,
+            normalize_type,
+            known,
+        )
+
+
+def weight_dtype(args: TrainArguments) -> torch.dtype:
+    """Dtype the weights are held in.
+
+    DeepSpeed keeps fp32 masters itself, so under it weights are in the dtype of the computation;
+    without it they are the masters, and autocast computes in bf16.
+    """
+    if args.deepspeed and args.bf16:
+        return torch.bfloat16
+    if args.deepspeed and args.fp16:
+        return torch.float16
+    return torch.float32
+
+
+def data_seed(args: TrainArguments) -> int:
+    """Seed of the data order and of augmentation."""
+    return args.seed if args.data_seed is None else args.data_seed

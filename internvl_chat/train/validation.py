@@ -1,0 +1,199 @@
+"""What can be known to be wrong with a run before a weight is read: all of it, at once.
+
+The configs check their own fields when they are built; here they are built for trial, what spans
+several of them is compared, and the files they name are looked for by the functions that will load
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from internvl_chat.checkpoint.load import vision_problems
+from internvl_chat.checkpoint.sources import find_chat_config, native_vision_config, require_config
+from internvl_chat.checkpoint.tokenizer import find_tokenizer
+from internvl_chat.config import SourceConfig
+from internvl_chat.errors import CheckpointError, ConfigError
+from internvl_chat.model.templates import find_template
+from internvl_chat.train.arguments import (
+    DataArguments,
+    ModelArguments,
+    data_config,
+    order_config,
+    shape_config,
+    source_config,
+    trainable_config,
+)
+from internvl_chat.train.attention import choose_attention, flash_attention_problem
+from internvl_chat.train.zero import read_zero_file
+
+Values = dict[str, Any]
+
+
+def validate_run(
+    model: ModelArguments, data: DataArguments, values: Values, device: torch.device
+) -> list[str]:
+    """Check the arguments, each other, and against the files they name.
+
+    Args:
+        model, data: our own arguments.
+        values: all arguments by name, transformers' included, defaults filled in.
+        device: what the run will compute on.
+
+    Returns:
+        One sentence or two per problem, with the mend; empty if there is none.
+    """
+    problems: list[str] = []
+    try:
+        source = source_config(model)
+    except ConfigError as err:
+        source = None
+        problems += err.problems
+    problems += _files(model)
+    checks: tuple[Callable[[], object], ...] = (
+        lambda: trainable_config(model),
+        lambda: shape_config(model, data),
+        lambda: data_config(data, num_image_token=1, meta_path=data.meta_path),
+        lambda: order_config(data, grouped=False, drop_last=False),
+        lambda: find_template(data.conv_style),
+        lambda: read_zero_file(values["deepspeed"]),
+    )
+    for build in checks:
+        try:
+            build()
+        except ConfigError as err:
+            problems += err.problems
+    problems += _data(data, values)
+    problems += _numbers(values)
+    problems += _vision(source, model, data)
+    problems += _output(values)
+    problems += _unsupported(values)
+    return problems + list(_hardware(values, device))
+
+
+def _files(model: ModelArguments) -> Iterator[str]:
+    """What loading will look for beside the weights."""
+    looked_for: tuple[tuple[str, str | None, tuple[Callable[[str], object], ...]], ...] = (
+        ("model_name_or_path", model.model_name_or_path, (find_chat_config, find_tokenizer)),
+        ("vision_path", model.vision_path, (require_config,)),
+        ("llm_path", model.llm_path, (require_config, find_tokenizer)),
+    )
+    for name, path, finders in looked_for:
+        if not path:
+            continue
+        try:
+            for find in finders:
+                find(path)
+        except CheckpointError as err:
+            yield f"--{name} {err}"
+    yield from _missing_file("mlp_path", model.mlp_path)
+
+
+def _missing_file(name: str, path: str | None) -> Iterator[str]:
+    if path and not Path(path).is_file():
+        yield f"--{name} {path}: no such file."
+
+
+def _data(data: DataArguments, values: Values) -> Iterator[str]:
+    yield from _missing_file("meta_path", data.meta_path)
+    yield from _missing_file("eval_meta_path", data.eval_meta_path)
+    if data.use_packed_ds and data.max_packed_tokens < data.max_seq_length:
+        yield (
+            f"--max_packed_tokens {data.max_packed_tokens} is less than --max_seq_length "
+            f"{data.max_seq_length}: a long sample would fit no pack. Raise the one or lower "
+            "the other."
+        )
+    if data.max_packed_tiles is not None and not data.use_packed_ds:
+        yield "--max_packed_tiles has no effect without --use_packed_ds True. Add it or drop it."
+    if values["eval_strategy"] != "no" and not data.eval_meta_path:
+        yield f"--eval_strategy {values['eval_strategy']} without --eval_meta_path: nothing to use."
+    if data.eval_meta_path and values["eval_strategy"] == "no" and not values["eval_steps"]:
+        yield "--eval_meta_path without --eval_steps: say every how many steps."
+
+
+def _numbers(values: Values) -> Iterator[str]:
+    """transformers' own arguments, which it takes as they come."""
+    positive = (
+        "max_packed_tokens",
+        "per_device_train_batch_size",
+        "per_device_eval_batch_size",
+        "gradient_accumulation_steps",
+        "ddp_timeout",
+    )
+    for name in positive:
+        if values[name] <= 0:
+            yield f"--{name} {values[name]}: want a number > 0."
+    for name in ("learning_rate", "weight_decay", "warmup_steps", "dataloader_num_workers"):
+        if values[name] < 0:
+            yield f"--{name} {values[name]}: want a number >= 0."
+    if values["num_train_epochs"] <= 0 and values["max_steps"] <= 0:
+        yield "neither --num_train_epochs nor --max_steps is positive: nothing to train."
+
+
+def _vision(
+    source: SourceConfig | None, model: ModelArguments, data: DataArguments
+) -> Iterator[str]:
+    """The image size and the chosen layer against the vision tower, where its files are there."""
+    if source is None or data.force_image_size <= 0 or not 0 < data.down_sample_ratio <= 1:
+        return  # told already
+    try:
+        vision = native_vision_config(source)
+    except CheckpointError:
+        return  # told by _files, or by loading with more to say
+    yield from vision_problems(
+        vision,
+        image_size=data.force_image_size,
+        down_sample_ratio=data.down_sample_ratio,
+        vision_select_layer=model.vision_select_layer,
+    )
+
+
+def _output(values: Values) -> Iterator[str]:
+    if not values["output_dir"]:
+        yield "--output_dir is missing: where checkpoints and logs go."
+    elif Path(values["output_dir"]).is_file():
+        yield f"--output_dir {values['output_dir']}: a file of this name exists."
+
+
+def _unsupported(values: Values) -> Iterator[str]:
+    """transformers' options that would be silently wrong or without effect here."""
+    if values["fp16"] and values["bf16"]:
+        yield "both --fp16 and --bf16. Give one."
+    if values["fsdp"]:
+        yield "--fsdp is not supported. Shard with --deepspeed and a ZeRO-3 file."
+    if values["auto_find_batch_size"]:
+        yield "--auto_find_batch_size would change the global batch. Set the batch sizes."
+    if values["label_smoothing_factor"]:
+        yield "--label_smoothing_factor is not supported by the chunked vocabulary loss. Drop it."
+    if values["use_liger_kernel"]:
+        yield "--use_liger_kernel: the vocabulary loss is chunked already. Drop it."
+    if values["push_to_hub"]:
+        yield "--push_to_hub is not supported. Upload OUTPUT_DIR when training has ended."
+    if values["train_sampling_strategy"] not in ("random", "group_by_length"):
+        yield (
+            f"--train_sampling_strategy {values['train_sampling_strategy']}: want random or "
+            "group_by_length."
+        )
+
+
+def _hardware(values: Values, device: torch.device) -> Iterator[str]:
+    if values["attn_implementation"] == "flash_attention_2":
+        problem = flash_attention_problem(device)
+        if problem:
+            instead = choose_attention(
+                "auto",
+                packed=values["use_packed_ds"],
+                device=device,
+                half_precision=values["bf16"] or values["fp16"],
+            )[0]
+            yield f"--attn_implementation flash_attention_2: {problem}. auto would take {instead}."
+        elif not (values["bf16"] or values["fp16"]):
+            yield "--attn_implementation flash_attention_2 needs --bf16 True (or fp16)."
+    if values["bf16"] and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        yield "--bf16: this GPU has no bfloat16. Use --fp16 True or --bf16 False."
+    if values["fp16"] and device.type == "cpu":
+        yield "--fp16 on a CPU: loss scaling needs a GPU. Use --bf16 True or neither."
