@@ -16,10 +16,10 @@ from typing import Any, Final, Literal
 
 from torch import Tensor
 
+from internvl_chat.chat.answer_text import AnswerText
 from internvl_chat.errors import ConfigError
 from internvl_chat.model.chat import pad_id, stop_settings
 from internvl_chat.model.constants import IMG_CONTEXT_TOKEN
-from internvl_chat.serve.answer_text import AnswerText
 from internvl_chat.serve.batch import Batch, decode, prefill
 from internvl_chat.serve.prompt import Prompt
 from internvl_chat.serve.sampling import Sampler, Sampling

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from internvl_chat.chat.answer_text import AnswerText
 from internvl_chat.model.chat import _decode
-from internvl_chat.serve.answer_text import AnswerText
 from tests.support.checkpoints import tiny_tokenizer
 from tests.support.serving import tiny
 
