@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from internvl_chat.model.chat import control_ids, cut_at_stop, decode_tokens
+
 _HALF = "\ufffd"  # what a tokenizer decodes an unfinished character to
 
 
@@ -26,7 +28,7 @@ class AnswerText:
     def __init__(self, tokenizer: Any, stop: Sequence[str]) -> None:
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
-        self._unseen = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+        self._control = control_ids(tokenizer)
         self._ids: list[int] = []
         # Decoded are always ids[_context:]; those up to _told give the new ones their surroundings
         # (a word's leading space, for one).
@@ -39,7 +41,7 @@ class AnswerText:
 
     def push(self, token_id: int) -> str:
         """Take the next token; returns the text that became certain by it, often empty."""
-        if self.stopped or token_id in self._unseen:
+        if self.stopped or token_id in self._control:
             return ""
         self._ids.append(token_id)
         before = self._decode(self._ids[self._context : self._told])
@@ -60,10 +62,7 @@ class AnswerText:
         return self._tell(rest.rstrip())
 
     def _decode(self, ids: list[int]) -> str:
-        text = self._tokenizer.decode(
-            ids, skip_special_tokens=False, spaces_between_special_tokens=False
-        )
-        return str(text)
+        return decode_tokens(self._tokenizer, ids)
 
     def _certain(self, text: str) -> str:
         self._search(text)
@@ -76,11 +75,7 @@ class AnswerText:
 
     def _search(self, text: str) -> None:
         """Add text to what is held, and cut that at the first stop string."""
-        self._held += text
-        places = [place for stop in self._stop if (place := self._held.find(stop)) >= 0]
-        if places:
-            self._held = self._held[: min(places)]
-            self.stopped = True
+        self._held, self.stopped = cut_at_stop(self._held + text, self._stop)
 
     def _num_undecided(self) -> int:
         """Characters at the end that a stop string may begin with."""

@@ -9,45 +9,45 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import StoppingCriteria, StoppingCriteriaList, TextStreamer
+from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
 
+from internvl_chat.chat.answer_text import AnswerText
 from internvl_chat.chat.media import image_config_of, load_tiles, load_video
 from internvl_chat.data.video import expand_video_tag
 from internvl_chat.model.constants import IMAGE_TAG, VIDEO_TAG
 
 
-class _Teller(TextStreamer):
+class _AnswerStreamer(BaseStreamer):
     """Hands text over as it becomes certain, and counts tokens.
 
-    Special tokens that are part of an answer (``<ref>``, ``<box>``) are told, those that end or
-    pad it are not: together the pieces are what ``model.chat`` returns.
+    Together the pieces are what ``model.chat`` returns.
     """
 
-    def __init__(self, tokenizer: Any, stop_str: str, tell: Callable[[str], None]) -> None:
-        super().__init__(
-            tokenizer,
-            skip_prompt=True,
-            skip_special_tokens=False,
-            spaces_between_special_tokens=False,
-        )
-        ends = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
-        # An id of None, or of <unk> for a stop string of several tokens, is no control token.
-        ends.add(tokenizer.convert_tokens_to_ids(stop_str))
-        self._control = ends - {None, tokenizer.unk_token_id}
+    def __init__(self, text: AnswerText, tell: Callable[[str], None]) -> None:
+        self._text = text
         self._tell = tell
+        self._is_prompt = True  # what generate hands over first
         self.num_tokens = 0
         self.first_token: float | None = None
 
     def put(self, value: Tensor) -> None:
-        if not self.next_tokens_are_prompt:
-            self.num_tokens += value.numel()
-            self.first_token = self.first_token or time.perf_counter()
-            kept = [token for token in value.flatten().tolist() if token not in self._control]
-            value = torch.tensor(kept, dtype=value.dtype)
-        super().put(value)
+        """Take the prompt, then the answer's tokens."""
+        if self._is_prompt:
+            self._is_prompt = False
+            return
+        self.num_tokens += value.numel()
+        self.first_token = self.first_token or time.perf_counter()
+        for token_id in value.flatten().tolist():
+            self._hand_over(self._text.push(token_id))
 
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        self._tell(text)
+    def end(self) -> None:
+        """The answer is complete."""
+        self._hand_over(self._text.finish())
+
+    def _hand_over(self, piece: str) -> None:
+        if piece:
+            self._tell(piece)
 
 
 class _Asked(StoppingCriteria):
@@ -200,8 +200,9 @@ class ChatSession:
         pixels = None
         if self._tiles:
             pixels = torch.cat(self._tiles).to(self.model.device, self.model.dtype)
-        teller = _Teller(self.tokenizer, self.model.conv_template.stop_str, tell)
-        settings = {**self.generation, "streamer": teller}
+        answer_text = AnswerText(self.tokenizer, (self.model.conv_template.stop_str,))
+        streamer = _AnswerStreamer(answer_text, tell)
+        settings = {**self.generation, "streamer": streamer}
         if should_stop is not None:
             settings["stopping_criteria"] = StoppingCriteriaList([_Asked(should_stop)])
         answer, history = self.model.chat(
@@ -217,9 +218,9 @@ class ChatSession:
         self.history, self._prefix = history, ""
         return Reply(
             text=answer,
-            num_tokens=teller.num_tokens,
+            num_tokens=streamer.num_tokens,
             seconds=end - begin,
-            first_token_seconds=(teller.first_token or end) - begin,
+            first_token_seconds=(streamer.first_token or end) - begin,
         )
 
 

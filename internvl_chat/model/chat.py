@@ -147,7 +147,8 @@ class ChatMixin:
         settings.update(stop_settings(tokenizer, self.conv_template.stop_str, settings))
         output = self.generate(pixel_values, input_ids, attention_mask, **settings)
         sequences = getattr(output, "sequences", output)
-        answers = [_decode(tokenizer, row, self.conv_template.stop_str) for row in sequences]
+        stop = (self.conv_template.stop_str,)
+        answers = [decode_answer(tokenizer, row.tolist(), stop) for row in sequences]
         for answer in answers if verbose else ():
             logger.info("answer: %s", answer)
         done = [
@@ -288,16 +289,39 @@ def stop_settings(tokenizer: Any, stop_str: str, given: dict[str, Any]) -> dict[
     }
 
 
-def _decode(tokenizer: Any, ids: Tensor, stop_str: str) -> str:
-    """The answer's text: up to the end of the turn, without padding.
+def control_ids(tokenizer: Any) -> frozenset[int]:
+    """Tokens that begin, end or pad a row and are no part of an answer's text."""
+    ids = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    return frozenset(token_id for token_id in ids if token_id is not None)
 
-    Special tokens are kept otherwise: ``<ref>`` and ``<box>`` are part of an answer.
+
+def decode_tokens(tokenizer: Any, ids: Sequence[int]) -> str:
+    """The text of an answer's tokens; ``<ref>`` and other special ones are part of it.
+
+    Args:
+        tokenizer: the checkpoint's.
+        ids: without :func:`control_ids`.
     """
-    control = {
-        tokenizer.bos_token_id,
-        tokenizer.eos_token_id,
-        tokenizer.pad_token_id,
-    }
-    kept = [token for token in ids.tolist() if token not in control]
-    text = tokenizer.decode(kept, skip_special_tokens=False, spaces_between_special_tokens=False)
-    return text.split(stop_str)[0].strip()
+    text = tokenizer.decode(
+        list(ids), skip_special_tokens=False, spaces_between_special_tokens=False
+    )
+    return str(text)
+
+
+def cut_at_stop(text: str, stop: Sequence[str]) -> tuple[str, bool]:
+    """The text before the first of the stop strings, and whether there is one."""
+    places = [place for mark in stop if (place := text.find(mark)) >= 0]
+    return (text[: min(places)], True) if places else (text, False)
+
+
+def decode_answer(tokenizer: Any, ids: Sequence[int], stop: Sequence[str]) -> str:
+    """The text of a complete answer: up to the end of the turn, without white space around it.
+
+    Args:
+        tokenizer: the checkpoint's.
+        ids: all that was generated, padding included.
+        stop: strings that end the answer.
+    """
+    control = control_ids(tokenizer)
+    text = decode_tokens(tokenizer, [token for token in ids if token not in control])
+    return cut_at_stop(text, stop)[0].strip()

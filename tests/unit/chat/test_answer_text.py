@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from internvl_chat.chat.answer_text import AnswerText
-from internvl_chat.model.chat import _decode
+from internvl_chat.model.chat import decode_answer
 from tests.support.checkpoints import tiny_tokenizer
 from tests.support.serving import tiny
 
@@ -31,7 +30,7 @@ def byte_ids(text: str) -> list[int]:
 @given(ids=st.lists(st.integers(0, 255 + 3), max_size=40))
 def test_bytes_in_any_order(ids: list[int]) -> None:
     """Half and broken characters, special tokens and white space among them."""
-    assert "".join(pieces(BYTES, ids)) == _decode(BYTES, torch.tensor(ids), STOP)
+    assert "".join(pieces(BYTES, ids)) == decode_answer(BYTES, ids, (STOP,))
 
 
 @settings(max_examples=150, deadline=None)
@@ -39,7 +38,7 @@ def test_bytes_in_any_order(ids: list[int]) -> None:
 def test_words_in_any_order(ids: list[int]) -> None:
     """The shipped tokenizer, whose words bring their leading spaces."""
     tokenizer = tiny()[1]
-    assert "".join(pieces(tokenizer, ids)) == _decode(tokenizer, torch.tensor(ids), STOP)
+    assert "".join(pieces(tokenizer, ids)) == decode_answer(tokenizer, ids, (STOP,))
 
 
 @settings(max_examples=150, deadline=None)
@@ -47,7 +46,7 @@ def test_words_in_any_order(ids: list[int]) -> None:
 def test_any_text_in_words_and_bytes(text: str) -> None:
     for tokenizer in (tiny()[1], BYTES):
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        assert "".join(pieces(tokenizer, ids)) == _decode(tokenizer, torch.tensor(ids), STOP)
+        assert "".join(pieces(tokenizer, ids)) == decode_answer(tokenizer, ids, (STOP,))
 
 
 def test_half_a_character_waits_for_the_rest() -> None:

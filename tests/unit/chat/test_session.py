@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from examples.tiny_model.records import draw
 from examples.tiny_model.scene import Scene, Shape
 from internvl_chat.chat import load_model
 from internvl_chat.chat.session import ChatSession
+from internvl_chat.model import get_conv_template
 from tests.support.training import ROOT, write_tiny_chat_model
 
 STAR = Shape(kind="star", color="red", x=14, y=14, radius=13.0, fill=(216, 32, 32))
@@ -55,6 +57,29 @@ def test_pieces_are_the_answer_tags_included(tiny: Any, tmp_path: Path) -> None:
     reply = session.ask("Give the box of <ref>red star</ref>.", pieces.append)
     assert reply.text.startswith("<ref>red star</ref><box>[[")
     assert "".join(pieces) == reply.text
+
+
+def test_pieces_are_the_answer_where_the_stop_string_has_no_token(
+    babbler: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of the stop string is told, nor white space around the answer."""
+    model, tokenizer = babbler
+    ids = tokenizer(" so <|end|>", add_special_tokens=False)["input_ids"]
+
+    def generate(*args: Any, streamer: Any, **options: Any) -> torch.Tensor:
+        streamer.put(torch.zeros(1, 0, dtype=torch.long))
+        for token_id in ids:
+            streamer.put(torch.tensor([token_id]))
+        streamer.end()
+        return torch.tensor([ids])
+
+    monkeypatch.setattr(model, "generate", generate)
+    monkeypatch.setattr(model, "conv_template", get_conv_template("phi3-chat"))
+    pieces: list[str] = []
+    reply = ChatSession(model, tokenizer, GREEDY).ask("Hello", pieces.append)
+    assert "".join(pieces) == reply.text == "so"
+    assert all(pieces)
+    assert reply.num_tokens == len(ids)
 
 
 def test_a_remembered_conversation_goes_on_like_the_first(tiny: Any, tmp_path: Path) -> None:

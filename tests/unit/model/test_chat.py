@@ -10,6 +10,15 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from internvl_chat import InternVLChatModel
+from internvl_chat.model.chat import (
+    control_ids,
+    cut_at_stop,
+    decode_answer,
+    decode_tokens,
+    expand_image_tags,
+    pad_id,
+    stop_settings,
+)
 from tests.support.models import make_config, make_model, make_tokenizer
 
 GREEDY = {"max_new_tokens": 8, "do_sample": False}
@@ -286,3 +295,56 @@ def test_bos_only_where_the_template_has_one() -> None:
         recorder = record(model, tokenizer, "a<|im_end|>")
         model.chat(tokenizer, None, "q", GREEDY)
         assert recorder.calls[0]["ids"][0, 0] == start
+
+
+def test_control_tokens_are_no_text_and_other_special_tokens_are() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.bos_token = "</s>"
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    assert control_ids(tokenizer) == {bos, eos, tokenizer.pad_token_id}
+    ids = [bos, *tokenizer("<box>[1]</box>")["input_ids"], eos, tokenizer.pad_token_id]
+    assert decode_answer(tokenizer, ids, ("<|im_end|>",)) == "<box>[1]</box>"
+    assert decode_tokens(tokenizer, ids[1:-2]) == "<box>[1]</box>"
+    tokenizer.bos_token = None
+    assert None not in control_ids(tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("text", "stop", "expected"),
+    [
+        ("one two", ("x",), ("one two", False)),
+        ("one two", (), ("one two", False)),
+        ("one two three", ("three", "two"), ("one ", True)),
+        ("aab", ("ab", "aab"), ("", True)),
+    ],
+)
+def test_the_first_of_the_stop_strings_ends_the_text(
+    text: str, stop: tuple[str, ...], expected: tuple[str, bool]
+) -> None:
+    assert cut_at_stop(text, stop) == expected
+
+
+def test_stop_settings_by_token_or_by_text() -> None:
+    tokenizer = make_tokenizer()
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert stop_settings(tokenizer, "<|im_end|>", {}) == {"eos_token_id": [end]}
+    given = {"eos_token_id": [5, end]}
+    assert stop_settings(tokenizer, "<|im_end|>", given) == {"eos_token_id": [end, 5]}
+    by_text = stop_settings(tokenizer, "<|end|>", {"eos_token_id": 5})
+    assert (by_text["eos_token_id"], by_text["stop_strings"]) == ([5], ["<|end|>"])
+
+
+def test_padding_is_with_whatever_token_there_is() -> None:
+    tokenizer = make_tokenizer()
+    assert pad_id(tokenizer) == tokenizer.pad_token_id
+    tokenizer.pad_token = None
+    assert pad_id(tokenizer) == tokenizer.eos_token_id
+    tokenizer.eos_token = None
+    assert pad_id(tokenizer) == 0
+
+
+def test_image_tags_become_tokens() -> None:
+    tokens = ("<i>", "*", "</i>")
+    expanded = expand_image_tags("a <image> b <image>", [2, 1], 3, tokens)
+    assert expanded == "a <i>******</i> b <i>***</i>"
+    assert expand_image_tags("a", [], 3, tokens) == "a"
