@@ -16,9 +16,9 @@ class InternVisionConfig(PretrainedConfig):
     """Shape of an InternViT.
 
     Args:
-        num_channels: of the input pictures.
+        num_channels: of the input images.
         patch_size: side of a patch in pixels.
-        image_size: side in pixels of the picture that the position embeddings are laid out for.
+        image_size: side in pixels of the image that the position embeddings are laid out for.
         qkv_bias: whether the q, k, v projection has a bias.
         hidden_size: width ``C``.
         num_attention_heads: must divide ``hidden_size``.

@@ -70,16 +70,16 @@ class InternVLChatConfig(PretrainedConfig):
             ``model_type`` (a Llama where it is missing).
         use_backbone_lora: rank of the LoRA layers in the vision tower, 0 for none.
         use_llm_lora: rank of the LoRA layers in the language model, 0 for none.
-        pad2square: pictures are padded to a square before they are resized.
+        pad2square: images are padded to a square before they are resized.
         select_layer: hidden state of the vision tower that is projected; -1 is the last.
         force_image_size: side of a tile in pixels; ``None`` takes the vision tower's.
         downsample_ratio: of the pixel shuffle, per side.
         template: name of the chat template.
-        dynamic_image_size: pictures are cut into several tiles.
-        use_thumbnail: and the whole picture is added as a tile.
+        dynamic_image_size: images are cut into several tiles.
+        use_thumbnail: and the whole image is added as a tile.
         ps_version: of the pixel shuffle; ``"v1"`` leaves the token grid transposed, as published
             V1-2 weights expect.
-        min_dynamic_patch, max_dynamic_patch: tiles per picture.
+        min_dynamic_patch, max_dynamic_patch: tiles per image.
         **kwargs: anything else is kept and written back (``system_message``, for one).
 
     Raises:

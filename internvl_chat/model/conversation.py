@@ -1,4 +1,4 @@
-"""Chat templates: how a conversation is written as one string, and which part of it is learnt.
+"""Chat templates: a conversation written as one string, and which part of it is supervised.
 
 A template is a record of strings; rendering is one pure function for all of them. The same record
 serves training (the spans of the answers become labels) and chat (the string ends where the
@@ -28,7 +28,7 @@ class Rendered:
 
     text: str
     answers: tuple[Span, ...]
-    """For each answered turn, the answer and its end-of-turn mark: what training learns."""
+    """For each answered turn, the answer and its end-of-turn mark: what training supervises."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Template:
     answer_sep: str
     """What follows an answer; begins with ``stop_str``."""
     stop_str: str
-    """The end-of-turn mark: learnt after each answer, and where generation stops."""
+    """The end-of-turn mark: supervised after each answer, and where generation stops."""
     open_role: str | None = None
     """What precedes an answer yet to be generated; ``roles[1]`` unless it differs."""
     bos_in_training: bool = False

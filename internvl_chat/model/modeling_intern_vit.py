@@ -1,6 +1,6 @@
 """InternViT: a plain vision transformer with layer scale and, in the 6B, RMS norms.
 
-Shapes: ``N`` pictures, ``S`` tokens (the class token, then ``P`` patches row by row), ``C`` width.
+Shapes: ``N`` images, ``S`` tokens (the class token, then ``P`` patches row by row), ``C`` width.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def eager_attention(
 
 
 class InternAttention(nn.Module):
-    """Multi-head self-attention over all tokens of a picture."""
+    """Multi-head self-attention over all tokens of an image."""
 
     def __init__(self, config: InternVisionConfig) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ class InternMLP(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: in training, a picture's branch is left out with probability ``rate``.
+    """Stochastic depth: in training, an image's branch is left out with probability ``rate``.
 
     What stays is divided by the probability to stay (https://arxiv.org/abs/1603.09382).
     """
@@ -277,10 +277,10 @@ class InternVisionModel(PreTrainedModel):
         return self.embeddings
 
     def resize_pos_embeddings(self, old_size: int, new_size: int, patch_size: int) -> None:
-        """Stretch the position embeddings for pictures of another size, once and for all.
+        """Stretch the position embeddings for images of another size, once and for all.
 
         Args:
-            old_size: side in pixels of the pictures they are laid out for.
+            old_size: side in pixels of the images they are laid out for.
             new_size: side in pixels to lay them out for.
             patch_size: side of a patch in pixels.
 
@@ -310,7 +310,7 @@ class InternVisionModel(PreTrainedModel):
         select_layer: int | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPooling | tuple[Any, ...]:
-        """Encode pictures.
+        """Encode images.
 
         Args:
             pixel_values: (N, 3, H, W), normalised.

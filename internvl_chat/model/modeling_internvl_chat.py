@@ -45,7 +45,7 @@ def find_image_slots(
     if image_token_id is None:
         raise ValueError(
             "img_context_token_id is not set. Set model.img_context_token_id to the "
-            "tokenizer's id of <IMG_CONTEXT> before passing pictures"
+            "tokenizer's id of <IMG_CONTEXT> before passing images"
         )
     is_slot = input_ids.eq(image_token_id)
     slots = is_slot.flatten().nonzero().squeeze(1)
@@ -76,11 +76,11 @@ def splice_image_features(text_embeds: Tensor, image_embeds: Tensor, slots: Tens
 
 
 def pixel_shuffle(x: Tensor, scale_factor: float = 0.5, *, version: str = "v2") -> Tensor:
-    """Fold squares of neighbouring tokens into the channels.
+    """Move squares of neighbouring tokens into the channels.
 
     Args:
         x: (N, W, H, C).
-        scale_factor: of either side; 0.5 folds 2 x 2 tokens.
+        scale_factor: of either side; 0.5 takes 2 x 2 tokens.
         version: ``"v1"`` leaves the two token axes transposed, as published V1-2 weights expect.
 
     Returns:
@@ -214,7 +214,7 @@ class InternVLChatModel(ChatMixin, AdapterMixin, PreTrainedModel):
         unwrap = getattr(self.language_model, "get_base_model", None)
         return self.language_model if unwrap is None else unwrap()
 
-    # ------------------------------------------------------------------ pictures
+    # ------------------------------------------------------------------ images
 
     def pixel_shuffle(self, x: Tensor, scale_factor: float = 0.5) -> Tensor:
         """:func:`pixel_shuffle` in the configured version."""
@@ -247,11 +247,11 @@ class InternVLChatModel(ChatMixin, AdapterMixin, PreTrainedModel):
         tokens = tokens.reshape(tokens.shape[0], *grid, -1)
         return self.mlp1(self.pixel_shuffle(tokens, ratio).flatten(1, 2))
 
-    def _stand_in(self, device: torch.device) -> Tensor | None:
-        """The zero that a training batch without pictures adds, or ``None`` if none is needed.
+    def _dummy_tile_zero(self, device: torch.device) -> Tensor | None:
+        """The zero that a training batch without images adds, or ``None`` if none is needed.
 
         Under ZeRO-3 every rank must run the same modules, and elsewhere every trained parameter
-        wants a gradient, so one blank tile goes through vision tower and projector and its output
+        wants a gradient, so one dummy tile goes through vision tower and projector and its output
         is multiplied by zero.
         """
         parameters = [*self.vision_model.parameters(), *self.mlp1.parameters()]
@@ -261,8 +261,8 @@ class InternVLChatModel(ChatMixin, AdapterMixin, PreTrainedModel):
             return None
         size = self.config.image_size
         channels = self.config.vision_config.num_channels
-        blank = torch.zeros(1, channels, size, size, device=device)
-        return self.extract_feature(blank).sum() * 0
+        dummy = torch.zeros(1, channels, size, size, device=device)
+        return self.extract_feature(dummy).sum() * 0
 
     def _embed(
         self,
@@ -286,7 +286,7 @@ class InternVLChatModel(ChatMixin, AdapterMixin, PreTrainedModel):
             )
         embeds = self.get_input_embeddings()(input_ids)
         if tiles is None or slots is None or tiles.shape[0] == 0:
-            zero = self._stand_in(embeds.device)
+            zero = self._dummy_tile_zero(embeds.device)
             return embeds if zero is None else embeds + zero.to(embeds)
         features = self.extract_feature(tiles) if visual_features is None else tiles
         return splice_image_features(embeds, features, slots)
@@ -313,20 +313,20 @@ class InternVLChatModel(ChatMixin, AdapterMixin, PreTrainedModel):
         return_logits: bool | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
-        """Run the model on text with pictures.
+        """Run the model on text with images.
 
         Args:
-            pixel_values: (N, 3, S, S), normalised; ``None`` for a batch without pictures.
+            pixel_values: (N, 3, S, S), normalised; ``None`` for a batch without images.
             input_ids: (B, T); a tile is K copies of ``img_context_token_id``.
             attention_mask: (B, T), 1 on real tokens; ``None`` for none padded.
             position_ids: (B, T); restart in packed rows.
-            image_flags: (N,) or (N, 1), 1 for a real tile, 0 for a stand-in, which is dropped.
+            image_flags: (N,) or (N, 1), 1 for a real tile, 0 for a dummy tile, which is dropped.
             past_key_values: cache of the language model.
             labels: (B, T), ``IGNORE_INDEX`` off the loss mask; the shift by one happens here.
             use_cache: return the cache; off by default when there are labels.
             output_attentions, output_hidden_states: of the language model.
             return_dict: ``False`` for a tuple.
-            inputs_embeds: (B, T, D) in place of ``input_ids``, pictures and all.
+            inputs_embeds: (B, T, D) in place of ``input_ids``, images and all.
             logits_to_keep: as in transformers' language models; without labels only.
             loss_weight: (B, T) float32, aligned with ``labels``; 1 by default.
             loss_denominator: what the weighted sum of cross entropies is divided by; the sum of
@@ -339,7 +339,7 @@ class InternVLChatModel(ChatMixin, AdapterMixin, PreTrainedModel):
             Loss (float32), logits (B, T, V) or ``None``, and what else was asked for.
 
         Raises:
-            ValueError: image tokens do not number K per tile, pictures came without
+            ValueError: image tokens do not number K per tile, images came without
                 ``img_context_token_id`` set, or no text was given.
         """
         if (input_ids is None) == (inputs_embeds is None):
@@ -419,7 +419,7 @@ class InternVLChatModel(ChatMixin, AdapterMixin, PreTrainedModel):
         generation_config: GenerationConfig | dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Continue text with pictures.
+        """Continue text with images.
 
         Args:
             pixel_values: (N, 3, S, S) or ``None``.

@@ -34,7 +34,7 @@ class ChatMixin:
         raise NotImplementedError
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """Continue text with pictures."""
+        """Continue text with images."""
         raise NotImplementedError
 
     def chat(
@@ -55,14 +55,14 @@ class ChatMixin:
 
         Args:
             tokenizer: the checkpoint's.
-            pixel_values: (N, 3, S, S), the tiles of all pictures of history and question.
-            question: ``<image>`` stands for a picture; put before the first question if it is
+            pixel_values: (N, 3, S, S), the tiles of all images of history and question.
+            question: ``<image>`` stands for an image; put before the first question if it is
                 missing there and everywhere else.
             generation_config: keywords of ``generate``, a ``streamer`` included; not changed.
             history: earlier (question, answer) pairs; not changed.
             return_history: return the pairs, this one included, as well.
-            num_patches_list: tiles of each picture; all to one by default.
-            IMG_START_TOKEN, IMG_END_TOKEN, IMG_CONTEXT_TOKEN: what a picture is written with.
+            num_patches_list: tiles of each image; all to one by default.
+            IMG_START_TOKEN, IMG_END_TOKEN, IMG_CONTEXT_TOKEN: what an image is written with.
             verbose: log prompt and answer.
 
         Raises:
@@ -98,9 +98,9 @@ class ChatMixin:
 
         Args:
             pixel_values: (N, 3, S, S), tiles in the order of the questions.
-            num_patches_list: for each question its number of tiles (one picture; 0 for none), or
-                a list with the tiles of each of its pictures. By default the tiles are shared
-                out evenly, one picture per question.
+            num_patches_list: for each question its number of tiles (one image; 0 for none), or
+                a list with the tiles of each of its images. By default the tiles are shared
+                out evenly, one image per question.
             history: for each question its earlier pairs.
 
         Other arguments are those of :meth:`chat`.
@@ -159,7 +159,7 @@ class ChatMixin:
 
 
 def _tiles_of_one(pixel_values: Tensor | None, num_patches_list: Sequence[int] | None) -> list[int]:
-    """Tiles of each picture of one conversation."""
+    """Tiles of each image of one conversation."""
     num_tiles = 0 if pixel_values is None else len(pixel_values)
     if num_patches_list is None:
         return [num_tiles] if num_tiles else []
@@ -176,7 +176,7 @@ def _tiles_of_many(
     num_patches_list: Sequence[int | Sequence[int]] | None,
     num_questions: int,
 ) -> list[list[int]]:
-    """Tiles of each picture of each conversation."""
+    """Tiles of each image of each conversation."""
     num_tiles = 0 if pixel_values is None else len(pixel_values)
     if num_patches_list is None:
         if num_questions and num_tiles % num_questions:
@@ -215,7 +215,7 @@ def _histories(
 def _with_image_tag(
     history: Sequence[tuple[str, str]], question: str, has_images: bool
 ) -> list[tuple[str, str | None]]:
-    """The turns, ``<image>`` put before the first question if pictures came without a tag."""
+    """The turns, ``<image>`` put before the first question if images came without a tag."""
     turns: list[tuple[str, str | None]] = [*history, (question, None)]
     if has_images and not any(IMAGE_TAG in asked for asked, _ in turns):
         turns[0] = (f"{IMAGE_TAG}\n{turns[0][0]}", turns[0][1])
@@ -229,18 +229,18 @@ def expand_image_tags(
 
     Args:
         prompt: rendered by a template.
-        tiles: of each picture, reading order.
+        tiles: of each image, reading order.
         num_image_token: K.
-        tokens: start, context and end of a picture.
+        tokens: start, context and end of an image.
 
     Raises:
-        ValueError: another number of tags than of pictures.
+        ValueError: another number of tags than of images.
     """
     pieces = prompt.split(IMAGE_TAG)
     if len(pieces) - 1 != len(tiles):
         raise ValueError(
             f"{len(pieces) - 1} {IMAGE_TAG} tags in history and question, but tiles for "
-            f"{len(tiles)} pictures: {list(tiles)}. Check pixel_values and num_patches_list"
+            f"{len(tiles)} images: {list(tiles)}. Check pixel_values and num_patches_list"
         )
     start, context, end = tokens
     text = pieces[0]

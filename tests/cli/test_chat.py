@@ -89,7 +89,7 @@ def test_a_conversation_goes_on_after_mistakes(place: Path) -> None:
         "error: broken.jpg",
         "error: unknown command /nonsense",
         "error: /image needs a file",
-        "3 <image> tags in history and question, but tiles for 1 pictures",
+        "3 <image> tags in history and question, but tiles for 1 images",
         "talk.json exists and is not overwritten",
     ):
         assert problem in result.stderr

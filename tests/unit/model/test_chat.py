@@ -77,9 +77,7 @@ def image(tiles: int = 1) -> str:
     return "<img>" + "<IMG_CONTEXT>" * (4 * tiles) + "</img>"
 
 
-def test_prompt_of_one_picture(
-    model: InternVLChatModel, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_prompt_of_one_image(model: InternVLChatModel, tokenizer: PreTrainedTokenizerFast) -> None:
     recorder = record(model, tokenizer, " A dog. <|im_end|>")
     settings = dict(GREEDY)
     answer = model.chat(tokenizer, torch.zeros(1, 3, 16, 16), "What?", settings)
@@ -100,7 +98,7 @@ def test_tag_is_not_added_twice_and_tiles_go_to_it(
     assert prompts(recorder, tokenizer) == [ask(f"See {image(3)} there")]
 
 
-def test_several_pictures_in_order_over_history_and_question(
+def test_several_images_in_order_over_history_and_question(
     model: InternVLChatModel, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     recorder = record(model, tokenizer, "b<|im_end|>")
@@ -161,9 +159,9 @@ def test_disagreeing_counts_are_errors(
     pixels = torch.zeros(3, 3, 16, 16)
     with pytest.raises(ValueError, match=r"num_patches_list \[1, 1\] sums to 2, but .* 3 tiles"):
         model.chat(tokenizer, pixels, "<image><image>", GREEDY, num_patches_list=[1, 1])
-    with pytest.raises(ValueError, match=r"1 <image> tags in .* 2 pictures: \[1, 2\]"):
+    with pytest.raises(ValueError, match=r"1 <image> tags in .* 2 images: \[1, 2\]"):
         model.chat(tokenizer, pixels, "<image>", GREEDY, num_patches_list=[1, 2])
-    with pytest.raises(ValueError, match=r"1 <image> tags .* 0 pictures"):
+    with pytest.raises(ValueError, match=r"1 <image> tags .* 0 images"):
         model.chat(tokenizer, None, "<image>", GREEDY)
     with pytest.raises(ValueError, match="3 tiles do not go evenly over 2 questions"):
         model.batch_chat(tokenizer, pixels, ["a", "b"], GREEDY)

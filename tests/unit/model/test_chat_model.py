@@ -167,7 +167,7 @@ def test_unset_context_token_is_named() -> None:
         model(**make_batch(model.num_image_token))
 
 
-def test_pictures_change_only_what_follows_them() -> None:
+def test_images_change_only_what_follows_them() -> None:
     model = make_model()
     batch = make_batch(model.num_image_token)
     other = {**batch, "pixel_values": batch["pixel_values"] + 1}

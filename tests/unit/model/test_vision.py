@@ -116,13 +116,13 @@ def test_drop_path_rates_rise_linearly() -> None:
     assert rates == [(r, r) for r in (0.0, 0.1, 0.2, pytest.approx(0.3), 0.4)]
 
 
-def test_drop_path_drops_whole_pictures_and_keeps_the_mean() -> None:
+def test_drop_path_drops_whole_images_and_keeps_the_mean() -> None:
     drop = DropPath(0.25).train()
     torch.manual_seed(0)
     out = drop(torch.ones(4000, 3, 2))
-    per_picture = out.flatten(1)
-    assert torch.equal(per_picture.min(1).values, per_picture.max(1).values)
-    kept = per_picture[per_picture[:, 0] != 0]
+    per_image = out.flatten(1)
+    assert torch.equal(per_image.min(1).values, per_image.max(1).values)
+    kept = per_image[per_image[:, 0] != 0]
     torch.testing.assert_close(kept, torch.full_like(kept, 4 / 3))
     assert 0.72 < len(kept) / 4000 < 0.78
     assert 0.97 < out.mean() < 1.03
