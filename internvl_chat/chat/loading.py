@@ -11,9 +11,9 @@ from transformers import BitsAndBytesConfig
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from internvl_chat.chat.device_map import split_model
-from internvl_chat.checkpoint.artifacts import PREPROCESSOR_NAME, normalize_type_of
+from internvl_chat.checkpoint.artifacts import normalize_type_of
 from internvl_chat.checkpoint.load import require_complete
-from internvl_chat.checkpoint.sources import CONFIG_NAME, resolve_adapter_base
+from internvl_chat.checkpoint.sources import find_chat_config
 from internvl_chat.checkpoint.tokenizer import load_tokenizer
 from internvl_chat.errors import ConfigError
 from internvl_chat.model.adapter import has_model_weights
@@ -94,15 +94,8 @@ def load_model(
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
     model = InternVLChatModel.from_pretrained(path, **options).eval()
-    model.config.normalize_type = normalize_type_of(_with_preprocessor(Path(path)))
+    model.config.normalize_type = normalize_type_of(Path(path))
     return model, load_tokenizer(path)
-
-
-def _with_preprocessor(directory: Path) -> Path:
-    """The checkpoint itself, or the base of an adapter that PEFT alone wrote."""
-    if (directory / PREPROCESSOR_NAME).is_file() or has_model_weights(directory):
-        return directory
-    return resolve_adapter_base(directory)
 
 
 def _spread(path: str, gpus: int) -> dict[str, int]:
@@ -117,8 +110,9 @@ def _spread(path: str, gpus: int) -> dict[str, int]:
             where="gpus",
             fix="On a machine without GPUs leave it out.",
         )
-    with_config = path if (Path(path) / CONFIG_NAME).is_file() else resolve_adapter_base(Path(path))
-    config = InternVLChatConfig.from_pretrained(with_config, local_files_only=True)
+    config = InternVLChatConfig.from_pretrained(
+        find_chat_config(path).parent, local_files_only=True
+    )
     if (config.use_llm_lora or config.use_backbone_lora) and has_model_weights(Path(path)):
         raise ConfigError(
             f"{path} carries LoRA layers inside, which cannot be spread",

@@ -11,7 +11,7 @@ import torch
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from internvl_chat import model as model_package
-from internvl_chat.checkpoint.sources import read_json
+from internvl_chat.checkpoint.sources import find_companion, read_json
 from internvl_chat.config import NormalizeType
 from internvl_chat.files import write_json
 from internvl_chat.model.configuration_internvl_chat import AUTO_MAP
@@ -65,10 +65,10 @@ def preprocessor_config(image_size: int, normalize_type: NormalizeType) -> dict[
 def normalize_type_of(directory: Path) -> NormalizeType:
     """The pixel statistics that a checkpoint was trained with, by its ``preprocessor_config.json``.
 
-    ImageNet's, those of the published checkpoints, where it has none; also, with a warning, where
-    it names others than training knows.
+    By its base's for an adapter without one. ImageNet's, those of the published checkpoints, where
+    there is none; also, with a warning, where it names others than training knows.
     """
-    path = directory / PREPROCESSOR_NAME
+    path = find_companion(directory, PREPROCESSOR_NAME)
     if not path.is_file():
         return "imagenet"
     values = read_json(path)

@@ -117,6 +117,19 @@ def is_bare_adapter(directory: Path) -> bool:
     return (directory / ADAPTER_CONFIG_NAME).is_file() and not has_config
 
 
+def find_companion(path: str | Path, name: str) -> Path:
+    """Where a small file of a chat checkpoint lies, or would: beside its weights or its adapter,
+    else beside the adapter's base.
+
+    Raises:
+        CheckpointError: the adapter has no such file and its base is not there.
+    """
+    directory = Path(path)
+    if (directory / name).is_file() or not is_adapter(directory):
+        return directory / name
+    return resolve_adapter_base(directory) / name
+
+
 def find_sources(source: SourceConfig) -> Sources:
     """Read configurations and weight headers.
 

@@ -13,6 +13,7 @@ from internvl_chat.checkpoint.load import fit_tensors, skeleton_of
 from internvl_chat.checkpoint.sources import (
     ADAPTER_CONFIG_NAME,
     ADAPTER_WEIGHTS_NAME,
+    find_companion,
     find_sources,
     read_json,
     resolve_adapter_base,
@@ -94,7 +95,7 @@ def open_merged(path: str) -> MergedCheckpoint:
     config.dtype = next(iter(fitted.values())).dtype
     return MergedCheckpoint(
         where=sources.where,
-        path=directory if (directory / PREPROCESSOR_NAME).is_file() else base,
+        path=find_companion(directory, PREPROCESSOR_NAME).parent,
         config=config,
         tensors=fitted,
         lora_weights=lora_weights,

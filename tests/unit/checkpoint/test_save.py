@@ -15,7 +15,12 @@ from internvl_chat.checkpoint.load import build_model, skeleton_of
 from internvl_chat.checkpoint.lora import apply_freezing_and_lora
 from internvl_chat.checkpoint.names import is_lora
 from internvl_chat.checkpoint.save import plan_shards, save_checkpoint_files
-from internvl_chat.checkpoint.tokenizer import add_special_tokens, load_tokenizer
+from internvl_chat.checkpoint.sources import find_chat_config
+from internvl_chat.checkpoint.tokenizer import (
+    add_special_tokens,
+    find_tokenizer,
+    load_tokenizer,
+)
 from internvl_chat.config import BuildConfig
 from internvl_chat.errors import CheckpointError
 from internvl_chat.model import InternVLChatConfig, InternVLChatModel
@@ -128,6 +133,24 @@ def test_an_adapter_loads_by_auto_model_by_peft_and_back_into_training(
     first, second = (load_file(d / "adapter_model.safetensors") for d in (adapter, again))
     assert first.keys() == second.keys()
     assert all(first[name].equal(second[name]) for name in first)
+
+
+def test_an_adapter_that_peft_alone_wrote_trains_on(
+    stitched: tuple[Path, InternVLChatModel], tmp_path: Path
+) -> None:
+    base, _ = stitched
+    model = trained(lora_settings(base), base)
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    save_checkpoint_files(model, load_tokenizer(str(base)), adapter)
+    for path in adapter.iterdir():
+        if not path.name.startswith("adapter_"):
+            path.unlink()
+    assert find_chat_config(adapter) == base / "config.json"
+    assert find_tokenizer(adapter) == base
+    continued = build_model(lora_settings(adapter), load_tokenizer(str(adapter)))
+    assert logits(continued).equal(logits(model))
+    assert continued.adapter_base == str(base)
 
 
 def test_an_adapter_on_other_weights_is_saved_with_them(

@@ -7,8 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from internvl_chat.checkpoint.artifacts import (
+    PREPROCESSOR_NAME,
+    normalize_type_of,
+    preprocessor_config,
+)
 from internvl_chat.checkpoint.sources import (
     find_chat_config,
+    find_companion,
     is_bare_adapter,
     require_config,
     vision_config_of,
@@ -68,6 +74,33 @@ def test_an_adapter_that_training_wrote_has_its_own(tmp_path: Path) -> None:
 def test_an_adapter_without_a_base(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="names no base_model_name_or_path"):
         find_chat_config(_write_adapter(tmp_path / "adapter", ""))
+
+
+def test_a_small_file_is_beside_the_adapter_or_beside_its_base(tmp_path: Path) -> None:
+    name = "preprocessor_config.json"
+    base = tmp_path / "base"
+    base.mkdir()
+    adapter = _write_adapter(tmp_path / "adapter", str(base))
+    with pytest.raises(CheckpointError, match=f"its base model is not at {base}"):
+        find_companion(adapter, name)
+    (base / "config.json").write_text("{}")
+    assert find_companion(str(adapter), name) == base / name
+    (adapter / name).write_text("{}")
+    assert find_companion(adapter, name) == adapter / name
+    assert find_companion(base, name) == base / name  # where it would be
+    (adapter / name).unlink()
+    (adapter / "model.safetensors").touch()  # the original layout: a model with its adapter inside
+    assert find_companion(adapter, name) == adapter / name
+
+
+def test_pixel_statistics_of_an_adapter_are_its_base_s(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text("{}")
+    values = preprocessor_config(448, "clip")
+    (base / PREPROCESSOR_NAME).write_text(json.dumps(values))
+    adapter = _write_adapter(tmp_path / "adapter", str(base))
+    assert normalize_type_of(base) == normalize_type_of(adapter) == "clip"
 
 
 def test_the_vision_tower_s_configuration(tmp_path: Path) -> None:
