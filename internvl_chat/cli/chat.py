@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -86,7 +86,13 @@ def chat(
     if question is not None:
         _ask(session, question, as_json)
     else:
-        converse(session, num_segments=num_segments, as_json=as_json)
+        converse(
+            session,
+            _lines(),
+            ask=lambda line: _ask(session, line, as_json),
+            tell=lambda text: typer.echo(text, err=True),
+            num_segments=num_segments,
+        )
 
 
 def _ask(session: ChatSession, question: str, as_json: bool) -> None:
@@ -117,25 +123,41 @@ def _to_json(question: str, reply: Reply) -> str:
     return json.dumps(told, ensure_ascii=False)
 
 
-def converse(session: ChatSession, *, num_segments: int, as_json: bool) -> None:
-    """Read lines until the end; what goes wrong is told, and the conversation goes on."""
-    if sys.stdin.isatty():
-        typer.echo(HELP, err=True)
-    for line in _lines():
+def converse(
+    session: ChatSession,
+    lines: Iterable[str],
+    *,
+    ask: Callable[[str], None],
+    tell: Callable[[str], None],
+    num_segments: int,
+) -> None:
+    """Answer lines until they end; what goes wrong is told, and the conversation goes on.
+
+    Args:
+        session: the conversation.
+        lines: what the user types; one that begins with a slash is a command (:data:`HELP`).
+        ask: answers a question.
+        tell: shows what came of a command, and errors.
+        num_segments: frames that are taken of a video.
+    """
+    for line in lines:
         command, _, argument = line.strip().partition(" ")
         if command == "/quit":
             return
         try:
             if command.startswith("/"):
-                typer.echo(_obey(session, command, argument.strip(), num_segments), err=True)
+                tell(_obey(session, command, argument.strip(), num_segments))
             elif command:
-                _ask(session, line.strip(), as_json)
+                ask(line.strip())
         except (BadRecordError, ConfigError) as err:
-            typer.echo(f"error: {err}", err=True)
+            tell(f"error: {err}")
 
 
 def _lines() -> Iterator[str]:
+    """What is typed, until its end; with a prompt and the commands where that is a terminal."""
     prompt = "> " if sys.stdin.isatty() else ""
+    if prompt:
+        typer.echo(HELP, err=True)
     while True:
         try:
             yield input(prompt)
