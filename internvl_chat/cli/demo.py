@@ -5,15 +5,11 @@ from __future__ import annotations
 import signal
 import threading
 from importlib.util import find_spec
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from internvl_chat.errors import ConfigError
-
-if TYPE_CHECKING:
-    from internvl_chat.web.answering import Answering
 
 
 def demo(
@@ -45,6 +41,7 @@ def demo(
             fix='In the repository: pip install -e ".[demo]"',
         )
     from internvl_chat.web.limits import Limits
+    from internvl_chat.web.loading import load
     from internvl_chat.web.server import (  # seconds: after the arguments were seen to be right
         free_port,
         serve,
@@ -63,36 +60,3 @@ def demo(
             typer.echo(f"For everybody: {serving.share_url}")
         typer.echo("Ctrl-C ends it.", err=True)
         ended.wait()
-
-
-def load(paths: list[str], **options: Any) -> Answering:
-    """Load checkpoints for :func:`server.serve`.
-
-    Args:
-        paths: one or two.
-        **options: of ``load_model``, the same for all.
-
-    Raises:
-        CheckpointError: one of them is none.
-    """
-    from transformers.utils.logging import disable_progress_bar
-
-    from internvl_chat.chat.loading import load_model
-    from internvl_chat.web.answering import Answering, Checkpoint
-
-    disable_progress_bar()
-    checkpoints = []
-    for name, path in zip(names_of(paths), paths, strict=True):
-        loaded, tokenizer = load_model(path, **options)
-        checkpoints.append(Checkpoint(name=name, model=loaded, tokenizer=tokenizer))
-    return Answering(checkpoints)
-
-
-def names_of(paths: list[str]) -> list[str]:
-    """Folder names; with as many parents as it takes to tell them apart, else numbered."""
-    parts = [Path(path).resolve().parts for path in paths]
-    for depth in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(part[-depth:]) for part in parts]
-        if len(set(names)) == len(names):
-            return names
-    return [f"{part[-1]} ({number})" for number, part in enumerate(parts, start=1)]

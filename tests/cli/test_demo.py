@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from internvl_chat.cli import main
-from internvl_chat.cli.demo import names_of
 from tests.support.training import ROOT, environment, write_tiny_chat_model
 
 TINY = ROOT / "pretrained/internvl-chat-tiny"
@@ -93,16 +92,3 @@ def test_wrong_use_is_one_line(
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("error: ")
     assert problem.format(taken=taken) in last
-
-
-@pytest.mark.parametrize(
-    ("paths", "names"),
-    [
-        (["/a/before"], ["before"]),
-        (["/a/before", "/a/after"], ["before", "after"]),
-        (["/one/model", "/two/model"], ["one/model", "two/model"]),
-        (["/a/model", "/a/model/"], ["model (1)", "model (2)"]),
-    ],
-)
-def test_checkpoints_are_told_apart(paths: list[str], names: list[str]) -> None:
-    assert names_of(paths) == names
