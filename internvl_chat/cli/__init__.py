@@ -14,12 +14,17 @@ from typing import Annotated
 
 import typer
 
-from internvl_chat.cli import surgery
 from internvl_chat.cli.chat import chat
 from internvl_chat.cli.data import app as data_app
-from internvl_chat.cli.data import json2jsonl
 from internvl_chat.cli.demo import demo
+from internvl_chat.cli.export import export
+from internvl_chat.cli.extract import extract
+from internvl_chat.cli.json2jsonl import json2jsonl
+from internvl_chat.cli.merge_lora import merge_lora
+from internvl_chat.cli.replace_llm import replace_llm
+from internvl_chat.cli.resize_pos_embed import resize_pos_embed
 from internvl_chat.cli.serve import serve
+from internvl_chat.cli.train import train
 from internvl_chat.errors import UserError
 
 app = typer.Typer(
@@ -43,31 +48,20 @@ def _root(
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
-@app.command(
+app.command(
     add_help_option=False,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)
-def train(context: typer.Context) -> None:
-    """Fine-tune; the same arguments as internvl_chat/train/finetune.py, or one YAML/JSON file.
-
-    Example: internvl-chat train --model_name_or_path pretrained/internvl-chat-tiny
-    --meta_path work_dirs/meta.json --output_dir work_dirs/run --max_steps 10
-    """
-    from internvl_chat.train.finetune import main as finetune
-
-    raise typer.Exit(finetune(context.args))
-
-
+)(train)
 app.add_typer(data_app, name="data", help="Look at training data as the model sees it.")
 app.command()(json2jsonl)
 app.command()(chat)
 app.command()(demo)
 app.command()(serve)
-app.command()(surgery.merge_lora)
-app.command()(surgery.extract)
-app.command()(surgery.replace_llm)
-app.command()(surgery.resize_pos_embed)
-app.command()(surgery.export)
+app.command()(merge_lora)
+app.command()(extract)
+app.command()(replace_llm)
+app.command()(resize_pos_embed)
+app.command()(export)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -180,19 +180,3 @@ def _config(
     except ConfigError as err:
         logging.getLogger(__name__).warning("training would refuse this: %s", err)
     return config, loaded
-
-
-def json2jsonl(
-    source: Annotated[Path, typer.Argument(help="JSON file: an array of records.")],
-    target: Annotated[
-        Path | None, typer.Argument(help="New JSONL file; beside the source by default.")
-    ] = None,
-) -> None:
-    """Turn an annotation file that is one JSON array into JSONL, a record a line.
-
-    Example: internvl-chat json2jsonl llava_instruct_150k.json
-    """
-    from internvl_chat.data.json2jsonl import convert
-
-    target = source.with_suffix(".jsonl") if target is None else target
-    typer.echo(f"{target}: {convert(source, target)} records written and compared.")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from internvl_chat.cli import main
+from internvl_chat.cli.options import parse_size
 from tests.support.lora_checkpoints import load_fp32, logits_for, save_base, save_lora
 from tests.support.training import ROOT, environment
 
@@ -77,9 +78,7 @@ def test_mistakes(
     ("size", "wanted"), [("5GB", 5 * 10**9), ("500 MB", 5 * 10**8), ("2G", 2 * 10**9), ("7", 7)]
 )
 def test_sizes(size: str, wanted: int) -> None:
-    from internvl_chat.cli.surgery import _bytes
-
-    assert _bytes(size) == wanted
+    assert parse_size(size) == wanted
 
 
 def test_the_scripts_of_the_tools_folder(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_an_adapter_that_peft_alone_wrote_trains_on(
     stitched: tuple[Path, InternVLChatModel], tmp_path: Path
 ) -> None:
     base, _ = stitched
-    model = trained(lora_settings(base), base)
+    model = trained(lora_config(base), base)
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     save_checkpoint_files(model, load_tokenizer(str(base)), adapter)
@@ -148,7 +148,7 @@ def test_an_adapter_that_peft_alone_wrote_trains_on(
             path.unlink()
     assert find_chat_config(adapter) == base / "config.json"
     assert find_tokenizer(adapter) == base
-    continued = build_model(lora_settings(adapter), load_tokenizer(str(adapter)))
+    continued = build_model(lora_config(adapter), load_tokenizer(str(adapter)))
     assert logits(continued).equal(logits(model))
     assert continued.adapter_base == str(base)
 

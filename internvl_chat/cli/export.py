@@ -1,0 +1,52 @@
+"""``internvl-chat export``: another layout, dtype or file size."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from internvl_chat.cli.options import (
+    Checkpoint,
+    DType,
+    Json,
+    Output,
+    Shard,
+    echo_report,
+    parse_dtype,
+    parse_size,
+    progress_bar,
+)
+
+
+def export(
+    checkpoint: Checkpoint,
+    output_dir: Output,
+    layout: Annotated[
+        str, typer.Option(help="internvl_chat (as published), or native (transformers' class).")
+    ] = "internvl_chat",
+    max_shard_size: Shard = "5GB",
+    dtype: DType = None,
+    as_json: Json = False,
+) -> None:
+    """Write a checkpoint in another layout, dtype or file size; LoRA weights are merged.
+
+    Example: internvl-chat export work_dirs/my_lora work_dirs/published --dtype bfloat16
+    """
+    from internvl_chat.checkpoint.surgery.export import export as write
+
+    with progress_bar() as progress:
+        report = write(
+            checkpoint,
+            output_dir,
+            layout=layout,
+            dtype=parse_dtype(dtype),
+            max_shard_bytes=parse_size(max_shard_size),
+            progress=progress,
+        )
+    text = f"{report.tensors} tensors written and compared"
+    if report.merged:
+        text += f", LoRA merged into {report.merged} of them"
+    if report.logits is not None:
+        text += f"; logits differ by {report.logits:.1e}"
+    echo_report(text, report, output_dir, as_json)

@@ -1,0 +1,58 @@
+"""``internvl-chat merge-lora``: an adapter merged into its base model."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from internvl_chat.cli.options import (
+    DType,
+    Json,
+    Output,
+    Shard,
+    echo_report,
+    parse_dtype,
+    parse_size,
+    progress_bar,
+)
+from internvl_chat.errors import ConfigError
+
+
+def merge_lora(
+    checkpoint: Annotated[str, typer.Argument(help="Adapter, or a checkpoint with LoRA inside.")],
+    output_dir: Output,
+    max_shard_size: Shard = "5GB",
+    dtype: DType = None,
+    check: Annotated[
+        str, typer.Option(help="auto; logits: run both models; weights: compare weights only.")
+    ] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Merge a LoRA adapter into the weights of its base model.
+
+    Example: internvl-chat merge-lora work_dirs/my_lora work_dirs/my_merged
+
+    In the memory of one weight file. The result is compared with the adapter before it gets its
+    name, and nothing is overwritten.
+    """
+    from internvl_chat.checkpoint.surgery.merge import merge_lora as merge
+
+    if check not in ("auto", "logits", "weights"):
+        raise ConfigError(f"{check!r} is no check", where="--check", fix="auto, logits or weights.")
+    with progress_bar() as progress:
+        report = merge(
+            checkpoint,
+            output_dir,
+            dtype=parse_dtype(dtype),
+            max_shard_bytes=parse_size(max_shard_size),
+            check=check,  # type: ignore[arg-type]
+            progress=progress,
+        )
+    text = f"{report.merged} weights merged and checked"
+    if report.logits is not None:
+        text += (
+            f"; logits differ by {report.logits.exact:.1e} (as stored {report.logits.stored:.1e}), "
+            f"the adapter moves them by {report.logits.effect:.1e}"
+        )
+    echo_report(text, report, output_dir, as_json)

@@ -1,0 +1,78 @@
+"""What the verbs of checkpoint surgery share: options, their values, the bar and the report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from internvl_chat.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+    from internvl_chat.checkpoint.surgery.write import Progress
+
+Checkpoint = Annotated[str, typer.Argument(help="Chat checkpoint of any kind.")]
+Output = Annotated[str, typer.Argument(help="New directory.")]
+Shard = Annotated[str, typer.Option(help="Largest weight file: 5GB, 500MB, ...")]
+DType = Annotated[
+    str | None, typer.Option(help="float32, bfloat16 or float16; as it is by default.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Report as a JSON object.")]
+
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def echo_report(text: str, report: Any, output: str, as_json: bool) -> None:
+    if as_json:
+        values = report if isinstance(report, dict) else dataclasses.asdict(report)
+        typer.echo(json.dumps({"output": output, **values}))
+    else:
+        typer.echo(f"{output}: {text}.")
+
+
+def parse_size(text: str) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMG]?B?)", text.strip().upper())
+    unit = match[2] if match else ""
+    unit = unit if not unit or unit == "B" or unit.endswith("B") else f"{unit}B"
+    size = int(float(match[1]) * _UNITS["" if unit == "B" else unit]) if match else 0
+    if size < 1:
+        raise ConfigError(
+            f"{text!r} is no size", where="--max-shard-size", fix="Write 5GB or 500MB."
+        )
+    return size
+
+
+def parse_dtype(name: str | None) -> torch.dtype | None:
+    import torch
+
+    known = {
+        "float32": torch.float32,
+        "bfloat16": torch.bfloat16,
+        "float16": torch.float16,
+    }
+    if name is not None and name not in known:
+        raise ConfigError(f"{name!r} is none", where="--dtype", fix=f"Give {', '.join(known)}.")
+    return None if name is None else known[name]
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A bar on stderr where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # of the models that are loaded for comparison
+    columns = (BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("writing", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

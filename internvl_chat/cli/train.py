@@ -1,0 +1,16 @@
+"""``internvl-chat train``: the trainer's own command line."""
+
+from __future__ import annotations
+
+import typer
+
+
+def train(context: typer.Context) -> None:
+    """Fine-tune; the same arguments as internvl_chat/train/finetune.py, or one YAML/JSON file.
+
+    Example: internvl-chat train --model_name_or_path pretrained/internvl-chat-tiny
+    --meta_path work_dirs/meta.json --output_dir work_dirs/run --max_steps 10
+    """
+    from internvl_chat.train.finetune import main as finetune
+
+    raise typer.Exit(finetune(context.args))
