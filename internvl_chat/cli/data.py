@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _PUBLISHED_TOKENS = 256  # a tile of the published models: 448 pixels, patches of 14, ratio 0.5
 
-app = typer.Typer(no_args_is_help=True, add_completion=False)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 Meta = Annotated[Path, typer.Argument(help="Meta JSON: the datasets.")]
 Model = Annotated[

@@ -9,9 +9,13 @@ from typing import Annotated
 
 import typer
 
+from internvl_chat.cli.options import verb_app
 from internvl_chat.errors import ConfigError
 
+app = verb_app()
 
+
+@app.command()
 def demo(
     model: Annotated[str, typer.Option(help="Directory of the checkpoint.")],
     compare: Annotated[

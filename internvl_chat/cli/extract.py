@@ -15,9 +15,13 @@ from internvl_chat.cli.options import (
     parse_dtype,
     parse_size,
     progress_bar,
+    verb_app,
 )
 
+app = verb_app()
 
+
+@app.command()
 def extract(
     part: Annotated[str, typer.Argument(help="vit, mlp or llm.")],
     checkpoint: Checkpoint,

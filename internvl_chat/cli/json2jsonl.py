@@ -7,7 +7,12 @@ from typing import Annotated
 
 import typer
 
+from internvl_chat.cli.options import verb_app
 
+app = verb_app()
+
+
+@app.command()
 def json2jsonl(
     source: Annotated[Path, typer.Argument(help="JSON file: an array of records.")],
     target: Annotated[

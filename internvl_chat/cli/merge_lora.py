@@ -15,10 +15,14 @@ from internvl_chat.cli.options import (
     parse_dtype,
     parse_size,
     progress_bar,
+    verb_app,
 )
 from internvl_chat.errors import ConfigError
 
+app = verb_app()
 
+
+@app.command()
 def merge_lora(
     checkpoint: Annotated[str, typer.Argument(help="Adapter, or a checkpoint with LoRA inside.")],
     output_dir: Output,

@@ -1,4 +1,4 @@
-"""What the verbs of checkpoint surgery share: options, their values, the bar and the report."""
+"""What verbs share: their application; options, bar and report of checkpoint surgery."""
 
 from __future__ import annotations
 
@@ -29,7 +29,20 @@ Json = Annotated[bool, typer.Option("--json", help="Report as a JSON object.")]
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
+def verb_app() -> typer.Typer:
+    """An application for a verb's one command, as ``internvl-chat`` runs it."""
+    return typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
 def echo_report(text: str, report: Any, output: str, as_json: bool) -> None:
+    """Say what was written.
+
+    Args:
+        text: for people.
+        report: for programs, a dict or a dataclass.
+        output: what was written.
+        as_json: for programs, on one line.
+    """
     if as_json:
         values = report if isinstance(report, dict) else dataclasses.asdict(report)
         typer.echo(json.dumps({"output": output, **values}))
@@ -38,6 +51,11 @@ def echo_report(text: str, report: Any, output: str, as_json: bool) -> None:
 
 
 def parse_size(text: str) -> int:
+    """Bytes of ``5GB``, ``500 MB`` or ``7``; units are powers of 1000.
+
+    Raises:
+        ConfigError: it is none, or less than one byte.
+    """
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMG]?B?)", text.strip().upper())
     unit = match[2] if match else ""
     unit = unit if not unit or unit == "B" or unit.endswith("B") else f"{unit}B"
@@ -50,6 +68,11 @@ def parse_size(text: str) -> int:
 
 
 def parse_dtype(name: str | None) -> torch.dtype | None:
+    """The dtype of that name; None stays None.
+
+    Raises:
+        ConfigError: not one that checkpoints are written in.
+    """
     import torch
 
     known = {

@@ -16,9 +16,13 @@ from internvl_chat.cli.options import (
     parse_dtype,
     parse_size,
     progress_bar,
+    verb_app,
 )
 
+app = verb_app()
 
+
+@app.command()
 def replace_llm(
     checkpoint: Checkpoint,
     llm: Annotated[str, typer.Argument(help="Checkpoint of the new language model.")],

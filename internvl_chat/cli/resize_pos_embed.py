@@ -16,9 +16,13 @@ from internvl_chat.cli.options import (
     parse_dtype,
     parse_size,
     progress_bar,
+    verb_app,
 )
 
+app = verb_app()
 
+
+@app.command()
 def resize_pos_embed(
     checkpoint: Checkpoint,
     output_dir: Output,

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from internvl_chat.cli.options import verb_app
 from internvl_chat.errors import ConfigError
 from internvl_chat.serve.settings import MB, EngineSettings, RequestLimits
 
@@ -18,6 +19,10 @@ logger = logging.getLogger(__name__)
 _PREPARING_THREADS = 2
 
 
+app = verb_app()
+
+
+@app.command()
 def serve(
     model: Annotated[str, typer.Option(help="Directory of the checkpoint.")],
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import typer
 
+from internvl_chat.cli.options import verb_app
 
+app = verb_app()
+
+
+@app.command(
+    add_help_option=False,  # the trainer has its own
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
 def train(context: typer.Context) -> None:
     """Fine-tune; the same arguments as internvl_chat/train/finetune.py, or one YAML/JSON file.
 

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+import subprocess
+import sys
+
 import pytest
+from typer.core import TyperCommand
 
 from internvl_chat import __version__
 from internvl_chat.cli import main
+from internvl_chat.cli.train import train
+from internvl_chat.train import finetune
+from internvl_chat_command import VERBS
+from tests.support.training import ROOT, environment
 
 
 @pytest.mark.parametrize(
@@ -41,3 +51,70 @@ def test_a_users_error_has_no_traceback(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_the_version_is_a_release_number() -> None:
     assert __version__.count(".") == 2
+
+
+def in_a_process(*argv: str, then: str = "") -> subprocess.CompletedProcess[str]:
+    """``internvl-chat ARGV`` as its console script runs it, then the code ``then``."""
+    code = f"import sys, internvl_chat_command\ncode = internvl_chat_command.main()\n{then}"
+    return subprocess.run(
+        [sys.executable, "-c", f"{code}\nsys.exit(code)", *argv],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment(),
+    )
+
+
+HEAVY = "print({'torch', 'transformers', 'internvl_chat'} & set(sys.modules))"
+
+
+def test_help_and_a_mistyped_verb_load_nothing_heavy() -> None:
+    done = in_a_process("--help", then=HEAVY)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == "set()"
+    done = in_a_process("chta", then=HEAVY)
+    assert (done.returncode, done.stdout) == (2, "set()\n")
+    assert done.stderr == (
+        "error: No such command 'chta'. Did you mean 'chat'? See internvl-chat --help.\n"
+    )
+
+
+def test_help_lists_every_verb_in_order(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out.split("Commands")[1]
+    rows = re.findall(r"^│ ([a-z0-9][a-z0-9-]*) ", shown, re.M)
+    assert rows == list(VERBS)
+
+
+def test_every_file_is_a_verb() -> None:
+    files = {path.stem for path in (ROOT / "internvl_chat/cli").glob("*.py")}
+    assert files - {"__init__", "options"} == {verb.replace("-", "_") for verb in VERBS}
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "train"])
+def test_a_verb_shows_its_line_of_the_table(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--help"]) == 0
+    words = capsys.readouterr().out.split()
+    assert VERBS[verb] in " ".join(words)
+
+
+def test_train_describes_itself_as_the_table_does() -> None:
+    paragraph = (train.__doc__ or "").split("\n\n")[0]
+    assert " ".join(paragraph.split()) == VERBS["train"]
+
+
+def test_arguments_reach_a_verb_as_they_were_typed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[list[str]] = []
+    monkeypatch.setattr(finetune, "main", lambda argv: seen.append(argv) or 7)
+    typed = ["--output_dir", "out", "run.yaml", "--help", "-v", "--learning_rate=1e-5", "-1"]
+    assert main(["train", *typed]) == 7
+    assert seen == [typed]
+    # What follows two dashes is no option.
+    assert main(["export", "--dtype", "float32", "--", "-a", "-b"]) == 2
+    assert "-a" in capsys.readouterr().err
+
+
+def test_the_hook_of_the_commands_is_there() -> None:
+    assert list(inspect.signature(TyperCommand.parse_args).parameters) == ["self", "ctx", "args"]
