@@ -37,7 +37,7 @@ setup(
         "orjson>=3.9",
         "msgspec>=0.18",
         "numpy>=1.26",
-        "typer>=0.12",
+        "typer>=0.29",
         "rich>=13",
         "pyyaml>=6",
         "psutil>=5.9",
