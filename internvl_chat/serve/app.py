@@ -23,16 +23,16 @@ from internvl_chat.serve.engine import (
     Event,
     Failed,
     Finished,
+    GenerationRequest,
     Piece,
-    Question,
     QueueFullError,
+    RequestHandle,
     StoppingError,
-    Ticket,
 )
 from internvl_chat.serve.errors import RequestError
 from internvl_chat.serve.images import decode_data_url, decode_picture, fetch_remote, place_of
-from internvl_chat.serve.messages import Conversation
-from internvl_chat.serve.prompt import Prompt, Prompter
+from internvl_chat.serve.messages import ChatTurns
+from internvl_chat.serve.prompt import EncodedPrompt, Prompter
 from internvl_chat.serve.remote import RemoteImages
 from internvl_chat.serve.replies import Replies, event, model_list, usage
 from internvl_chat.serve.request import ChatRequest, parse_request
@@ -88,7 +88,7 @@ def _tell_bug(request: Request, err: Exception) -> Response:
     return JSONResponse(RequestError("internal error", status=500).body(), 500)
 
 
-class _Answer:
+class _EventQueue:
     """Events of one answer, handed from the engine's thread to this event loop."""
 
     def __init__(self) -> None:
@@ -105,13 +105,13 @@ class _Answer:
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """A question on its way."""
+class _RunningRequest:
+    """A chat completion whose answer is under way."""
 
     is_stream: bool
     num_prompt_tokens: int
-    answer: _Answer
-    ticket: Ticket
+    answer: _EventQueue
+    handle: RequestHandle
     replies: Replies
 
     def used(self, finished: Finished) -> dict[str, int]:
@@ -124,16 +124,16 @@ class _Asked:
 class _EventStream(StreamingResponse):
     """A stream that frees its row however it ends; ``listen_for_disconnect`` ends it too."""
 
-    def __init__(self, asked: _Asked) -> None:
+    def __init__(self, asked: _RunningRequest) -> None:
         super().__init__(_stream(asked), media_type="text/event-stream")
         self.headers["Cache-Control"] = "no-cache"
-        self._ticket = asked.ticket
+        self._handle = asked.handle
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._ticket.cancel()
+            self._handle.cancel()
 
 
 class _Routes:
@@ -143,16 +143,16 @@ class _Routes:
         self._num_preparing = 0
 
     async def health(self) -> Response:
-        """200 with the engine's load; 503 if it has stopped."""
+        """200 with the engine's counts; 503 if it has stopped."""
         engine = self._service.engine
-        load = engine.load()
+        stats = engine.stats()
         told = {
             "status": "ok" if engine.is_alive else "stopped",
-            "running": load.running,
-            "waiting": load.waiting + self._num_preparing,
-            "answered": load.answered,
-            "cancelled": load.cancelled,
-            "failed": load.failed,
+            "running": stats.running,
+            "waiting": stats.waiting + self._num_preparing,
+            "answered": stats.answered,
+            "cancelled": stats.cancelled,
+            "failed": stats.failed,
         }
         return JSONResponse(told, 200 if engine.is_alive else 503)
 
@@ -171,7 +171,7 @@ class _Routes:
         try:
             return await _whole(asked, request)
         finally:
-            asked.ticket.cancel()
+            asked.handle.cancel()
 
     def _check_key(self, request: Request) -> None:
         key = self._service.api_key
@@ -186,7 +186,7 @@ class _Routes:
         if not self._service.engine.has_place(self._num_preparing):
             raise _queue_full()
 
-    async def _ask(self, request: Request) -> _Asked:
+    async def _ask(self, request: Request) -> _RunningRequest:
         self._num_preparing += 1
         try:
             body = await _read_body(request, self._service.limits.max_request_bytes)
@@ -194,15 +194,15 @@ class _Routes:
         finally:
             self._num_preparing -= 1
         room = self._service.prompter.context_length - len(prompt.ids)
-        question = Question(
+        generation = GenerationRequest(
             prompt=prompt,
             max_tokens=room if asked.max_tokens is None else min(asked.max_tokens, room),
             sampling=asked.sampling,
             stop=asked.stop,
         )
-        answer = _Answer()
+        answer = _EventQueue()
         try:
-            ticket = self._service.engine.submit(question, answer.tell)
+            handle = self._service.engine.submit(generation, answer.tell)
         except QueueFullError as err:
             raise _queue_full() from err
         except StoppingError as err:
@@ -213,9 +213,9 @@ class _Routes:
             created=int(time.time()),
             include_usage=asked.include_usage,
         )
-        return _Asked(asked.stream, len(prompt.ids), answer, ticket, replies)
+        return _RunningRequest(asked.stream, len(prompt.ids), answer, handle, replies)
 
-    async def _prepare(self, body: bytes) -> tuple[ChatRequest, Prompt]:
+    async def _prepare(self, body: bytes) -> tuple[ChatRequest, EncodedPrompt]:
         loop, executor = asyncio.get_running_loop(), self._service.executor
         asked = await loop.run_in_executor(executor, self._parse, body)
         images = await fetch_remote(
@@ -233,7 +233,7 @@ class _Routes:
             check_text=service.prompter.text_check(),
         )
 
-    def _make(self, conversation: Conversation, images: Sequence[str | bytes]) -> Prompt:
+    def _make(self, conversation: ChatTurns, images: Sequence[str | bytes]) -> EncodedPrompt:
         """Cut the pictures, one decoded at a time, and write the prompt."""
         limits, prompter = self._service.limits, self._service.prompter
         tiles = []
@@ -266,7 +266,7 @@ async def _read_body(request: Request, max_bytes: int) -> bytes:
     return bytes(body)
 
 
-async def _whole(asked: _Asked, request: Request) -> Response:
+async def _whole(asked: _RunningRequest, request: Request) -> Response:
     """Wait for the answer, or for the client to go away."""
     answer = asyncio.create_task(_collect(asked))
     gone = asyncio.create_task(_until_disconnected(request))
@@ -285,7 +285,7 @@ async def _until_disconnected(request: Request) -> None:
         pass
 
 
-async def _collect(asked: _Asked) -> Response:
+async def _collect(asked: _RunningRequest) -> Response:
     text = ""
     while True:
         told = await asked.answer.next()
@@ -298,7 +298,7 @@ async def _collect(asked: _Asked) -> Response:
             raise _failure(told)
 
 
-async def _stream(asked: _Asked) -> AsyncIterator[bytes]:
+async def _stream(asked: _RunningRequest) -> AsyncIterator[bytes]:
     yield asked.replies.opening()
     while True:
         told = await asked.answer.next()

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache
 
-from internvl_chat.serve.prompt import Prompt
+from internvl_chat.serve.prompt import EncodedPrompt
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Batch:
 
 
 @torch.inference_mode()
-def prefill(model: Any, prompts: Sequence[Prompt], pad_id: int) -> tuple[Batch, Tensor]:
+def prefill(model: Any, prompts: Sequence[EncodedPrompt], pad_id: int) -> tuple[Batch, Tensor]:
     """Read prompts in one pass.
 
     Args:

@@ -1,7 +1,7 @@
 """Continuous batching: one thread owns the model, and answers share its steps. No HTTP here.
 
-Between two steps of generation, questions that wait are read and join the rows that run; rows that
-end or are cancelled leave. Questions start in the order in which they came.
+Between two steps of generation, requests that wait are read and join the rows that run; rows that
+end or are cancelled leave. Requests start in the order in which they came.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from internvl_chat.errors import ConfigError
 from internvl_chat.model.chat import pad_id, stop_settings
 from internvl_chat.model.constants import IMG_CONTEXT_TOKEN
 from internvl_chat.serve.batch import Batch, decode, prefill
-from internvl_chat.serve.prompt import Prompt
-from internvl_chat.serve.sampling import Sampler, Sampling
+from internvl_chat.serve.prompt import EncodedPrompt
+from internvl_chat.serve.sampling import Sampler, SamplingParams
 from internvl_chat.serve.settings import EngineSettings
 
 logger = logging.getLogger(__name__)
@@ -44,11 +44,11 @@ _ATTENTION = {"full_attention", "sliding_attention"}
 
 
 class QueueFullError(Exception):
-    """As many questions wait as may."""
+    """As many requests wait as may."""
 
 
 class StoppingError(Exception):
-    """The engine takes no more questions."""
+    """The engine takes no more requests."""
 
 
 @dataclass(frozen=True)
@@ -82,18 +82,18 @@ _FAILED: Final = Failed("generation failed; the server's log says why")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
-    """A prompt and how it is to be answered."""
+class GenerationRequest:
+    """A prompt and how it is to be continued."""
 
-    prompt: Prompt
+    prompt: EncodedPrompt
     max_tokens: int
-    sampling: Sampling = field(default_factory=Sampling)
+    sampling: SamplingParams = field(default_factory=SamplingParams)
     stop: tuple[str, ...] = ()
     """Strings that end the answer, beside the template's own."""
 
 
 @dataclass(frozen=True)
-class Load:
+class EngineStats:
     """What the engine is doing, and has done."""
 
     running: int
@@ -103,8 +103,8 @@ class Load:
     failed: int
 
 
-class Ticket:
-    """The hold that an asker has on its question."""
+class RequestHandle:
+    """What cancels a request that was submitted."""
 
     def __init__(self) -> None:
         self._cancelled = threading.Event()
@@ -122,9 +122,11 @@ class Ticket:
 class _Row:
     """One answer as it grows; used by the engine's thread only."""
 
-    def __init__(self, question: Question, tell: Callable[[Event], None], text: AnswerText) -> None:
-        self.ticket = Ticket()
-        self.prompt: Prompt | None = question.prompt
+    def __init__(
+        self, request: GenerationRequest, tell: Callable[[Event], None], text: AnswerText
+    ) -> None:
+        self.handle = RequestHandle()
+        self.prompt: EncodedPrompt | None = request.prompt
         """None once the model has read it: the tiles need memory."""
         self.token = -1
         """The last one, which the model has not read yet."""
@@ -132,8 +134,8 @@ class _Row:
         """How the answer ended; told once the row is free."""
         self.tell = tell
         self._text = text
-        self._max_tokens = question.max_tokens
-        self._sampler = Sampler(question.sampling)
+        self._max_tokens = request.max_tokens
+        self._sampler = Sampler(request.sampling)
         self._num_tokens = 0
 
     def take(self, logits: Tensor, likeliest: int, ends: frozenset[int]) -> None:
@@ -151,7 +153,7 @@ class _Row:
 
 
 class Engine:
-    """Answers questions with one model.
+    """Answers the requests to one model.
 
     Args:
         model: an InternVLChatModel, which is this engine's alone from now on.
@@ -194,26 +196,26 @@ class Engine:
         # A daemon, so that a pass that hangs cannot keep a process alive that was told to end.
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
-    # ------------------------------------------------------------------ called by askers
+    # ------------------------------------------------------------------ called by other threads
 
     def start(self) -> None:
         """Begin to answer."""
         self._thread.start()
 
-    def submit(self, question: Question, tell: Callable[[Event], None]) -> Ticket:
-        """Put a question.
+    def submit(self, request: GenerationRequest, tell: Callable[[Event], None]) -> RequestHandle:
+        """Queue a request.
 
         Args:
-            question: its prompt is shorter than the context.
+            request: its prompt is shorter than the context.
             tell: gets the answer's pieces and then Finished or Failed, on the engine's thread. It
-                must not wait. After :meth:`Ticket.cancel` no event need follow.
+                must not wait. After :meth:`RequestHandle.cancel` no event need follow.
 
         Raises:
-            QueueFullError: ``max_batch_size + max_queue`` questions are here already.
+            QueueFullError: ``max_batch_size + max_queue`` requests are here already.
             StoppingError: :meth:`stop` was called, or the engine's thread has ended.
         """
-        stops = (*question.stop, self._stop_str)
-        row = _Row(question, tell, AnswerText(self._tokenizer, stops))
+        stops = (*request.stop, self._stop_str)
+        row = _Row(request, tell, AnswerText(self._tokenizer, stops))
         with self._changed:
             if self._deadline is not None:
                 raise StoppingError
@@ -221,10 +223,10 @@ class Engine:
                 raise QueueFullError
             self._waiting.append(row)
             self._changed.notify_all()
-        return row.ticket
+        return row.handle
 
     def has_place(self, num_before: int = 0) -> bool:
-        """Whether a question would find a place after so many others."""
+        """Whether a request would find a place after so many others."""
         with self._changed:
             allowed = self._settings.max_batch_size + self._settings.max_queue
             return len(self._waiting) + self._num_running + num_before < allowed
@@ -234,13 +236,15 @@ class Engine:
         """Whether the engine's thread runs."""
         return self._thread.is_alive()
 
-    def load(self) -> Load:
+    def stats(self) -> EngineStats:
         """What is going on."""
         with self._changed:
-            return Load(running=self._num_running, waiting=len(self._waiting), **self._counts)
+            return EngineStats(
+                running=self._num_running, waiting=len(self._waiting), **self._counts
+            )
 
     def stop(self, grace_seconds: float) -> None:
-        """Take no more questions; those that are here may finish within this time, then fail."""
+        """Take no more requests; those that are here may finish within this time, then fail."""
         with self._changed:
             deadline = time.monotonic() + grace_seconds
             self._deadline = deadline if self._deadline is None else min(self._deadline, deadline)
@@ -276,7 +280,7 @@ class Engine:
             return has_work and (self._deadline is None or time.monotonic() < self._deadline)
 
     def _step(self) -> None:
-        """Cancelled rows leave, questions join, and every row gets a token."""
+        """Cancelled rows leave, requests join, and every row gets a token."""
         self._drop_cancelled()
         self._take_group()
         if self._reading:
@@ -288,16 +292,16 @@ class Engine:
             self._tell_ends(rows)
 
     def _drop_cancelled(self) -> None:
-        kept = [place for place, row in enumerate(self._rows) if not row.ticket.is_cancelled]
+        kept = [place for place, row in enumerate(self._rows) if not row.handle.is_cancelled]
         num_dropped = len(self._rows) - len(kept)
         self._keep(kept)
         with self._changed:
-            waiting = [row for row in self._waiting if not row.ticket.is_cancelled]
+            waiting = [row for row in self._waiting if not row.handle.is_cancelled]
             self._counts["cancelled"] += num_dropped + len(self._waiting) - len(waiting)
             self._waiting = deque(waiting)
 
     def _take_group(self) -> None:
-        """The questions that come next, as many as one pass takes, go from waiting to reading."""
+        """The requests that come next, as many as one pass takes, go from waiting to reading."""
         longest = 0
         with self._changed:
             while self._waiting and self._num_running < self._settings.max_batch_size:
@@ -311,7 +315,7 @@ class Engine:
                 self._num_running += 1
 
     def _read(self) -> None:
-        """Let the questions that are being read join the rows."""
+        """Let the requests that are being read join the rows."""
         try:
             parts = [self._read_together(self._reading)]
         except _MODEL_ERRORS as err:

@@ -20,7 +20,7 @@ _SYSTEM = ("system", "developer")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Conversation:
+class ChatTurns:
     """What was said so far; the last question waits for its answer."""
 
     turns: tuple[tuple[str, str | None], ...]
@@ -31,7 +31,7 @@ class Conversation:
     """None takes the checkpoint's own."""
 
 
-def read_messages(value: Any, check_text: CheckText) -> Conversation:
+def read_messages(value: Any, check_text: CheckText) -> ChatTurns:
     """Read the field ``messages``.
 
     Args:
@@ -56,7 +56,7 @@ def read_messages(value: Any, check_text: CheckText) -> Conversation:
         spoken, offset = spoken[1:], 1
     else:
         offset = 0
-    return Conversation(turns=_turns(spoken, offset), images=tuple(images), system=system)
+    return ChatTurns(turns=_turns(spoken, offset), images=tuple(images), system=system)
 
 
 def _role(message: Any, where: str) -> str:

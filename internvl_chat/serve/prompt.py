@@ -26,7 +26,7 @@ from internvl_chat.model.constants import (
 )
 from internvl_chat.model.conversation import Template
 from internvl_chat.serve.errors import RequestError
-from internvl_chat.serve.messages import Conversation
+from internvl_chat.serve.messages import ChatTurns
 
 _IMAGE_TOKENS: Final = (IMG_START_TOKEN, IMG_CONTEXT_TOKEN, IMG_END_TOKEN)
 _CHARACTERS_PER_TOKEN: Final = 64
@@ -34,7 +34,7 @@ _CHARACTERS_PER_TOKEN: Final = 64
 
 
 @dataclass(frozen=True)
-class Prompt:
+class EncodedPrompt:
     """What the model reads before it answers."""
 
     ids: list[int]
@@ -156,7 +156,7 @@ class Prompter:
         """The tiles of one picture as the checkpoint says; (n, 3, S, S) float32."""
         return load_tiles(image, self._settings)
 
-    def prompt(self, conversation: Conversation, tiles: Sequence[Tensor]) -> Prompt:
+    def prompt(self, conversation: ChatTurns, tiles: Sequence[Tensor]) -> EncodedPrompt:
         """Write the conversation as ids.
 
         Args:
@@ -182,4 +182,4 @@ class Prompter:
             )
         num_slots, wanted = ids.count(self._context_id), sum(counts) * self._num_image_token
         assert num_slots == wanted, (num_slots, wanted)
-        return Prompt(ids, torch.cat(list(tiles)) if tiles else None)
+        return EncodedPrompt(ids, torch.cat(list(tiles)) if tiles else None)

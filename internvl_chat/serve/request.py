@@ -12,8 +12,8 @@ from typing import Any, Final
 import orjson
 
 from internvl_chat.serve.errors import RequestError
-from internvl_chat.serve.messages import CheckText, Conversation, read_messages
-from internvl_chat.serve.sampling import Sampling
+from internvl_chat.serve.messages import ChatTurns, CheckText, read_messages
+from internvl_chat.serve.sampling import SamplingParams
 from internvl_chat.serve.settings import RequestLimits
 
 MAX_STOPS: Final = 4
@@ -55,8 +55,8 @@ _ONLY: dict[str, tuple[Any, ...]] = {
 class ChatRequest:
     """A checked request."""
 
-    conversation: Conversation
-    sampling: Sampling
+    conversation: ChatTurns
+    sampling: SamplingParams
     max_tokens: int | None = None
     """None: as many as the context takes."""
     stop: tuple[str, ...] = ()
@@ -105,7 +105,7 @@ def parse_request(
     stream = fields.flag("stream")
     return ChatRequest(
         conversation=conversation,
-        sampling=Sampling(
+        sampling=SamplingParams(
             temperature=fields.number("temperature", 0.0, 2.0, default=1.0),
             top_p=fields.number("top_p", 0.0, 1.0, default=1.0, open_below=True),
             seed=fields.integer("seed", -(2**63), 2**63 - 1),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampling:
+class SamplingParams:
     """How a request wants its tokens drawn; the defaults are OpenAI's."""
 
     temperature: float = 1.0
@@ -27,7 +27,7 @@ class Sampler:
     wherever the model runs.
     """
 
-    def __init__(self, sampling: Sampling) -> None:
+    def __init__(self, sampling: SamplingParams) -> None:
         self._sampling = sampling
         self._generator = torch.Generator()
         if sampling.seed is None:

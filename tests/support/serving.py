@@ -17,7 +17,15 @@ from PIL import Image
 from examples.tiny_model.records import draw
 from examples.tiny_model.scene import Scene, Shape
 from internvl_chat.chat import load_model
-from internvl_chat.serve.engine import Engine, Event, Failed, Finished, Piece, Question, Ticket
+from internvl_chat.serve.engine import (
+    Engine,
+    Event,
+    Failed,
+    Finished,
+    GenerationRequest,
+    Piece,
+    RequestHandle,
+)
 from internvl_chat.serve.prompt import Prompter
 from tests.support.training import ROOT
 
@@ -129,7 +137,7 @@ class Told:
         return end
 
 
-def put(engine: Engine, question: Question) -> tuple[Told, Ticket]:
+def put(engine: Engine, question: GenerationRequest) -> tuple[Told, RequestHandle]:
     told = Told()
     return told, engine.submit(question, told)
 

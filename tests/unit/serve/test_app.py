@@ -12,13 +12,13 @@ import pytest
 
 from internvl_chat.serve.app import Service, create_app
 from internvl_chat.serve.engine import (
+    EngineStats,
     Failed,
     Finished,
-    Load,
+    GenerationRequest,
     Piece,
-    Question,
+    RequestHandle,
     StoppingError,
-    Ticket,
 )
 from internvl_chat.serve.prompt import Prompter
 from internvl_chat.serve.settings import RequestLimits
@@ -33,23 +33,23 @@ class FakeEngine:
     def __init__(self, *events: Any, is_alive: bool = True) -> None:
         self.events = events
         self.is_alive = is_alive
-        self.tickets: list[Ticket] = []
-        self.questions: list[Question] = []
+        self.handles: list[RequestHandle] = []
+        self.questions: list[GenerationRequest] = []
 
-    def load(self) -> Load:
-        return Load(running=0, waiting=0, answered=1, cancelled=2, failed=3)
+    def stats(self) -> EngineStats:
+        return EngineStats(running=0, waiting=0, answered=1, cancelled=2, failed=3)
 
     def has_place(self, num_before: int = 0) -> bool:
         return True
 
-    def submit(self, question: Any, tell: Any) -> Ticket:
+    def submit(self, question: Any, tell: Any) -> RequestHandle:
         if not self.is_alive:
             raise StoppingError
-        self.tickets.append(Ticket())
+        self.handles.append(RequestHandle())
         self.questions.append(question)
         for event in self.events:
             tell(event)
-        return self.tickets[-1]
+        return self.handles[-1]
 
 
 def request(
@@ -94,7 +94,7 @@ def test_a_failure_is_told_with_its_status(is_shutdown: bool, status: int) -> No
     reply = request(engine, "POST", "/v1/chat/completions", **BODY)
     assert reply.status_code == status
     assert reply.json()["error"]["message"] == "went wrong"
-    assert engine.tickets[0].is_cancelled  # its row, if there is one, is free
+    assert engine.handles[0].is_cancelled  # its row, if there is one, is free
 
 
 def test_a_failure_within_a_stream_is_its_last_event() -> None:
@@ -105,7 +105,7 @@ def test_a_failure_within_a_stream_is_its_last_event() -> None:
     assert '"content":"a"' in piece
     assert '"message":"went wrong"' in error
     assert end == ""
-    assert engine.tickets[0].is_cancelled
+    assert engine.handles[0].is_cancelled
 
 
 def test_our_own_mistake_is_a_500_in_the_usual_shape() -> None:

@@ -9,7 +9,7 @@ import torch
 
 from internvl_chat.chat import load_model
 from internvl_chat.serve.batch import Batch, decode, prefill
-from internvl_chat.serve.prompt import Prompt
+from internvl_chat.serve.prompt import EncodedPrompt
 from tests.support.checkpoints import randomised
 from tests.support.training import write_tiny_chat_model
 
@@ -54,7 +54,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return loaded
 
 
-def prompt(model: Any, length: int, num_tiles: int = 0) -> Prompt:
+def prompt(model: Any, length: int, num_tiles: int = 0) -> EncodedPrompt:
     generator = torch.Generator().manual_seed(length)
     ids = torch.randint(0, 256, (length,), generator=generator).tolist()
     for tile in range(num_tiles):
@@ -63,10 +63,10 @@ def prompt(model: Any, length: int, num_tiles: int = 0) -> Prompt:
             model.img_context_token_id
         ] * model.num_image_token
     tiles = torch.randn(num_tiles, 3, 28, 28, generator=generator) if num_tiles else None
-    return Prompt(ids, tiles)
+    return EncodedPrompt(ids, tiles)
 
 
-def alone(model: Any, one: Prompt, tokens: list[int]) -> torch.Tensor:
+def alone(model: Any, one: EncodedPrompt, tokens: list[int]) -> torch.Tensor:
     """(V,) logits behind prompt and tokens, by the whole model without a cache."""
     output = model(
         pixel_values=one.tiles,
@@ -97,6 +97,6 @@ def test_rows_come_and_go(model: Any) -> None:
 
 
 def test_a_wrong_number_of_tiles_is_told(model: Any) -> None:
-    broken = Prompt(prompt(model, 14, num_tiles=2).ids, torch.zeros(1, 3, 28, 28))
+    broken = EncodedPrompt(prompt(model, 14, num_tiles=2).ids, torch.zeros(1, 3, 28, 28))
     with pytest.raises(ValueError, match="8 image tokens"):
         prefill(model, [broken], pad_id=0)

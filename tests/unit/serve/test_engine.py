@@ -25,14 +25,14 @@ from internvl_chat.serve.engine import (
     Engine,
     Failed,
     Finished,
+    GenerationRequest,
     Piece,
-    Question,
     QueueFullError,
     StoppingError,
 )
-from internvl_chat.serve.messages import Conversation
-from internvl_chat.serve.prompt import Prompt, Prompter
-from internvl_chat.serve.sampling import Sampler, Sampling
+from internvl_chat.serve.messages import ChatTurns
+from internvl_chat.serve.prompt import EncodedPrompt, Prompter
+from internvl_chat.serve.sampling import Sampler, SamplingParams
 from internvl_chat.serve.settings import EngineSettings
 from tests.support.serving import (
     LIMIT_SECONDS,
@@ -53,13 +53,13 @@ Turns = tuple[tuple[str, str | None], ...]
 
 def question(
     turns: Turns | str, images: list[Image.Image] | None = None, **settings: Any
-) -> Question:
+) -> GenerationRequest:
     """Greedy, 48 tokens, unless ``settings`` say otherwise."""
     turns = ((turns, None),) if isinstance(turns, str) else turns
     prompter = Prompter(*tiny())
-    prompt = prompter.prompt(Conversation(turns=turns), [prompter.cut(i) for i in images or []])
-    greedy = {"max_tokens": 48, "sampling": Sampling(temperature=0)}
-    return Question(prompt=prompt, **{**greedy, **settings})
+    prompt = prompter.prompt(ChatTurns(turns=turns), [prompter.cut(i) for i in images or []])
+    greedy = {"max_tokens": 48, "sampling": SamplingParams(temperature=0)}
+    return GenerationRequest(prompt=prompt, **{**greedy, **settings})
 
 
 class Engines:
@@ -113,7 +113,7 @@ def test_answers_are_those_of_chat_one_by_one(
     assert len(set(wanted)) >= 6
     assert {end.reason for end in ends} == {"stop"}
     assert ends[1].num_tokens == 2  # the word and the end of the turn
-    assert engine.load().answered == len(asked)
+    assert engine.stats().answered == len(asked)
 
 
 def test_a_model_in_two_places_answers_alike(engines: Engines, tmp_path: Path) -> None:
@@ -205,9 +205,9 @@ def test_every_row_has_its_own_length_stop_and_temperature(engines: Engines) -> 
         "stopped": question(LONG, max_tokens=60, stop=("xyz", "colors", " count")),
         "split": question(LONG, max_tokens=60, stop=("s and c",)),  # over several tokens
         "unstopped": question(LONG, max_tokens=60, stop=("xyz",)),
-        "seed 1": question(LONG, sampling=Sampling(**wild, seed=1)),
-        "seed 2": question(LONG, sampling=Sampling(**wild, seed=2)),
-        "seed 1 again": question(LONG, sampling=Sampling(**wild, seed=1)),
+        "seed 1": question(LONG, sampling=SamplingParams(**wild, seed=1)),
+        "seed 2": question(LONG, sampling=SamplingParams(**wild, seed=2)),
+        "seed 1 again": question(LONG, sampling=SamplingParams(**wild, seed=1)),
     }
     told = {name: put(engine, one)[0] for name, one in asked.items()}
     engine.start()
@@ -243,9 +243,9 @@ def test_a_cancelled_answer_frees_its_row(engines: Engines) -> None:
     assert told.num_pieces == 3
     assert not told.has_ended
     assert untold.num_pieces == 0
-    assert engine.load().cancelled == 2
+    assert engine.stats().cancelled == 2
     running.cancel()  # again, and after the end: nothing
-    assert engine.load().cancelled == 2
+    assert engine.stats().cancelled == 2
 
 
 def test_one_of_many_rows_is_cancelled(engines: Engines) -> None:
@@ -254,11 +254,11 @@ def test_one_of_many_rows_is_cancelled(engines: Engines) -> None:
     cancel: list[Any] = []
     told = [Told(), Told(lambda number: cancel[0].cancel() if number == 2 else None), Told()]
     texts = ("Describe", "List all shapes", LONG)
-    tickets = [
+    handles = [
         engine.submit(question(text, max_tokens=40), one)
         for text, one in zip(texts, told, strict=True)
     ]
-    cancel.append(tickets[1])
+    cancel.append(handles[1])
     engine.start()
     for place in (0, 2):
         told[place].finished()
@@ -273,7 +273,7 @@ def test_the_queue_is_bounded(engines: Engines) -> None:
     assert not engine.has_place()
     with pytest.raises(QueueFullError):
         put(engine, question("Hi"))
-    assert engine.load().waiting == 3
+    assert engine.stats().waiting == 3
     engine.start()
     for told in asked:
         told.finished()
@@ -287,10 +287,10 @@ def test_has_place_counts_those_before(engines: Engines) -> None:
     assert not engine.has_place(2)
 
 
-def broken() -> Question:
+def broken() -> GenerationRequest:
     """Image tokens without a picture."""
     whole = question("<image>\nWhat shape is red?", [STAR])
-    return Question(prompt=Prompt(whole.prompt.ids, None), max_tokens=5)
+    return GenerationRequest(prompt=EncodedPrompt(whole.prompt.ids, None), max_tokens=5)
 
 
 def test_a_prompt_that_cannot_be_read_fails_alone(
@@ -298,7 +298,9 @@ def test_a_prompt_that_cannot_be_read_fails_alone(
 ) -> None:
     engine = engines(tiny())
     bad_tiles = question("<image>\nWhat?", [STAR])
-    bad_tiles = Question(prompt=Prompt(bad_tiles.prompt.ids, STAR_TWICE), max_tokens=5)
+    bad_tiles = GenerationRequest(
+        prompt=EncodedPrompt(bad_tiles.prompt.ids, STAR_TWICE), max_tokens=5
+    )
     before, _ = put(engine, question("<image>\nWhat shape is red?", [STAR]))
     bad, _ = put(engine, bad_tiles)
     after, _ = put(engine, question("What is 2 plus 3?"))
@@ -308,8 +310,8 @@ def test_a_prompt_that_cannot_be_read_fails_alone(
     assert (before.text, after.text) == ("star", "5")
     assert "ValueError" in caplog.text  # with its traceback
     assert "16 image tokens" in caplog.text
-    load = engine.load()
-    assert (load.failed, load.answered, load.running) == (1, 2, 0)
+    stats = engine.stats()
+    assert (stats.failed, stats.answered, stats.running) == (1, 2, 0)
     # Image tokens without any picture are plain words to the model.
     put(engine, broken())[0].finished()
 
@@ -336,7 +338,7 @@ def test_a_step_that_fails_ends_its_answers_and_no_others(
     assert third.finished() == Finished("length", 6)
     assert third.text == chat(endless(), ((LONG, None),), [], max_new_tokens=6)
     assert "out of memory, say" in caplog.text
-    assert engine.load().failed == 2
+    assert engine.stats().failed == 2
 
 
 def test_rows_that_cannot_be_joined_are_told_once_each(
@@ -354,29 +356,31 @@ def test_rows_that_cannot_be_joined_are_told_once_each(
 
     monkeypatch.setattr(Batch, "join", fail)
     prompts = [question(LONG), question("Describe"), question("List all shapes")]
-    bad = Question(prompt=Prompt(question("<image>", [STAR]).prompt.ids, STAR_TWICE), max_tokens=5)
+    bad = GenerationRequest(
+        prompt=EncodedPrompt(question("<image>", [STAR]).prompt.ids, STAR_TWICE), max_tokens=5
+    )
     asked = [put(engine, one)[0] for one in (*prompts, bad)]  # so that each is read alone
     engine.start()
     assert [type(told.end()) for told in asked] == [Failed] * 4
     put(engine, question(LONG, max_tokens=2))[0].finished()
     assert not any(told.has_ended for told in asked)  # no second end
-    assert engine.load().failed == 4
+    assert engine.stats().failed == 4
 
 
 def test_the_row_is_free_when_the_end_is_told(engines: Engines) -> None:
     engine = engines(tiny())
-    loads = []
+    all_stats = []
     told = threading.Event()
 
     def tell(event: Any) -> None:
         if isinstance(event, Finished):
-            loads.append(engine.load())
+            all_stats.append(engine.stats())
             told.set()
 
     engine.submit(question("What is 2 plus 3?"), tell)
     engine.start()
     assert told.wait(LIMIT_SECONDS)
-    assert (loads[0].running, loads[0].answered) == (0, 1)
+    assert (all_stats[0].running, all_stats[0].answered) == (0, 1)
 
 
 def test_a_row_without_a_next_token_fails_alone(
@@ -391,7 +395,7 @@ def test_a_row_without_a_next_token_fails_alone(
     monkeypatch.setattr(Sampler, "draw", fail)
     engine = engines(endless())
     greedy, _ = put(engine, question(LONG, max_tokens=9))
-    bad, _ = put(engine, question(LONG, max_tokens=9, sampling=Sampling(seed=1)))
+    bad, _ = put(engine, question(LONG, max_tokens=9, sampling=SamplingParams(seed=1)))
     engine.start()
     assert isinstance(bad.end(), Failed)
     assert greedy.finished() == Finished("length", 9)

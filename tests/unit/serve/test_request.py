@@ -9,9 +9,9 @@ import pytest
 
 from internvl_chat.errors import ConfigError
 from internvl_chat.serve.errors import RequestError
-from internvl_chat.serve.messages import Conversation, read_messages
+from internvl_chat.serve.messages import ChatTurns, read_messages
 from internvl_chat.serve.request import ChatRequest, parse_request
-from internvl_chat.serve.sampling import Sampling
+from internvl_chat.serve.sampling import SamplingParams
 from internvl_chat.serve.settings import EngineSettings, RequestLimits
 from tests.support.serving import text_part
 
@@ -28,7 +28,7 @@ def parse(**fields: Any) -> ChatRequest:
     )
 
 
-def read(*messages: Any) -> Conversation:
+def read(*messages: Any) -> ChatTurns:
     return read_messages(list(messages), lambda text, where: None)
 
 
@@ -38,7 +38,7 @@ def show(url: str = "data:x") -> dict[str, Any]:
 
 def test_defaults_are_openais() -> None:
     asked = parse()
-    assert asked.sampling == Sampling(temperature=1.0, top_p=1.0, seed=None)
+    assert asked.sampling == SamplingParams(temperature=1.0, top_p=1.0, seed=None)
     assert (asked.max_tokens, asked.stop, asked.stream) == (None, (), False)
 
 
@@ -52,7 +52,7 @@ def test_every_setting_arrives() -> None:
         stream=True,
         stream_options={"include_usage": True},
     )
-    assert asked.sampling == Sampling(temperature=0.0, top_p=0.5, seed=-3)
+    assert asked.sampling == SamplingParams(temperature=0.0, top_p=0.5, seed=-3)
     assert (asked.max_tokens, asked.stop) == (7, ("a", "b"))
     assert asked.stream
     assert asked.include_usage

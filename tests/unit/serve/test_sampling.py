@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from internvl_chat.serve.sampling import Sampler, Sampling
+from internvl_chat.serve.sampling import Sampler, SamplingParams
 
 LOGITS = torch.tensor([0.1, 0.5, 0.3, 0.1]).log()
 
 
 def draws(number: int, **settings: float) -> list[int]:
-    sampler = Sampler(Sampling(**settings))
+    sampler = Sampler(SamplingParams(**settings))
     return [sampler.draw(LOGITS) for _ in range(number)]
 
 
