@@ -14,7 +14,7 @@ from internvl_chat.web.answering import MAX_NEW_TOKENS, Answering, Sampling
 from internvl_chat.web.conversation import Conversation, QuestionError
 from internvl_chat.web.limits import MAX_FRAMES, Limits, check_question, look_at_uploads
 from internvl_chat.web.messages import as_messages
-from internvl_chat.web.tickets import Tickets
+from internvl_chat.web.session_requests import Tickets
 
 ERROR_SECONDS: Final = 20
 DAY_SECONDS: Final = 24 * 3600

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from internvl_chat.web.conversation import QuestionError
-from internvl_chat.web.tickets import Tickets
+from internvl_chat.web.session_requests import Tickets
 
 
 def test_stop_reaches_the_sessions_own_answer_only() -> None:
