@@ -50,7 +50,7 @@ class _AnswerStreamer(BaseStreamer):
             self._tell(piece)
 
 
-class _Asked(StoppingCriteria):
+class StopOnRequest(StoppingCriteria):
     """Ends generation when somebody else wants it to end; asked once a token."""
 
     def __init__(self, should_stop: Callable[[], bool]) -> None:
@@ -204,7 +204,7 @@ class ChatSession:
         streamer = _AnswerStreamer(answer_text, tell)
         settings = {**self.generation, "streamer": streamer}
         if should_stop is not None:
-            settings["stopping_criteria"] = StoppingCriteriaList([_Asked(should_stop)])
+            settings["stopping_criteria"] = StoppingCriteriaList([StopOnRequest(should_stop)])
         answer, history = self.model.chat(
             self.tokenizer,
             pixels,

@@ -17,7 +17,7 @@ from internvl_chat.chat.session import ChatSession
 from internvl_chat.data import images
 from internvl_chat.data.schema import BadRecordError
 from internvl_chat.model.constants import IMAGE_TAG, IMG_CONTEXT_TOKEN
-from internvl_chat.web.conversation import Answer, Conversation, Medium, QuestionError, Turn
+from internvl_chat.web.conversation import Answer, Conversation, MediaItem, QuestionError, Turn
 from internvl_chat.web.drawing import draw_boxes, find_boxes
 from internvl_chat.web.limits import describe
 
@@ -25,7 +25,7 @@ MAX_NEW_TOKENS: Final = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampling:
+class GenerationSettings:
     """How the next token is chosen."""
 
     temperature: float = 0.0
@@ -71,7 +71,7 @@ class Checkpoint:
         self,
         past: Sequence[tuple[Turn, Answer]],
         turn: Turn,
-        sampling: Sampling,
+        generation: GenerationSettings,
         tell: Callable[[str], None],
         should_stop: Callable[[], bool],
     ) -> Answer:
@@ -93,7 +93,7 @@ class Checkpoint:
                     problem=f"This conversation has {num_prompt} tokens, pictures included; the "
                     f"model reads at most {self.max_tokens}. Press Clear, or take fewer frames."
                 )
-            session.generation = sampling.keywords(self.max_tokens - num_prompt)
+            session.generation = generation.keywords(self.max_tokens - num_prompt)
             reply = session.ask(turn.question, tell, should_stop=should_stop)
         except BadRecordError as err:
             return Answer(problem=describe(err, "A file of this conversation"))
@@ -112,12 +112,12 @@ class Checkpoint:
         return session
 
 
-def _add(session: ChatSession, media: Sequence[Medium]) -> None:
-    for medium in media:
-        if medium.num_frames is None:
-            session.add_image(medium.path)
+def _add(session: ChatSession, media: Sequence[MediaItem]) -> None:
+    for item in media:
+        if item.num_frames is None:
+            session.add_image(item.path)
         else:
-            session.add_video(medium.path, num_segments=medium.num_frames)
+            session.add_video(item.path, num_segments=item.num_frames)
 
 
 class Answering:
@@ -140,7 +140,7 @@ class Answering:
     def stream(
         self,
         conversation: Conversation,
-        sampling: Sampling,
+        generation: GenerationSettings,
         should_stop: Callable[[], bool],
         *,
         drawings: Path,
@@ -168,7 +168,7 @@ class Answering:
             return self.checkpoints[place].answer(
                 past,
                 turn,
-                sampling,
+                generation,
                 lambda text: news.put((place, text)),
                 lambda: abandoned.is_set() or should_stop(),
             )
@@ -227,7 +227,7 @@ def _waiting(news: SimpleQueue[tuple[int, str] | None]) -> Iterator[tuple[int, s
 
 def with_drawing(
     answer: Answer,
-    pictures: Sequence[Medium],
+    pictures: Sequence[MediaItem],
     box_picture: int,
     drawings: Path,
     *,

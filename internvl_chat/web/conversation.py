@@ -24,7 +24,7 @@ class QuestionError(UserError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Medium:
+class MediaItem:
     """An uploaded picture or video that was looked at and found usable."""
 
     path: str
@@ -60,7 +60,7 @@ class Turn:
     """As it was typed."""
     question: str
     """As the model gets it: every picture and frame has its ``<image>``."""
-    media: tuple[Medium, ...] = ()
+    media: tuple[MediaItem, ...] = ()
     """In the order of their tags."""
     answers: tuple[Answer, ...] = ()
 
@@ -73,12 +73,12 @@ class Conversation:
     pending: Turn | None = None
 
     @property
-    def pictures(self) -> tuple[Medium, ...]:
+    def pictures(self) -> tuple[MediaItem, ...]:
         """All pictures (no videos), the pending question's last."""
         asked = (*self.turns, *([self.pending] if self.pending else []))
         return tuple(m for turn in asked for m in turn.media if m.num_frames is None)
 
-    def ask(self, typed: str, media: Sequence[Medium]) -> Conversation:
+    def ask(self, typed: str, media: Sequence[MediaItem]) -> Conversation:
         """The conversation with this question waiting.
 
         Raises:
@@ -112,11 +112,11 @@ class Conversation:
         return Conversation(turns=(*self.turns, turn))
 
 
-def write_tags(typed: str, media: Sequence[Medium]) -> tuple[str, tuple[Medium, ...]]:
+def write_tags(typed: str, media: Sequence[MediaItem]) -> tuple[str, tuple[MediaItem, ...]]:
     """Give every new picture and frame its ``<image>`` tag.
 
     Args:
-        typed: with a tag (``<image>``, ``<video>``) for each medium, or with none: then the media
+        typed: with a tag (``<image>``, ``<video>``) for each item, or with none: then the media
             stand before the question, in their order.
         media: what was uploaded with the question.
 
@@ -130,7 +130,7 @@ def write_tags(typed: str, media: Sequence[Medium]) -> tuple[str, tuple[Medium, 
         raise QuestionError("The question is empty. Type one.")
     if IMG_CONTEXT_TOKEN in typed:
         raise QuestionError(f"{IMG_CONTEXT_TOKEN} is reserved for the model. Leave it out.")
-    kinds = [VIDEO_TAG if medium.num_frames else IMAGE_TAG for medium in media]
+    kinds = [VIDEO_TAG if item.num_frames else IMAGE_TAG for item in media]
     tags = [tag.strip() for tag in _TAG.findall(typed)]
     if not tags:
         typed = "".join(f"{tag}\n" for tag in kinds) + typed
@@ -139,16 +139,16 @@ def write_tags(typed: str, media: Sequence[Medium]) -> tuple[str, tuple[Medium, 
             f"The question has tags for {_count(tags)}, but {_count(kinds)} came with it. "
             f"Write {IMAGE_TAG} or {VIDEO_TAG} once for each new file, or not at all."
         )
-    waiting: dict[str, Iterator[Medium]] = {
+    waiting: dict[str, Iterator[MediaItem]] = {
         tag: iter([m for m, kind in zip(media, kinds, strict=True) if kind == tag])
         for tag in (IMAGE_TAG, VIDEO_TAG)
     }
-    ordered: list[Medium] = []
+    ordered: list[MediaItem] = []
 
     def write(match: re.Match[str]) -> str:
-        medium = next(waiting[match[0].strip()])
-        ordered.append(medium)
-        return expand_video_tag(match[0], medium.num_frames or 0)  # leaves an <image> alone
+        item = next(waiting[match[0].strip()])
+        ordered.append(item)
+        return expand_video_tag(match[0], item.num_frames or 0)  # leaves an <image> alone
 
     return _TAG.sub(write, typed), tuple(ordered)
 

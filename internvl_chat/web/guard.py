@@ -72,7 +72,7 @@ class Guard:
                 await PlainTextResponse("Only uploaded files", 403)(scope, receive, send)
                 return
             receive = _Replay(body, receive)
-        await self._app(scope, receive, _Answer(send))
+        await self._app(scope, receive, _GuardedResponse(send))
 
 
 async def _read(receive: Receive) -> bytes | None:
@@ -119,7 +119,7 @@ class _Replay:
         return {"type": "http.request", "body": body, "more_body": False}
 
 
-class _Answer:
+class _GuardedResponse:
     """Adds the policy to every answer and takes foreign links out of the page's head."""
 
     def __init__(self, send: Send) -> None:

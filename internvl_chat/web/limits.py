@@ -9,7 +9,7 @@ from typing import Final
 
 from internvl_chat.data import images, video
 from internvl_chat.data.schema import BadRecordError
-from internvl_chat.web.conversation import Medium, QuestionError
+from internvl_chat.web.conversation import MediaItem, QuestionError
 
 MAX_FRAMES: Final = 32
 """Of a video, in one question."""
@@ -41,7 +41,7 @@ class Limits:
 
 def look_at_uploads(
     paths: list[str], *, root: Path, num_frames: int, limits: Limits
-) -> tuple[Medium, ...]:
+) -> tuple[MediaItem, ...]:
     """Check every file that came with a question.
 
     Args:
@@ -74,14 +74,14 @@ def check_question(typed: str, limits: Limits) -> None:
         )
 
 
-def _look_at(path: str, num_frames: int, limits: Limits) -> Medium:
+def _look_at(path: str, num_frames: int, limits: Limits) -> MediaItem:
     name = Path(path).name
     try:
         if _is_video(path, limits):
             _decode_a_frame(path, limits)
-            return Medium(path=path, num_frames=num_frames)
+            return MediaItem(path=path, num_frames=num_frames)
         images.load_image(path, max_pixels=limits.max_image_pixels)
-        return Medium(path=path)
+        return MediaItem(path=path)
     except BadRecordError as err:
         raise QuestionError(describe(err, name, limits)) from err
 

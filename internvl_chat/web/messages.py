@@ -34,7 +34,7 @@ def as_messages(conversation: Conversation, place: int) -> list[dict[str, Any]]:
 
 
 def _asked(turn: Turn) -> list[dict[str, Any]]:
-    files = [{"path": medium.path, "alt_text": medium.name} for medium in turn.media]
+    files = [{"path": item.path, "alt_text": item.name} for item in turn.media]
     return [
         *({"role": "user", "content": file} for file in files),
         {"role": "user", "content": as_markdown(turn.typed)},

@@ -10,11 +10,11 @@ from typing import Any, Final
 
 import gradio as gr
 
-from internvl_chat.web.answering import MAX_NEW_TOKENS, Answering, Sampling
+from internvl_chat.web.answering import MAX_NEW_TOKENS, Answering, GenerationSettings
 from internvl_chat.web.conversation import Conversation, QuestionError
 from internvl_chat.web.limits import MAX_FRAMES, Limits, check_question, look_at_uploads
 from internvl_chat.web.messages import as_messages
-from internvl_chat.web.session_requests import Tickets
+from internvl_chat.web.session_requests import SessionRequests
 
 ERROR_SECONDS: Final = 20
 DAY_SECONDS: Final = 24 * 3600
@@ -47,7 +47,7 @@ class Page:
         self.answering = answering
         self.limits = limits
         self.uploads = uploads
-        self.tickets = Tickets()
+        self.requests = SessionRequests()
 
     def ask(
         self,
@@ -64,7 +64,7 @@ class Page:
                 files, root=self.uploads, num_frames=int(num_frames), limits=self.limits
             )
             asked = conversation.ask(typed, media)
-            self.tickets.take(_session(request))
+            self.requests.add(_session(request))
         except QuestionError as err:
             raise _told(err) from err
         return ({"text": "", "files": []}, *self._shown(asked))
@@ -73,7 +73,7 @@ class Page:
         """Take the last answer back; the next step answers its question again."""
         try:
             asked = conversation.again()
-            self.tickets.take(_session(request))
+            self.requests.add(_session(request))
         except QuestionError as err:
             raise _told(err) from err
         return self._shown(asked)
@@ -89,48 +89,48 @@ class Page:
     ) -> Iterator[tuple[Any, ...]]:
         """Answer the waiting question, if there is one, piece by piece."""
         session = _session(request)
-        ticket = self.tickets.start(session)
+        handle = self.requests.start(session)
         current = True
         try:
             if conversation.pending is None:
                 yield self._shown(conversation)
                 return
-            sampling = Sampling(
+            generation = GenerationSettings(
                 temperature=temperature, top_p=top_p, max_new_tokens=int(max_new_tokens)
             )
             steps = self.answering.stream(
                 conversation,
-                sampling,
-                ticket.stop.is_set,
+                generation,
+                handle.stop_event.is_set,
                 drawings=self.uploads / "drawings",
                 box_picture=int(box_picture or 0),
             )
             # Closed at once when the client has gone: the generation ends with it.
             with closing(steps):
                 for step in steps:
-                    if ticket.discarded:
+                    if handle.discarded:
                         break
                     yield self._shown(step)
         except QuestionError as err:
             raise _told(err) from err
         finally:
-            current = self.tickets.close(session, ticket)
-        if ticket.discarded and current:
+            current = self.requests.close(session, handle)
+        if handle.discarded and current:
             # A step may have been on its way while the conversation was cleared.
             yield self._shown(Conversation())
 
     def stop(self, request: gr.Request) -> None:
         """End the answer that is being written or waited for; what is there of it stays."""
-        self.tickets.stop(_session(request))
+        self.requests.stop(_session(request))
 
     def clear(self, request: gr.Request) -> tuple[Any, ...]:
         """Forget the conversation, an answer in progress included."""
-        self.tickets.stop(_session(request), discard=True)
+        self.requests.stop(_session(request), discard=True)
         return self._shown(Conversation())
 
     def forget(self, request: gr.Request) -> None:
         """The page was closed."""
-        self.tickets.forget(_session(request))
+        self.requests.forget(_session(request))
 
     def _shown(self, conversation: Conversation) -> tuple[Any, ...]:
         """The state and what every chat shows of it."""

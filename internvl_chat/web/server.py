@@ -100,7 +100,7 @@ def serve(
                 url, share_url = _launch(blocks, host, port, share, limits, uploads)
                 yield Serving(url=url, share_url=share_url, uploads=uploads, page=page)
             finally:
-                page.tickets.stop_all()
+                page.requests.stop_all()
                 blocks.close(verbose=False)
 
 

@@ -133,15 +133,15 @@ def test_clear_in_the_middle_of_an_answer(serving: Serving, answering: Recording
     assert len(user.answer(max_new_tokens=3)) == 2, "nothing is left of the first question"
 
 
-def test_a_closed_page_gives_its_ticket_back(serving: Serving) -> None:
+def test_a_closed_page_leaves_no_request_behind(serving: Serving) -> None:
     with Wire(serving, "fades") as wire:
         wire.join("ask", {"text": "Talk", "files": []}, 8, None)
         wire.wait_for("process_completed")
-        assert "fades" in serving.page.tickets
+        assert "fades" in serving.page.requests
         # A page keeps this open; its end is how the server learns that the page is gone.
         with wire.client.stream("GET", "gradio_api/heartbeat/fades") as beats:
             next(beats.iter_raw())
-    wait_until(lambda: "fades" not in serving.page.tickets, "the ticket is gone")
+    wait_until(lambda: "fades" not in serving.page.requests, "the request is gone")
 
 
 def test_a_client_that_leaves_ends_its_answer(serving: Serving, answering: Recording) -> None:

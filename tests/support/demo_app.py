@@ -17,7 +17,7 @@ from examples.tiny_model.common import COLORS
 from examples.tiny_model.records import draw
 from examples.tiny_model.scene import Scene, Shape
 from internvl_chat.chat import load_model
-from internvl_chat.web.answering import Answering, Checkpoint, Sampling
+from internvl_chat.web.answering import Answering, Checkpoint, GenerationSettings
 from internvl_chat.web.conversation import Conversation
 from internvl_chat.web.server import Serving
 from tests.support.training import ROOT, write_tiny_chat_model
@@ -77,7 +77,7 @@ class Recording(Answering):
     def stream(
         self,
         conversation: Conversation,
-        sampling: Sampling,
+        generation: GenerationSettings,
         should_stop: Callable[[], bool],
         *,
         drawings: Path,
@@ -92,7 +92,7 @@ class Recording(Answering):
         self.unfinished += 1
         try:
             yield from super().stream(
-                conversation, sampling, should_stop, drawings=drawings, box_picture=box_picture
+                conversation, generation, should_stop, drawings=drawings, box_picture=box_picture
             )
             self.unfinished -= 1
         finally:

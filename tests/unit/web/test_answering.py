@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from internvl_chat.chat import load_model
-from internvl_chat.web.answering import Answering, Checkpoint, Sampling
-from internvl_chat.web.conversation import Answer, Conversation, Medium, QuestionError, Turn
+from internvl_chat.web.answering import Answering, Checkpoint, GenerationSettings
+from internvl_chat.web.conversation import Answer, Conversation, MediaItem, QuestionError, Turn
 from internvl_chat.web.drawing import COLOURS
 from tests.support.training import write_tiny_chat_model
 
@@ -32,7 +32,7 @@ class Scripted(Checkpoint):
         self,
         past: Sequence[tuple[Turn, Answer]],
         turn: Turn,
-        sampling: Sampling,
+        generation: GenerationSettings,
         tell: Callable[[str], None],
         should_stop: Callable[[], bool],
     ) -> Answer:
@@ -68,10 +68,12 @@ def test_both_get_the_question_and_each_its_own_past(tmp_path: Path) -> None:
     answering = Answering([one, two])
     assert answering.names == ["one", "two"]
     conversation = Conversation().ask("First?", [])
-    *_, conversation = answering.stream(conversation, Sampling(), never, drawings=tmp_path)
+    *_, conversation = answering.stream(
+        conversation, GenerationSettings(), never, drawings=tmp_path
+    )
     assert [a.text for a in conversation.turns[0].answers] == ["ab", "c"]
     *steps, end = answering.stream(
-        conversation.ask("Second?", []), Sampling(), never, drawings=tmp_path
+        conversation.ask("Second?", []), GenerationSettings(), never, drawings=tmp_path
     )
     for checkpoint, earlier in ((one, "ab"), (two, "c")):
         past, turn = checkpoint.asked[1]
@@ -87,7 +89,7 @@ def test_what_has_no_text_is_not_shown_to_the_model_again(tmp_path: Path) -> Non
     conversation = conversation.ask("Second?", []).answered([Answer(stopped=True)])
     list(
         Answering([one]).stream(
-            conversation.ask("Third?", []), Sampling(), never, drawings=tmp_path
+            conversation.ask("Third?", []), GenerationSettings(), never, drawings=tmp_path
         )
     )
     assert one.asked[0][0] == []
@@ -97,9 +99,11 @@ def test_boxes_are_drawn_with_each_checkpoints_padding(tmp_path: Path) -> None:
     Image.new("RGB", (900, 300), (99, 99, 99)).save(tmp_path / "wide.png")
     words = "<box>[[0, 334, 1000, 666]]</box>"
     plain, padded = scripted("plain", words), scripted("padded", words, pad2square=True)
-    conversation = Conversation().ask("Where?", [Medium(path=str(tmp_path / "wide.png"))])
+    conversation = Conversation().ask("Where?", [MediaItem(path=str(tmp_path / "wide.png"))])
     drawings = tmp_path / "drawings"
-    *_, end = Answering([plain, padded]).stream(conversation, Sampling(), never, drawings=drawings)
+    *_, end = Answering([plain, padded]).stream(
+        conversation, GenerationSettings(), never, drawings=drawings
+    )
     top_line = []
     for answer in end.turns[0].answers:
         assert answer.drawing is not None
@@ -123,11 +127,11 @@ def test_the_picture_with_the_boxes_can_be_chosen(
     media = []
     for name, fill in (("green", (0, 200, 0)), ("blue", (0, 0, 200))):
         Image.new("RGB", (600, 600), fill).save(tmp_path / f"{name}.png")
-        media.append(Medium(path=str(tmp_path / f"{name}.png")))
+        media.append(MediaItem(path=str(tmp_path / f"{name}.png")))
     conversation = Conversation().ask("Where?", media)
     answering = Answering([scripted("one", "<box>[[100, 100, 300, 300]]</box>")])
     *_, end = answering.stream(
-        conversation, Sampling(), never, drawings=tmp_path, box_picture=number
+        conversation, GenerationSettings(), never, drawings=tmp_path, box_picture=number
     )
     (answer,) = end.turns[0].answers
     assert answer.caption == caption
@@ -138,10 +142,10 @@ def test_the_picture_with_the_boxes_can_be_chosen(
 
 def test_no_picture_no_drawing(tmp_path: Path) -> None:
     answering = Answering([scripted("one", "<box>[[100, 100, 300, 300]]</box>")])
-    film = Medium(path="film.mp4", num_frames=2)
+    film = MediaItem(path="film.mp4", num_frames=2)
     for media in ([], [film]):
         *_, end = answering.stream(
-            Conversation().ask("Where?", media), Sampling(), never, drawings=tmp_path
+            Conversation().ask("Where?", media), GenerationSettings(), never, drawings=tmp_path
         )
         assert end.turns[0].answers[0].drawing is None
 
@@ -157,7 +161,7 @@ def test_a_closed_stream_ends_the_generation(babbler: Checkpoint, tmp_path: Path
 
     steps = answering.stream(
         Conversation().ask("Hello", []),
-        Sampling(max_new_tokens=2000),
+        GenerationSettings(max_new_tokens=2000),
         should_stop,
         drawings=tmp_path,
     )
@@ -167,7 +171,10 @@ def test_a_closed_stream_ends_the_generation(babbler: Checkpoint, tmp_path: Path
     assert first.turns[0].answers[0].text
     assert len(asked) < 1000, "of some 1,860 that there would be"
     *_, end = answering.stream(
-        Conversation().ask("Hello", []), Sampling(max_new_tokens=3), never, drawings=tmp_path
+        Conversation().ask("Hello", []),
+        GenerationSettings(max_new_tokens=3),
+        never,
+        drawings=tmp_path,
     )
     assert end.turns[0].answers[0].text, "the model is free again"
 
@@ -182,7 +189,7 @@ def test_stop_keeps_what_was_said(babbler: Checkpoint, tmp_path: Path) -> None:
     answering = Answering([babbler])
     *_, end = answering.stream(
         Conversation().ask("Hello", []),
-        Sampling(max_new_tokens=2000),
+        GenerationSettings(max_new_tokens=2000),
         should_stop,
         drawings=tmp_path,
     )
@@ -190,7 +197,9 @@ def test_stop_keeps_what_was_said(babbler: Checkpoint, tmp_path: Path) -> None:
     assert answer.stopped
     assert answer.text
     assert len(asked) < 30
-    *_, end = answering.stream(end.ask("And?", []), Sampling(), lambda: True, drawings=tmp_path)
+    *_, end = answering.stream(
+        end.ask("And?", []), GenerationSettings(), lambda: True, drawings=tmp_path
+    )
     assert end.turns[1].answers == (Answer(stopped=True),), "stopped while it waited"
 
 
@@ -199,14 +208,16 @@ def test_a_conversation_longer_than_the_model_reads_is_told(
 ) -> None:
     most = babbler.max_tokens
     conversation = Conversation().ask("x" * most, [])
-    *_, end = Answering([babbler]).stream(conversation, Sampling(), never, drawings=tmp_path)
+    *_, end = Answering([babbler]).stream(
+        conversation, GenerationSettings(), never, drawings=tmp_path
+    )
     (answer,) = end.turns[0].answers
     assert f"the model reads at most {most}" in answer.problem
     nearly = Conversation().ask("x" * (most - 300), [])
     told = babbler.answer(
         [],
         nearly.pending or Turn(typed="", question=""),
-        Sampling(max_new_tokens=2000),
+        GenerationSettings(max_new_tokens=2000),
         lambda _: None,
         never,
     )
@@ -215,9 +226,11 @@ def test_a_conversation_longer_than_the_model_reads_is_told(
 
 
 def test_a_picture_that_has_gone_is_told(babbler: Checkpoint, tmp_path: Path) -> None:
-    gone = Medium(path=str(tmp_path / "gone.png"))
+    gone = MediaItem(path=str(tmp_path / "gone.png"))
     conversation = Conversation().ask("What?", [gone])
-    *_, end = Answering([babbler]).stream(conversation, Sampling(), never, drawings=tmp_path)
+    *_, end = Answering([babbler]).stream(
+        conversation, GenerationSettings(), never, drawings=tmp_path
+    )
     (answer,) = end.turns[0].answers
     assert (
         answer.problem == "A file of this conversation is no longer on the server. Upload it again."
@@ -232,7 +245,9 @@ def test_full_memory_is_told(
 
     monkeypatch.setattr(babbler.model, "generate", full)
     conversation = Conversation().ask("What?", [])
-    *_, end = Answering([babbler]).stream(conversation, Sampling(), never, drawings=tmp_path)
+    *_, end = Answering([babbler]).stream(
+        conversation, GenerationSettings(), never, drawings=tmp_path
+    )
     assert "memory is full" in end.turns[0].answers[0].problem
 
 
@@ -240,7 +255,7 @@ def test_an_answer_that_spells_tags_does_no_harm(babbler: Checkpoint, tmp_path: 
     odd = Answer(text="An <image> and <IMG_CONTEXT>")
     conversation = Conversation().ask("What?", []).answered([odd]).ask("And?", [])
     *_, end = Answering([babbler]).stream(
-        conversation, Sampling(max_new_tokens=3), never, drawings=tmp_path
+        conversation, GenerationSettings(max_new_tokens=3), never, drawings=tmp_path
     )
     assert not end.turns[1].answers[0].problem
 
@@ -248,11 +263,11 @@ def test_an_answer_that_spells_tags_does_no_harm(babbler: Checkpoint, tmp_path: 
 def test_sampling_is_followed(babbler: Checkpoint) -> None:
     turn = Turn(typed="Hello", question="Hello")
 
-    def say(sampling: Sampling, seed: int) -> str:
+    def say(generation: GenerationSettings, seed: int) -> str:
         torch.manual_seed(seed)
-        return babbler.answer([], turn, sampling, lambda _: None, never).text
+        return babbler.answer([], turn, generation, lambda _: None, never).text
 
-    greedy = Sampling(max_new_tokens=20)
+    greedy = GenerationSettings(max_new_tokens=20)
     assert say(greedy, 0) == say(greedy, 1)
     warm = replace(greedy, temperature=1.5)
     assert say(warm, 0) != say(warm, 1)
@@ -261,8 +276,11 @@ def test_sampling_is_followed(babbler: Checkpoint) -> None:
 
 
 def test_keywords_of_generate() -> None:
-    assert Sampling(max_new_tokens=9).keywords(5) == {"max_new_tokens": 5, "do_sample": False}
-    warm = Sampling(temperature=0.5, top_p=0.9, max_new_tokens=9)
+    assert GenerationSettings(max_new_tokens=9).keywords(5) == {
+        "max_new_tokens": 5,
+        "do_sample": False,
+    }
+    warm = GenerationSettings(temperature=0.5, top_p=0.9, max_new_tokens=9)
     wanted = {"max_new_tokens": 9, "do_sample": True, "temperature": 0.5, "top_p": 0.9}
     assert warm.keywords(100) == wanted
 
@@ -281,4 +299,4 @@ def test_keywords_of_generate() -> None:
 )
 def test_numbers_out_of_bounds_are_told(name: str, value: Any) -> None:
     with pytest.raises(QuestionError, match=f"{name} is {value}, want"):
-        Sampling(**{name: value})
+        GenerationSettings(**{name: value})

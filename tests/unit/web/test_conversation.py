@@ -9,14 +9,14 @@ import pytest
 from internvl_chat.web.conversation import (
     Answer,
     Conversation,
-    Medium,
+    MediaItem,
     QuestionError,
     Turn,
     write_tags,
 )
 
-ONE, TWO = Medium(path="/up/one.png"), Medium(path="/up/two.png")
-FILM = Medium(path="/up/film.mp4", num_frames=2)
+ONE, TWO = MediaItem(path="/up/one.png"), MediaItem(path="/up/two.png")
+FILM = MediaItem(path="/up/film.mp4", num_frames=2)
 FRAMES = "Frame1: <image>\nFrame2: <image>\n"
 
 
@@ -32,7 +32,7 @@ FRAMES = "Frame1: <image>\nFrame2: <image>\n"
     ],
 )
 def test_every_picture_and_frame_gets_its_tag(
-    typed: str, media: list[Medium], question: str, ordered: tuple[Medium, ...]
+    typed: str, media: list[MediaItem], question: str, ordered: tuple[MediaItem, ...]
 ) -> None:
     assert write_tags(typed, media) == (question, ordered)
 
@@ -49,7 +49,7 @@ def test_every_picture_and_frame_gets_its_tag(
         ("<IMG_CONTEXT>?", [], "reserved"),
     ],
 )
-def test_what_does_not_fit_is_told(typed: str, media: list[Medium], problem: str) -> None:
+def test_what_does_not_fit_is_told(typed: str, media: list[MediaItem], problem: str) -> None:
     with pytest.raises(QuestionError, match=problem):
         write_tags(typed, media)
 

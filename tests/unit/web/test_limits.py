@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from internvl_chat.web.conversation import Medium, QuestionError
+from internvl_chat.web.conversation import MediaItem, QuestionError
 from internvl_chat.web.limits import Limits, check_question, look_at_uploads
 from tests.support.uploads import write_bomb, write_sound
 
 GREYS = Path(__file__).parents[1] / "data/greys.mp4"
 
 
-def look(folder: Path, *names: str, limits: Limits | None = None) -> tuple[Medium, ...]:
+def look(folder: Path, *names: str, limits: Limits | None = None) -> tuple[MediaItem, ...]:
     paths = [str(folder / name) for name in names]
     return look_at_uploads(paths, root=folder, num_frames=4, limits=limits or Limits())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from internvl_chat.web.conversation import Answer, Conversation, Medium
+from internvl_chat.web.conversation import Answer, Conversation, MediaItem
 from internvl_chat.web.messages import as_markdown, as_messages
 
 
@@ -23,7 +23,7 @@ def test_tags_are_shown_as_written(text: str, shown: str) -> None:
 
 
 def test_each_chat_has_its_own_answers() -> None:
-    picture = Medium(path="/up/one.png")
+    picture = MediaItem(path="/up/one.png")
     answers = [
         Answer(text="<box>", drawing="/up/drawn.png", caption="Boxes on picture 1 of 2"),
         Answer(text="", problem="Too long."),

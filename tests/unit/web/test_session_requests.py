@@ -1,56 +1,56 @@
-"""Tickets: stop reaches what waits and what runs, and nobody else's."""
+"""Requests of sessions: stop reaches what waits and what runs, and nobody else's."""
 
 from __future__ import annotations
 
 import pytest
 
 from internvl_chat.web.conversation import QuestionError
-from internvl_chat.web.session_requests import Tickets
+from internvl_chat.web.session_requests import SessionRequests
 
 
 def test_stop_reaches_the_sessions_own_answer_only() -> None:
-    tickets = Tickets()
-    tickets.take("ann")
-    tickets.stop("ann")  # waits still
-    ann, ben = tickets.start("ann"), tickets.start("ben")
-    assert ann.stop.is_set()
-    assert not ben.stop.is_set()
-    tickets.stop("nobody")
-    tickets.stop_all()
-    assert ben.stop.is_set()
+    requests = SessionRequests()
+    requests.add("ann")
+    requests.stop("ann")  # waits still
+    ann, ben = requests.start("ann"), requests.start("ben")
+    assert ann.stop_event.is_set()
+    assert not ben.stop_event.is_set()
+    requests.stop("nobody")
+    requests.stop_all()
+    assert ben.stop_event.is_set()
 
 
 def test_one_answer_at_a_time_in_a_session() -> None:
-    tickets = Tickets()
-    tickets.take("ann")
-    tickets.take("ann")  # asked anew before the queue came to it
-    ticket = tickets.start("ann")
+    requests = SessionRequests()
+    requests.add("ann")
+    requests.add("ann")  # asked anew before the queue came to it
+    running = requests.start("ann")
     with pytest.raises(QuestionError, match="still being written"):
-        tickets.take("ann")
-    assert tickets.close("ann", ticket)
-    tickets.take("ann")
+        requests.add("ann")
+    assert requests.close("ann", running)
+    requests.add("ann")
 
 
 def test_after_clear_the_next_question_may_come_at_once() -> None:
-    tickets = Tickets()
-    tickets.take("ann")
-    old = tickets.start("ann")
-    tickets.stop("ann", discard=True)
+    requests = SessionRequests()
+    requests.add("ann")
+    old = requests.start("ann")
+    requests.stop("ann", discard=True)
     assert old.discarded
-    assert old.stop.is_set()
-    tickets.take("ann")
-    assert not tickets.close("ann", old), "the new ticket stays"
-    assert not tickets.start("ann").stop.is_set()
+    assert old.stop_event.is_set()
+    requests.add("ann")
+    assert not requests.close("ann", old), "the new request stays"
+    assert not requests.start("ann").stop_event.is_set()
 
 
 def test_nothing_is_left_of_a_closed_page() -> None:
-    tickets = Tickets()
-    tickets.take("ann")
-    assert "ann" in tickets
-    tickets.forget("ann")
-    assert "ann" not in tickets
-    running = tickets.start("ben")
-    tickets.forget("ben")
-    assert running.stop.is_set()
-    tickets.close("ben", running)
-    assert "ben" not in tickets
+    requests = SessionRequests()
+    requests.add("ann")
+    assert "ann" in requests
+    requests.forget("ann")
+    assert "ann" not in requests
+    running = requests.start("ben")
+    requests.forget("ben")
+    assert running.stop_event.is_set()
+    requests.close("ben", running)
+    assert "ben" not in requests
