@@ -29,10 +29,10 @@ from internvl_chat.serve.engine import (
     RequestHandle,
     StoppingError,
 )
-from internvl_chat.serve.errors import RequestError
 from internvl_chat.serve.images import decode_data_url, decode_picture, fetch_remote, place_of
 from internvl_chat.serve.messages import ChatTurns
 from internvl_chat.serve.prompt import EncodedPrompt, Prompter
+from internvl_chat.serve.protocol import RequestError
 from internvl_chat.serve.remote import RemoteImages
 from internvl_chat.serve.replies import Replies, event, model_list, usage
 from internvl_chat.serve.request import ChatRequest, parse_request

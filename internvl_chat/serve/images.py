@@ -11,7 +11,7 @@ from PIL import Image
 
 from internvl_chat.data.images import open_image, to_rgb
 from internvl_chat.data.schema import BadRecordError
-from internvl_chat.serve.errors import RequestError
+from internvl_chat.serve.protocol import RequestError
 from internvl_chat.serve.remote import RemoteImages
 from internvl_chat.serve.settings import MB, RequestLimits
 

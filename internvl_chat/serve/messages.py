@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from internvl_chat.model.constants import IMAGE_TAG
-from internvl_chat.serve.errors import RequestError
+from internvl_chat.serve.protocol import RequestError
 
 CheckText = Callable[[str, str], None]
 """Called with what a client wrote and where; raises RequestError if it must not stand there."""

@@ -25,8 +25,8 @@ from internvl_chat.model.constants import (
     IMG_START_TOKEN,
 )
 from internvl_chat.model.conversation import Template
-from internvl_chat.serve.errors import RequestError
 from internvl_chat.serve.messages import ChatTurns
+from internvl_chat.serve.protocol import RequestError
 
 _IMAGE_TOKENS: Final = (IMG_START_TOKEN, IMG_CONTEXT_TOKEN, IMG_END_TOKEN)
 _CHARACTERS_PER_TOKEN: Final = 64

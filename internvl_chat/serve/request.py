@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import orjson
 
-from internvl_chat.serve.errors import RequestError
 from internvl_chat.serve.messages import ChatTurns, CheckText, read_messages
+from internvl_chat.serve.protocol import RequestError
 from internvl_chat.serve.sampling import SamplingParams
 from internvl_chat.serve.settings import RequestLimits
 

@@ -9,8 +9,8 @@ import io
 import pytest
 from PIL import Image
 
-from internvl_chat.serve.errors import RequestError
 from internvl_chat.serve.images import decode_data_url, decode_picture, fetch_remote
+from internvl_chat.serve.protocol import RequestError
 from internvl_chat.serve.remote import RemoteImages
 from internvl_chat.serve.settings import RequestLimits
 from tests.support.serving import data_url, picture

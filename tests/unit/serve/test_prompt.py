@@ -12,9 +12,9 @@ from tokenizers import normalizers
 
 from internvl_chat.errors import ConfigError
 from internvl_chat.model.conversation import TEMPLATES, get_conv_template
-from internvl_chat.serve.errors import RequestError
 from internvl_chat.serve.messages import ChatTurns
 from internvl_chat.serve.prompt import Prompter, ReservedText
+from internvl_chat.serve.protocol import RequestError
 from tests.support.checkpoints import tiny_tokenizer
 from tests.support.serving import picture, tiny
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from internvl_chat.serve.errors import RequestError
+from internvl_chat.serve.protocol import RequestError
 from internvl_chat.serve.replies import Replies, model_list, usage
 
 HEAD = {"id": "chatcmpl-1", "created": 5, "model": "m"}

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from internvl_chat.errors import ConfigError
-from internvl_chat.serve.errors import RequestError
 from internvl_chat.serve.messages import ChatTurns, read_messages
+from internvl_chat.serve.protocol import RequestError
 from internvl_chat.serve.request import ChatRequest, parse_request
 from internvl_chat.serve.sampling import SamplingParams
 from internvl_chat.serve.settings import EngineSettings, RequestLimits
