@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
+from internvl_chat.serve.batch import EncodedPrompt
 from internvl_chat.serve.engine import (
     Engine,
     Event,
@@ -31,7 +32,7 @@ from internvl_chat.serve.engine import (
 )
 from internvl_chat.serve.images import decode_data_url, decode_picture, fetch_remote, place_of
 from internvl_chat.serve.messages import ChatTurns
-from internvl_chat.serve.prompt import EncodedPrompt, Prompter
+from internvl_chat.serve.prompt import Prompter
 from internvl_chat.serve.protocol import RequestError
 from internvl_chat.serve.remote import RemoteImages
 from internvl_chat.serve.replies import Replies, event, model_list, usage

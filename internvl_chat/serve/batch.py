@@ -17,7 +17,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache
 
-from internvl_chat.serve.prompt import EncodedPrompt
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """What the model reads before it answers."""
+
+    ids: list[int]
+    """K placeholders per tile and all."""
+    tiles: Tensor | None
+    """(n, 3, S, S) float32, reading order; None without pictures."""
 
 
 @dataclass(frozen=True)

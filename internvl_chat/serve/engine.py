@@ -20,8 +20,7 @@ from internvl_chat.chat.answer_text import AnswerText
 from internvl_chat.errors import ConfigError
 from internvl_chat.model.chat import pad_id, stop_settings
 from internvl_chat.model.constants import IMG_CONTEXT_TOKEN
-from internvl_chat.serve.batch import Batch, decode, prefill
-from internvl_chat.serve.prompt import EncodedPrompt
+from internvl_chat.serve.batch import Batch, EncodedPrompt, decode, prefill
 from internvl_chat.serve.sampling import Sampler, SamplingParams
 from internvl_chat.serve.settings import EngineSettings
 

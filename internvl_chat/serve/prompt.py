@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -25,22 +24,13 @@ from internvl_chat.model.constants import (
     IMG_START_TOKEN,
 )
 from internvl_chat.model.conversation import Template
+from internvl_chat.serve.batch import EncodedPrompt
 from internvl_chat.serve.messages import ChatTurns
 from internvl_chat.serve.protocol import RequestError
 
 _IMAGE_TOKENS: Final = (IMG_START_TOKEN, IMG_CONTEXT_TOKEN, IMG_END_TOKEN)
 _CHARACTERS_PER_TOKEN: Final = 64
 """No text holds more on average; longer ones are refused before they are tokenized."""
-
-
-@dataclass(frozen=True)
-class EncodedPrompt:
-    """What the model reads before it answers."""
-
-    ids: list[int]
-    """K placeholders per tile and all."""
-    tiles: Tensor | None
-    """(n, 3, S, S) float32, reading order; None without pictures."""
 
 
 class ReservedText:

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from internvl_chat.chat import load_model
-from internvl_chat.serve.batch import Batch, decode, prefill
-from internvl_chat.serve.prompt import EncodedPrompt
+from internvl_chat.serve.batch import Batch, EncodedPrompt, decode, prefill
 from tests.support.checkpoints import randomised
 from tests.support.training import write_tiny_chat_model
 

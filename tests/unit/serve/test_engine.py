@@ -20,7 +20,7 @@ from PIL import Image
 from internvl_chat.chat import load_model, split_model
 from internvl_chat.errors import ConfigError
 from internvl_chat.serve import engine as engine_module
-from internvl_chat.serve.batch import Batch
+from internvl_chat.serve.batch import Batch, EncodedPrompt
 from internvl_chat.serve.engine import (
     Engine,
     Failed,
@@ -31,7 +31,7 @@ from internvl_chat.serve.engine import (
     StoppingError,
 )
 from internvl_chat.serve.messages import ChatTurns
-from internvl_chat.serve.prompt import EncodedPrompt, Prompter
+from internvl_chat.serve.prompt import Prompter
 from internvl_chat.serve.sampling import Sampler, SamplingParams
 from internvl_chat.serve.settings import EngineSettings
 from tests.support.serving import (
