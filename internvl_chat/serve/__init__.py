@@ -1,6 +1,5 @@
 """``internvl-chat serve``: an OpenAI-style endpoint over HTTP.
 
-``cli`` -> ``server`` -> ``app`` -> ``engine``. Pure, without HTTP or a model: ``request`` and
-``messages`` (what was asked), ``answer_text`` (tokens -> certain text), ``sampling``, ``replies``
-(the JSON that goes back).
+``server`` -> ``app`` -> ``engine``. Without HTTP or a model: ``protocol`` (what is asked and what
+goes back), ``answer_text`` (tokens -> certain text), ``sampling``. The engine knows no HTTP.
 """

@@ -9,9 +9,9 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
 
+import orjson
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
@@ -31,12 +31,21 @@ from internvl_chat.serve.engine import (
     StoppingError,
 )
 from internvl_chat.serve.images import decode_data_url, decode_picture, fetch_remote, place_of
-from internvl_chat.serve.messages import ChatTurns
 from internvl_chat.serve.prompt import Prompter
-from internvl_chat.serve.protocol import RequestError
+from internvl_chat.serve.protocol import (
+    ChatCompletionRequest,
+    ChatTurns,
+    ReplyWriter,
+    RequestError,
+    Usage,
+    count_usage,
+    event,
+    model_list,
+    read_request,
+    read_turns,
+)
 from internvl_chat.serve.remote import RemoteImages
-from internvl_chat.serve.replies import Replies, event, model_list, usage
-from internvl_chat.serve.request import ChatRequest, parse_request
+from internvl_chat.serve.sampling import SamplingParams
 from internvl_chat.serve.settings import MB, RequestLimits
 
 logger = logging.getLogger(__name__)
@@ -113,13 +122,13 @@ class _RunningRequest:
     num_prompt_tokens: int
     answer: _EventQueue
     handle: RequestHandle
-    replies: Replies
+    replies: ReplyWriter
 
-    def used(self, finished: Finished) -> dict[str, int]:
+    def usage(self, finished: Finished) -> Usage:
         """The usage of a whole answer, which is logged too."""
         numbers = (self.num_prompt_tokens, finished.num_tokens)
         logger.info("%s: %d + %d tokens, %s", self.replies.id, *numbers, finished.reason)
-        return usage(*numbers)
+        return count_usage(*numbers)
 
 
 class _EventStream(StreamingResponse):
@@ -147,14 +156,8 @@ class _Routes:
         """200 with the engine's counts; 503 if it has stopped."""
         engine = self._service.engine
         stats = engine.stats()
-        told = {
-            "status": "ok" if engine.is_alive else "stopped",
-            "running": stats.running,
-            "waiting": stats.waiting + self._num_preparing,
-            "answered": stats.answered,
-            "cancelled": stats.cancelled,
-            "failed": stats.failed,
-        }
+        told = {"status": "ok" if engine.is_alive else "stopped", **asdict(stats)}
+        told["waiting"] += self._num_preparing
         return JSONResponse(told, 200 if engine.is_alive else 503)
 
     async def models(self, request: Request) -> Response:
@@ -194,21 +197,14 @@ class _Routes:
             asked, prompt = await self._prepare(body)
         finally:
             self._num_preparing -= 1
-        room = self._service.prompter.context_length - len(prompt.ids)
-        generation = GenerationRequest(
-            prompt=prompt,
-            max_tokens=room if asked.max_tokens is None else min(asked.max_tokens, room),
-            sampling=asked.sampling,
-            stop=asked.stop,
-        )
         answer = _EventQueue()
         try:
-            handle = self._service.engine.submit(generation, answer.tell)
+            handle = self._service.engine.submit(self._generation(asked, prompt), answer.tell)
         except QueueFullError as err:
             raise _queue_full() from err
         except StoppingError as err:
             raise RequestError("the server takes no more requests", status=503) from err
-        replies = Replies(
+        replies = ReplyWriter(
             id=f"chatcmpl-{uuid.uuid4().hex}",
             model=self._service.model_name,
             created=int(time.time()),
@@ -216,25 +212,18 @@ class _Routes:
         )
         return _RunningRequest(asked.stream, len(prompt.ids), answer, handle, replies)
 
-    async def _prepare(self, body: bytes) -> tuple[ChatRequest, EncodedPrompt]:
-        loop, executor = asyncio.get_running_loop(), self._service.executor
-        asked = await loop.run_in_executor(executor, self._parse, body)
-        images = await fetch_remote(
-            asked.conversation.images, self._service.limits, self._service.remote
-        )
-        prompt = await loop.run_in_executor(executor, self._make, asked.conversation, images)
+    async def _prepare(self, body: bytes) -> tuple[ChatCompletionRequest, EncodedPrompt]:
+        loop, service = asyncio.get_running_loop(), self._service
+        asked, turns = await loop.run_in_executor(service.executor, self._read, body)
+        images = await fetch_remote(turns.image_urls, service.limits, service.remote)
+        prompt = await loop.run_in_executor(service.executor, self._encode, turns, images)
         return asked, prompt
 
-    def _parse(self, body: bytes) -> ChatRequest:
-        service = self._service
-        return parse_request(
-            body,
-            model_name=service.model_name,
-            limits=service.limits,
-            check_text=service.prompter.text_check(),
-        )
+    def _read(self, body: bytes) -> tuple[ChatCompletionRequest, ChatTurns]:
+        asked = read_request(body, self._service.model_name)
+        return asked, read_turns(asked.messages, self._service.prompter.text_check())
 
-    def _make(self, conversation: ChatTurns, images: Sequence[str | bytes]) -> EncodedPrompt:
+    def _encode(self, turns: ChatTurns, images: Sequence[str | bytes]) -> EncodedPrompt:
         """Cut the pictures, one decoded at a time, and write the prompt."""
         limits, prompter = self._service.limits, self._service.prompter
         tiles = []
@@ -242,7 +231,19 @@ class _Routes:
             where = place_of(number)
             raw = decode_data_url(image, where, limits) if isinstance(image, str) else image
             tiles.append(prompter.cut(decode_picture(raw, where, limits)))
-        return prompter.prompt(conversation, tiles)
+        return prompter.prompt(turns, tiles)
+
+    def _generation(self, asked: ChatCompletionRequest, prompt: EncodedPrompt) -> GenerationRequest:
+        room = self._service.prompter.context_length - len(prompt.ids)
+        most = asked.most_tokens
+        return GenerationRequest(
+            prompt=prompt,
+            max_tokens=room if most is None else min(most, room),
+            sampling=SamplingParams(
+                temperature=asked.temperature, top_p=asked.top_p, seed=asked.seed
+            ),
+            stop=tuple(asked.stop),
+        )
 
 
 def _queue_full() -> RequestError:
@@ -293,8 +294,8 @@ async def _collect(asked: _RunningRequest) -> Response:
         if isinstance(told, Piece):
             text += told.text
         elif isinstance(told, Finished):
-            body = asked.replies.completion(text, told.reason, asked.used(told))
-            return JSONResponse(body)
+            body = asked.replies.completion(text, told.reason, asked.usage(told))
+            return Response(body.model_dump_json(), media_type="application/json")
         else:
             raise _failure(told)
 
@@ -306,11 +307,10 @@ async def _stream(asked: _RunningRequest) -> AsyncIterator[bytes]:
         if isinstance(told, Piece):
             yield asked.replies.piece(told.text)
         elif isinstance(told, Finished):
-            yield asked.replies.closing(told.reason, asked.used(told))
+            yield asked.replies.closing(told.reason, asked.usage(told))
             return
         else:
-            body: dict[str, Any] = _failure(told).body()
-            yield event(body)  # the status was sent long ago
+            yield event(orjson.dumps(_failure(told).body()))  # the status was sent long ago
             return
 
 

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from torch import Tensor
@@ -86,8 +86,8 @@ class GenerationRequest:
 
     prompt: EncodedPrompt
     max_tokens: int
-    sampling: SamplingParams = field(default_factory=SamplingParams)
-    stop: tuple[str, ...] = ()
+    sampling: SamplingParams
+    stop: tuple[str, ...]
     """Strings that end the answer, beside the template's own."""
 
 

@@ -26,12 +26,18 @@ async def fetch_remote(
 
     Args:
         urls: of the pictures of one request.
-        limits: of the bytes of all files together.
+        limits: of their number, and of the bytes of all files together.
         remote: how other machines are asked; None: not at all.
 
     Raises:
-        RequestError: another kind of URL, too large, or not to be had.
+        RequestError: too many, another kind of URL, too large, or not to be had.
     """
+    if len(urls) > limits.max_images:
+        raise RequestError(
+            f"{len(urls)} pictures; this server takes {limits.max_images} a request (--max-images)",
+            status=413,
+            param="messages",
+        )
     found: list[str | bytes] = []
     num_bytes = 0
     for number, url in enumerate(urls):

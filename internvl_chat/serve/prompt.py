@@ -6,7 +6,7 @@ The prompt is made by those very functions, so that the answers are those of ``m
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import torch
@@ -25,8 +25,7 @@ from internvl_chat.model.constants import (
 )
 from internvl_chat.model.conversation import Template
 from internvl_chat.serve.batch import EncodedPrompt
-from internvl_chat.serve.messages import ChatTurns
-from internvl_chat.serve.protocol import RequestError
+from internvl_chat.serve.protocol import ChatTurns, CheckText, RequestError
 
 _IMAGE_TOKENS: Final = (IMG_START_TOKEN, IMG_CONTEXT_TOKEN, IMG_END_TOKEN)
 _CHARACTERS_PER_TOKEN: Final = 64
@@ -119,7 +118,7 @@ class Prompter:
         self._lock = threading.Lock()
         self._reserved = ReservedText(tokenizer, self._template, self._lock)
 
-    def text_check(self) -> Callable[[str, str], None]:
+    def text_check(self) -> CheckText:
         """What is called with every text of one request and its place.
 
         It raises RequestError for reserved text, and for more text than could fit, before work is
@@ -146,18 +145,18 @@ class Prompter:
         """The tiles of one picture as the checkpoint says; (n, 3, S, S) float32."""
         return load_tiles(image, self._settings)
 
-    def prompt(self, conversation: ChatTurns, tiles: Sequence[Tensor]) -> EncodedPrompt:
+    def prompt(self, turns: ChatTurns, tiles: Sequence[Tensor]) -> EncodedPrompt:
         """Write the conversation as ids.
 
         Args:
-            conversation: passed by :meth:`text_check`.
+            turns: passed by :meth:`text_check`.
             tiles: of each picture, (n, 3, S, S).
 
         Raises:
             RequestError: longer than the context, which must take one token of the answer too.
         """
-        system = self._system if conversation.system is None else conversation.system
-        text = self._template.render(conversation.turns, system).text
+        system = self._system if turns.system_message is None else turns.system_message
+        text = self._template.render(turns.turns, system).text
         counts = [len(one) for one in tiles]
         text = expand_image_tags(text, counts, self._num_image_token, _IMAGE_TOKENS)
         with self._lock:

@@ -10,13 +10,13 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
-    """How a request wants its tokens drawn; the defaults are OpenAI's."""
+    """How a request wants its tokens drawn."""
 
-    temperature: float = 1.0
+    temperature: float
     """0 takes the likeliest token, whatever the others say."""
-    top_p: float = 1.0
+    top_p: float
     """Only the likeliest tokens that together reach this probability are drawn from."""
-    seed: int | None = None
+    seed: int | None
     """None: another answer every time."""
 
 

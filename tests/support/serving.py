@@ -27,6 +27,8 @@ from internvl_chat.serve.engine import (
     RequestHandle,
 )
 from internvl_chat.serve.prompt import Prompter
+from internvl_chat.serve.protocol import ChatTurns
+from internvl_chat.serve.sampling import SamplingParams
 from tests.support.training import ROOT
 
 TINY = ROOT / "pretrained/internvl-chat-tiny"
@@ -78,6 +80,20 @@ def image_part(image: Image.Image, kind: str = "png") -> dict[str, Any]:
 
 def text_part(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
+
+
+def turns_of(
+    turns: tuple[tuple[str, str | None], ...], *, system_message: str | None = None
+) -> ChatTurns:
+    """A conversation whose images come as tiles."""
+    return ChatTurns(turns=turns, image_urls=(), system_message=system_message)
+
+
+def sampling(
+    *, temperature: float = 1.0, top_p: float = 1.0, seed: int | None = None
+) -> SamplingParams:
+    """Draws from the model's own distribution unless told otherwise."""
+    return SamplingParams(temperature=temperature, top_p=top_p, seed=seed)
 
 
 def chat(

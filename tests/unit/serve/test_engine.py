@@ -30,9 +30,8 @@ from internvl_chat.serve.engine import (
     QueueFullError,
     StoppingError,
 )
-from internvl_chat.serve.messages import ChatTurns
 from internvl_chat.serve.prompt import Prompter
-from internvl_chat.serve.sampling import Sampler, SamplingParams
+from internvl_chat.serve.sampling import Sampler
 from internvl_chat.serve.settings import EngineSettings
 from tests.support.serving import (
     LIMIT_SECONDS,
@@ -42,7 +41,9 @@ from tests.support.serving import (
     endless,
     picture,
     put,
+    sampling,
     tiny,
+    turns_of,
 )
 
 STAR, CIRCLE = picture(), picture("circle", "blue")
@@ -57,8 +58,8 @@ def question(
     """Greedy, 48 tokens, unless ``settings`` say otherwise."""
     turns = ((turns, None),) if isinstance(turns, str) else turns
     prompter = Prompter(*tiny())
-    prompt = prompter.prompt(ChatTurns(turns=turns), [prompter.cut(i) for i in images or []])
-    greedy = {"max_tokens": 48, "sampling": SamplingParams(temperature=0)}
+    prompt = prompter.prompt(turns_of(turns), [prompter.cut(i) for i in images or []])
+    greedy = {"max_tokens": 48, "sampling": sampling(temperature=0), "stop": ()}
     return GenerationRequest(prompt=prompt, **{**greedy, **settings})
 
 
@@ -205,9 +206,9 @@ def test_every_row_has_its_own_length_stop_and_temperature(engines: Engines) -> 
         "stopped": question(LONG, max_tokens=60, stop=("xyz", "colors", " count")),
         "split": question(LONG, max_tokens=60, stop=("s and c",)),  # over several tokens
         "unstopped": question(LONG, max_tokens=60, stop=("xyz",)),
-        "seed 1": question(LONG, sampling=SamplingParams(**wild, seed=1)),
-        "seed 2": question(LONG, sampling=SamplingParams(**wild, seed=2)),
-        "seed 1 again": question(LONG, sampling=SamplingParams(**wild, seed=1)),
+        "seed 1": question(LONG, sampling=sampling(**wild, seed=1)),
+        "seed 2": question(LONG, sampling=sampling(**wild, seed=2)),
+        "seed 1 again": question(LONG, sampling=sampling(**wild, seed=1)),
     }
     told = {name: put(engine, one)[0] for name, one in asked.items()}
     engine.start()
@@ -287,22 +288,23 @@ def test_has_place_counts_those_before(engines: Engines) -> None:
     assert not engine.has_place(2)
 
 
+def with_tiles(text: str, tiles: torch.Tensor | None) -> GenerationRequest:
+    """Image tokens of one picture, and other tiles."""
+    whole = question(text, [STAR], max_tokens=5)
+    return dataclasses.replace(whole, prompt=EncodedPrompt(whole.prompt.ids, tiles))
+
+
 def broken() -> GenerationRequest:
     """Image tokens without a picture."""
-    whole = question("<image>\nWhat shape is red?", [STAR])
-    return GenerationRequest(prompt=EncodedPrompt(whole.prompt.ids, None), max_tokens=5)
+    return with_tiles("<image>\nWhat shape is red?", None)
 
 
 def test_a_prompt_that_cannot_be_read_fails_alone(
     engines: Engines, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = engines(tiny())
-    bad_tiles = question("<image>\nWhat?", [STAR])
-    bad_tiles = GenerationRequest(
-        prompt=EncodedPrompt(bad_tiles.prompt.ids, STAR_TWICE), max_tokens=5
-    )
     before, _ = put(engine, question("<image>\nWhat shape is red?", [STAR]))
-    bad, _ = put(engine, bad_tiles)
+    bad, _ = put(engine, with_tiles("<image>\nWhat?", STAR_TWICE))
     after, _ = put(engine, question("What is 2 plus 3?"))
     engine.start()
     assert isinstance(bad.end(), Failed)
@@ -356,9 +358,7 @@ def test_rows_that_cannot_be_joined_are_told_once_each(
 
     monkeypatch.setattr(Batch, "join", fail)
     prompts = [question(LONG), question("Describe"), question("List all shapes")]
-    bad = GenerationRequest(
-        prompt=EncodedPrompt(question("<image>", [STAR]).prompt.ids, STAR_TWICE), max_tokens=5
-    )
+    bad = with_tiles("<image>", STAR_TWICE)
     asked = [put(engine, one)[0] for one in (*prompts, bad)]  # so that each is read alone
     engine.start()
     assert [type(told.end()) for told in asked] == [Failed] * 4
@@ -395,7 +395,7 @@ def test_a_row_without_a_next_token_fails_alone(
     monkeypatch.setattr(Sampler, "draw", fail)
     engine = engines(endless())
     greedy, _ = put(engine, question(LONG, max_tokens=9))
-    bad, _ = put(engine, question(LONG, max_tokens=9, sampling=SamplingParams(seed=1)))
+    bad, _ = put(engine, question(LONG, max_tokens=9, sampling=sampling(seed=1)))
     engine.start()
     assert isinstance(bad.end(), Failed)
     assert greedy.finished() == Finished("length", 9)

@@ -99,3 +99,9 @@ def test_files_of_other_machines_are_limited_together() -> None:
     with pytest.raises(RequestError, match="together") as caught:
         asyncio.run(fetch_remote([*urls, urls[0]], limits, remote))
     assert (caught.value.status, caught.value.param) == (413, "picture 4")
+
+
+def test_too_many_pictures() -> None:
+    with pytest.raises(RequestError, match="3 pictures; this server takes 2") as caught:
+        asyncio.run(fetch_remote(["data:x"] * 3, RequestLimits(max_images=2), None))
+    assert (caught.value.status, caught.value.param) == (413, "messages")

@@ -12,11 +12,10 @@ from tokenizers import normalizers
 
 from internvl_chat.errors import ConfigError
 from internvl_chat.model.conversation import TEMPLATES, get_conv_template
-from internvl_chat.serve.messages import ChatTurns
 from internvl_chat.serve.prompt import Prompter, ReservedText
 from internvl_chat.serve.protocol import RequestError
 from tests.support.checkpoints import tiny_tokenizer
-from tests.support.serving import picture, tiny
+from tests.support.serving import picture, tiny, turns_of
 
 
 class _Seen(Exception):
@@ -57,7 +56,7 @@ def test_ids_are_those_of_chat(
 ) -> None:
     prompter = Prompter(*tiny())
     tiles = [prompter.cut(picture())] * num_images
-    prompt = prompter.prompt(ChatTurns(turns=turns), tiles)
+    prompt = prompter.prompt(turns_of(turns), tiles)
     assert prompt.ids == chats_ids(turns, tiles, monkeypatch)
     assert (prompt.tiles is None) == (num_images == 0)
     if prompt.tiles is not None:
@@ -66,7 +65,7 @@ def test_ids_are_those_of_chat(
 
 def test_a_system_message_replaces_the_checkpoints() -> None:
     prompter, tokenizer = Prompter(*tiny()), tiny()[1]
-    ids = prompter.prompt(ChatTurns(turns=(("Hi", None),), system="Be brief."), []).ids
+    ids = prompter.prompt(turns_of((("Hi", None),), system_message="Be brief."), []).ids
     text = tokenizer.decode(ids)
     assert text.startswith("<|im_start|>system\nBe brief.<|im_end|><|im_start|>user\nHi")
 
@@ -81,7 +80,7 @@ def test_pictures_are_cut_as_the_checkpoint_says(monkeypatch: pytest.MonkeyPatch
     prompter = Prompter(model, tokenizer)
     tiles = prompter.cut(wide)
     assert len(tiles) == 4
-    prompt = prompter.prompt(ChatTurns(turns=(("<image>", None),)), [tiles])
+    prompt = prompter.prompt(turns_of((("<image>", None),)), [tiles])
     context_id = tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
     assert prompt.ids.count(context_id) == 4 * model.num_image_token
 
@@ -91,7 +90,7 @@ def test_a_prompt_must_leave_room_for_an_answer() -> None:
     assert prompter.context_length == 2048
 
     def prompt(num_words: int) -> int:
-        return len(prompter.prompt(ChatTurns(turns=(("7" * num_words, None),)), []).ids)
+        return len(prompter.prompt(turns_of((("7" * num_words, None),)), []).ids)
 
     most = 2047 - prompt(0)
     assert prompt(most) == 2047

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-from internvl_chat.serve.sampling import Sampler, SamplingParams
+from internvl_chat.serve.sampling import Sampler
+from tests.support.serving import sampling
 
 LOGITS = torch.tensor([0.1, 0.5, 0.3, 0.1]).log()
 
 
-def draws(number: int, **settings: float) -> list[int]:
-    sampler = Sampler(SamplingParams(**settings))
+def draws(number: int, **settings: Any) -> list[int]:
+    sampler = Sampler(sampling(**settings))
     return [sampler.draw(LOGITS) for _ in range(number)]
 
 

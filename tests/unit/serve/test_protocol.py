@@ -1,4 +1,4 @@
-"""Bodies of requests: what is understood, and what each mistake is told."""
+"""OpenAI's chat completions: what is understood, what each mistake is told, and the replies."""
 
 from __future__ import annotations
 
@@ -7,29 +7,28 @@ from typing import Any
 
 import pytest
 
-from internvl_chat.errors import ConfigError
-from internvl_chat.serve.messages import ChatTurns, read_messages
-from internvl_chat.serve.protocol import RequestError
-from internvl_chat.serve.request import ChatRequest, parse_request
-from internvl_chat.serve.sampling import SamplingParams
-from internvl_chat.serve.settings import EngineSettings, RequestLimits
+from internvl_chat.serve.protocol import (
+    ChatCompletionRequest,
+    ChatTurns,
+    ReplyWriter,
+    RequestError,
+    count_usage,
+    model_list,
+    read_request,
+    read_turns,
+)
 from tests.support.serving import text_part
 
 USER = {"role": "user", "content": "Hi"}
 
 
-def parse(**fields: Any) -> ChatRequest:
+def parse(**fields: Any) -> ChatCompletionRequest:
     body = {"model": "m", "messages": [USER], **fields}
-    return parse_request(
-        json.dumps(body).encode(),
-        model_name="m",
-        limits=RequestLimits(max_images=2),
-        check_text=lambda text, where: None,
-    )
+    return read_request(json.dumps(body).encode(), "m")
 
 
-def read(*messages: Any) -> ChatTurns:
-    return read_messages(list(messages), lambda text, where: None)
+def read(*messages: Any, check_text: Any = lambda text, where: None) -> ChatTurns:
+    return read_turns(parse(messages=list(messages)).messages, check_text)
 
 
 def show(url: str = "data:x") -> dict[str, Any]:
@@ -38,8 +37,9 @@ def show(url: str = "data:x") -> dict[str, Any]:
 
 def test_defaults_are_openais() -> None:
     asked = parse()
-    assert asked.sampling == SamplingParams(temperature=1.0, top_p=1.0, seed=None)
-    assert (asked.max_tokens, asked.stop, asked.stream) == (None, (), False)
+    assert (asked.temperature, asked.top_p, asked.seed) == (1.0, 1.0, None)
+    assert (asked.most_tokens, asked.stop, asked.stream) == (None, [], False)
+    assert not asked.include_usage
 
 
 def test_every_setting_arrives() -> None:
@@ -52,13 +52,13 @@ def test_every_setting_arrives() -> None:
         stream=True,
         stream_options={"include_usage": True},
     )
-    assert asked.sampling == SamplingParams(temperature=0.0, top_p=0.5, seed=-3)
-    assert (asked.max_tokens, asked.stop) == (7, ("a", "b"))
+    assert (asked.temperature, asked.top_p, asked.seed) == (0.0, 0.5, -3)
+    assert (asked.most_tokens, asked.stop) == (7, ["a", "b"])
     assert asked.stream
     assert asked.include_usage
-    assert parse(max_tokens=5).max_tokens == 5
-    assert parse(max_tokens=5, max_completion_tokens=5).max_tokens == 5
-    assert parse(stop="end").stop == ("end",)
+    assert parse(max_tokens=5).most_tokens == 5
+    assert parse(max_tokens=5, max_completion_tokens=5).most_tokens == 5
+    assert parse(stop="end").stop == ["end"]
 
 
 @pytest.mark.parametrize(
@@ -124,15 +124,7 @@ def test_another_model_and_no_json() -> None:
     assert caught.value.status == 404
     for body, problem in ((b"{", "not JSON"), (b"[]", "no JSON object"), (b"\xff", "not JSON")):
         with pytest.raises(RequestError, match=problem):
-            parse_request(
-                body, model_name="m", limits=RequestLimits(), check_text=lambda text, where: None
-            )
-
-
-def test_too_many_pictures() -> None:
-    with pytest.raises(RequestError, match="3 pictures; this server takes 2") as caught:
-        parse(messages=[{"role": "user", "content": [show()] * 3}])
-    assert caught.value.status == 413
+            read_request(body, "m")
 
 
 def test_pictures_stand_where_their_parts_stand() -> None:
@@ -142,14 +134,14 @@ def test_pictures_stand_where_their_parts_stand() -> None:
         {"role": "assistant", "content": [text_part("A star."), text_part("Two.")]},
         {"role": "user", "content": "Sure?"},
     )
-    assert conversation.system == "Be brief."
-    assert conversation.images == ("data:1", "data:2")
+    assert conversation.system_message == "Be brief."
+    assert conversation.image_urls == ("data:1", "data:2")
     assert conversation.turns == (
         ("<image>\nWhat?\n<image>", "A star.\nTwo."),
         ("Sure?", None),
     )
-    assert read({"role": "developer", "content": "x"}, USER).system == "x"
-    assert read(USER).system is None
+    assert read({"role": "developer", "content": "x"}, USER).system_message == "x"
+    assert read(USER).system_message is None
 
 
 def test_an_answer_may_be_sent_back_as_it_came() -> None:
@@ -165,7 +157,7 @@ def test_every_text_is_checked_with_its_place() -> None:
         {"role": "assistant", "content": "a"},
         USER,
     ]
-    read_messages(messages, lambda text, where: seen.append((text, where)))
+    read(*messages, check_text=lambda text, where: seen.append((text, where)))
     assert seen == [
         ("s", "messages[0].content"),
         ("u", "messages[1].content[1].text"),
@@ -215,8 +207,79 @@ def test_wrong_messages(messages: list[Any], param: str, problem: str) -> None:
     assert problem in caught.value.message
 
 
-def test_limits_must_be_positive() -> None:
-    with pytest.raises(ConfigError, match="--max-queue: max_queue is 0"):
-        EngineSettings(max_queue=0)
-    with pytest.raises(ConfigError, match="--max-images"):
-        RequestLimits(max_images=0)
+HEAD = {"id": "chatcmpl-1", "created": 5, "model": "m"}
+USED = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
+
+
+def events(raw: bytes) -> list[Any]:
+    lines = raw.decode().split("\n\n")
+    assert lines.pop() == ""
+    told = [line.removeprefix("data: ") for line in lines]
+    return [one if one == "[DONE]" else json.loads(one) for one in told]
+
+
+def replies(*, include_usage: bool = False) -> ReplyWriter:
+    return ReplyWriter(**HEAD, include_usage=include_usage)  # type: ignore[arg-type]
+
+
+def chunk(delta: dict[str, str], reason: str | None = None) -> dict[str, Any]:
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+    return {**HEAD, "object": "chat.completion.chunk", "choices": [choice]}
+
+
+def test_a_whole_answer() -> None:
+    message = {"role": "assistant", "content": "star", "refusal": None}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+    told = replies().completion("star", "stop", count_usage(7, 2))
+    assert json.loads(told.model_dump_json()) == {
+        **HEAD,
+        "object": "chat.completion",
+        "choices": [choice],
+        "usage": USED,
+    }
+
+
+def test_a_stream_without_usage() -> None:
+    stream = (
+        replies().opening() + replies().piece("星") + replies().closing("length", count_usage(7, 2))
+    )
+    assert events(stream) == [
+        chunk({"role": "assistant", "content": ""}),
+        chunk({"content": "星"}),
+        chunk({}, "length"),
+        "[DONE]",
+    ]
+
+
+def test_a_stream_with_usage() -> None:
+    """Every chunk has the field, as OpenAI's have; only the last one, without a choice, says it."""
+    one = replies(include_usage=True)
+    assert events(one.opening() + one.closing("stop", count_usage(7, 2))) == [
+        {**chunk({"role": "assistant", "content": ""}), "usage": None},
+        {**chunk({}, "stop"), "usage": None},
+        {**chunk({}), "choices": [], "usage": USED},
+        "[DONE]",
+    ]
+
+
+def test_the_models() -> None:
+    model = {"id": "m", "object": "model", "created": 5, "owned_by": "internvl-chat"}
+    assert model_list("m", 5) == {"object": "list", "data": [model]}
+
+
+def test_errors() -> None:
+    error = RequestError("no", param="n", code="c").body()["error"]
+    assert error == {"message": "no", "type": "invalid_request_error", "param": "n", "code": "c"}
+    told = {}
+    for status in (401, 404, 413, 415, 429, 500, 503):
+        error = RequestError("no", status=status).body()["error"]
+        told[status] = (error["type"], error["code"])
+    assert told == {
+        401: ("invalid_request_error", "invalid_api_key"),
+        404: ("invalid_request_error", "not_found"),
+        413: ("invalid_request_error", "too_large"),
+        415: ("invalid_request_error", None),
+        429: ("rate_limit_error", "queue_full"),
+        500: ("server_error", None),
+        503: ("server_error", None),
+    }
