@@ -44,7 +44,7 @@ def demo(
             where="demo",
             fix='In the repository: pip install -e ".[demo]"',
         )
-    from internvl_chat.web.limits import Limits
+    from internvl_chat.web.limits import QuestionLimits
     from internvl_chat.web.loading import load
     from internvl_chat.web.server import (  # seconds: after the arguments were seen to be right
         free_port,
@@ -57,7 +57,7 @@ def demo(
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
-    limits = Limits(max_upload_mb=max_upload_mb)
+    limits = QuestionLimits(max_upload_mb=max_upload_mb)
     with serve(answering, host=host, port=port, share=share, limits=limits) as serving:
         typer.echo(f"The page is at {serving.url}")
         if serving.share_url:

@@ -12,7 +12,6 @@ import typer
 
 from internvl_chat.cli.options import verb_app
 from internvl_chat.errors import ConfigError
-from internvl_chat.serve.settings import MB, EngineSettings, RequestLimits
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +61,8 @@ def serve(
         )
     if api_key == "":
         raise ConfigError("the key is empty", where="--api-key", fix="Leave it out or choose one.")
+    from internvl_chat.serve.settings import MB, EngineSettings, RequestLimits
+
     settings = EngineSettings(max_batch_size=max_batch_size, max_queue=max_queue)
     limits = RequestLimits(
         max_images=max_images,

@@ -108,7 +108,7 @@ def decode_picture(raw: bytes, where: str, limits: RequestLimits) -> Image.Image
     """
     name = "the picture"
     try:
-        image = open_image(raw, where=where, path=name, max_pixels=limits.max_image_pixels)
+        image = open_image(raw, where=where, path=name, max_pixels=limits.max_upload_pixels)
         if image.format not in _FORMATS:
             raise RequestError(
                 f"{where}: {image.format} pictures are not read; send JPEG, PNG or WebP",

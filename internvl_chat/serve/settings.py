@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from internvl_chat.chat.limits import UploadLimits
 from internvl_chat.errors import ConfigError
 
 MB = 10**6
@@ -26,20 +27,18 @@ class EngineSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RequestLimits:
+class RequestLimits(UploadLimits):
     """What one request may hold; beyond it the answer is 413."""
 
     max_images: int = 16
     max_image_bytes: int = 20 * MB
     """Of one picture's file, decoded from base64."""
-    max_image_pixels: int = 50_000_000
-    """Width x height of one picture; 150 MB while it is decoded."""
     max_request_bytes: int = 64 * MB
     """Of the whole body, base64 and all."""
 
     def __post_init__(self) -> None:
         _require_positive(
-            self, "max_images", "max_image_bytes", "max_image_pixels", "max_request_bytes"
+            self, "max_images", "max_image_bytes", "max_upload_pixels", "max_request_bytes"
         )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from internvl_chat.chat.limits import UploadLimits
 from internvl_chat.data import images, video
 from internvl_chat.data.schema import BadRecordError
 from internvl_chat.web.conversation import MediaItem, QuestionError
@@ -26,13 +27,11 @@ _PROBLEMS: Final = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class QuestionLimits(UploadLimits):
     """Bounds of one question."""
 
     max_upload_mb: int = 20
     """Size of a file in MiB; checked while it is being received."""
-    max_image_pixels: int = 50_000_000
-    """Width times height by the header, before anything is decoded: 150 MB as RGB."""
     max_frame_pixels: int = 9_000_000
     """Of a video; a frame of 4K has 8.3 million."""
     max_files: int = 16
@@ -40,7 +39,7 @@ class Limits:
 
 
 def look_at_uploads(
-    paths: list[str], *, root: Path, num_frames: int, limits: Limits
+    paths: list[str], *, root: Path, num_frames: int, limits: QuestionLimits
 ) -> tuple[MediaItem, ...]:
     """Check every file that came with a question.
 
@@ -63,7 +62,7 @@ def look_at_uploads(
     return tuple(_look_at(path, num_frames, limits) for path in paths)
 
 
-def check_question(typed: str, limits: Limits) -> None:
+def check_question(typed: str, limits: QuestionLimits) -> None:
     """Raises:
     QuestionError: the text is longer than any context.
     """
@@ -74,36 +73,36 @@ def check_question(typed: str, limits: Limits) -> None:
         )
 
 
-def _look_at(path: str, num_frames: int, limits: Limits) -> MediaItem:
+def _look_at(path: str, num_frames: int, limits: QuestionLimits) -> MediaItem:
     name = Path(path).name
     try:
         if _is_video(path, limits):
             _decode_a_frame(path, limits)
             return MediaItem(path=path, num_frames=num_frames)
-        images.load_image(path, max_pixels=limits.max_image_pixels)
+        images.load_image(path, max_pixels=limits.max_upload_pixels)
         return MediaItem(path=path)
     except BadRecordError as err:
         raise QuestionError(describe(err, name, limits)) from err
 
 
-def describe(err: BadRecordError, name: str, limits: Limits | None = None) -> str:
+def describe(err: BadRecordError, name: str, limits: QuestionLimits | None = None) -> str:
     """The problem with a file without the server's paths in it."""
     if err.code == "TOO_MANY_PIXELS":
-        most = (limits or Limits()).max_image_pixels // 1_000_000
+        most = (limits or QuestionLimits()).max_upload_pixels // 1_000_000
         return f"{name} has too many pixels: at most {most} million are decoded. Shrink it."
     return _PROBLEMS.get(err.code, "{name} cannot be used.").format(name=name)
 
 
-def _is_video(path: str, limits: Limits) -> bool:
+def _is_video(path: str, limits: QuestionLimits) -> bool:
     suffix = Path(path).suffix.lower()
     if suffix != ".gif":
         guessed, _ = mimetypes.guess_type(path)
         return suffix in _VIDEOS or (guessed or "").startswith("video/")
-    image = images.open_image(path, where=path, path=path, max_pixels=limits.max_image_pixels)
+    image = images.open_image(path, where=path, path=path, max_pixels=limits.max_upload_pixels)
     return getattr(image, "n_frames", 1) > 1
 
 
-def _decode_a_frame(path: str, limits: Limits) -> None:
+def _decode_a_frame(path: str, limits: QuestionLimits) -> None:
     try:
         opened = video.open_video(path, where=path, max_pixels=limits.max_frame_pixels)
     except ImportError as err:

@@ -12,7 +12,7 @@ import gradio as gr
 
 from internvl_chat.web.answering import MAX_NEW_TOKENS, Answering, GenerationSettings
 from internvl_chat.web.conversation import Conversation, QuestionError
-from internvl_chat.web.limits import MAX_FRAMES, Limits, check_question, look_at_uploads
+from internvl_chat.web.limits import MAX_FRAMES, QuestionLimits, check_question, look_at_uploads
 from internvl_chat.web.messages import as_messages
 from internvl_chat.web.session_requests import SessionRequests
 
@@ -43,7 +43,7 @@ class Page:
         uploads: Gradio's folder of this server's files; drawings go there too.
     """
 
-    def __init__(self, answering: Answering, limits: Limits, uploads: Path) -> None:
+    def __init__(self, answering: Answering, limits: QuestionLimits, uploads: Path) -> None:
         self.answering = answering
         self.limits = limits
         self.uploads = uploads

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from internvl_chat.errors import ConfigError
 from internvl_chat.web.answering import Answering
-from internvl_chat.web.limits import Limits
+from internvl_chat.web.limits import QuestionLimits
 
 if TYPE_CHECKING:
     from gradio import Blocks
@@ -65,7 +65,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 0,
     share: bool = False,
-    limits: Limits | None = None,
+    limits: QuestionLimits | None = None,
 ) -> Iterator[Serving]:
     """Run the page in threads of this process; on leaving, end it and delete its files.
 
@@ -80,7 +80,7 @@ def serve(
     Raises:
         ConfigError: the address cannot be used, or the tunnel was not opened.
     """
-    limits = limits or Limits()
+    limits = limits or QuestionLimits()
     folder = os.environ.get("GRADIO_TEMP_DIR", "")
     assert _PREFIX not in folder, f"one page a process: another one serves from {folder}"
     with tempfile.TemporaryDirectory(prefix=_PREFIX) as folder:
@@ -105,7 +105,7 @@ def serve(
 
 
 def _launch(
-    blocks: Blocks, host: str, port: int, share: bool, limits: Limits, uploads: Path
+    blocks: Blocks, host: str, port: int, share: bool, limits: QuestionLimits, uploads: Path
 ) -> tuple[str, str | None]:
     from starlette.middleware import Middleware
 

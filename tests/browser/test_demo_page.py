@@ -15,7 +15,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="needs pip install 
 from PIL import Image  # noqa: E402
 
 from internvl_chat.web.drawing import COLOURS  # noqa: E402
-from internvl_chat.web.limits import Limits  # noqa: E402
+from internvl_chat.web.limits import QuestionLimits  # noqa: E402
 from internvl_chat.web.server import Serving, serve  # noqa: E402
 from tests.support.demo_app import (  # noqa: E402
     TINY,
@@ -71,7 +71,7 @@ class Tab:
 @pytest.fixture
 def tab(browser: Any) -> Iterator[Tab]:
     """The tiny model alone."""
-    with serve(Recording(load("tiny", TINY)), limits=Limits(max_upload_mb=1)) as serving:
+    with serve(Recording(load("tiny", TINY)), limits=QuestionLimits(max_upload_mb=1)) as serving:
         opened = Tab(browser, serving)
         yield opened
         opened.page.close()

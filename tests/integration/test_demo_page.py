@@ -19,7 +19,7 @@ import httpx
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from internvl_chat.web.limits import Limits
+from internvl_chat.web.limits import QuestionLimits
 from internvl_chat.web.server import Serving, serve
 from tests.support.demo_app import (
     GREYS,
@@ -68,7 +68,7 @@ def watch() -> Watch:
 @pytest.fixture(scope="module")
 def serving(answering: Recording, watch: Watch) -> Iterator[Serving]:
     watch.on = True
-    with serve(answering, limits=Limits(max_upload_mb=1)) as running:
+    with serve(answering, limits=QuestionLimits(max_upload_mb=1)) as running:
         yield running
     watch.on = False
 

@@ -15,7 +15,7 @@ from internvl_chat.serve.remote import RemoteImages
 from internvl_chat.serve.settings import RequestLimits
 from tests.support.serving import data_url, picture
 
-LIMITS = RequestLimits(max_image_bytes=20_000, max_image_pixels=20_000)
+LIMITS = RequestLimits(max_image_bytes=20_000, max_upload_pixels=20_000)
 
 
 def load(url: str) -> Image.Image:

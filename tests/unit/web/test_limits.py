@@ -9,15 +9,15 @@ import pytest
 from PIL import Image
 
 from internvl_chat.web.conversation import MediaItem, QuestionError
-from internvl_chat.web.limits import Limits, check_question, look_at_uploads
+from internvl_chat.web.limits import QuestionLimits, check_question, look_at_uploads
 from tests.support.uploads import write_bomb, write_sound
 
 GREYS = Path(__file__).parents[1] / "data/greys.mp4"
 
 
-def look(folder: Path, *names: str, limits: Limits | None = None) -> tuple[MediaItem, ...]:
+def look(folder: Path, *names: str, limits: QuestionLimits | None = None) -> tuple[MediaItem, ...]:
     paths = [str(folder / name) for name in names]
-    return look_at_uploads(paths, root=folder, num_frames=4, limits=limits or Limits())
+    return look_at_uploads(paths, root=folder, num_frames=4, limits=limits or QuestionLimits())
 
 
 def test_pictures_and_videos_are_told_apart(tmp_path: Path) -> None:
@@ -60,17 +60,17 @@ def test_bounds(tmp_path: Path) -> None:
     Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
     shutil.copy(GREYS, tmp_path / "film.mp4")
     with pytest.raises(QuestionError, match="too many pixels"):
-        look(tmp_path, "a.png", limits=Limits(max_image_pixels=1199))
-    assert look(tmp_path, "a.png", limits=Limits(max_image_pixels=1200))
+        look(tmp_path, "a.png", limits=QuestionLimits(max_upload_pixels=1199))
+    assert look(tmp_path, "a.png", limits=QuestionLimits(max_upload_pixels=1200))
     with pytest.raises(QuestionError, match=r"film\.mp4 has frames of \d+ x \d+ pixels"):
-        look(tmp_path, "film.mp4", limits=Limits(max_frame_pixels=10))
+        look(tmp_path, "film.mp4", limits=QuestionLimits(max_frame_pixels=10))
     with pytest.raises(QuestionError, match="3 files at once, at most 2"):
-        look(tmp_path, "a.png", "a.png", "a.png", limits=Limits(max_files=2))
+        look(tmp_path, "a.png", "a.png", "a.png", limits=QuestionLimits(max_files=2))
     with pytest.raises(QuestionError, match="33 frames of a video"):
-        look_at_uploads([], root=tmp_path, num_frames=33, limits=Limits())
-    check_question("abc", Limits(max_question_chars=3))
+        look_at_uploads([], root=tmp_path, num_frames=33, limits=QuestionLimits())
+    check_question("abc", QuestionLimits(max_question_chars=3))
     with pytest.raises(QuestionError, match="4 characters; at most 3"):
-        check_question("abcd", Limits(max_question_chars=3))
+        check_question("abcd", QuestionLimits(max_question_chars=3))
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "{root}/../a.png", "{root}/link.png"])
@@ -80,4 +80,4 @@ def test_only_uploads_are_opened(tmp_path: Path, path: str) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     (root / "link.png").symlink_to(tmp_path / "a.png")
     with pytest.raises(QuestionError, match="was not uploaded here"):
-        look_at_uploads([path.format(root=root)], root=root, num_frames=4, limits=Limits())
+        look_at_uploads([path.format(root=root)], root=root, num_frames=4, limits=QuestionLimits())
