@@ -28,10 +28,10 @@ MAX_NEW_TOKENS: Final = 2048
 class GenerationSettings:
     """How the next token is chosen."""
 
-    temperature: float = 0.0
+    temperature: float
     """0 takes the likeliest token."""
-    top_p: float = 1.0
-    max_new_tokens: int = 512
+    top_p: float
+    max_new_tokens: int
 
     def __post_init__(self) -> None:
         bounds = {
@@ -52,6 +52,10 @@ class GenerationSettings:
             return {**length, "do_sample": False}
         chosen = {"temperature": float(self.temperature), "top_p": float(self.top_p)}
         return {**length, "do_sample": True, **chosen}
+
+
+DEFAULT_GENERATION: Final = GenerationSettings(temperature=0.0, top_p=1.0, max_new_tokens=512)
+"""What the page begins with."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,7 +60,7 @@ class Turn:
     """As it was typed."""
     question: str
     """As the model gets it: every picture and frame has its ``<image>``."""
-    media: tuple[MediaItem, ...] = ()
+    media: tuple[MediaItem, ...]
     """In the order of their tags."""
     answers: tuple[Answer, ...] = ()
 

@@ -10,7 +10,12 @@ from typing import Any, Final
 
 import gradio as gr
 
-from internvl_chat.web.answering import MAX_NEW_TOKENS, Answering, GenerationSettings
+from internvl_chat.web.answering import (
+    DEFAULT_GENERATION,
+    MAX_NEW_TOKENS,
+    Answering,
+    GenerationSettings,
+)
 from internvl_chat.web.conversation import Conversation, QuestionError
 from internvl_chat.web.limits import MAX_FRAMES, QuestionLimits, check_question, look_at_uploads
 from internvl_chat.web.messages import as_messages
@@ -231,11 +236,21 @@ def _settings() -> tuple[gr.Slider, gr.Slider, gr.Slider, gr.Slider, gr.Number]:
     with gr.Accordion("Settings", open=False, elem_id="settings"):
         with gr.Row():
             temperature = gr.Slider(
-                0, 2, value=0, step=0.05, label="Temperature", info="0: always the likeliest token"
+                0,
+                2,
+                value=DEFAULT_GENERATION.temperature,
+                step=0.05,
+                label="Temperature",
+                info="0: always the likeliest token",
             )
-            top_p = gr.Slider(0.05, 1, value=1, step=0.05, label="Top p")
+            top_p = gr.Slider(0.05, 1, value=DEFAULT_GENERATION.top_p, step=0.05, label="Top p")
             max_new_tokens = gr.Slider(
-                1, MAX_NEW_TOKENS, value=512, step=1, label="Longest answer", info="in tokens"
+                1,
+                MAX_NEW_TOKENS,
+                value=DEFAULT_GENERATION.max_new_tokens,
+                step=1,
+                label="Longest answer",
+                info="in tokens",
             )
         with gr.Row():
             num_frames = gr.Slider(

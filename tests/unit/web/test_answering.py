@@ -15,7 +15,12 @@ import torch
 from PIL import Image
 
 from internvl_chat.chat import load_model
-from internvl_chat.web.answering import Answering, Checkpoint, GenerationSettings
+from internvl_chat.web.answering import (
+    DEFAULT_GENERATION,
+    Answering,
+    Checkpoint,
+    GenerationSettings,
+)
 from internvl_chat.web.conversation import Answer, Conversation, MediaItem, QuestionError, Turn
 from internvl_chat.web.drawing import COLOURS
 from tests.support.training import write_tiny_chat_model
@@ -68,12 +73,10 @@ def test_both_get_the_question_and_each_its_own_past(tmp_path: Path) -> None:
     answering = Answering([one, two])
     assert answering.names == ["one", "two"]
     conversation = Conversation().ask("First?", [])
-    *_, conversation = answering.stream(
-        conversation, GenerationSettings(), never, drawings=tmp_path
-    )
+    *_, conversation = answering.stream(conversation, DEFAULT_GENERATION, never, drawings=tmp_path)
     assert [a.text for a in conversation.turns[0].answers] == ["ab", "c"]
     *steps, end = answering.stream(
-        conversation.ask("Second?", []), GenerationSettings(), never, drawings=tmp_path
+        conversation.ask("Second?", []), DEFAULT_GENERATION, never, drawings=tmp_path
     )
     for checkpoint, earlier in ((one, "ab"), (two, "c")):
         past, turn = checkpoint.asked[1]
@@ -89,7 +92,7 @@ def test_what_has_no_text_is_not_shown_to_the_model_again(tmp_path: Path) -> Non
     conversation = conversation.ask("Second?", []).answered([Answer(stopped=True)])
     list(
         Answering([one]).stream(
-            conversation.ask("Third?", []), GenerationSettings(), never, drawings=tmp_path
+            conversation.ask("Third?", []), DEFAULT_GENERATION, never, drawings=tmp_path
         )
     )
     assert one.asked[0][0] == []
@@ -102,7 +105,7 @@ def test_boxes_are_drawn_with_each_checkpoints_padding(tmp_path: Path) -> None:
     conversation = Conversation().ask("Where?", [MediaItem(path=str(tmp_path / "wide.png"))])
     drawings = tmp_path / "drawings"
     *_, end = Answering([plain, padded]).stream(
-        conversation, GenerationSettings(), never, drawings=drawings
+        conversation, DEFAULT_GENERATION, never, drawings=drawings
     )
     top_line = []
     for answer in end.turns[0].answers:
@@ -131,7 +134,7 @@ def test_the_picture_with_the_boxes_can_be_chosen(
     conversation = Conversation().ask("Where?", media)
     answering = Answering([scripted("one", "<box>[[100, 100, 300, 300]]</box>")])
     *_, end = answering.stream(
-        conversation, GenerationSettings(), never, drawings=tmp_path, box_picture=number
+        conversation, DEFAULT_GENERATION, never, drawings=tmp_path, box_picture=number
     )
     (answer,) = end.turns[0].answers
     assert answer.caption == caption
@@ -145,7 +148,7 @@ def test_no_picture_no_drawing(tmp_path: Path) -> None:
     film = MediaItem(path="film.mp4", num_frames=2)
     for media in ([], [film]):
         *_, end = answering.stream(
-            Conversation().ask("Where?", media), GenerationSettings(), never, drawings=tmp_path
+            Conversation().ask("Where?", media), DEFAULT_GENERATION, never, drawings=tmp_path
         )
         assert end.turns[0].answers[0].drawing is None
 
@@ -161,7 +164,7 @@ def test_a_closed_stream_ends_the_generation(babbler: Checkpoint, tmp_path: Path
 
     steps = answering.stream(
         Conversation().ask("Hello", []),
-        GenerationSettings(max_new_tokens=2000),
+        replace(DEFAULT_GENERATION, max_new_tokens=2000),
         should_stop,
         drawings=tmp_path,
     )
@@ -172,7 +175,7 @@ def test_a_closed_stream_ends_the_generation(babbler: Checkpoint, tmp_path: Path
     assert len(asked) < 1000, "of some 1,860 that there would be"
     *_, end = answering.stream(
         Conversation().ask("Hello", []),
-        GenerationSettings(max_new_tokens=3),
+        replace(DEFAULT_GENERATION, max_new_tokens=3),
         never,
         drawings=tmp_path,
     )
@@ -189,7 +192,7 @@ def test_stop_keeps_what_was_said(babbler: Checkpoint, tmp_path: Path) -> None:
     answering = Answering([babbler])
     *_, end = answering.stream(
         Conversation().ask("Hello", []),
-        GenerationSettings(max_new_tokens=2000),
+        replace(DEFAULT_GENERATION, max_new_tokens=2000),
         should_stop,
         drawings=tmp_path,
     )
@@ -198,7 +201,7 @@ def test_stop_keeps_what_was_said(babbler: Checkpoint, tmp_path: Path) -> None:
     assert answer.text
     assert len(asked) < 30
     *_, end = answering.stream(
-        end.ask("And?", []), GenerationSettings(), lambda: True, drawings=tmp_path
+        end.ask("And?", []), DEFAULT_GENERATION, lambda: True, drawings=tmp_path
     )
     assert end.turns[1].answers == (Answer(stopped=True),), "stopped while it waited"
 
@@ -209,15 +212,15 @@ def test_a_conversation_longer_than_the_model_reads_is_told(
     most = babbler.max_tokens
     conversation = Conversation().ask("x" * most, [])
     *_, end = Answering([babbler]).stream(
-        conversation, GenerationSettings(), never, drawings=tmp_path
+        conversation, DEFAULT_GENERATION, never, drawings=tmp_path
     )
     (answer,) = end.turns[0].answers
     assert f"the model reads at most {most}" in answer.problem
     nearly = Conversation().ask("x" * (most - 300), [])
     told = babbler.answer(
         [],
-        nearly.pending or Turn(typed="", question=""),
-        GenerationSettings(max_new_tokens=2000),
+        nearly.pending or Turn(typed="", question="", media=()),
+        replace(DEFAULT_GENERATION, max_new_tokens=2000),
         lambda _: None,
         never,
     )
@@ -229,7 +232,7 @@ def test_a_picture_that_has_gone_is_told(babbler: Checkpoint, tmp_path: Path) ->
     gone = MediaItem(path=str(tmp_path / "gone.png"))
     conversation = Conversation().ask("What?", [gone])
     *_, end = Answering([babbler]).stream(
-        conversation, GenerationSettings(), never, drawings=tmp_path
+        conversation, DEFAULT_GENERATION, never, drawings=tmp_path
     )
     (answer,) = end.turns[0].answers
     assert (
@@ -246,7 +249,7 @@ def test_full_memory_is_told(
     monkeypatch.setattr(babbler.model, "generate", full)
     conversation = Conversation().ask("What?", [])
     *_, end = Answering([babbler]).stream(
-        conversation, GenerationSettings(), never, drawings=tmp_path
+        conversation, DEFAULT_GENERATION, never, drawings=tmp_path
     )
     assert "memory is full" in end.turns[0].answers[0].problem
 
@@ -255,19 +258,19 @@ def test_an_answer_that_spells_tags_does_no_harm(babbler: Checkpoint, tmp_path: 
     odd = Answer(text="An <image> and <IMG_CONTEXT>")
     conversation = Conversation().ask("What?", []).answered([odd]).ask("And?", [])
     *_, end = Answering([babbler]).stream(
-        conversation, GenerationSettings(max_new_tokens=3), never, drawings=tmp_path
+        conversation, replace(DEFAULT_GENERATION, max_new_tokens=3), never, drawings=tmp_path
     )
     assert not end.turns[1].answers[0].problem
 
 
 def test_sampling_is_followed(babbler: Checkpoint) -> None:
-    turn = Turn(typed="Hello", question="Hello")
+    turn = Turn(typed="Hello", question="Hello", media=())
 
     def say(generation: GenerationSettings, seed: int) -> str:
         torch.manual_seed(seed)
         return babbler.answer([], turn, generation, lambda _: None, never).text
 
-    greedy = GenerationSettings(max_new_tokens=20)
+    greedy = replace(DEFAULT_GENERATION, max_new_tokens=20)
     assert say(greedy, 0) == say(greedy, 1)
     warm = replace(greedy, temperature=1.5)
     assert say(warm, 0) != say(warm, 1)
@@ -276,11 +279,11 @@ def test_sampling_is_followed(babbler: Checkpoint) -> None:
 
 
 def test_keywords_of_generate() -> None:
-    assert GenerationSettings(max_new_tokens=9).keywords(5) == {
+    assert replace(DEFAULT_GENERATION, max_new_tokens=9).keywords(5) == {
         "max_new_tokens": 5,
         "do_sample": False,
     }
-    warm = GenerationSettings(temperature=0.5, top_p=0.9, max_new_tokens=9)
+    warm = replace(DEFAULT_GENERATION, temperature=0.5, top_p=0.9, max_new_tokens=9)
     wanted = {"max_new_tokens": 9, "do_sample": True, "temperature": 0.5, "top_p": 0.9}
     assert warm.keywords(100) == wanted
 
@@ -299,4 +302,4 @@ def test_keywords_of_generate() -> None:
 )
 def test_numbers_out_of_bounds_are_told(name: str, value: Any) -> None:
     with pytest.raises(QuestionError, match=f"{name} is {value}, want"):
-        GenerationSettings(**{name: value})
+        replace(DEFAULT_GENERATION, **{name: value})
