@@ -42,6 +42,31 @@ class RequestLimits(UploadLimits):
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings:
+    """Where a server listens, whom it answers, and what it allows."""
+
+    host: str
+    port: int
+    """0 takes a free one."""
+    model_name: str
+    """For clients."""
+    api_key: str | None
+    """Clients must send it; None: whoever reaches the server may ask."""
+    allow_remote_images: bool
+    """Fetch http(s) URLs."""
+    shutdown_seconds: int
+    """For running answers, after SIGINT or SIGTERM."""
+    engine: EngineSettings
+    limits: RequestLimits
+
+    def __post_init__(self) -> None:
+        if self.api_key == "":
+            raise ConfigError(
+                "the key is empty", where="--api-key", fix="Leave it out or choose one."
+            )
+
+
 def _require_positive(settings: object, *names: str) -> None:
     for name in names:
         value = getattr(settings, name)
