@@ -63,18 +63,8 @@ def load_model(
         CheckpointError: no complete checkpoint of this model family at ``path``.
         ConfigError: settings that exclude each other.
     """
-    given = {"device": device, "device_map": device_map, "gpus": gpus}
-    places = [name for name, value in given.items() if value is not None]
-    if len(places) > 1:
-        raise ConfigError(
-            f"{' and '.join(places)} exclude each other", where="load_model", fix="Give one."
-        )
-    if load_in_8bit and quantization_config is not None:
-        raise ConfigError(
-            "load_in_8bit and quantization_config exclude each other",
-            where="load_model",
-            fix="Give one of them.",
-        )
+    _refuse_several(device=device, device_map=device_map, gpus=gpus)
+    _refuse_several(load_in_8bit=load_in_8bit or None, quantization_config=quantization_config)
     require_complete(path)
     _warn_of_four_bits(quantization_config)
     if gpus is not None:
@@ -96,6 +86,15 @@ def load_model(
     model = InternVLChatModel.from_pretrained(path, **options).eval()
     model.config.normalize_type = normalize_type_of(Path(path))
     return model, load_tokenizer(path)
+
+
+def _refuse_several(**given: object) -> None:
+    """Raise ConfigError if more than one of these settings is given."""
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) > 1:
+        raise ConfigError(
+            f"{' and '.join(names)} exclude each other", where="load_model", fix="Give one."
+        )
 
 
 def _spread(path: str, gpus: int) -> dict[str, int]:

@@ -49,20 +49,7 @@ def chat(
     FILE, "id": anything}; --out gets {"line": n, "id": ..., "question": ..., "answer": ...} for
     each, or "error" in place of the answer. Lines that --out already answers are not asked again.
     """
-    if batch is not None and (question is not None or image or video):
-        raise ConfigError(
-            "--batch takes questions and pictures from its file",
-            where="--batch",
-            fix="Leave out the question, --image and --video.",
-        )
-    if (batch is None) != (out is None):
-        raise ConfigError("--batch and --out go together", where="--batch")
-    for option, paths in (("--image", image), ("--video", video)):
-        for path in paths or ():
-            if not Path(path).exists():
-                raise ConfigError(f"no such file: {path}", where=option)
-    if batch not in (None, "-"):
-        _open(str(batch))  # before seconds go into loading
+    _check_files(batch, out, question, image or [], video or [])
     generation: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": temperature > 0}
     if temperature > 0:
         generation["temperature"] = temperature
@@ -93,6 +80,26 @@ def chat(
             tell=lambda text: typer.echo(text, err=True),
             num_segments=num_segments,
         )
+
+
+def _check_files(
+    batch: str | None, out: Path | None, question: str | None, image: list[str], video: list[str]
+) -> None:
+    """Find what is wrong before seconds go into loading a model."""
+    if batch is not None and (question is not None or image or video):
+        raise ConfigError(
+            "--batch takes questions and pictures from its file",
+            where="--batch",
+            fix="Leave out the question, --image and --video.",
+        )
+    if (batch is None) != (out is None):
+        raise ConfigError("--batch and --out go together", where="--batch")
+    for option, paths in (("--image", image), ("--video", video)):
+        for path in paths:
+            if not Path(path).exists():
+                raise ConfigError(f"no such file: {path}", where=option)
+    if batch not in (None, "-"):
+        _open(str(batch))
 
 
 def _ask(session: ChatSession, question: str, as_json: bool) -> None:
