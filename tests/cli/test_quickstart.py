@@ -23,7 +23,7 @@ def venv(tmp_path: Path) -> Path:
     python.chmod(0o755)
     pinned = b"".join((ROOT / name).read_bytes() for name in REQUIREMENTS)
     stamp = subprocess.run(["cksum"], input=pinned, capture_output=True, check=True).stdout
-    (folder / ".installed-demo").write_bytes(stamp)
+    (folder / ".installed-quickstart").write_bytes(stamp)
     return folder
 
 

@@ -59,8 +59,9 @@ def test_a_failing_language_stage_ends_the_eyes_training(tmp_path: Path) -> None
     python = tmp_path / "python"
     python.write_text(
         "#!/bin/sh\ncase $* in\n"
-        f"*demo.vision_stage*) echo $$ > {tmp_path}/eye; exec sleep 600 ;;\n"
-        f"*demo.language_stage*) until [ -s {tmp_path}/eye ]; do sleep 0.05; done; exit 9 ;;\n"
+        f"*tiny_model.vision_stage*) echo $$ > {tmp_path}/eye; exec sleep 600 ;;\n"
+        "*tiny_model.language_stage*)\n"
+        f"  until [ -s {tmp_path}/eye ]; do sleep 0.05; done; exit 9 ;;\n"
         "esac\n"
     )
     python.chmod(0o755)
