@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from examples.annotations import DatasetEntry, Record, write_json, write_jsonl, write_meta
 from examples.quickstart import digits
-from examples.quickstart.records import DatasetEntry, Record, write_json, write_jsonl, write_meta
 from examples.tiny_model.records import (
     FAMILIES,
     Split,

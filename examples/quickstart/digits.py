@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from examples.quickstart.records import DatasetEntry, Record, conversation, write_jsonl
+from examples.annotations import DatasetEntry, Record, conversation, write_jsonl
 
 SIDE = 112
 """Width and height of a written picture, in pixels."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from examples.quickstart.records import Record, read_jsonl, read_meta, write_jsonl
+from examples.annotations import Record, read_jsonl, read_meta, write_jsonl
 from examples.quickstart.scoring import Reply
 
 IMAGE_TAG = "<image>"

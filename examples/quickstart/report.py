@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from examples.quickstart.charts import (
+from examples.quickstart.scoring import Box, Reply, accuracy_by_dataset, boxes_in
+from examples.quickstart.svg import (
     Series,
     before_after_bar,
     legend,
@@ -18,7 +19,6 @@ from examples.quickstart.charts import (
     loss_series,
     smoothed,
 )
-from examples.quickstart.scoring import Box, Reply, accuracy_by_dataset, boxes_in
 
 CUSTOM = "digits"
 """The dataset that is new to the model; the others are general data."""

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from examples.annotations import write_json
 from examples.quickstart.data import DataFiles, DataPlan, is_written, write_data
 from examples.quickstart.plan import (
     BUDGETS,
@@ -33,7 +34,6 @@ from examples.quickstart.plan import (
     training_command,
 )
 from examples.quickstart.questions import load_questions, read_replies, write_replies
-from examples.quickstart.records import write_json
 from examples.quickstart.report import CUSTOM, ReportInput, render_report
 from examples.quickstart.scoring import accuracy_by_dataset
 

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from examples.annotations import DatasetEntry, Record, conversation, write_jsonl, write_meta
 from examples.quickstart.digits import QUESTIONS, draw_scan, sample_look, split_scans
 from examples.quickstart.digits import Look as DigitLook
-from examples.quickstart.records import DatasetEntry, Record, conversation, write_jsonl, write_meta
 from examples.smollm2.knowledge import KNOWLEDGE
 from examples.tiny_model.common import COLOR_NAMES, SIDE, stream
 from examples.tiny_model.scene import FEW, Scene, Shape, draw_scene, sample_scene

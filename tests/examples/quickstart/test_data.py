@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from examples.annotations import read_jsonl
 from examples.quickstart.data import DataFiles, DataPlan, is_written, write_data
 from examples.quickstart.questions import load_questions
-from examples.quickstart.records import read_jsonl
 from examples.tiny_model.records import FAMILIES
 from internvl_chat.data.meta import load_meta
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from examples.annotations import read_jsonl
 from examples.quickstart.digits import (
     NUM_TRAIN,
     QUESTIONS,
@@ -17,7 +18,6 @@ from examples.quickstart.digits import (
     split_scans,
     write_digits,
 )
-from examples.quickstart.records import read_jsonl
 
 
 def _dot(row: int, column: int) -> Scan:

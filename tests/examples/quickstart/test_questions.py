@@ -2,20 +2,20 @@
 
 from pathlib import Path
 
-from examples.quickstart.questions import (
-    Asked,
-    batches,
-    load_questions,
-    read_replies,
-    write_replies,
-)
-from examples.quickstart.records import (
+from examples.annotations import (
     DatasetEntry,
     conversation,
     read_jsonl,
     read_meta,
     write_jsonl,
     write_meta,
+)
+from examples.quickstart.questions import (
+    Asked,
+    batches,
+    load_questions,
+    read_replies,
+    write_replies,
 )
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from examples.annotations import write_json
 from examples.quickstart import run as module
 from examples.quickstart.plan import BUDGETS, RECIPE, RunFiles, data_files, training_command
 from examples.quickstart.questions import write_replies
-from examples.quickstart.records import write_json
 from examples.quickstart.run import Quickstart, main, next_free, parse
 from examples.quickstart.scoring import Reply
 from internvl_chat.train.batch_plan import BatchPlan

@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from examples.quickstart.charts import (
+from examples.quickstart.svg import (
     Series,
     before_after_bar,
     line_chart,
