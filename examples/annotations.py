@@ -1,4 +1,4 @@
-"""Annotation files: one JSON object a line, and the meta JSON that lists datasets."""
+"""Annotation files, for every example: LLaVA-style records, one a line, and the meta JSON."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,12 +11,13 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetEntry:
-    """One entry of a meta JSON, as far as the quickstart uses them."""
+    """One entry of a meta JSON, as far as the examples use them."""
 
     name: str
     root: Path
     """Joined to every record's ``image``; relative to the working directory."""
     annotation: Path
+    """Relative to the working directory, or to the folder of the meta JSON."""
     length: int
     repeat_time: float = 1
 
@@ -41,6 +42,33 @@ def conversation(*rounds: tuple[str, str]) -> list[dict[str, str]]:
     for question, answer in rounds:
         turns += [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
     return turns
+
+
+def image_record(
+    identity: str, images: Sequence[str], side: int, rounds: Sequence[tuple[str, str]]
+) -> Record:
+    """LLaVA-style record: ``<image>`` tags in the first question, human and gpt in turn.
+
+    Args:
+        identity: the record's ``id``.
+        images: paths relative to the dataset's root; none for text only.
+        side: width and height of every image, in pixels.
+        rounds: (question, answer), at least one; the questions without tags.
+    """
+    record: Record = {"id": identity}
+    if images:
+        record["image"] = images[0] if len(images) == 1 else list(images)
+        record["width"] = record["height"] = side
+    (question, answer), *others = rounds
+    tags = "<image>\n" * len(images)
+    record["conversations"] = conversation((tags + question, answer), *others)
+    return record
+
+
+def image_paths(record: Mapping[str, Any]) -> list[str]:
+    """The record's images in order, whether it holds one path, a list of them, or none."""
+    images = record.get("image", [])
+    return [images] if isinstance(images, str) else list(images)
 
 
 def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> int:

@@ -15,7 +15,10 @@ from examples.tiny_model.records import (
     conversation_record,
     image_names,
     make_sample,
+    save_images,
 )
+
+JPEG_QUALITY = 92
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,10 +132,7 @@ def _family_record(
     """Write a record's pictures and return its line; a held-out record is its first question."""
     sample = make_sample(plan.seed, family, split, index)
     names = image_names(family, split, index, len(sample.images))
-    for name, image in zip(names, sample.images, strict=True):
-        path = files.images / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(path, quality=92)
+    save_images(files.images, sample, names, quality=JPEG_QUALITY)
     questions = sample.questions[:1] if split == "heldout" else sample.questions
     record = conversation_record(f"{family}-{split}-{index}", names, questions)
     if split == "heldout":

@@ -17,10 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from examples.annotations import DatasetEntry, Record, conversation, write_jsonl
+from examples.annotations import DatasetEntry, Record, image_record, write_jsonl
+from examples.tiny_model.common import SIDE
 
-SIDE = 112
-"""Width and height of a written picture, in pixels."""
 NUM_TRAIN = 1400
 DATASET = "digits"
 QUESTIONS = (
@@ -116,13 +115,8 @@ def _affine(look: Look) -> tuple[float, float, float, float, float, float]:
 
 def record_of(scan: Scan, image: str, question: str) -> Record:
     """One line of the annotation file; ``image`` is relative to the dataset's root."""
-    return {
-        "id": f"{DATASET}-{Path(image).stem}",
-        "image": image,
-        "width": SIDE,
-        "height": SIDE,
-        "conversations": conversation((f"<image>\n{question}", str(scan.digit))),
-    }
+    identity = f"{DATASET}-{Path(image).stem}"
+    return image_record(identity, [image], SIDE, [(question, str(scan.digit))])
 
 
 def write_digits(

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from examples.annotations import Record, read_jsonl, read_meta, write_jsonl
+from examples.annotations import Record, image_paths, read_jsonl, read_meta, write_jsonl
 from examples.quickstart.scoring import Reply
 
 IMAGE_TAG = "<image>"
@@ -44,14 +44,11 @@ def load_questions(meta_path: Path) -> list[Asked]:
 
 
 def _asked(dataset: str, root: Path, record: Record) -> Asked:
-    images = record.get("image", [])
     question, answer = record["conversations"][:2]
     return Asked(
         dataset=dataset,
         identity=record["id"],
-        images=tuple(
-            (root / p).as_posix() for p in ([images] if isinstance(images, str) else images)
-        ),
+        images=tuple((root / path).as_posix() for path in image_paths(record)),
         prompt=question["value"],
         truth=answer["value"],
     )

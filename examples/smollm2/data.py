@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from examples.annotations import DatasetEntry, Record, conversation, write_jsonl, write_meta
+from examples.annotations import DatasetEntry, Record, image_record, write_jsonl, write_meta
 from examples.quickstart.digits import QUESTIONS, draw_scan, sample_look, split_scans
 from examples.quickstart.digits import Look as DigitLook
 from examples.smollm2.knowledge import KNOWLEDGE
@@ -152,24 +152,14 @@ def knowledge_records(repeats: int) -> Iterator[Record]:
     """Text-only turns, so that the adapter learns to look without forgetting to talk."""
     for repeat in range(repeats):
         for number, (question, answer) in enumerate(KNOWLEDGE):
-            yield {
-                "id": f"knowledge_{repeat}_{number:02d}",
-                "conversations": conversation((question, answer)),
-            }
+            yield image_record(f"knowledge_{repeat}_{number:02d}", [], SIDE, [(question, answer)])
 
 
 def _picture_record(root: Path, image: Any, name: str, rounds: Sequence[tuple[str, str]]) -> Record:
     path = f"images/{name}.png"
     (root / "images").mkdir(parents=True, exist_ok=True)
     image.save(root / path, compress_level=1)
-    first, *others = rounds
-    return {
-        "id": name,
-        "image": path,
-        "width": SIDE,
-        "height": SIDE,
-        "conversations": conversation((f"<image>\n{first[0]}", first[1]), *others),
-    }
+    return image_record(name, [path], SIDE, rounds)
 
 
 def write_data(root: Path, amounts: Amounts, *, seed: int) -> None:

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import re
 from collections.abc import Sequence
@@ -16,6 +15,8 @@ from typing import Any
 
 import torch
 
+from examples.annotations import write_json
+from examples.durations import read_seconds
 from examples.smollm2.data import COLOR_CHANCE, DIGIT_CHANCE
 from examples.tiny_model.evaluate import Reply, Trial, answer, read_trials
 
@@ -97,11 +98,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     result = evaluate(arguments.model, arguments.data, limit=arguments.limit)
     if arguments.seconds is not None:
-        lines = arguments.seconds.read_text(encoding="utf-8").splitlines()
-        result["seconds"] = {name: int(value) for name, value in map(str.split, lines)}
-    arguments.out.write_text(
-        json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+        result["seconds"] = read_seconds(arguments.seconds)
+    write_json(arguments.out, result)
     for skill, found in result["skills"].items():
         logger.info(
             "%-6s %5.1f %% of %d held-out questions right (chance %.1f %%)",

@@ -8,7 +8,6 @@ A record is LLaVA-style with one round and a ``skill``; picture paths are relati
 """
 
 import argparse
-import json
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from examples.annotations import image_paths, read_jsonl, write_json
 from examples.tiny_model.scoring import group_accuracies, is_right
 from internvl_chat.chat import load_image
 
@@ -62,13 +62,11 @@ def read_trials(jsonl: Path, root: Path | None = None, *, limit: int | None = No
     root = jsonl.parent.parent if root is None else root
     taken: dict[str, int] = defaultdict(int)
     trials = []
-    for line in jsonl.read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
+    for record in read_jsonl(jsonl):
         skill = record.get("skill", jsonl.stem)
         if limit is not None and taken[skill] >= limit:
             continue
         taken[skill] += 1
-        images = record.get("image", [])
         human, gpt = (turn["value"] for turn in record["conversations"][:2])
         trials.append(
             Trial(
@@ -76,7 +74,7 @@ def read_trials(jsonl: Path, root: Path | None = None, *, limit: int | None = No
                 question=human,
                 truth=gpt,
                 skill=skill,
-                images=tuple(root / p for p in ([images] if isinstance(images, str) else images)),
+                images=tuple(root / path for path in image_paths(record)),
             )
         )
     return trials
@@ -186,7 +184,7 @@ def main() -> None:
     summary = evaluate(model, tokenizer, args.data, **limits)
     logger.info("%s", format_table(summary))
     if args.out is not None:
-        args.out.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        write_json(args.out, summary)
 
 
 if __name__ == "__main__":

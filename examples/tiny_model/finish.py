@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from examples.annotations import write_json
+from examples.durations import read_seconds
 from examples.tiny_model.evaluate import evaluate, format_table
 from examples.tiny_model.scoring import TARGETS
 from internvl_chat.checkpoint.save import save_checkpoint_files
@@ -63,14 +65,6 @@ model.chat(tokenizer, pixels, "How many shapes are there?", dict(max_new_tokens=
 """
 
 
-def read_seconds(path: Path) -> dict[str, int]:
-    """Durations by part, from the ``name seconds`` lines that the shell script writes."""
-    if not path.is_file():
-        return {}
-    pairs = (line.split() for line in path.read_text(encoding="utf-8").splitlines())
-    return {name: int(seconds) for name, seconds in pairs}
-
-
 def count_parameters(model: torch.nn.Module) -> dict[str, int]:
     """Parameters of each child, and of all."""
     counts = {
@@ -97,7 +91,7 @@ def weak_skills(skills: dict[str, float]) -> str:
 
 def write_card(out: Path, run: dict[str, Any]) -> None:
     """Write ``run.json`` and ``README.md``."""
-    (out / "run.json").write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+    write_json(out / "run.json", run)
     rows = "\n".join(
         f"| {group} | {value:.1%} | {f'{TARGETS[group]:.0%}' if group in TARGETS else ''} |"
         for group, value in run["heldout"]["groups"].items()

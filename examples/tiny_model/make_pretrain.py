@@ -8,13 +8,14 @@ written depends on --seed, --num and --heldout only, not on --workers.
 """
 
 import argparse
-import json
+import itertools
 import logging
 import multiprocessing
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from examples.annotations import DatasetEntry, Record, image_paths, write_jsonl, write_meta
 from examples.tiny_model.records import (
     FAMILIES,
     Sample,
@@ -22,6 +23,7 @@ from examples.tiny_model.records import (
     conversation_record,
     image_names,
     make_sample,
+    save_images,
 )
 
 logger = logging.getLogger(__name__)
@@ -31,29 +33,16 @@ _CHUNK = 250  # samples a worker makes at a time
 _HELDOUT_FACTOR = 12  # pictures looked at for each wanted question of a skill
 
 
-def save_images(root: Path, sample: Sample, names: list[str]) -> None:
-    """Write a sample's pictures under ``root``."""
-    for image, name in zip(sample.images, names, strict=True):
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(path, quality=JPEG_QUALITY)
-
-
-def dumps(record: dict[str, object]) -> str:
-    """One line of JSON."""
-    return json.dumps(record, ensure_ascii=False) + "\n"
-
-
-def _train_chunk(task: tuple[Path, int, str, range]) -> str:
-    """Pictures of some training samples written, their lines returned."""
+def _train_chunk(task: tuple[Path, int, str, range]) -> list[Record]:
+    """Pictures of some training samples written, their records returned."""
     root, seed, family, indices = task
-    lines = []
+    records = []
     for index in indices:
         sample = make_sample(seed, family, "train", index)
         names = image_names(family, "train", index, len(sample.images))
-        save_images(root, sample, names)
-        lines.append(dumps(conversation_record(f"{family}_{index:06d}", names, sample.questions)))
-    return "".join(lines)
+        save_images(root, sample, names, quality=JPEG_QUALITY)
+        records.append(conversation_record(f"{family}_{index:06d}", names, sample.questions))
+    return records
 
 
 def _chunks(
@@ -70,19 +59,16 @@ def write_train(root: Path, *, seed: int, num: int, workers: int) -> dict[str, i
         Records by family.
     """
     counts = {name: round(num * family.share) for name, family in FAMILIES.items()}
-    (root / "train").mkdir(parents=True, exist_ok=True)
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         for family, count in counts.items():
-            with open(root / "train" / f"{family}.jsonl", "w", encoding="utf-8") as file:
-                for lines in pool.imap(_train_chunk, _chunks(root, seed, family, count)):
-                    file.write(lines)
+            chunks = pool.imap(_train_chunk, _chunks(root, seed, family, count))
+            records = itertools.chain.from_iterable(chunks)
+            write_jsonl(root / "train" / f"{family}.jsonl", records)
             logger.info("%s: %d training records", family, count)
     return counts
 
 
-def heldout_records(
-    seed: int, family: str, quota: int
-) -> Iterator[tuple[Sample, dict[str, object]]]:
+def heldout_records(seed: int, family: str, quota: int) -> Iterator[tuple[Sample, Record]]:
     """Single questions of held-out samples, at most ``quota`` for each skill.
 
     Yields:
@@ -110,35 +96,31 @@ def heldout_records(
 def write_heldout(root: Path, *, seed: int, quota: int) -> dict[str, int]:
     """Write ``heldout/FAMILY.jsonl``; returns records by family."""
     counts = {}
-    (root / "heldout").mkdir(parents=True, exist_ok=True)
     for family in FAMILIES:
-        lines = []
+        records = []
         for sample, record in heldout_records(seed, family, quota):
-            images = record.get("image", [])
-            save_images(root, sample, [images] if isinstance(images, str) else images)
-            lines.append(dumps(record))
-        (root / "heldout" / f"{family}.jsonl").write_text("".join(lines), encoding="utf-8")
-        counts[family] = len(lines)
+            save_images(root, sample, image_paths(record), quality=JPEG_QUALITY)
+            records.append(record)
+        counts[family] = write_jsonl(root / "heldout" / f"{family}.jsonl", records)
     return counts
 
 
-def write_meta(root: Path, counts: dict[str, int]) -> Path:
+def write_train_meta(root: Path, counts: dict[str, int]) -> Path:
     """Write ``meta.json``; roots are given as ``root`` is, relative to the working directory.
 
     "./" would not do: the trainer looks from the working directory first, where it exists too.
     """
-    meta = {
-        f"demo_{family}": {
-            "root": f"{root.as_posix()}/",
-            "annotation": f"train/{family}.jsonl",
-            "data_augment": False,
-            "repeat_time": 1,
-            "length": count,
-        }
+    entries = [
+        DatasetEntry(
+            name=f"demo_{family}",
+            root=root,
+            annotation=Path("train") / f"{family}.jsonl",
+            length=count,
+        )
         for family, count in counts.items()
-    }
+    ]
     path = root / "meta.json"
-    path.write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+    write_meta(path, entries)
     return path
 
 
@@ -156,7 +138,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     counts = write_train(args.out, seed=args.seed, num=args.num, workers=args.workers)
     heldout = write_heldout(args.out, seed=args.seed, quota=args.heldout)
-    meta = write_meta(args.out, counts)
+    meta = write_train_meta(args.out, counts)
     total = sum(counts.values()), sum(heldout.values())
     logger.info("%d training and %d held-out records, listed in %s", *total, meta)
 

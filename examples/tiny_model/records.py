@@ -4,10 +4,12 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 from PIL import Image
 
+from examples.annotations import Record, image_record
 from examples.tiny_model.charts import Chart, draw_chart, sample_chart
 from examples.tiny_model.common import SIDE, Question, stream
 from examples.tiny_model.other_questions import (
@@ -171,18 +173,16 @@ def image_names(family: str, split: Split, index: int, count: int) -> list[str]:
     return [f"{stem}.jpg"] if count == 1 else [f"{stem}_{i + 1}.jpg" for i in range(count)]
 
 
+def save_images(root: Path, sample: Sample, names: Sequence[str], *, quality: int) -> None:
+    """Write a sample's pictures under ``root`` as JPEG files of a quality up to 95."""
+    for image, name in zip(sample.images, names, strict=True):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path, quality=quality)
+
+
 def conversation_record(
     identity: str, images: Sequence[str], questions: Sequence[Question]
-) -> dict[str, object]:
-    """LLaVA-style record: ``<image>`` tags in the first question, human and gpt in turn."""
-    record: dict[str, object] = {"id": identity}
-    if images:
-        record["image"] = images[0] if len(images) == 1 else list(images)
-        record["width"] = record["height"] = SIDE
-    turns = []
-    for i, question in enumerate(questions):
-        tags = "<image>\n" * len(images) if i == 0 else ""
-        turns.append({"from": "human", "value": tags + question.text})
-        turns.append({"from": "gpt", "value": question.answer})
-    record["conversations"] = turns
-    return record
+) -> Record:
+    """The record of questions about the images, of SIDE x SIDE pixels, at these paths."""
+    return image_record(identity, images, SIDE, [(q.text, q.answer) for q in questions])

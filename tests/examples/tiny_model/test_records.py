@@ -10,7 +10,7 @@ import pytest
 
 from examples.tiny_model.charts import sample_chart
 from examples.tiny_model.common import SIDE, box_text, stream, unit_box
-from examples.tiny_model.make_pretrain import write_heldout, write_meta, write_train
+from examples.tiny_model.make_pretrain import write_heldout, write_train, write_train_meta
 from examples.tiny_model.records import FAMILIES, Sample, conversation_record, make_sample
 from examples.tiny_model.scene import Scene, Shape, draw_scene, sample_scene
 from examples.tiny_model.scene_questions import ask_box, ask_count, place_name
@@ -175,7 +175,7 @@ def test_written_files_do_not_depend_on_the_number_of_workers(tmp_path: Path) ->
     for workers in (1, 2):
         root = tmp_path / str(workers)
         counts = write_train(root, seed=0, num=40, workers=workers)
-        write_meta(root, counts)
+        write_train_meta(root, counts)
         assert counts == {
             "shapes": 11,
             "grounding": 9,
