@@ -27,7 +27,7 @@ CHANCE = {"color": COLOR_CHANCE, "digit": DIGIT_CHANCE}
 NUM_EXAMPLES = 5
 
 
-def is_right(reply: str, truth: str) -> bool:
+def begins_with(reply: str, truth: str) -> bool:
     """Whether the answer's first word or number is the truth: ``"Red."``, ``"red"``, ``"7"``."""
     words = re.findall(r"[a-z]+|\d+", reply.lower())
     return words[:1] == [truth.lower()]
@@ -45,7 +45,7 @@ def summarize(replies: Sequence[Reply]) -> dict[str, Any]:
         asked = [reply for reply in replies if reply.trial.skill == skill]
         if not asked:
             continue
-        right = sum(is_right(reply.text, reply.trial.truth) for reply in asked)
+        right = sum(begins_with(reply.text, reply.trial.truth) for reply in asked)
         skills[skill] = {
             "accuracy": round(right / len(asked), 4),
             "chance": chance,

@@ -1,9 +1,10 @@
-"""Whether a reply is right, by skill; pure functions on strings."""
+"""Whether a reply is right: equal text, numbers, boxes by their overlap; by skill. Pure."""
 
 import re
 from collections.abc import Callable
 
 Box1000 = tuple[float, float, float, float]
+"""x1, y1, x2, y2 from 0 to 1000."""
 
 _BOX = re.compile(r"\[\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*\]")
 _INTEGER = re.compile(r"-?\d+")
@@ -11,8 +12,8 @@ IOU_THRESHOLD = 0.5
 
 
 def clean(text: str) -> str:
-    """Lower case, single spaces, no full stop at the end."""
-    return " ".join(text.lower().split()).rstrip(".")
+    """Case folded, single spaces, no full stop at the end."""
+    return " ".join(text.casefold().split()).rstrip(".")
 
 
 def exact_match(reply: str, truth: str) -> bool:
@@ -26,13 +27,17 @@ def same_number(reply: str, truth: str) -> bool:
     return all(numbers) and int(numbers[0].group()) == int(numbers[1].group())  # type: ignore[union-attr]
 
 
-def parse_box(text: str) -> Box1000 | None:
-    """First ``[x1, y1, x2, y2]`` of a text, or None."""
-    match = _BOX.search(text)
-    if match is None:
-        return None
-    x1, y1, x2, y2 = (float(v) for v in match.groups())
-    return x1, y1, x2, y2
+def parse_boxes(text: str) -> list[Box1000]:
+    """Every ``[x1, y1, x2, y2]`` of a text, in reading order.
+
+    >>> parse_boxes("<ref>red star</ref><box>[[100, 200, 300, 400]]</box>")
+    [(100.0, 200.0, 300.0, 400.0)]
+    """
+    boxes = []
+    for numbers in _BOX.findall(text):
+        x1, y1, x2, y2 = (float(number) for number in numbers)
+        boxes.append((x1, y1, x2, y2))
+    return boxes
 
 
 def iou(a: Box1000, b: Box1000) -> float:
@@ -49,10 +54,14 @@ def iou(a: Box1000, b: Box1000) -> float:
     return width * height / (sum(areas) - width * height)
 
 
+def boxes_overlap(one: Box1000, other: Box1000) -> bool:
+    """Whether two boxes count as the same."""
+    return iou(one, other) >= IOU_THRESHOLD
+
+
 def box_hit(reply: str, truth: str) -> bool:
-    """The first box of the reply overlaps the true one by IoU 0.5 or more."""
-    boxes = parse_box(reply), parse_box(truth)
-    return boxes[0] is not None and boxes[1] is not None and iou(*boxes) >= IOU_THRESHOLD  # type: ignore[arg-type]
+    """The first box of the reply overlaps the first true one by IoU 0.5 or more."""
+    return any(map(boxes_overlap, parse_boxes(reply)[:1], parse_boxes(truth)[:1]))
 
 
 Scorer = Callable[[str, str], bool]

@@ -6,7 +6,6 @@ from examples.quickstart.scoring import (
     Reply,
     accuracy_by_dataset,
     boxes_in,
-    intersection_over_union,
     is_right,
 )
 
@@ -26,14 +25,6 @@ from examples.quickstart.scoring import (
 )
 def test_words_are_equal_but_for_case_space_and_stop(answer: str, truth: str, right: bool) -> None:
     assert is_right(answer, truth) is right
-
-
-def test_overlap_is_shared_over_joint_area() -> None:
-    # 100x100 each, shifted by half: 5000 shared, 15000 joint.
-    assert intersection_over_union((0, 0, 100, 100), (50, 0, 150, 100)) == pytest.approx(1 / 3)
-    assert intersection_over_union((0, 0, 10, 10), (10, 0, 20, 10)) == 0
-    assert intersection_over_union((10, 10, 0, 0), (0, 0, 10, 10)) == 0
-    assert intersection_over_union((1, 2, 3, 4), (1, 2, 3, 4)) == 1
 
 
 def test_a_box_is_right_from_half_overlap() -> None:

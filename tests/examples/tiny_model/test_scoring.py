@@ -9,7 +9,7 @@ from examples.tiny_model.scoring import (
     group_accuracies,
     iou,
     is_right,
-    parse_box,
+    parse_boxes,
     same_number,
 )
 
@@ -50,8 +50,9 @@ def test_iou(a: tuple[int, ...], b: tuple[int, ...], expected: float) -> None:
 
 def test_a_box_is_parsed_out_of_marked_text() -> None:
     text = "<ref>red star</ref><box>[[10, 20, 300, 1000]]</box>"
-    assert parse_box(text) == (10.0, 20.0, 300.0, 1000.0)
-    assert parse_box("<box>[[10, 20, 300]]</box>") is None
+    assert parse_boxes(text) == [(10.0, 20.0, 300.0, 1000.0)]
+    assert parse_boxes("<box>[[10, 20, 300]]</box>") == []
+    assert parse_boxes("[1, 2, 3, 4] [5,6,7,8]") == [(1, 2, 3, 4), (5, 6, 7, 8)]
 
 
 def test_a_box_hits_from_one_half_on() -> None:
