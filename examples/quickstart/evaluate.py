@@ -13,11 +13,10 @@ from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging
 
 import internvl_chat  # noqa: F401  registers the model's classes with transformers
+from examples.answering import answer_batch
 from examples.quickstart.questions import Asked, batches
-from internvl_chat.chat import load_image
 
 BATCH_SIZE = 50
-MAX_NEW_TOKENS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,31 +25,17 @@ class Answerer:
 
     model: Any
     tokenizer: Any
-    image_size: int
-    """Side of a tile in pixels."""
 
     @classmethod
     def load(cls, checkpoint: str) -> "Answerer":
         """Load in fp32, on the CPU."""
         model = AutoModel.from_pretrained(checkpoint, dtype=torch.float32).eval()
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-        size = model.config.force_image_size or model.config.vision_config.image_size
-        return cls(model=model, tokenizer=tokenizer, image_size=size)
+        return cls(model=model, tokenizer=AutoTokenizer.from_pretrained(checkpoint))
 
     def answer(self, questions: Sequence[Asked]) -> list[str]:
-        """One answer for each question; with one or several pictures each, or none at all."""
-        paths = [path for asked in questions for path in asked.images]
-        tiles = [load_image(path, image_size=self.image_size) for path in paths]
-        pixels = torch.cat(tiles) if tiles else None
-        return list(
-            self.model.batch_chat(
-                self.tokenizer,
-                pixels,
-                [asked.prompt for asked in questions],
-                {"max_new_tokens": MAX_NEW_TOKENS, "do_sample": False},
-                num_patches_list=[[1] * len(asked.images) for asked in questions],
-            )
-        )
+        """One answer for each question; all with the same number of images, which may be 0."""
+        prompts, images = zip(*((asked.prompt, asked.images) for asked in questions), strict=True)
+        return answer_batch(self.model, self.tokenizer, prompts, images)
 
 
 _answerer: Answerer | None = None  # of this worker process

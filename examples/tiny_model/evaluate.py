@@ -16,15 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from examples.annotations import image_paths, read_jsonl, write_json
+from examples.answering import answer_batch
 from examples.tiny_model.scoring import group_accuracies, is_right
-from internvl_chat.chat import load_image
 
 logger = logging.getLogger(__name__)
-
-MAX_NEW_TOKENS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,13 +77,6 @@ def read_trials(jsonl: Path, root: Path | None = None, *, limit: int | None = No
     return trials
 
 
-def load_pixels(paths: Sequence[Path], image_size: int) -> Tensor | None:
-    """Pictures as one (N, 3, S, S) float tensor, one tile each; None without pictures."""
-    if not paths:
-        return None
-    return torch.cat([load_image(str(path), image_size=image_size) for path in paths])
-
-
 def _batches(trials: Sequence[Trial], size: int) -> Iterator[list[Trial]]:
     """Batches of one skill and one number of pictures: equal prompts pad little."""
     by_kind: dict[tuple[str, int], list[Trial]] = defaultdict(list)
@@ -97,7 +87,6 @@ def _batches(trials: Sequence[Trial], size: int) -> Iterator[list[Trial]]:
             yield group[start : start + size]
 
 
-@torch.inference_mode()
 def answer(
     model: Any, tokenizer: Any, trials: Sequence[Trial], *, batch_size: int = 50
 ) -> list[Reply]:
@@ -110,15 +99,9 @@ def answer(
         batch_size: questions generated together.
     """
     replies = []
-    image_size = model.config.force_image_size or model.config.vision_config.image_size
     for batch in _batches(trials, batch_size):
-        pixels = load_pixels([path for trial in batch for path in trial.images], image_size)
-        texts = model.batch_chat(
-            tokenizer,
-            None if pixels is None else pixels.to(model.device, model.dtype),
-            [trial.question for trial in batch],
-            {"max_new_tokens": MAX_NEW_TOKENS, "do_sample": False},
-            num_patches_list=[[1] * len(trial.images) for trial in batch],
+        texts = answer_batch(
+            model, tokenizer, [trial.question for trial in batch], [t.images for t in batch]
         )
         replies += [Reply(trial=t, text=text) for t, text in zip(batch, texts, strict=True)]
     return replies
