@@ -25,17 +25,17 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from examples.quickstart.digits import Scan, draw_scan, sample_look, split_scans
 from examples.tiny_model.common import COLOR_NAMES, stream
 from examples.tiny_model.label_embeddings import token_at
+from examples.tiny_model.projector import build_projector, save_projector, shuffled_patches
 from examples.tiny_model.scene import KINDS, draw_scene, sample_scene
 from examples.tiny_model.vision_stage import normalize
 from internvl_chat.checkpoint.tokenizer import load_tokenizer
 from internvl_chat.model.modeling_intern_vit import InternVisionModel
-from internvl_chat.model.modeling_internvl_chat import InternVLChatModel, pixel_shuffle
+from internvl_chat.model.modeling_internvl_chat import InternVLChatModel
 
 logger = logging.getLogger(__name__)
 
@@ -81,10 +81,7 @@ def view(tower: InternVisionModel, pictures: Sequence[tuple[Image.Image, Tensor]
     features = []
     for start in range(0, len(pictures), 32):
         pixels = np.stack([np.asarray(image) for image, _ in pictures[start : start + 32]])
-        tokens = tower(normalize(torch.from_numpy(pixels))).last_hidden_state[:, 1:]
-        side = round(tokens.shape[1] ** 0.5)
-        grid = tokens.unflatten(1, (side, side))
-        features.append(pixel_shuffle(grid, 0.5, version="v1").flatten(1, 2))
+        features.append(shuffled_patches(tower, normalize(torch.from_numpy(pixels))))
     return Views(torch.cat(features), torch.stack([words for _, words in pictures]))
 
 
@@ -215,21 +212,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     held_out = [scene_words(args.seed + 1, i) for i in range(HELD_OUT)]
     held_out += [digit_words(args.seed + 1, i, held_out_scans) for i in range(HELD_OUT)]
     views, held_out_views = view(tower, train), view(tower, held_out)
-    width, llm_width = views.features.shape[-1], table.shape[1]
-    projector = nn.Sequential(
-        nn.LayerNorm(width),
-        nn.Linear(width, llm_width),
-        nn.GELU(),
-        nn.Linear(llm_width, llm_width),
-    )
+    projector = build_projector(views.features.shape[-1], table.shape[1])
     empty = table.mean(0)
     fit(projector, views, vectors, empty, epochs=args.epochs)
     scores = accuracy(projector, held_out_views, vectors, empty)
     told = ", ".join(f"{group} {100 * share:.0f} %" for group, share in scores.items())
     seconds = time.monotonic() - begin
     logger.info("nearest word right, pictures not trained on: %s (%.0f s)", told, seconds)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    save_file({f"mlp1.{name}": value for name, value in projector.state_dict().items()}, args.out)
+    save_projector(projector, args.out)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -34,13 +33,13 @@ from examples.tiny_model.label_embeddings import (
 )
 from examples.tiny_model.muon import Muon
 from examples.tiny_model.precision import has_bf16_products, matrix_precision
+from examples.tiny_model.projector import build_projector, save_projector, shuffled_patches
 from examples.tiny_model.records import Picture, draw
 from examples.tiny_model.scene import MANY, sample_scene
 from examples.tiny_model.words import sample_glyphs, sample_sign
 from internvl_chat.model.configuration_intern_vit import InternVisionConfig
 from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
 from internvl_chat.model.modeling_intern_vit import InternVisionModel
-from internvl_chat.model.modeling_internvl_chat import pixel_shuffle
 from internvl_chat.model.presets import load_preset
 
 logger = logging.getLogger(__name__)
@@ -93,20 +92,15 @@ class Eye(nn.Module):
 
     def __init__(self, tower: InternVisionModel, width: int) -> None:
         super().__init__()
-        shuffled = 4 * tower.config.hidden_size
         self.tower = tower
-        self.projector = nn.Sequential(
-            nn.LayerNorm(shuffled), nn.Linear(shuffled, width), nn.GELU(), nn.Linear(width, width)
-        )
+        self.projector = build_projector(4 * tower.config.hidden_size, width)
         for layer in self.projector:
             if isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """(N, 3, S, S) to (N, K, D)."""
-        patches = self.tower(pixel_values).last_hidden_state[:, 1:]
-        grid = patches.unflatten(1, (GRID, GRID))
-        return self.projector(pixel_shuffle(grid, 0.5, version="v1").flatten(1, 2))
+        return self.projector(shuffled_patches(self.tower, pixel_values))
 
 
 def code_loss(codes: Tensor, batch: Batch, book: CodeBook) -> Tensor:
@@ -292,8 +286,7 @@ def main() -> None:
     plan = Schedule(steps=args.steps)
     eye = pretrain_vision(config.vision_config, width, seed=args.seed, plan=plan)
     eye.tower.save_pretrained(args.out / "vision")
-    projector = {f"mlp1.{name}": value for name, value in eye.projector.state_dict().items()}
-    save_file(projector, args.out / "mlp.safetensors")
+    save_projector(eye.projector, args.out / "mlp.safetensors")
 
 
 if __name__ == "__main__":

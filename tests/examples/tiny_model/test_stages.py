@@ -18,11 +18,13 @@ from examples.tiny_model.language_stage import (
     word_codes,
 )
 from examples.tiny_model.muon import orthogonalize
+from examples.tiny_model.projector import build_projector
 from examples.tiny_model.records import FAMILIES
 from examples.tiny_model.tokenizer import train_tokenizer
 from internvl_chat.checkpoint.tokenizer import add_special_tokens
 from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
 from internvl_chat.model.constants import IGNORE_INDEX, IMG_CONTEXT_TOKEN
+from internvl_chat.model.modeling_internvl_chat import InternVLChatModel
 from internvl_chat.model.presets import load_preset
 
 
@@ -153,6 +155,16 @@ def test_the_code_loss_wants_the_code_and_nothing_else() -> None:
     scores = vision_stage.accuracies(right, batch, book)
     assert scores.pop("waves") < 1e-5
     assert set(scores.values()) == {1.0}
+
+
+def test_the_projector_is_the_chat_models() -> None:
+    config = tiny()
+    config.vision_config.num_hidden_layers = config.llm_config.num_hidden_layers = 1
+    mlp1 = InternVLChatModel(config).mlp1.state_dict()
+    built = build_projector(4 * config.vision_config.hidden_size, config.llm_config.hidden_size)
+    assert {name: value.shape for name, value in built.state_dict().items()} == {
+        name: value.shape for name, value in mlp1.items()
+    }
 
 
 def test_an_orthogonal_update_has_singular_values_near_one() -> None:
