@@ -1,6 +1,7 @@
 """Phases, folders and mistakes; nothing is trained and no model is loaded."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,13 @@ from rich.console import Console
 
 from examples.annotations import write_json
 from examples.quickstart import run as module
-from examples.quickstart.plan import BUDGETS, RECIPE, RunFiles, data_files, training_command
+from examples.quickstart.plan import BUDGETS, MODEL, RECIPE, RunFiles, data_files, training_command
 from examples.quickstart.questions import write_replies
 from examples.quickstart.run import Quickstart, main, next_free, parse
 from examples.quickstart.scoring import Reply
 from internvl_chat.train.batch_plan import BatchPlan
+
+ROOT = Path(__file__).parents[3]
 
 
 def quickstart(tmp_path: Path, budget: str = "small") -> Quickstart:
@@ -154,3 +157,17 @@ def test_the_command_is_the_second_recipe_with_a_batch_that_divides() -> None:
 def test_budgets_have_their_own_data_folders() -> None:
     names = {data_files(Path("playground"), budget).name for budget in BUDGETS.values()}
     assert names == {"quickstart", "quickstart-small"}
+
+
+def test_the_documented_command_is_the_one_that_trains() -> None:
+    page = (ROOT / "docs/custom_dataset.md").read_text(encoding="utf-8")
+    (block,) = (b for b in page.split("```") if f"MODEL_PATH={MODEL.as_posix()}" in b)
+    documented = shlex.split(block.removeprefix("sh").replace("\\\n", " "))
+    command = training_command(
+        model=MODEL,
+        meta=Path("playground/opensource/quickstart/finetune.json"),
+        output_dir=Path("work_dirs/mine"),
+        max_steps=None,
+    )
+    settings = [f"{key}={value}" for key, value in command.settings.items()]
+    assert documented == [*settings, *command.words]
