@@ -2,7 +2,7 @@
 
 Three measurements in one process, rivals taking turns:
 
-1. ``--questions`` short questions about one picture each by ``model.chat``, one after the other,
+1. ``--questions`` short questions about one image each by ``model.chat``, one after the other,
    and by ``model.batch_chat`` in batches; the greedy answers must be the same.
 2. Seconds from the question to the first token (vision tower, projector and prompt included), and
    those that the bare language model needs for a prompt of the same length.
@@ -39,7 +39,7 @@ GREEDY: dict[str, Any] = {"max_new_tokens": 32, "do_sample": False}
 MAX_OVERHEAD = 1.1
 
 
-def one_picture_questions(count: int, size: int) -> tuple[Tensor, list[str]]:
+def one_image_questions(count: int, size: int) -> tuple[Tensor, list[str]]:
     """(count, 3, S, S) and a question about each; families of one-word answers take turns."""
     families = ("shapes", "charts", "reading")
     tiles, questions = [], []
@@ -54,7 +54,7 @@ def measure_batches(
     model: Any, tokenizer: Any, count: int, sizes: list[int]
 ) -> tuple[list[list[str]], bool]:
     """A row a batch size; whether all answers are those of one by one."""
-    tiles, questions = one_picture_questions(count, image_config_of(model.config).image_size)
+    tiles, questions = one_image_questions(count, image_config_of(model.config).image_size)
     model.batch_chat(tokenizer, tiles[:4], questions[:4], GREEDY)  # first-call buffers
     begin = time.perf_counter()
     wanted = [
@@ -103,7 +103,7 @@ def measure_overhead(
 ) -> tuple[list[list[str]], float]:
     """Rows of first token and tokens per second; the overhead of chat."""
     size = image_config_of(model.config).image_size
-    tile = one_picture_questions(1, size)[0]
+    tile = one_image_questions(1, size)[0]
     fixed = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens, "do_sample": False}
     question = "What is in this picture?"
     lengths: list[int] = []

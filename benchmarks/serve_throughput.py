@@ -1,11 +1,11 @@
 """Answers per second: ``internvl-chat serve`` with one client and with many, and ``model.chat``.
 
-One round asks the same questions, each about its own picture (a JPEG file), three times: one by one
+One round asks the same questions, each about its own image (a JPEG file), three times: one by one
 with ``model.chat`` in a process of its own, by one client of the server, and by many at once. Both
 begin with the file's bytes and have the same number of threads. All greedy answers must be equal.
 
 Two kinds of answers: those of the shipped tiny model, two or three tokens long, where reading
-pictures and prompts is the work, and answers of exactly ``--tokens`` tokens (the same model with
+images and prompts is the work, and answers of exactly ``--tokens`` tokens (the same model with
 its end of turn made unlikely), where generation is. ::
 
     python benchmarks/serve_throughput.py --rounds 3
@@ -51,8 +51,8 @@ def write_questions(path: Path, number: int) -> None:
         sample = make_sample(SEED, FAMILIES[index % len(FAMILIES)], "heldout", index)
         file = io.BytesIO()
         sample.images[0].save(file, format="JPEG", quality=95)
-        picture = base64.b64encode(file.getvalue()).decode()
-        questions.append({"text": sample.questions[0].text, "picture": picture})
+        image = base64.b64encode(file.getvalue()).decode()
+        questions.append({"text": sample.questions[0].text, "image": image})
     path.write_text(json.dumps(questions), encoding="utf-8")
 
 
@@ -83,9 +83,9 @@ def chat_one_by_one(model_path: str, questions_path: Path, max_tokens: int) -> N
     questions = json.loads(questions_path.read_text("utf-8"))
 
     def answer(question: dict[str, str]) -> str:
-        picture = Image.open(io.BytesIO(base64.b64decode(question["picture"])))
+        image = Image.open(io.BytesIO(base64.b64decode(question["image"])))
         text = f"<image>\n{question['text']}"
-        return model.chat(tokenizer, load_tiles(picture, settings), text, generation)
+        return model.chat(tokenizer, load_tiles(image, settings), text, generation)
 
     for question in questions[:WARM_UP]:
         answer(question)
@@ -128,7 +128,7 @@ def ask_server(
 
     def ask(client: httpx.Client, question: dict[str, str]) -> tuple[str, float]:
         start = time.perf_counter()
-        image = {"url": f"data:image/jpeg;base64,{question['picture']}"}
+        image = {"url": f"data:image/jpeg;base64,{question['image']}"}
         parts = [
             {"type": "image_url", "image_url": image},
             {"type": "text", "text": question["text"]},

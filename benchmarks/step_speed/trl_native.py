@@ -31,7 +31,7 @@ CHAT_TEMPLATE = (
 
 
 class ImageTextProcessor(InternVLProcessor):
-    """Without the video part, which needs torchvision, and with one tile a picture, as we train."""
+    """Without the video part, which needs torchvision, and with one tile an image, as we train."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class ImageTextProcessor(InternVLProcessor):
         )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        # The class's own default would cut a 320x240 picture into 13 tiles.
+        # The class's own default would cut a 320x240 image into 13 tiles.
         return super().__call__(*args, **{"crop_to_patches": False, **kwargs})
 
 

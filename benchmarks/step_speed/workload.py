@@ -92,16 +92,28 @@ class Workload:
 
 def make_workload(root: Path, *, num_samples: int, seed: int) -> Workload:
     """Write tokenizer, model, images and records under ``root``."""
-    import torch
-    from transformers import PreTrainedTokenizerFast
-
-    from internvl_chat import InternVLChatConfig, InternVLChatModel
-
     root.mkdir(parents=True, exist_ok=True)
     workload = Workload(root)
     rng = np.random.default_rng(seed)
     lexicon = _lexicon(rng, 20_000)
     tokenizer = _train_tokenizer(lexicon, rng)
+    _write_model(workload, tokenizer, seed)
+    _write_records(workload, num_samples, rng, lexicon, tokenizer)
+    _write_meta(workload, num_samples)
+    return workload
+
+
+def _write_model(workload: Workload, tokenizer: Tokenizer, seed: int) -> None:
+    """A model of random weights, with its tokenizer.
+
+    Raises:
+        ValueError: the tokenizer has not VOCABULARY_SIZE tokens.
+    """
+    import torch
+    from transformers import PreTrainedTokenizerFast
+
+    from internvl_chat import InternVLChatConfig, InternVLChatModel
+
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=CHATML[1],
@@ -113,7 +125,6 @@ def make_workload(root: Path, *, num_samples: int, seed: int) -> Workload:
     )
     if len(wrapped) != VOCABULARY_SIZE:
         raise ValueError(f"tokenizer has {len(wrapped)} tokens, want {VOCABULARY_SIZE}")
-
     torch.manual_seed(seed)
     config = InternVLChatConfig(
         vision_config=VISION,
@@ -123,15 +134,23 @@ def make_workload(root: Path, *, num_samples: int, seed: int) -> Workload:
         template="Hermes-2",
         ps_version="v2",
     )
-    model = InternVLChatModel(config)
-    model.save_pretrained(workload.model_dir)
+    InternVLChatModel(config).save_pretrained(workload.model_dir)
     wrapped.save_pretrained(workload.model_dir)
 
-    (root / "images").mkdir(exist_ok=True)
+
+def _write_records(
+    workload: Workload,
+    num_samples: int,
+    rng: np.random.Generator,
+    lexicon: list[str],
+    tokenizer: Tokenizer,
+) -> None:
+    """The images and a record about each."""
+    (workload.root / "images").mkdir(exist_ok=True)
     with workload.annotation_path.open("w", encoding="utf-8") as file:
         for index in range(num_samples):
             name = f"images/{index:04d}.jpg"
-            (root / name).write_bytes(_photo(rng))
+            (workload.root / name).write_bytes(_photo(rng))
             question, answer = _question_and_answer(rng, lexicon, tokenizer)
             record = {
                 "id": index,
@@ -145,9 +164,12 @@ def make_workload(root: Path, *, num_samples: int, seed: int) -> Workload:
                 ],
             }
             file.write(json.dumps(record) + "\n")
+
+
+def _write_meta(workload: Workload, num_samples: int) -> None:
     meta = {
         "speed": {
-            "root": str(root),
+            "root": str(workload.root),
             "annotation": str(workload.annotation_path),
             "data_augment": False,
             "repeat_time": 1,
@@ -155,7 +177,6 @@ def make_workload(root: Path, *, num_samples: int, seed: int) -> Workload:
         }
     }
     workload.meta_path.write_text(json.dumps(meta, indent=1), "utf-8")
-    return workload
 
 
 def _lexicon(rng: np.random.Generator, size: int) -> list[str]:
