@@ -22,7 +22,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from examples.tiny_model.common import stream
 from examples.tiny_model.label_embeddings import GROUPS, NUM_TOKENS, CodeBook, label_picture
-from examples.tiny_model.muon import Muon
+from examples.tiny_model.muon import MuonWithAdamW
 from examples.tiny_model.other_questions import ORDINALS
 from examples.tiny_model.precision import has_bf16_products, matrix_precision
 from examples.tiny_model.records import FAMILIES, make_sample
@@ -198,15 +198,6 @@ def fresh_llm(
     return model
 
 
-def make_optimizers(model: LlamaForCausalLM) -> list[tuple[torch.optim.Optimizer, float]]:
-    """Muon for the matrices of blocks, AdamW for the rest, each with its highest rate."""
-    matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
-    taken = {id(p) for p in matrices}
-    others = [p for p in model.parameters() if id(p) not in taken]
-    adamw = torch.optim.AdamW(others, lr=ADAM_PEAK, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
-    return [(Muon(matrices, lr=MUON_PEAK, weight_decay=0.02), MUON_PEAK), (adamw, ADAM_PEAK)]
-
-
 def rate(step: int, steps: int, warmup: int = 40) -> float:
     """Share of the highest rates: linear warm-up, then linear to zero."""
     return min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
@@ -234,14 +225,13 @@ def train(
     )
     image_token = tokenizer.convert_tokens_to_ids(IMG_CONTEXT_TOKEN)
     vocabulary_loss = VocabularyLoss()
-    optimizers = make_optimizers(model)
+    optimizer = MuonWithAdamW(
+        model, model.model.layers.parameters(), muon_peak=MUON_PEAK, adam_peak=ADAM_PEAK
+    )
     model.train()
     start = time.monotonic()
     smooth: dict[str, float] = {}
     for step, batch in enumerate(itertools.chain.from_iterable(loader)):
-        for optimizer, peak in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = peak * rate(step, steps)
         codes = book.encode(batch.classes, batch.edges)
         codes = codes + BLUR * torch.randn_like(codes)
         with matrix_precision():
@@ -258,10 +248,7 @@ def train(
         if not loss.isfinite():
             raise FloatingPointError(f"step {step + 1}: the loss is {loss.item()}")
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer, _ in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        optimizer.step(rate(step, steps))
         rows = learnt.nonzero()[:, 0]
         assert vocabulary_loss.row_losses is not None
         for family in set(batch.families):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from examples.tiny_model.precision import has_bf16_products
@@ -64,3 +64,36 @@ class Muon(Optimizer):
         update = orthogonalize(nesterov, dtype=self._dtype)
         weight.mul_(1 - group["lr"] * group["weight_decay"])
         weight.add_(update, alpha=-group["lr"] * 0.2 * max(weight.shape) ** 0.5)
+
+
+class MuonWithAdamW:
+    """The optimizer of both stages: Muon for the matrices of blocks, AdamW for the rest.
+
+    Args:
+        model: whose weights are trained; their gradients are clipped together, to a norm of 1.
+        blocks: the weights of the blocks; those of other than two dimensions are AdamW's.
+        muon_peak: highest rate of Muon.
+        adam_peak: highest rate of AdamW.
+    """
+
+    def __init__(
+        self, model: nn.Module, blocks: Iterable[Tensor], *, muon_peak: float, adam_peak: float
+    ) -> None:
+        self._model = model
+        matrices = [p for p in blocks if p.ndim == 2]
+        taken = {id(p) for p in matrices}
+        others = [p for p in model.parameters() if id(p) not in taken]
+        muon = Muon(matrices, lr=muon_peak, weight_decay=0.02)
+        adamw = torch.optim.AdamW(
+            others, lr=adam_peak, betas=(0.9, 0.98), weight_decay=0.0, fused=True
+        )
+        self._peaks: list[tuple[Optimizer, float]] = [(muon, muon_peak), (adamw, adam_peak)]
+
+    def step(self, share: float) -> None:
+        """Clip, update at ``share`` of the highest rates, and clear the gradients."""
+        nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
+        for optimizer, peak in self._peaks:
+            for group in optimizer.param_groups:
+                group["lr"] = peak * share
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)

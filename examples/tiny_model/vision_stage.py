@@ -31,7 +31,7 @@ from examples.tiny_model.label_embeddings import (
     label_picture,
     waves,
 )
-from examples.tiny_model.muon import Muon
+from examples.tiny_model.muon import MuonWithAdamW
 from examples.tiny_model.precision import has_bf16_products, matrix_precision
 from examples.tiny_model.projector import build_projector, save_projector, shuffled_patches
 from examples.tiny_model.records import Picture, draw
@@ -182,22 +182,6 @@ def fresh_tower(config: InternVisionConfig) -> InternVisionModel:
     return model
 
 
-def make_optimizers(eye: Eye, peak: float) -> list[tuple[torch.optim.Optimizer, float]]:
-    """Muon for the blocks' matrices, AdamW for the rest; each with its highest learning rate.
-
-    Muon (https://kellerjordan.github.io/posts/muon/) needs about half of AdamW's pictures here.
-    """
-    blocks = [*eye.tower.encoder.parameters(), *eye.projector.parameters()]
-    blocks = [p for p in blocks if p.ndim == 2]
-    taken = {id(p) for p in blocks}
-    others = [p for p in eye.parameters() if id(p) not in taken]
-    muon = Muon(blocks, lr=MUON_PEAK, weight_decay=0.02)
-    return [
-        (muon, MUON_PEAK),
-        (torch.optim.AdamW(others, lr=peak, betas=(0.9, 0.98), weight_decay=0.0, fused=True), peak),
-    ]
-
-
 def cosine(step: int, steps: int, warmup: int = 50) -> float:
     """Share of the highest learning rate: linear warm-up, then half a cosine to a fiftieth."""
     if step < warmup:
@@ -238,23 +222,18 @@ def pretrain_vision(config: InternVisionConfig, width: int, *, seed: int, plan: 
     eye = Eye(fresh_tower(config), width).train()
     if has_bf16_products():
         eye.tower.set_attn_implementation("eager")  # short rows: bf16 products beat the kernel
-    optimizers = make_optimizers(eye, plan.peak)
+    # Muon (https://kellerjordan.github.io/posts/muon/) needs half of AdamW's pictures here.
+    blocks = [*eye.tower.encoder.parameters(), *eye.projector.parameters()]
+    optimizer = MuonWithAdamW(eye, blocks, muon_peak=MUON_PEAK, adam_peak=plan.peak)
     held_out = next(batches(seed, "heldout", 256, 1, 0))
     start = time.monotonic()
     stream_of_batches = batches(seed, "train", plan.batch_size, plan.steps, plan.workers)
     for step, batch in enumerate(stream_of_batches):
-        scale = cosine(step, plan.steps)
-        for optimizer, highest in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = highest * scale
         with matrix_precision():
             codes = eye(normalize(batch["pixels"]))
         loss = code_loss(codes.float(), batch, book)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(eye.parameters(), 1.0)
-        for optimizer, _ in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        optimizer.step(cosine(step, plan.steps))
         if (step + 1) % plan.log_every == 0 or step + 1 == plan.steps:
             eye.eval()
             with torch.no_grad():
