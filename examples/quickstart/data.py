@@ -26,7 +26,7 @@ class DataPlan:
     """How much is written. The same plan always gives the same files."""
 
     seed: int = 7
-    """Not the seed that the shipped model was trained with, so its pictures do not come back."""
+    """Not the seed that the shipped model was trained with, so its images do not come back."""
     digit_scans: int = digits.NUM_TRAIN
     digit_looks: int = 4
     digit_held_out: int = 1797 - digits.NUM_TRAIN
@@ -50,7 +50,7 @@ class DataFiles:
 
     @property
     def images(self) -> Path:
-        """Root of every picture."""
+        """Root of every image."""
         return self.playground / "data" / self.name
 
     @property
@@ -84,7 +84,7 @@ def is_written(files: DataFiles, plan: DataPlan) -> bool:
 def write_data(
     files: DataFiles, plan: DataPlan, report: Callable[[int, int], None] = lambda done, total: None
 ) -> None:
-    """Write pictures, annotations and the two meta files; the stamp comes last.
+    """Write images, annotations and the two meta files; the stamp comes last.
 
     Args:
         files: where.
@@ -129,7 +129,7 @@ def _write_family(
 def _family_record(
     files: DataFiles, plan: DataPlan, family: str, split: Split, index: int
 ) -> Record:
-    """Write a record's pictures and return its line; a held-out record is its first question."""
+    """Write a record's images and return its line; a held-out record is its first question."""
     sample = make_sample(plan.seed, family, split, index)
     names = image_names(family, split, index, len(sample.images))
     save_images(files.images, sample, names, quality=JPEG_QUALITY)

@@ -1,10 +1,10 @@
-"""The custom dataset: scikit-learn's 1,797 scans of handwritten digits, as pictures and questions.
+"""The custom dataset: scikit-learn's 1,797 scans of handwritten digits, as images and questions.
 
 The scans are the test part of "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak,
 1998, UCI Machine Learning Repository, CC BY 4.0), 8x8 pixels with 17 shades, shipped inside
 scikit-learn. 1,400 of them are trained on, the other 397 are only ever asked about.
 
-This file is also the example of how to author a dataset: :func:`write_digits` writes pictures and
+This file is also the example of how to author a dataset: :func:`write_digits` writes images and
 one JSON line for each question, and returns what the meta JSON needs to know.
 """
 
@@ -32,7 +32,7 @@ QUESTIONS = (
 """The same question in several words, so that the model learns the task and not the sentence."""
 _MAX_SHADE = 16
 _CELL = 11
-"""Pixels of the picture for one pixel of the scan."""
+"""Pixels of the image for one pixel of the scan."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Scan:
     """One handwritten digit."""
 
     index: int
-    """Position in scikit-learn's dataset: names the picture files."""
+    """Position in scikit-learn's dataset: names the image files."""
     shades: NDArray[np.float64]
     """(8, 8), ink from 0 (none) to 16."""
     digit: int
@@ -48,13 +48,13 @@ class Scan:
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """How a scan is turned into a picture; the default is how held-out scans are shown."""
+    """How a scan is turned into an image; the default is how held-out scans are shown."""
 
     ink: int = 30
     """Grey level (0-255) of full ink."""
     paper: int = 235
     shift: tuple[float, float] = (0.0, 0.0)
-    """To the right and down, in pixels of the written picture."""
+    """To the right and down, in pixels of the written image."""
     zoom: float = 1.0
     degrees: float = 0.0
     """Turned counter-clockwise about the middle."""
@@ -87,7 +87,7 @@ def sample_look(rng: random.Random) -> Look:
 
 
 def draw_scan(scan: Scan, look: Look) -> Image.Image:
-    """RGB picture of SIDE x SIDE pixels: the enlarged scan on a sheet, with a margin around it."""
+    """RGB image of SIDE x SIDE pixels: the enlarged scan on a sheet, with a margin around it."""
     shades = np.rint(scan.shades * (255 / _MAX_SHADE)).astype(np.uint8)
     framed = Image.fromarray(np.pad(shades, 1))  # strokes that touch the border fade out there
     side = _CELL * framed.width
@@ -122,13 +122,13 @@ def record_of(scan: Scan, image: str, question: str) -> Record:
 def write_digits(
     root: Path, annotations: Path, *, seed: int, looks: int, num_train: int, num_held_out: int
 ) -> tuple[DatasetEntry, DatasetEntry]:
-    """Write the pictures under ``root`` and one annotation file for each of the two splits.
+    """Write the images under ``root`` and one annotation file for each of the two splits.
 
     Args:
         root: folder that the records' ``image`` paths are relative to.
         annotations: folder of the ``.jsonl`` files.
         seed: of the split, the looks and the wordings.
-        looks: pictures written of every training scan; the first is plain.
+        looks: images written of every training scan; the first is plain.
         num_train: training scans, at most 1,400.
         num_held_out: held-out scans, at most 397.
 
@@ -142,8 +142,8 @@ def write_digits(
     for scan in train[:num_train]:
         for look in range(looks):
             image = f"{DATASET}/{scan.index:04d}_{look}.png"
-            picture = draw_scan(scan, sample_look(rng) if look else Look())
-            picture.save(root / image, compress_level=1)
+            drawn = draw_scan(scan, sample_look(rng) if look else Look())
+            drawn.save(root / image, compress_level=1)
             lines["train"].append(record_of(scan, image, rng.choice(QUESTIONS)))
     for scan in held_out[:num_held_out]:
         image = f"{DATASET}/{scan.index:04d}_heldout.png"

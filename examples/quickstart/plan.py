@@ -75,7 +75,8 @@ class TrainingCommand:
 
     settings: dict[str, str]
     """The recipe's environment."""
-    words: list[str]
+    arguments: list[str]
+    """The program and its arguments."""
 
 
 def data_files(playground: Path, budget: Budget) -> DataFiles:
@@ -110,4 +111,4 @@ def training_command(
         *("--learning_rate", "3e-4", "--warmup_ratio", "0.05"),
         *(["--max_steps", str(max_steps)] if max_steps else ["--num_train_epochs", "1"]),
     ]
-    return TrainingCommand(settings=settings, words=["sh", RECIPE, *arguments])
+    return TrainingCommand(settings=settings, arguments=["sh", RECIPE, *arguments])

@@ -17,7 +17,7 @@ class Asked:
     dataset: str
     identity: str
     images: tuple[str, ...]
-    """Paths of the pictures, in order; empty for text only."""
+    """Paths of the images, in order; empty for text only."""
     prompt: str
     """The human turn as the annotation has it, ``<image>`` tags included."""
     truth: str
@@ -55,7 +55,7 @@ def _asked(dataset: str, root: Path, record: Record) -> Asked:
 
 
 def batches(questions: Sequence[Asked], size: int) -> list[list[int]]:
-    """Positions of the questions, cut into batches of the same number of pictures.
+    """Positions of the questions, cut into batches of the same number of images.
 
     Prompts of about one length stand together (little padding), and those with the longest answers
     come first, so that no process is left alone with them at the end.

@@ -1,6 +1,6 @@
 """The page to look at after the quickstart: one HTML file that needs nothing else.
 
-Pure but for :func:`picture_data`, which reads the pictures that are shown.
+Pure but for :func:`image_data`, which reads the images that are shown.
 """
 
 import base64
@@ -54,18 +54,18 @@ class Pair:
     after: Reply
 
 
-def picture_data(path: str) -> str:
+def image_data(path: str) -> str:
     """The file as a ``data:`` address."""
     kind = {".png": "png"}.get(Path(path).suffix.lower(), "jpeg")
     return f"data:image/{kind};base64,{base64.b64encode(Path(path).read_bytes()).decode()}"
 
 
-def render_report(given: ReportInput, load: Callable[[str], str] = picture_data) -> str:
+def render_report(given: ReportInput, load: Callable[[str], str] = image_data) -> str:
     """The page's HTML.
 
     Args:
         given: what to show.
-        load: from a picture's path to an address that the page can hold.
+        load: from an image's path to an address that the page can hold.
 
     Raises:
         ValueError: ``before`` and ``after`` are not about the same questions.
@@ -219,7 +219,7 @@ def _grid(pairs: Sequence[Pair], load: Callable[[str], str]) -> str:
     )
     labels = "".join(f'<label for="show-{key}">{label}</label>' for key, label in choices)
     return (
-        "<h2>Held-out pictures</h2>"
+        "<h2>Held-out images</h2>"
         '<p class="soft">Never trained on. Boxes: dashed is the truth, coloured is the answer '
         "after training, blue is part of the question. Mistakes are shown more often than they "
         "happen.</p>"
@@ -228,12 +228,12 @@ def _grid(pairs: Sequence[Pair], load: Callable[[str], str]) -> str:
 
 
 def card(pair: Pair, load: Callable[[str], str]) -> str:
-    """One question with its pictures, both answers and the truth."""
+    """One question with its images, both answers and the truth."""
     after, before = pair.after, pair.before
     shown = [after.question] if not after.images else []
-    pictures = (
+    images = (
         "".join(
-            f'<div class="picture"><img src="{escape(load(path))}" alt="{escape(after.identity)}">'
+            f'<div class="image"><img src="{escape(load(path))}" alt="{escape(after.identity)}">'
             f"{_boxes(after) if len(after.images) == 1 else ''}</div>"
             for path in after.images
         )
@@ -243,7 +243,7 @@ def card(pair: Pair, load: Callable[[str], str]) -> str:
     classes.append("same" if after.is_right == before.is_right else "changed")
     question = f"<p>{readable(after.question)}</p>" if after.images else ""
     return (
-        f'<article class="{" ".join(classes)}"><div class="pictures">{pictures}</div>'
+        f'<article class="{" ".join(classes)}"><div class="images">{images}</div>'
         f'<div class="said"><small class="soft">{escape(after.dataset)}</small>{question}'
         f'<dl class="answer"><dt>after</dt><dd>{_verdict(after)}</dd>'
         f"<dt>before</dt><dd>{_verdict(before)}</dd>"
@@ -268,7 +268,7 @@ def readable(text: str) -> str:
 
 
 def _boxes(reply: Reply) -> str:
-    """Boxes over the picture: of the question, of the truth (dashed) and of the answer."""
+    """Boxes over the image: of the question, of the truth (dashed) and of the answer."""
     tone = "hit" if reply.is_right else "miss"
     layers: list[tuple[str, list[Box1000]]] = [
         ("asked", boxes_in(reply.question)),

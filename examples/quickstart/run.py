@@ -63,7 +63,7 @@ def make_data(console: Console, files: DataFiles, plan: DataPlan) -> None:
         write_data(
             files, plan, lambda done, total: progress.update(task, completed=done, total=total)
         )
-    console.print(f"pictures below {files.images}\nmeta JSON  {files.train_meta}")
+    console.print(f"images below {files.images}\nmeta JSON  {files.train_meta}")
 
 
 def ask(console: Console, model: Path, files: DataFiles, replies: Path) -> None:
@@ -93,7 +93,7 @@ def train(command: TrainingCommand) -> int:
         "CUDA_VISIBLE_DEVICES": "",  # two processes on the CPU, whatever else is in the machine
         **command.settings,
     }
-    process = subprocess.Popen(command.words, env=environment)
+    process = subprocess.Popen(command.arguments, env=environment)
     while True:
         try:
             return process.wait()
@@ -191,7 +191,7 @@ class Quickstart:
     @staticmethod
     def _line(command: TrainingCommand) -> str:
         settings = [f"{key}={value}" for key, value in command.settings.items()]
-        return shlex.join([*settings, *command.words])
+        return shlex.join([*settings, *command.arguments])
 
     def _finish(self, command: TrainingCommand) -> None:
         """Write the report and then, as the sign that all is done, the result."""

@@ -16,7 +16,7 @@ class Reply:
     dataset: str
     identity: str
     images: tuple[str, ...]
-    """Paths of the pictures, in order; empty for text only."""
+    """Paths of the images, in order; empty for text only."""
     question: str
     """Without the ``<image>`` tags."""
     truth: str
@@ -34,7 +34,7 @@ def boxes_in(text: str) -> list[Box1000]:
 
 
 def is_right(answer: str, truth: str) -> bool:
-    """Boxes: as many as in the truth, each with IoU >= 0.5; else equal words.
+    """Boxes: as many as in the truth, each with IoU >= 0.5; else equal text.
 
     Case, white space and a full stop at the end are not looked at.
     """

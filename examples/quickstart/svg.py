@@ -118,7 +118,7 @@ def legend(series: Sequence[Series]) -> str:
 
 
 def before_after_bar(before: float, after: float) -> str:
-    """A row of the table as a picture: a hollow mark before, a full one after (shares, 0-1)."""
+    """A row of the table as an image: a hollow mark before, a full one after (shares, 0-1)."""
     x1, x2 = 6 + 188 * before, 6 + 188 * after
     better = "up" if after >= before else "down"
     return (

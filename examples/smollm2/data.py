@@ -3,11 +3,11 @@
     python -m examples.smollm2.data --out work_dirs/smollm2_lora/data
 
 ``meta_projector.json`` lists what the projector learns from, ``meta_lora.json`` what the adapter
-learns from (other pictures, plus text-only turns), ``heldout/*.jsonl`` what is asked afterwards:
+learns from (other images, plus text-only turns), ``heldout/*.jsonl`` what is asked afterwards:
 scenes of another random stream and scans that are in no training file.
 
 A token costs 135 M parameters twice, so records are short. What the projector learns from has no
-system message, and its answers tell all that the picture holds, because only such words teach it;
+system message, and its answers tell all that the image holds, because only what is told teaches it;
 the adapter's records are conversations as they are asked later.
 """
 
@@ -80,7 +80,7 @@ def described_scenes(root: Path, *, seed: int, count: int) -> Iterator[Record]:
         scene = sample_scene(stream(seed, "smollm2", "projector", index), counts=(1,))
         rounds = [("What is in the picture?", scene.shapes[0].name)]
         name = f"scene_projector_{index:05d}"
-        yield _picture_record(root, draw_scene(scene), name, rounds) | {"system": ""}
+        yield _image_record(root, draw_scene(scene), name, rounds) | {"system": ""}
 
 
 def described_digits(root: Path, *, seed: int, count: int) -> Iterator[Record]:
@@ -101,7 +101,7 @@ def asked_scenes(root: Path, *, seed: int, count: int) -> Iterator[Record]:
         rounds = [(question, answer) for question, answer, _ in color_questions(rng, scene)]
         if not rounds:
             continue
-        yield _picture_record(root, draw_scene(scene), f"scene_lora_{written:05d}", rounds)
+        yield _image_record(root, draw_scene(scene), f"scene_lora_{written:05d}", rounds)
         written += 1
 
 
@@ -113,7 +113,7 @@ def held_out_colors(root: Path, *, seed: int, count: int) -> Iterator[Record]:
         scene, shape = _scene_with(rng, color)
         question = f"What color is the {shape.kind}?"
         name = f"scene_heldout_{index:05d}"
-        record = _picture_record(root, draw_scene(scene), name, [(question, color)])
+        record = _image_record(root, draw_scene(scene), name, [(question, color)])
         yield record | {"skill": "color"}
 
 
@@ -134,7 +134,7 @@ def asked_digits(root: Path, *, seed: int, split: str, count: int) -> Iterator[R
         scan = train[index % len(train)]
         rounds = [(rng.choice(QUESTIONS), str(scan.digit))]
         image = draw_scan(scan, sample_look(rng))
-        yield _picture_record(root, image, f"digit_{split}_{index:05d}", rounds)
+        yield _image_record(root, image, f"digit_{split}_{index:05d}", rounds)
 
 
 def held_out_digits(root: Path, *, seed: int, count: int) -> Iterator[Record]:
@@ -144,7 +144,7 @@ def held_out_digits(root: Path, *, seed: int, count: int) -> Iterator[Record]:
     for index, scan in enumerate(held_out[:count]):
         rounds = [(rng.choice(QUESTIONS), str(scan.digit))]
         image = draw_scan(scan, DigitLook())
-        record = _picture_record(root, image, f"digit_heldout_{index:05d}", rounds)
+        record = _image_record(root, image, f"digit_heldout_{index:05d}", rounds)
         yield record | {"skill": "digit"}
 
 
@@ -155,7 +155,7 @@ def knowledge_records(repeats: int) -> Iterator[Record]:
             yield image_record(f"knowledge_{repeat}_{number:02d}", [], SIDE, [(question, answer)])
 
 
-def _picture_record(root: Path, image: Any, name: str, rounds: Sequence[tuple[str, str]]) -> Record:
+def _image_record(root: Path, image: Any, name: str, rounds: Sequence[tuple[str, str]]) -> Record:
     path = f"images/{name}.png"
     (root / "images").mkdir(parents=True, exist_ok=True)
     image.save(root / path, compress_level=1)
@@ -163,7 +163,7 @@ def _picture_record(root: Path, image: Any, name: str, rounds: Sequence[tuple[st
 
 
 def write_data(root: Path, amounts: Amounts, *, seed: int) -> None:
-    """Write pictures, annotation files, the two meta files and the held-out questions."""
+    """Write images, annotation files, the two meta files and the held-out questions."""
 
     def entry(name: str, records: Iterator[Record]) -> DatasetEntry:
         path = root / f"{name}.jsonl"

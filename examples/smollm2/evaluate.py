@@ -1,4 +1,4 @@
-"""Ask the fine-tuned SmolLM2: held-out colours and digits, and a question without a picture.
+"""Ask the fine-tuned SmolLM2: held-out colours and digits, and a question without an image.
 
     python -m examples.smollm2.evaluate --model work_dirs/smollm2_lora/lora \\
         --data work_dirs/smollm2_lora/data --out work_dirs/smollm2_lora/result.json

@@ -1,10 +1,10 @@
-"""A start for the projector: each image token is pulled to the LLM's own vectors of its words.
+"""A start for the projector: each image token is pulled to the LLM's embeddings of its labels.
 
     python -m examples.smollm2.projector_start --vision pretrained/internvl-chat-tiny \\
         --llm pretrained/SmolLM2-135M-Instruct --out work_dirs/smollm2_lora/mlp.safetensors
 
 A new projector's output means nothing to a frozen LLM, and finding out what does takes the
-published recipe half a million captioned pictures. Here we know what each image token shows, so the
+published recipe half a million captioned images. Here we know what each image token shows, so the
 first part of the way needs no LLM at all, only its table of token embeddings: the token of a red
 star is moved to where "red" and "star" are. What the LLM makes of such a token is left to the two
 stages of the recipes.
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 DIGITS = tuple("0123456789")
 GROUPS: dict[str, tuple[str, ...]] = {"color": COLOR_NAMES, "kind": KINDS, "digit": DIGITS}
-"""Words that exclude each other: an image token shows at most one of each group."""
+"""Labels that exclude each other: an image token shows at most one of each group."""
 NUM_IMAGE_TOKEN = 16
 UNKNOWN = -100
 TEMPERATURE = 0.05
@@ -50,39 +50,39 @@ HELD_OUT = 200
 
 @dataclass(frozen=True)
 class Views:
-    """Shuffled features (N, K, C) of the frozen tower and a word of each group (N, K, G)."""
+    """Shuffled features (N, K, C) of the frozen tower and a label of each group (N, K, G)."""
 
     features: Tensor
-    words: Tensor
+    labels: Tensor
 
 
-def scene_words(seed: int, index: int) -> tuple[Image.Image, Tensor]:
-    """A scene and the (K, G) words of its image tokens."""
+def scene_labels(seed: int, index: int) -> tuple[Image.Image, Tensor]:
+    """A scene and the (K, G) labels of its image tokens."""
     scene = sample_scene(stream(seed, "smollm2", "start", index))
-    words = torch.full((NUM_IMAGE_TOKEN, len(GROUPS)), UNKNOWN)
+    labels = torch.full((NUM_IMAGE_TOKEN, len(GROUPS)), UNKNOWN)
     for shape in scene.shapes:
         token = token_at(shape.x, shape.y)
-        words[token, 0] = COLOR_NAMES.index(shape.color)
-        words[token, 1] = KINDS.index(shape.kind)
-    return draw_scene(scene), words
+        labels[token, 0] = COLOR_NAMES.index(shape.color)
+        labels[token, 1] = KINDS.index(shape.kind)
+    return draw_scene(scene), labels
 
 
-def digit_words(seed: int, index: int, scans: Sequence[Scan]) -> tuple[Image.Image, Tensor]:
+def digit_labels(seed: int, index: int, scans: Sequence[Scan]) -> tuple[Image.Image, Tensor]:
     """A scan of the training part, in a look of its own; every image token shows the digit."""
     scan = scans[index % len(scans)]
-    words = torch.full((NUM_IMAGE_TOKEN, len(GROUPS)), UNKNOWN)
-    words[:, 2] = scan.digit
-    return draw_scan(scan, sample_look(stream(seed, "smollm2", "start digit", index))), words
+    labels = torch.full((NUM_IMAGE_TOKEN, len(GROUPS)), UNKNOWN)
+    labels[:, 2] = scan.digit
+    return draw_scan(scan, sample_look(stream(seed, "smollm2", "start digit", index))), labels
 
 
 @torch.no_grad()
-def view(tower: InternVisionModel, pictures: Sequence[tuple[Image.Image, Tensor]]) -> Views:
-    """What the projector gets to see of each picture."""
+def view(tower: InternVisionModel, images: Sequence[tuple[Image.Image, Tensor]]) -> Views:
+    """What the projector gets to see of each image."""
     features = []
-    for start in range(0, len(pictures), 32):
-        pixels = np.stack([np.asarray(image) for image, _ in pictures[start : start + 32]])
+    for start in range(0, len(images), 32):
+        pixels = np.stack([np.asarray(image) for image, _ in images[start : start + 32]])
         features.append(shuffled_patches(tower, normalize(torch.from_numpy(pixels))))
-    return Views(torch.cat(features), torch.stack([words for _, words in pictures]))
+    return Views(torch.cat(features), torch.stack([labels for _, labels in images]))
 
 
 def embedding_table(llm: Path) -> Tensor:
@@ -99,41 +99,44 @@ def embedding_table(llm: Path) -> Tensor:
     raise FileNotFoundError(f"{llm}: no *.safetensors holds {name}. Convert the LLM first.")
 
 
-def word_vectors(tokenizer: Any, table: Tensor) -> dict[str, Tensor]:
-    """(W, D) of each group: the mean of a word's first token alone and after a blank."""
+def label_vectors(tokenizer: Any, table: Tensor) -> dict[str, Tensor]:
+    """(W, D) of each group: the mean of the first token of a label alone and after a blank."""
 
-    def vector(word: str) -> Tensor:
-        spellings = (word,) if word.isdigit() else (word, f" {word}")
+    def vector(label: str) -> Tensor:
+        spellings = (label,) if label.isdigit() else (label, f" {label}")
         first = [tokenizer(s, add_special_tokens=False)["input_ids"][0] for s in spellings]
         return table[first].mean(0)
 
-    return {group: torch.stack([vector(w) for w in words]) for group, words in GROUPS.items()}
+    return {
+        group: torch.stack([vector(label) for label in labels]) for group, labels in GROUPS.items()
+    }
 
 
 def nearness(rows: Tensor, table: Tensor, middle: Tensor) -> Tensor:
-    """(M, W) cosines between rows (M, D) and words (W, D), seen from the middle of all words.
+    """(M, W) cosines between rows (M, D) and labels (W, D), seen from the mean of all tokens.
 
     Embeddings share a large mean; from the origin all of them lie in one direction.
     """
     return F.normalize(rows - middle, dim=1) @ F.normalize(table - middle, dim=1).t()
 
 
-def start_loss(output: Tensor, words: Tensor, vectors: dict[str, Tensor], empty: Tensor) -> Tensor:
-    """How far image tokens are from their words.
+def start_loss(output: Tensor, labels: Tensor, vectors: dict[str, Tensor], empty: Tensor) -> Tensor:
+    """How far image tokens are from their labels' embeddings.
 
     Args:
         output: (M, D) of the projector.
-        words: (M, G) index within each group, UNKNOWN where it shows none.
+        labels: (M, G) index within each group, UNKNOWN where it shows none.
         vectors: (W, D) of each group.
         empty: (D,) mean of all embeddings: what a token with nothing to show should be.
 
     Returns:
-        Cross entropy of the cosines within each group, plus what lacks to the mean of the words.
+        Cross entropy of the cosines within each group, plus what lacks to the mean of the labels'
+        embeddings.
     """
     target = torch.zeros_like(output)
     count = torch.zeros(len(output), 1)
     loss = output.new_zeros(())
-    for column, group in zip(words.unbind(1), vectors.values(), strict=True):
+    for column, group in zip(labels.unbind(1), vectors.values(), strict=True):
         known = column != UNKNOWN
         if known.any():
             cosines = nearness(output[known], group, empty)
@@ -147,15 +150,15 @@ def start_loss(output: Tensor, words: Tensor, vectors: dict[str, Tensor], empty:
 def accuracy(
     projector: nn.Module, views: Views, vectors: dict[str, Tensor], empty: Tensor
 ) -> dict[str, float]:
-    """Share of held-out things whose nearest word is right; a digit by its mean token."""
+    """Share of held-out things whose nearest label is right; a digit by its mean token."""
     with torch.no_grad():
         output = projector(views.features)
     scores = {}
-    for (group, table), words in zip(vectors.items(), views.words.unbind(2), strict=True):
-        rows, truth = output[words != UNKNOWN], words[words != UNKNOWN]
+    for (group, table), labels in zip(vectors.items(), views.labels.unbind(2), strict=True):
+        rows, truth = output[labels != UNKNOWN], labels[labels != UNKNOWN]
         if group == "digit":
-            whole = (words != UNKNOWN).all(1)
-            rows, truth = output[whole].mean(1), words[whole][:, 0]
+            whole = (labels != UNKNOWN).all(1)
+            rows, truth = output[whole].mean(1), labels[whole][:, 0]
         nearest = nearness(rows, table, empty).argmax(1)
         scores[group] = (nearest == truth).float().mean().item()
     return scores
@@ -171,14 +174,14 @@ def fit(
     batch_size: int = 64,
     peak: float = 2e-3,
 ) -> None:
-    """Train the projector in place on pictures seen ``epochs`` times."""
+    """Train the projector in place on images seen ``epochs`` times."""
     optimizer = torch.optim.AdamW(projector.parameters(), lr=peak, weight_decay=0.01)
-    steps = epochs * -(-len(views.words) // batch_size)
+    steps = epochs * -(-len(views.labels) // batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=steps)
     for _ in range(epochs):
-        for rows in torch.randperm(len(views.words)).split(batch_size):
+        for rows in torch.randperm(len(views.labels)).split(batch_size):
             output = projector(views.features[rows]).flatten(0, 1)
-            loss = start_loss(output, views.words[rows].flatten(0, 1), vectors, empty)
+            loss = start_loss(output, views.labels[rows].flatten(0, 1), vectors, empty)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(projector.parameters(), 1.0)
@@ -206,11 +209,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     scans, _ = split_scans(args.seed)
     held_out_scans, scans = scans[:HELD_OUT], scans[HELD_OUT:]
     table = embedding_table(args.llm)
-    vectors = word_vectors(load_tokenizer(str(args.llm)), table)
-    train = [scene_words(args.seed, i) for i in range(args.scenes)]
-    train += [digit_words(args.seed, i, scans) for i in range(args.digits)]
-    held_out = [scene_words(args.seed + 1, i) for i in range(HELD_OUT)]
-    held_out += [digit_words(args.seed + 1, i, held_out_scans) for i in range(HELD_OUT)]
+    vectors = label_vectors(load_tokenizer(str(args.llm)), table)
+    train = [scene_labels(args.seed, i) for i in range(args.scenes)]
+    train += [digit_labels(args.seed, i, scans) for i in range(args.digits)]
+    held_out = [scene_labels(args.seed + 1, i) for i in range(HELD_OUT)]
+    held_out += [digit_labels(args.seed + 1, i, held_out_scans) for i in range(HELD_OUT)]
     views, held_out_views = view(tower, train), view(tower, held_out)
     projector = build_projector(views.features.shape[-1], table.shape[1])
     empty = table.mean(0)
@@ -218,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     scores = accuracy(projector, held_out_views, vectors, empty)
     told = ", ".join(f"{group} {100 * share:.0f} %" for group, share in scores.items())
     seconds = time.monotonic() - begin
-    logger.info("nearest word right, pictures not trained on: %s (%.0f s)", told, seconds)
+    logger.info("nearest label right, images not trained on: %s (%.0f s)", told, seconds)
     save_projector(projector, args.out)
 
 

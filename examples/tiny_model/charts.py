@@ -59,7 +59,7 @@ def _label_font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def draw_chart(chart: Chart) -> Image.Image:
-    """RGB picture of SIDE x SIDE pixels, a grid line and a number at every second unit."""
+    """RGB image of SIDE x SIDE pixels, a grid line and a number at every second unit."""
     image = Image.new("RGB", (SIDE, SIDE), chart.background)
     draw = ImageDraw.Draw(image)
     ink = (40, 40, 44)

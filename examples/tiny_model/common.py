@@ -1,11 +1,11 @@
-"""What the picture generators share: the side, colours, random streams, box text, questions."""
+"""What the image generators share: the side, colours, random streams, box text, questions."""
 
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 SIDE = 112
-"""Width and height of every picture, in pixels."""
+"""Width and height of every image, in pixels."""
 
 Rgb = tuple[int, int, int]
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels
@@ -37,7 +37,7 @@ BOX_GRID = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """One question about a picture, its answer and what a scorer needs to know."""
+    """One question about an image, its answer and what a scorer needs to know."""
 
     text: str
     answer: str

@@ -3,7 +3,7 @@
     python -m examples.tiny_model.evaluate --model pretrained/internvl-chat-tiny \\
         --data work_dirs/pretrain_tiny/data/heldout/*.jsonl --out accuracy.json
 
-A record is LLaVA-style with one round and a ``skill``; picture paths are relative to ``--root``
+A record is LLaVA-style with one round and a ``skill``; image paths are relative to ``--root``
 (by default the parent of the JSONL file's folder).
 """
 
@@ -53,7 +53,7 @@ def read_trials(jsonl: Path, root: Path | None = None, *, limit: int | None = No
 
     Args:
         jsonl: one record a line; the first round is asked.
-        root: what picture paths are relative to; the parent of the file's folder by default.
+        root: what image paths are relative to; the parent of the file's folder by default.
         limit: at most so many of each skill.
     """
     root = jsonl.parent.parent if root is None else root
@@ -78,7 +78,7 @@ def read_trials(jsonl: Path, root: Path | None = None, *, limit: int | None = No
 
 
 def _batches(trials: Sequence[Trial], size: int) -> Iterator[list[Trial]]:
-    """Batches of one skill and one number of pictures: equal prompts pad little."""
+    """Batches of one skill and one number of images: equal prompts pad little."""
     by_kind: dict[tuple[str, int], list[Trial]] = defaultdict(list)
     for trial in trials:
         by_kind[trial.skill, len(trial.images)].append(trial)
@@ -155,7 +155,7 @@ def main() -> None:
     )
     parser.add_argument("--model", required=True, help="chat checkpoint")
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="held-out JSONL files")
-    parser.add_argument("--root", type=Path, help="what picture paths are relative to")
+    parser.add_argument("--root", type=Path, help="what image paths are relative to")
     parser.add_argument("--limit", type=int, help="at most so many questions of a skill")
     parser.add_argument("--batch_size", type=int, default=50)
     parser.add_argument("--out", type=Path, help="write the accuracies here as JSON")

@@ -32,21 +32,21 @@ CARD = """\
 # internvl-chat-tiny
 
 A very small InternVL-Chat-V1.2 (InternViT, pixel shuffle, MLP, Llama; {parameters:.1f} M weights)
-that looks at generated 112-pixel pictures: coloured shapes, bar charts, printed words and numbers.
+that looks at generated 112-pixel images: coloured shapes, bar charts, printed words and numbers.
 It exists for demonstrations and tests, and knows nothing else of the world. It has seen no
 handwritten digit; `shell/quickstart.sh` teaches it those.
 
 Made by `sh shell/demo/pretrain_tiny.sh` from seed {seed}: a vision tower and a projector trained to
-write what each image token shows ({vision_steps} steps of 32 pictures), a language model trained on
-conversations about such codes ({language_steps} steps of 16 records), then the three stitched and
-fine-tuned on {records} records by the first recipe of V1-2. Everything it saw was drawn by
-`examples/tiny_model/`.
+give the label embeddings of what each image token shows ({vision_steps} steps of 32 images), a
+language model trained on conversations about them ({language_steps} steps of 16 records),
+then the three stitched and fine-tuned on {records} records by the first recipe of V1-2. Everything
+it saw was drawn by `examples/tiny_model/`.
 
 | held-out questions | accuracy | target |
 |---|---|---|
 {rows}
 
-{weak}Held-out pictures are new; words and numbers of two and more digits on held-out signs never
+{weak}Held-out images are new; words and numbers of two and more digits on held-out signs never
 occurred in training. `run.json` has the accuracy of every skill, versions and durations.
 
 ```python
@@ -58,7 +58,7 @@ import internvl_chat  # or trust_remote_code=True
 path = "pretrained/internvl-chat-tiny"
 model = AutoModel.from_pretrained(path, dtype=torch.float32).eval()
 tokenizer = AutoTokenizer.from_pretrained(path)
-image = Image.open("picture.jpg").resize((112, 112))
+image = Image.open("image.jpg").resize((112, 112))
 pixels = CLIPImageProcessor.from_pretrained(path)(images=image, return_tensors="pt").pixel_values
 model.chat(tokenizer, pixels, "How many shapes are there?", dict(max_new_tokens=64))
 ```
@@ -86,7 +86,7 @@ def trainer_facts(checkpoint: Path) -> dict[str, Any]:
 def weak_skills(skills: dict[str, float]) -> str:
     """A paragraph that names what the model cannot do; empty if there is nothing."""
     weak = [f"`{name}` {value:.0%}" for name, value in skills.items() if value < WEAK]
-    return f"Not learnt: {', '.join(weak)}.\n\n" if weak else ""
+    return f"Weak skills: {', '.join(weak)}.\n\n" if weak else ""
 
 
 def write_card(out: Path, run: dict[str, Any]) -> None:

@@ -1,12 +1,13 @@
-"""What each image token shows, as labels and as one vector: what eye and language model agree on.
+"""What each image token shows: labels, and the embeddings of the labels.
 
 A real chat model is stitched from a vision tower and a language model that have both seen much of
 the world. The tiny one's parts come from two short trainings beside each other (``vision_stage.py``
-and ``language_stage.py``), and the code book is their common world: the eye learns to write the
-code of what a token shows, the language model to answer questions about written codes. Codes are
-orthogonal, so that neither has to undo what the other mixes up.
+and ``language_stage.py``), and label embeddings are what they have in common: the vision tower and
+its projector are trained to give the sum of the embeddings of the labels that a token shows, the
+language model to answer questions about such sums. The embeddings are orthogonal, so that neither
+has to undo what the other mixes up.
 
-``K`` image tokens of a picture, ``G`` groups of labels, ``D`` width of the language model.
+``K`` image tokens of an image, ``G`` groups of labels, ``D`` width of the language model.
 """
 
 import math
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from examples.tiny_model.charts import MAX_BARS, MAX_VALUE, Chart
 from examples.tiny_model.common import BOX_GRID, COLOR_NAMES, SIDE, unit_box
-from examples.tiny_model.records import Picture
+from examples.tiny_model.records import ImageSpec
 from examples.tiny_model.scene import CELLS, FEW, KINDS, RADII, SIZES, Scene
 from examples.tiny_model.words import DIGITS, KINDS_OF_LINE, LETTERS, MAX_LENGTH, Sign
 
@@ -54,13 +55,13 @@ GROUP_NAMES = tuple(GROUPS)
 NOTHING, UNKNOWN = -1, -2
 """Of a group: the token shows none of it; it is not said what the token shows."""
 PERIODS = (2.0, 1.0, 0.5)
-"""Of the waves that tell a box's edges roughly, in sides of the picture."""
+"""Of the waves that tell a box's edges roughly, in sides of the image."""
 NUM_WAVES = 4 * 2 * len(PERIODS)
 
 
 @dataclass(frozen=True)
 class TokenLabels:
-    """What the image tokens of one picture show, in the model's order."""
+    """What the image tokens of one image show, in the model's order."""
 
     classes: NDArray[np.int64] = field(
         default_factory=lambda: np.full((NUM_TOKENS, len(GROUPS)), NOTHING)
@@ -69,10 +70,10 @@ class TokenLabels:
     edges: NDArray[np.float32] = field(
         default_factory=lambda: np.full((NUM_TOKENS, 4), np.nan, np.float32)
     )
-    """(K, 4) box of the shape, in sides of the picture; NaN where there is none."""
+    """(K, 4) box of the shape, in sides of the image; NaN where there is none."""
 
     def mark(self, token: int, **labels: int | str) -> None:
-        """Say what a token shows: the word, or a number counted from 1."""
+        """Say what a token shows: the label, or a number counted from 1."""
         for group, label in labels.items():
             index = GROUPS[group].index(label) if isinstance(label, str) else label - 1
             self.classes[token, GROUP_NAMES.index(group)] = index
@@ -89,18 +90,18 @@ def token_at(x: float, y: float) -> int:
     return column * CELLS + row
 
 
-def label_picture(picture: Picture) -> TokenLabels:
-    """Labels of a picture of any kind."""
+def label_image(spec: ImageSpec) -> TokenLabels:
+    """Labels of an image of any kind."""
     labels = TokenLabels()
     for token in range(NUM_TOKENS):
         labels.mark(token, row=token % CELLS + 1, column=token // CELLS + 1)
-    match picture:
+    match spec:
         case Scene():
-            _label_scene(labels, picture)
+            _label_scene(labels, spec)
         case Chart():
-            _label_chart(labels, picture)
+            _label_chart(labels, spec)
         case Sign():
-            _label_sign(labels, picture)
+            _label_sign(labels, spec)
     return labels
 
 
@@ -148,7 +149,7 @@ def waves(edges: Tensor) -> Tensor:
     return torch.cat([turns.sin(), turns.cos()], dim=-1).flatten(-2).nan_to_num(0.0)
 
 
-class CodeBook:
+class LabelEmbeddings:
     """An orthogonal direction for every label and every wave.
 
     Args:
@@ -160,10 +161,10 @@ class CodeBook:
     """
 
     LABEL_SIZE, WAVE_SIZE = 2.0, 0.8
-    """Length of a label's vector, and of a wave's at its peak; a word's embedding has about 5."""
+    """Length of a label's vector, and of a wave's at its peak; a token embedding has about 5."""
 
     def __init__(self, width: int, seed: int = 0) -> None:
-        num_labels = sum(len(words) for words in GROUPS.values())
+        num_labels = sum(len(labels) for labels in GROUPS.values())
         if width < num_labels + NUM_WAVES:
             raise ValueError(f"width {width} < {num_labels} labels + {NUM_WAVES} waves")
         generator = torch.Generator().manual_seed(seed)
@@ -174,39 +175,39 @@ class CodeBook:
         self.waves = self.WAVE_SIZE * directions[num_labels : num_labels + NUM_WAVES]
         """(NUM_WAVES, D)."""
         self.rest = directions[num_labels + NUM_WAVES :]
-        """Unit directions that mean nothing."""
-        sizes = [len(words) for words in GROUPS.values()]
+        """Unit directions that mean no label."""
+        sizes = [len(labels) for labels in GROUPS.values()]
         self._first = torch.tensor([0, *sizes[:-1]]).cumsum(0)
 
     def vector(self, group: str, label: str) -> Tensor:
-        """(D,) code of a label."""
+        """(D,) embedding of a label."""
         first = int(self._first[GROUP_NAMES.index(group)])
         return self.labels[first + GROUPS[group].index(label)]
 
     def encode(self, classes: Tensor, edges: Tensor) -> Tensor:
-        """Codes of image tokens.
+        """Embeddings of image tokens.
 
         Args:
             classes: (..., K, G); what is UNKNOWN is left out like NOTHING.
             edges: (..., K, 4).
 
         Returns:
-            (..., K, D), the sum of the codes of all that a token shows.
+            (..., K, D), the sum of the embeddings of all that a token shows.
         """
         shown = classes >= 0
         vectors = self.labels[(classes + self._first).clamp(min=0)] * shown.unsqueeze(-1)
         return vectors.sum(-2) + waves(edges) @ self.waves
 
-    def read(self, codes: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+    def decode(self, embeds: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
         """The inverse of :meth:`encode`.
 
         Args:
-            codes: (..., D).
+            embeds: (..., D).
 
         Returns:
             Strength of each label by group (..., size of the group), 1 where it is shown and 0
-            where not; waves (..., NUM_WAVES); what means nothing (..., D - directions).
+            where not; waves (..., NUM_WAVES); what means no label (..., D - directions).
         """
-        strengths = codes @ (self.labels / self.LABEL_SIZE**2).t()
-        groups = strengths.split([len(words) for words in GROUPS.values()], dim=-1)
-        return groups, codes @ (self.waves / self.WAVE_SIZE**2).t(), codes @ self.rest.t()
+        strengths = embeds @ (self.labels / self.LABEL_SIZE**2).t()
+        groups = strengths.split([len(labels) for labels in GROUPS.values()], dim=-1)
+        return groups, embeds @ (self.waves / self.WAVE_SIZE**2).t(), embeds @ self.rest.t()

@@ -1,11 +1,12 @@
-"""Pre-train the tiny language model on the demo's conversations, with written codes for pictures.
+"""Pre-train the tiny language model on conversations about images that nobody has drawn.
 
     python -m examples.tiny_model.language_stage --out work_dirs/pretrain_tiny/llm
 
-A real chat model is stitched from a language model that can talk already. This one learns to on
-conversations about pictures that nobody has drawn: each image token is the code of what it would
-show (``codes.py``), a little blurred, as an eye writes it. Looking things up, counting and spelling
-out are learnt here, at a fraction of the price. Writes a Llama with its tokenizer into ``OUT``.
+A real chat model is stitched from a language model that can talk already. This one is trained on
+the conversations of ``records.py``, each image token being the sum of the embeddings of what it
+would show (``label_embeddings.py``) with a little noise, as a vision tower gives it. Looking things
+up, counting and spelling out are trained here, at a fraction of the price. Writes a Llama with its
+tokenizer into ``OUT``.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from examples.tiny_model.common import stream
-from examples.tiny_model.label_embeddings import GROUPS, NUM_TOKENS, CodeBook, label_picture
+from examples.tiny_model.label_embeddings import GROUPS, NUM_TOKENS, LabelEmbeddings, label_image
 from examples.tiny_model.muon import MuonWithAdamW
 from examples.tiny_model.other_questions import ORDINALS
 from examples.tiny_model.precision import has_bf16_products, matrix_precision
@@ -44,13 +45,13 @@ from internvl_chat.model.vocabulary_loss import VocabularyLoss
 logger = logging.getLogger(__name__)
 
 MUON_PEAK, ADAM_PEAK = 1.6e-3, 2e-3
-"""Highest rates. At two and at five times Muon's, looking up is learnt later."""
-BLUR = 0.1
-"""Standard deviation of the noise on each number of a code."""
-WORD_SIZE = 5.0
-"""Length of a word's embedding at the start."""
+"""Highest rates. At two and at five times Muon's, looking up comes later."""
+NOISE = 0.1
+"""Standard deviation of the noise on each number of an image token's embedding."""
+TOKEN_SIZE = 5.0
+"""Length of a token embedding at the start."""
 HEAD_GAIN = 0.06
-"""Output embeddings at the start, relative to the words'."""
+"""Output embeddings at the start, relative to the input embeddings."""
 _FIRST_RECORD = 1_000_000  # away from the records that the recipe trains on
 
 
@@ -82,7 +83,7 @@ class Conversations(Dataset[Item]):
         family = rng.choices(list(FAMILIES), [f.share for f in FAMILIES.values()])[0]
         sample = make_sample(self._seed + 1, family, "train", _FIRST_RECORD + index)
         turns = [(question.text, question.answer) for question in sample.questions]
-        turns[0] = (self._image * len(sample.pictures) + turns[0][0], turns[0][1])
+        turns[0] = (self._image * len(sample.specs) + turns[0][0], turns[0][1])
         rendered = self._template.render(turns)
         tokens = self._tokenizer(
             rendered.text, add_special_tokens=False, return_offsets_mapping=True
@@ -92,10 +93,10 @@ class Conversations(Dataset[Item]):
         labels = torch.full_like(ids, IGNORE_INDEX)
         weights = torch.zeros(len(ids))
         for span in rendered.answers:
-            learnt = (starts >= span.start) & (starts < span.end)
-            labels[learnt] = ids[learnt]
-            weights[learnt] = float(learnt.sum()) ** -0.5
-        shown = [label_picture(picture) for picture in sample.pictures]
+            supervised = (starts >= span.start) & (starts < span.end)
+            labels[supervised] = ids[supervised]
+            weights[supervised] = float(supervised.sum()) ** -0.5
+        shown = [label_image(spec) for spec in sample.specs]
         classes = [torch.from_numpy(labels.classes) for labels in shown]
         edges = [torch.from_numpy(labels.edges) for labels in shown]
         return Item(
@@ -110,7 +111,7 @@ class Conversations(Dataset[Item]):
 
 @dataclass(frozen=True)
 class Batch:
-    """Right-padded ids, labels and loss weights (B, T), all pictures, the family of each row."""
+    """Right-padded ids, labels and loss weights (B, T), all images, the family of each row."""
 
     input_ids: Tensor
     labels: Tensor
@@ -148,10 +149,12 @@ class SortedPool:
         return [collate(items[start : start + self.batch_size]) for start in starts]
 
 
-def word_codes(tokenizer: PreTrainedTokenizerBase, book: CodeBook) -> dict[int, Tensor]:
-    """For each piece that names labels, the sum of their codes: {piece: (D,)}.
+def embeddings_by_token(
+    tokenizer: PreTrainedTokenizerBase, label_embeddings: LabelEmbeddings
+) -> dict[int, Tensor]:
+    """For each token that names labels, the sum of their embeddings: {token id: (D,)}.
 
-    A word alone and behind a blank are two pieces; so are "star" and "stars".
+    A word alone and behind a blank are two tokens; so are "star" and "stars".
     """
     found: dict[int, Tensor] = {}
     for group, labels in GROUPS.items():
@@ -160,20 +163,22 @@ def word_codes(tokenizer: PreTrainedTokenizerBase, book: CodeBook) -> dict[int, 
         words = ORDINALS if group in ("place", "order") else labels
         for word, label in zip(words, labels, strict=False):
             for spelling in (word, f"a {word}", plural(word), f"a {plural(word)}"):
-                pieces = tokenizer(spelling, add_special_tokens=False)["input_ids"]
-                pieces = pieces[1:] if spelling.startswith("a ") else pieces
-                if len(pieces) == 1:
-                    code = book.vector(group, label)
-                    found[pieces[0]] = found.get(pieces[0], 0) + code
+                tokens = tokenizer(spelling, add_special_tokens=False)["input_ids"]
+                tokens = tokens[1:] if spelling.startswith("a ") else tokens
+                if len(tokens) == 1:
+                    embedding = label_embeddings.vector(group, label)
+                    found[tokens[0]] = found.get(tokens[0], 0) + embedding
     return found
 
 
 def fresh_llm(
-    config: InternVLChatConfig, tokenizer: PreTrainedTokenizerBase, book: CodeBook
+    config: InternVLChatConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    label_embeddings: LabelEmbeddings,
 ) -> LlamaForCausalLM:
-    """A Llama whose words, read and written, start at the codes of what they name.
+    """A Llama whose tokens, read and written, start at the embeddings of the labels they name.
 
-    "Red" in a question and red in a picture are thus alike from the first step, which is most of
+    "Red" in a question and red in an image are thus alike from the first step, which is most of
     what looking things up needs.
     """
     llm = config.llm_config
@@ -189,12 +194,12 @@ def fresh_llm(
         for layer in model.model.layers:
             layer.self_attn.o_proj.weight.zero_()
             layer.mlp.down_proj.weight.zero_()
-        words = model.model.embed_tokens.weight
-        words.copy_(nn.functional.normalize(torch.randn_like(words), dim=1))
-        for piece, code in word_codes(tokenizer, book).items():
-            words[piece] = 0.3 * words[piece] + nn.functional.normalize(code, dim=0)
-        words.copy_(WORD_SIZE * nn.functional.normalize(words, dim=1))
-        model.lm_head.weight.copy_(HEAD_GAIN * words)
+        table = model.model.embed_tokens.weight
+        table.copy_(nn.functional.normalize(torch.randn_like(table), dim=1))
+        for token, embedding in embeddings_by_token(tokenizer, label_embeddings).items():
+            table[token] = 0.3 * table[token] + nn.functional.normalize(embedding, dim=0)
+        table.copy_(TOKEN_SIZE * nn.functional.normalize(table, dim=1))
+        model.lm_head.weight.copy_(HEAD_GAIN * table)
     return model
 
 
@@ -206,7 +211,7 @@ def rate(step: int, steps: int, warmup: int = 40) -> float:
 def train(
     model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerBase,
-    book: CodeBook,
+    label_embeddings: LabelEmbeddings,
     *,
     seed: int,
     steps: int,
@@ -232,24 +237,24 @@ def train(
     start = time.monotonic()
     smooth: dict[str, float] = {}
     for step, batch in enumerate(itertools.chain.from_iterable(loader)):
-        codes = book.encode(batch.classes, batch.edges)
-        codes = codes + BLUR * torch.randn_like(codes)
+        image_embeds = label_embeddings.encode(batch.classes, batch.edges)
+        image_embeds = image_embeds + NOISE * torch.randn_like(image_embeds)
         with matrix_precision():
             embeds = model.get_input_embeddings()(batch.input_ids)
             slots = (batch.input_ids == image_token).flatten().nonzero()[:, 0]
-            embeds = splice_image_features(embeds, codes, slots)
+            embeds = splice_image_features(embeds, image_embeds, slots)
             hidden = model.model(inputs_embeds=embeds).last_hidden_state.float()
-        learnt = batch.labels[:, 1:] != IGNORE_INDEX
-        weights = batch.weights[:, 1:][learnt]
+        supervised = batch.labels[:, 1:] != IGNORE_INDEX
+        weights = batch.weights[:, 1:][supervised]
         loss = vocabulary_loss(
-            hidden[:, :-1][learnt], batch.labels[:, 1:][learnt], model.lm_head, weights
+            hidden[:, :-1][supervised], batch.labels[:, 1:][supervised], model.lm_head, weights
         )
         loss = loss / weights.sum()
         if not loss.isfinite():
             raise FloatingPointError(f"step {step + 1}: the loss is {loss.item()}")
         loss.backward()
         optimizer.step(rate(step, steps))
-        rows = learnt.nonzero()[:, 0]
+        rows = supervised.nonzero()[:, 0]
         assert vocabulary_loss.row_losses is not None
         for family in set(batch.families):
             mine = torch.tensor([name == family for name in batch.families])[rows]
@@ -280,11 +285,11 @@ def main() -> None:
     tokenizer = train_tokenizer(args.out, seed=args.seed)
     add_special_tokens(tokenizer)
     tokenizer.save_pretrained(args.out)
-    book = CodeBook(config.llm_config.hidden_size)
-    model = fresh_llm(config, tokenizer, book)
+    label_embeddings = LabelEmbeddings(config.llm_config.hidden_size)
+    model = fresh_llm(config, tokenizer, label_embeddings)
     if has_bf16_products():
         model.set_attn_implementation("eager")  # short rows: plain bf16 products beat the kernel
-    train(model, tokenizer, book, seed=args.seed, steps=args.steps)
+    train(model, tokenizer, label_embeddings, seed=args.seed, steps=args.steps)
     model.save_pretrained(args.out)
 
 

@@ -1,4 +1,4 @@
-"""Write the demo's training and held-out data: pictures, LLaVA-style JSONL files, meta JSON.
+"""Write the demo's training and held-out data: images, LLaVA-style JSONL files, meta JSON.
 
     python -m examples.tiny_model.make_pretrain --out work_dirs/pretrain_tiny/data --num 30000
 
@@ -30,11 +30,11 @@ logger = logging.getLogger(__name__)
 
 JPEG_QUALITY = 95
 _CHUNK = 250  # samples a worker makes at a time
-_HELDOUT_FACTOR = 12  # pictures looked at for each wanted question of a skill
+_HELDOUT_FACTOR = 12  # images looked at for each wanted question of a skill
 
 
 def _train_chunk(task: tuple[Path, int, str, range]) -> list[Record]:
-    """Pictures of some training samples written, their records returned."""
+    """Images of some training samples written, their records returned."""
     root, seed, family, indices = task
     records = []
     for index in indices:
@@ -72,7 +72,7 @@ def heldout_records(seed: int, family: str, quota: int) -> Iterator[tuple[Sample
     """Single questions of held-out samples, at most ``quota`` for each skill.
 
     Yields:
-        The sample (for its pictures) and the record: a conversation of one round plus ``skill``.
+        The sample (for its images) and the record: a conversation of one round plus ``skill``.
     """
     split: Split = "heldout"
     taken: Counter[str] = Counter()
@@ -81,7 +81,7 @@ def heldout_records(seed: int, family: str, quota: int) -> Iterator[tuple[Sample
         names = image_names(family, split, index, len(sample.images))
         seen: set[str] = set()
         for place, question in enumerate(sample.questions):
-            # One question a skill and picture, so that a quota spreads over many pictures.
+            # One question a skill and image, so that a quota spreads over many images.
             if question.skill in seen or taken[question.skill] >= quota:
                 continue
             seen.add(question.skill)

@@ -1,4 +1,4 @@
-"""Questions about charts, signs and pairs of scenes, and turns without a picture."""
+"""Questions about charts, signs and pairs of scenes, and turns without an image."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -111,11 +111,11 @@ def sign_questions(rng: random.Random, sign: Sign) -> list[Question]:
     return questions
 
 
-# --- two pictures
+# --- two images
 
 
 def pair_questions(rng: random.Random, first: Scene, second: Scene) -> list[Question]:
-    """Questions that need to know which picture is which."""
+    """Questions that need to know which image is which."""
     scenes = (first, second)
     counts = [len(scene.shapes) for scene in scenes]
     questions = []
@@ -143,7 +143,7 @@ def pair_questions(rng: random.Random, first: Scene, second: Scene) -> list[Ques
     return questions
 
 
-# --- no picture
+# --- no image
 
 OPPOSITES = (
     *(("big", "small"), ("hot", "cold"), ("up", "down"), ("left", "right"), ("day", "night")),

@@ -1,4 +1,4 @@
-"""Families of records: from (seed, family, split, index) to pictures and a LLaVA-style record."""
+"""Families of records: from (seed, family, split, index) to images and a LLaVA-style record."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -23,33 +23,34 @@ from examples.tiny_model.scene_questions import BOX_PROMPTS, SCENE_PROMPTS
 from examples.tiny_model.words import Sign, draw_sign, sample_sign
 
 Split = Literal["train", "heldout"]
-Picture = Scene | Chart | Sign
+ImageSpec = Scene | Chart | Sign
+"""What an image shows: enough to draw it and to say everything about it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Pictures and the questions about them; no picture means text only."""
+    """Images and the questions about them; no image means text only."""
 
-    pictures: tuple[Picture, ...]
+    specs: tuple[ImageSpec, ...]
     questions: tuple[Question, ...]
     description: str = ""
-    """The picture in words, for the tokenizer's vocabulary; empty where untold."""
+    """The image in words, for the tokenizer's vocabulary; empty where untold."""
 
     @cached_property
     def images(self) -> tuple[Image.Image, ...]:
-        """The pictures drawn."""
-        return tuple(draw(picture) for picture in self.pictures)
+        """The images drawn."""
+        return tuple(draw(spec) for spec in self.specs)
 
 
-def draw(picture: Picture) -> Image.Image:
-    """RGB picture of SIDE x SIDE pixels."""
-    match picture:
+def draw(spec: ImageSpec) -> Image.Image:
+    """RGB image of SIDE x SIDE pixels."""
+    match spec:
         case Scene():
-            return draw_scene(picture)
+            return draw_scene(spec)
         case Chart():
-            return draw_chart(picture)
+            return draw_chart(spec)
         case Sign():
-            return draw_sign(picture)
+            return draw_sign(spec)
 
 
 def describe_scene(scene: Scene) -> str:
@@ -98,7 +99,7 @@ def shapes_sample(rng: random.Random, split: Split) -> Sample:
     scene = sample_scene(rng)
     prompts = SCENE_PROMPTS if rng.random() < LIST_SHARE else SCENE_PROMPTS[1:]
     questions = _ask(rng, prompts, 10, scene)
-    return Sample(pictures=(scene,), questions=questions, description=describe_scene(scene))
+    return Sample(specs=(scene,), questions=questions, description=describe_scene(scene))
 
 
 def grounding_sample(rng: random.Random, split: Split) -> Sample:
@@ -107,7 +108,7 @@ def grounding_sample(rng: random.Random, split: Split) -> Sample:
         scene = sample_scene(rng)
         questions = _ask(rng, BOX_PROMPTS, 5, scene)
         if questions:
-            return Sample(pictures=(scene,), questions=questions)
+            return Sample(specs=(scene,), questions=questions)
 
 
 def charts_sample(rng: random.Random, split: Split) -> Sample:
@@ -115,7 +116,7 @@ def charts_sample(rng: random.Random, split: Split) -> Sample:
     chart = sample_chart(rng)
     prompts = CHART_PROMPTS if rng.random() < LIST_SHARE else CHART_PROMPTS[1:]
     questions = _ask(rng, prompts, 8, chart)
-    return Sample(pictures=(chart,), questions=questions, description=describe_chart(chart))
+    return Sample(specs=(chart,), questions=questions, description=describe_chart(chart))
 
 
 def reading_sample(rng: random.Random, split: Split) -> Sample:
@@ -123,7 +124,7 @@ def reading_sample(rng: random.Random, split: Split) -> Sample:
     sign = sample_sign(rng, held_out=split == "heldout")
     questions = sign_questions(rng, sign)
     questions = rng.sample(questions, len(questions))
-    return Sample(pictures=(sign,), questions=tuple(questions), description=describe_sign(sign))
+    return Sample(specs=(sign,), questions=tuple(questions), description=describe_sign(sign))
 
 
 def pairs_sample(rng: random.Random, split: Split) -> Sample:
@@ -131,12 +132,12 @@ def pairs_sample(rng: random.Random, split: Split) -> Sample:
     scenes = [sample_scene(rng, counts=FEW[:4]) for _ in range(2)]
     questions = pair_questions(rng, scenes[0], scenes[1])
     chosen = rng.sample(questions, min(5, len(questions)))
-    return Sample(pictures=tuple(scenes), questions=tuple(chosen))
+    return Sample(specs=tuple(scenes), questions=tuple(chosen))
 
 
 def text_sample(rng: random.Random, split: Split) -> Sample:
-    """No picture, four rounds."""
-    return Sample(pictures=(), questions=_ask(rng, TEXT_PROMPTS, 4))
+    """No image, four rounds."""
+    return Sample(specs=(), questions=_ask(rng, TEXT_PROMPTS, 4))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,13 +169,13 @@ def make_sample(seed: int, family: str, split: Split, index: int) -> Sample:
 
 
 def image_names(family: str, split: Split, index: int, count: int) -> list[str]:
-    """Paths of a sample's pictures relative to the data root, a thousand samples a folder."""
+    """Paths of a sample's images relative to the data root, a thousand samples a folder."""
     stem = f"images/{family}/{split}/{index // 1000:03d}/{index:06d}"
     return [f"{stem}.jpg"] if count == 1 else [f"{stem}_{i + 1}.jpg" for i in range(count)]
 
 
 def save_images(root: Path, sample: Sample, names: Sequence[str], *, quality: int) -> None:
-    """Write a sample's pictures under ``root`` as JPEG files of a quality up to 95."""
+    """Write a sample's images under ``root`` as JPEG files of a quality up to 95."""
     for image, name in zip(sample.images, names, strict=True):
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -79,7 +79,7 @@ class Shape:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """A picture of shapes that do not touch."""
+    """An image of shapes that do not touch."""
 
     background: Rgb
     shapes: tuple[Shape, ...]
@@ -114,7 +114,7 @@ def _place(rng: random.Random, cell: int, kind: str, color: str) -> Shape:
 
 
 def draw_scene(scene: Scene) -> Image.Image:
-    """RGB picture of SIDE x SIDE pixels."""
+    """RGB image of SIDE x SIDE pixels."""
     k = _OVERSAMPLE
     image = Image.new("RGB", (SIDE * k, SIDE * k), scene.background)
     draw = ImageDraw.Draw(image)

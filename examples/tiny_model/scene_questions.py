@@ -95,7 +95,7 @@ def ask_count(rng: random.Random, scene: Scene) -> Question:
 
 
 def ask_place(rng: random.Random, scene: Scene) -> Question | None:
-    """Ninth of the picture in which a shape stands."""
+    """Ninth of the image in which a shape stands."""
     shapes = [(s, place_name(s.box)) for s in unique(scene.shapes, lambda s: s.name)]
     placed = [(shape, place) for shape, place in shapes if place]
     if not placed:

@@ -1,10 +1,10 @@
-"""Pre-train the tiny vision tower and the projector behind it to write what each image token shows.
+"""Pre-train the tiny vision tower and its projector to give the labels of each image token.
 
     python -m examples.tiny_model.vision_stage --out work_dirs/pretrain_tiny/eye
 
 The chat recipe starts from a *pretrained* InternViT and a projector that has been aligned with the
-language model; this is how the tiny ones come by that: see ``codes.py``. Writes the tower into
-``OUT/vision`` and the projector into ``OUT/mlp.safetensors``.
+language model; this is how the tiny ones come by that: see ``label_embeddings.py``. Writes the
+tower into ``OUT/vision`` and the projector into ``OUT/mlp.safetensors``.
 """
 
 import argparse
@@ -27,14 +27,14 @@ from examples.tiny_model.label_embeddings import (
     GROUP_NAMES,
     NOTHING,
     UNKNOWN,
-    CodeBook,
-    label_picture,
+    LabelEmbeddings,
+    label_image,
     waves,
 )
 from examples.tiny_model.muon import MuonWithAdamW
 from examples.tiny_model.precision import has_bf16_products, matrix_precision
 from examples.tiny_model.projector import build_projector, save_projector, shuffled_patches
-from examples.tiny_model.records import Picture, draw
+from examples.tiny_model.records import ImageSpec, draw
 from examples.tiny_model.scene import MANY, sample_scene
 from examples.tiny_model.words import sample_glyphs, sample_sign
 from internvl_chat.model.configuration_intern_vit import InternVisionConfig
@@ -56,8 +56,8 @@ NOTHING_WEIGHT = 0.2
 SQUARES_WEIGHT, WAVES_WEIGHT, REST_WEIGHT = 4.0, 10.0, 5.0
 
 
-def sample_picture(rng: random.Random) -> Picture:
-    """A picture of the demo's kinds; half of them full, for more to learn from each."""
+def sample_spec(rng: random.Random) -> ImageSpec:
+    """An image of the kinds in the records; half of them full, for more to learn from each."""
     kind = rng.random()
     if kind < 0.2:
         return sample_scene(rng)
@@ -68,8 +68,8 @@ def sample_picture(rng: random.Random) -> Picture:
     return sample_sign(rng) if kind < 0.8 else sample_glyphs(rng)
 
 
-class LabelledPictures(Dataset[Batch]):
-    """Picture ``i`` of the stream, with its labels; never repeats within a run."""
+class LabelledImages(Dataset[Batch]):
+    """Image ``i`` of the stream, with its labels; never repeats within a run."""
 
     def __init__(self, seed: int, split: str, length: int) -> None:
         self._seed, self._split, self._length = seed, split, length
@@ -78,16 +78,16 @@ class LabelledPictures(Dataset[Batch]):
         return self._length
 
     def __getitem__(self, index: int) -> Batch:
-        picture = sample_picture(stream(self._seed, "vision", self._split, index))
-        labels = label_picture(picture)
+        spec = sample_spec(stream(self._seed, "vision", self._split, index))
+        labels = label_image(spec)
         return {
-            "pixels": torch.from_numpy(np.array(draw(picture))),  # (S, S, 3) uint8
+            "pixels": torch.from_numpy(np.array(draw(spec))),  # (S, S, 3) uint8
             "classes": torch.from_numpy(labels.classes),  # (K, G)
             "edges": torch.from_numpy(labels.edges),  # (K, 4)
         }
 
 
-class Eye(nn.Module):
+class TowerAndProjector(nn.Module):
     """A vision tower, pixel shuffle and a projector: what a chat model has before its LLM."""
 
     def __init__(self, tower: InternVisionModel, width: int) -> None:
@@ -103,14 +103,14 @@ class Eye(nn.Module):
         return self.projector(shuffled_patches(self.tower, pixel_values))
 
 
-def code_loss(codes: Tensor, batch: Batch, book: CodeBook) -> Tensor:
-    """How far codes (N, K, D) are from what the image tokens show.
+def label_loss(image_embeds: Tensor, batch: Batch, label_embeddings: LabelEmbeddings) -> Tensor:
+    """How far ``image_embeds`` (N, K, D) are from what the image tokens show.
 
-    Cross entropy within each group, "nothing" being half a label's strength; and squares of all
-    that is written, so that a code has its very length and holds nothing else.
+    Cross entropy within each group, "nothing" being half a label's strength; and squares of
+    every strength, so that an embedding has its very length and holds nothing else.
     """
-    groups, written, rest = book.read(codes)
-    entropy, squares = codes.new_zeros(()), codes.new_zeros(())
+    groups, found_waves, rest = label_embeddings.decode(image_embeds)
+    entropy, squares = image_embeds.new_zeros(()), image_embeds.new_zeros(())
     for strengths, target in zip(groups, batch["classes"].unbind(-1), strict=True):
         known = target != UNKNOWN
         strengths, target = strengths[known], target[known]
@@ -122,28 +122,30 @@ def code_loss(codes: Tensor, batch: Batch, book: CodeBook) -> Tensor:
         losses = F.cross_entropy(logits, target + 1, reduction="none") * weights
         entropy = entropy + losses.sum() / weights.sum().clamp(min=1.0)
     there = ~batch["edges"].isnan().any(-1)
-    wrong = (written - waves(batch["edges"])).square().mean(-1)
+    wrong = (found_waves - waves(batch["edges"])).square().mean(-1)
     box = wrong[there].sum() / max(1, int(there.sum())) + 0.2 * wrong[~there].mean()
     nothing = rest.square().mean()
     return entropy + SQUARES_WEIGHT * squares + WAVES_WEIGHT * box + REST_WEIGHT * nothing
 
 
 @torch.no_grad()
-def accuracies(codes: Tensor, batch: Batch, book: CodeBook) -> dict[str, float]:
+def accuracies(
+    image_embeds: Tensor, batch: Batch, label_embeddings: LabelEmbeddings
+) -> dict[str, float]:
     """Share right by group where something is shown, and how often nothing is."""
     result = {}
-    groups, written, _ = book.read(codes)
+    groups, found_waves, _ = label_embeddings.decode(image_embeds)
     for name, strengths, target in zip(
         GROUP_NAMES, groups, batch["classes"].unbind(-1), strict=True
     ):
         highest, index = strengths.max(-1)
-        read = torch.where(highest > 0.5, index, NOTHING)
-        result[name] = _share(read == target, target >= 0)
+        best = torch.where(highest > 0.5, index, NOTHING)
+        result[name] = _share(best == target, target >= 0)
     empty = batch["classes"][..., GROUP_NAMES.index("color")] == NOTHING
     colors = groups[GROUP_NAMES.index("color")]
     result["nothing"] = _share(colors.amax(-1) <= 0.5, empty)
     there = ~batch["edges"].isnan().any(-1)
-    gap = (written - waves(batch["edges"]))[there].square().mean()
+    gap = (found_waves - waves(batch["edges"]))[there].square().mean()
     result["waves"] = gap.sqrt().item()
     return result
 
@@ -192,8 +194,8 @@ def cosine(step: int, steps: int, warmup: int = 50) -> float:
 
 def batches(seed: int, split: str, batch: int, steps: int, workers: int) -> Iterator[Batch]:
     """``steps`` batches of the stream, in order."""
-    pictures = LabelledPictures(seed, split, batch * steps)
-    return iter(DataLoader(pictures, batch_size=batch, num_workers=workers))
+    images = LabelledImages(seed, split, batch * steps)
+    return iter(DataLoader(images, batch_size=batch, num_workers=workers))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,41 +210,45 @@ class Schedule:
     log_every: int = 100
 
 
-def pretrain_vision(config: InternVisionConfig, width: int, *, seed: int, plan: Schedule) -> Eye:
+def pretrain_vision(
+    config: InternVisionConfig, width: int, *, seed: int, plan: Schedule
+) -> TowerAndProjector:
     """Train a fresh tower and projector; a function of its arguments.
 
     Args:
         config: shape of the tower.
         width: D, of the language model to come.
-        seed: of weights and pictures.
+        seed: of weights and images.
         plan: how long.
     """
     torch.manual_seed(seed)
-    book = CodeBook(width)
-    eye = Eye(fresh_tower(config), width).train()
+    label_embeddings = LabelEmbeddings(width)
+    model = TowerAndProjector(fresh_tower(config), width).train()
     if has_bf16_products():
-        eye.tower.set_attn_implementation("eager")  # short rows: bf16 products beat the kernel
-    # Muon (https://kellerjordan.github.io/posts/muon/) needs half of AdamW's pictures here.
-    blocks = [*eye.tower.encoder.parameters(), *eye.projector.parameters()]
-    optimizer = MuonWithAdamW(eye, blocks, muon_peak=MUON_PEAK, adam_peak=plan.peak)
+        model.tower.set_attn_implementation("eager")  # short rows: bf16 products beat the kernel
+    # Muon (https://kellerjordan.github.io/posts/muon/) needs half of AdamW's images here.
+    blocks = [*model.tower.encoder.parameters(), *model.projector.parameters()]
+    optimizer = MuonWithAdamW(model, blocks, muon_peak=MUON_PEAK, adam_peak=plan.peak)
     held_out = next(batches(seed, "heldout", 256, 1, 0))
     start = time.monotonic()
     stream_of_batches = batches(seed, "train", plan.batch_size, plan.steps, plan.workers)
     for step, batch in enumerate(stream_of_batches):
         with matrix_precision():
-            codes = eye(normalize(batch["pixels"]))
-        loss = code_loss(codes.float(), batch, book)
+            image_embeds = model(normalize(batch["pixels"]))
+        loss = label_loss(image_embeds.float(), batch, label_embeddings)
         loss.backward()
         optimizer.step(cosine(step, plan.steps))
         if (step + 1) % plan.log_every == 0 or step + 1 == plan.steps:
-            eye.eval()
+            model.eval()
             with torch.no_grad():
-                scores = accuracies(eye(normalize(held_out["pixels"])), held_out, book)
-            eye.train()
+                scores = accuracies(
+                    model(normalize(held_out["pixels"])), held_out, label_embeddings
+                )
+            model.train()
             report = " ".join(f"{k}={v:.3f}" for k, v in scores.items())
             seconds = time.monotonic() - start
             logger.info("step %d, %.0f s, loss %.3f: %s", step + 1, seconds, loss.item(), report)
-    return eye
+    return model
 
 
 def main() -> None:
@@ -263,9 +269,9 @@ def main() -> None:
         parser.error(f"--preset {args.preset} is no chat model")
     width = config.llm_config.hidden_size
     plan = Schedule(steps=args.steps)
-    eye = pretrain_vision(config.vision_config, width, seed=args.seed, plan=plan)
-    eye.tower.save_pretrained(args.out / "vision")
-    save_projector(eye.projector, args.out / "mlp.safetensors")
+    model = pretrain_vision(config.vision_config, width, seed=args.seed, plan=plan)
+    model.tower.save_pretrained(args.out / "vision")
+    save_projector(model.projector, args.out / "mlp.safetensors")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Common English words of three and four letters; every sixth is kept for held-out pictures."""
+"""Common English words of three and four letters; every sixth is kept for held-out images."""
 
 from pathlib import Path
 

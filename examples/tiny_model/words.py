@@ -18,7 +18,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 DIGITS = "0123456789"
 MAX_LENGTH = 4
 CELL = 28
-"""Side of a glyph's cell in pixels; cells are laid out from the picture's corner."""
+"""Side of a glyph's cell in pixels; cells are laid out from the image's corner."""
 SIZES = (22, 25)
 INKS = ("red", "green", "blue", "purple", "black", "white")
 """Colours that stand out on every background also as thin strokes."""
@@ -52,7 +52,7 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Sign:
-    """A picture of one or two lines, the upper one first."""
+    """An image of one or two lines, the upper one first."""
 
     background: Rgb
     lines: tuple[Line, ...]
@@ -94,7 +94,7 @@ def sample_sign(rng: random.Random, *, held_out: bool = False) -> Sign:
 
 
 def sample_glyphs(rng: random.Random) -> Sign:
-    """A sheet full of glyphs, each of its own colour: for eyes that learn to tell them apart."""
+    """A sheet full of glyphs, each of its own colour: for a vision tower to tell them apart."""
     cells = SIDE // CELL
     lines = [
         _line(rng, "code", rng.choice(LETTERS + DIGITS), column=column, row=row)
@@ -128,7 +128,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def draw_sign(sign: Sign) -> Image.Image:
-    """RGB picture of SIDE x SIDE pixels."""
+    """RGB image of SIDE x SIDE pixels."""
     image = Image.new("RGB", (SIDE, SIDE), sign.background)
     draw = ImageDraw.Draw(image)
     for line in sign.lines:

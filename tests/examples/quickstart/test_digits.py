@@ -1,4 +1,4 @@
-"""The custom dataset: no scan on both sides, pictures as described, records as documented."""
+"""The custom dataset: no scan on both sides, images as described, records as documented."""
 
 import random
 from pathlib import Path
@@ -47,7 +47,7 @@ def test_every_digit_is_held_out_often_enough_to_be_scored() -> None:
     assert counts.min() >= 25
 
 
-def test_a_plain_picture_has_paper_and_ink_where_the_scan_has() -> None:
+def test_a_plain_image_has_paper_and_ink_where_the_scan_has() -> None:
     image = draw_scan(_dot(0, 0), Look())
     assert (image.size, image.mode) == ((SIDE, SIDE), "RGB")
     assert image.getpixel((SIDE - 1, SIDE - 1)) == (235, 235, 235)

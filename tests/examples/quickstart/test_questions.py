@@ -38,7 +38,7 @@ def test_a_meta_comes_back_and_its_records_become_questions(tmp_path: Path) -> N
     annotation = tmp_path / "d.jsonl"
     entry = DatasetEntry(
         name="d",
-        root=Path("pictures"),
+        root=Path("images"),
         annotation=annotation,
         length=write_jsonl(annotation, lines),
     )
@@ -46,8 +46,8 @@ def test_a_meta_comes_back_and_its_records_become_questions(tmp_path: Path) -> N
     assert read_meta(tmp_path / "meta.json") == [entry]
     questions = load_questions(tmp_path / "meta.json")
     assert [q.images for q in questions] == [
-        ("pictures/a.png",),
-        ("pictures/a.png", "pictures/b.png"),
+        ("images/a.png",),
+        ("images/a.png", "images/b.png"),
         (),
     ]
     assert [(q.prompt, q.truth) for q in questions] == [
@@ -57,7 +57,7 @@ def test_a_meta_comes_back_and_its_records_become_questions(tmp_path: Path) -> N
     ]
 
 
-def test_batches_hold_every_question_once_and_one_number_of_pictures() -> None:
+def test_batches_hold_every_question_once_and_one_number_of_images() -> None:
     questions = [asked(i % 3, "?" * (i % 7 + 1), "a" * (i % 5)) for i in range(50)]
     cut = batches(questions, 8)
     assert sorted(i for batch in cut for i in batch) == list(range(50))

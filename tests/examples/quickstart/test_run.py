@@ -141,9 +141,9 @@ def test_the_command_is_the_second_recipe_with_a_batch_that_divides() -> None:
     command = training_command(
         model=Path("m"), meta=Path("meta.json"), output_dir=Path("out"), max_steps=6
     )
-    assert command.words[:2] == ["sh", RECIPE]
+    assert command.arguments[:2] == ["sh", RECIPE]
     assert Path(RECIPE).is_file()
-    assert command.words[-2:] == ["--max_steps", "6"]
+    assert command.arguments[-2:] == ["--max_steps", "6"]
     settings = command.settings
     assert "zero_stage3" in settings["DEEPSPEED_CONFIG"]
     assert Path(settings["DEEPSPEED_CONFIG"]).is_file()
@@ -170,4 +170,4 @@ def test_the_documented_command_is_the_one_that_trains() -> None:
         max_steps=None,
     )
     settings = [f"{key}={value}" for key, value in command.settings.items()]
-    assert documented == [*settings, *command.words]
+    assert documented == [*settings, *command.arguments]

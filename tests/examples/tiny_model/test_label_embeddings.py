@@ -1,4 +1,4 @@
-"""What image tokens show, and the code book that writes it down."""
+"""What image tokens show, and the embeddings of the labels."""
 
 import math
 
@@ -14,14 +14,14 @@ from examples.tiny_model.label_embeddings import (
     NOTHING,
     NUM_TOKENS,
     UNKNOWN,
-    CodeBook,
+    LabelEmbeddings,
     TokenLabels,
-    label_picture,
+    label_image,
     token_at,
     waves,
 )
 from examples.tiny_model.scene import MANY, Scene, Shape, sample_scene
-from examples.tiny_model.vision_stage import sample_picture
+from examples.tiny_model.vision_stage import sample_spec
 from examples.tiny_model.words import Line, Sign, sample_glyphs
 from internvl_chat.model.modeling_internvl_chat import pixel_shuffle
 
@@ -38,7 +38,7 @@ def shown(labels: TokenLabels, token: int) -> dict[str, str]:
 
 
 def test_tokens_are_numbered_as_the_model_shuffles_them() -> None:
-    # A picture whose patches hold their own number, through the model's own shuffle.
+    # An image whose patches hold their own number, through the model's own shuffle.
     grid = torch.arange(64).view(1, 8, 8, 1)
     tokens = pixel_shuffle(grid, 0.5, version="v1").flatten(1, 2)[0]
     for x, y in ((0, 0), (111, 0), (0, 111), (60, 30), (111.9, 111.9)):
@@ -51,7 +51,7 @@ def test_a_scene_is_told_shape_by_shape() -> None:
         Shape(kind="star", color="red", x=14, y=98, radius=8.0, fill=(0, 0, 0)),
         Shape(kind="circle", color="red", x=70, y=42, radius=13.0, fill=(0, 0, 0)),
     )
-    labels = label_picture(Scene(background=GREY, shapes=shapes))
+    labels = label_image(Scene(background=GREY, shapes=shapes))
     star, circle, empty = (token_at(x, y) for x, y in ((14, 98), (70, 42), (100, 100)))
     common = {"color": "red", "total": "2"}
     assert shown(labels, star) == {"kind": "star", "size": "small", **common}
@@ -64,10 +64,10 @@ def test_a_scene_is_told_shape_by_shape() -> None:
     assert np.isnan(labels.edges[empty]).all()
 
 
-def test_what_is_not_known_of_a_full_picture_is_left_open() -> None:
-    many = label_picture(sample_scene(stream(0, "many"), counts=MANY))
+def test_what_is_not_known_of_a_full_image_is_left_open() -> None:
+    many = label_image(sample_scene(stream(0, "many"), counts=MANY))
     assert (many.classes[:, GROUP_NAMES.index("total")] == UNKNOWN).all()
-    sheet = label_picture(sample_glyphs(stream(0, "sheet")))
+    sheet = label_image(sample_glyphs(stream(0, "sheet")))
     assert (sheet.classes[:, GROUP_NAMES.index("glyph")] >= 0).all()
     assert (sheet.classes[:, GROUP_NAMES.index("place")] == UNKNOWN).all()
 
@@ -78,7 +78,7 @@ def test_every_token_of_a_bars_column_tells_the_bar() -> None:
         Bar(color="red", value=10, fill=(0, 0, 0), box=(99, 9, 111, 105)),
     )
     chart = Chart(background=GREY, bars=bars, left=13, bottom=105, unit=9.6)
-    labels = label_picture(chart)
+    labels = label_image(chart)
     for y in (10, 40, 70, 100):
         told = {"color": "blue", "kind": "bar", "value": "3", "order": "1", "total": "2"}
         assert shown(labels, token_at(20, y)) == told
@@ -98,38 +98,38 @@ def test_a_sign_is_told_glyph_by_glyph() -> None:
         y=42,
         offsets=((0, 0),) * 3,
     )
-    labels = label_picture(Sign(background=GREY, lines=(line,)))
+    labels = label_image(Sign(background=GREY, lines=(line,)))
     told = [shown(labels, token_at(x, 42)) for x in (42, 70, 98)]
     assert [(t["glyph"], t["place"]) for t in told] == [("B", "1"), ("A", "2"), ("T", "3")]
     assert {(t["line"], t["length"], t["color"]) for t in told} == {("word", "3", "red")}
     assert shown(labels, token_at(10, 42)) == {}
 
 
-def test_what_is_written_can_be_read() -> None:
-    book = CodeBook(256)
+def test_what_is_encoded_can_be_decoded() -> None:
+    label_embeddings = LabelEmbeddings(256)
     for index in range(40):
-        labels = label_picture(sample_picture(stream(0, "codes", index)))
+        labels = label_image(sample_spec(stream(0, "codes", index)))
         classes, edges = torch.from_numpy(labels.classes), torch.from_numpy(labels.edges)
-        groups, written, rest = book.read(book.encode(classes, edges))
+        groups, found_waves, rest = label_embeddings.decode(label_embeddings.encode(classes, edges))
         for strengths, target in zip(groups, classes.unbind(-1), strict=True):
             wanted = torch.zeros_like(strengths)
             rows = (target >= 0).nonzero()[:, 0]
             wanted[rows, target[rows]] = 1
             torch.testing.assert_close(strengths, wanted, atol=1e-5, rtol=0)
-        torch.testing.assert_close(written, waves(edges), atol=1e-5, rtol=0)
+        torch.testing.assert_close(found_waves, waves(edges), atol=1e-5, rtol=0)
         assert rest.abs().max() < 1e-5
 
 
-def test_nothing_and_unknown_write_nothing() -> None:
-    book = CodeBook(256)
+def test_nothing_and_unknown_add_nothing() -> None:
+    label_embeddings = LabelEmbeddings(256)
     edges = torch.full((NUM_TOKENS, 4), math.nan)
     for label in (NOTHING, UNKNOWN):
         classes = torch.full((NUM_TOKENS, len(GROUPS)), label)
-        assert not book.encode(classes, edges).any()
+        assert not label_embeddings.encode(classes, edges).any()
 
 
-def test_the_book_is_the_same_for_all_who_open_it() -> None:
-    assert torch.equal(CodeBook(256).labels, CodeBook(256).labels)
-    assert not torch.equal(CodeBook(256).labels, CodeBook(256, seed=1).labels)
+def test_label_embeddings_are_a_function_of_width_and_seed() -> None:
+    assert torch.equal(LabelEmbeddings(256).labels, LabelEmbeddings(256).labels)
+    assert not torch.equal(LabelEmbeddings(256).labels, LabelEmbeddings(256, seed=1).labels)
     with pytest.raises(ValueError, match="width 64 <"):
-        CodeBook(64)
+        LabelEmbeddings(64)

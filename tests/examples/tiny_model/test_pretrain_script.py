@@ -1,4 +1,4 @@
-"""The script that makes the tiny model, with a stand-in for Python: what runs, what stops it."""
+"""The script that makes the tiny model, with a script for its Python: what runs, what stops it."""
 
 import os
 import subprocess
@@ -43,25 +43,25 @@ def test_the_recipe_gets_what_the_two_stages_wrote(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     calls = (tmp_path / "calls").read_text().splitlines()
     work = tmp_path / "work"
-    (eye,) = (call for call in calls if "vision_stage" in call)
+    (tower,) = (call for call in calls if "vision_stage" in call)
     (llm,) = (call for call in calls if "language_stage" in call)
-    assert f"--out {work}/eye" in eye
+    assert f"--out {work}/eye" in tower
     assert f"--out {work}/llm" in llm
     (recipe,) = (call for call in calls if "finetune.py" in call)
     assert f"--vision_path {work}/eye/vision" in recipe
     assert f"--mlp_path {work}/eye/mlp.safetensors" in recipe
     assert f"--llm_path {work}/llm" in recipe
     assert "examples.tiny_model.finish" in calls[-1]
-    assert calls.index(recipe) > max(calls.index(eye), calls.index(llm))
+    assert calls.index(recipe) > max(calls.index(tower), calls.index(llm))
 
 
-def test_a_failing_language_stage_ends_the_eyes_training(tmp_path: Path) -> None:
+def test_a_failing_language_stage_ends_the_vision_stage(tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.write_text(
         "#!/bin/sh\ncase $* in\n"
-        f"*tiny_model.vision_stage*) echo $$ > {tmp_path}/eye; exec sleep 600 ;;\n"
+        f"*tiny_model.vision_stage*) echo $$ > {tmp_path}/process; exec sleep 600 ;;\n"
         "*tiny_model.language_stage*)\n"
-        f"  until [ -s {tmp_path}/eye ]; do sleep 0.05; done; exit 9 ;;\n"
+        f"  until [ -s {tmp_path}/process ]; do sleep 0.05; done; exit 9 ;;\n"
         "esac\n"
     )
     python.chmod(0o755)
@@ -70,6 +70,6 @@ def test_a_failing_language_stage_ends_the_eyes_training(tmp_path: Path) -> None
         ["sh", str(SCRIPT)], env=environment, capture_output=True, text=True, timeout=120
     )
     assert result.returncode == 9
-    eye = int((tmp_path / "eye").read_text())
+    process = int((tmp_path / "process").read_text())
     with pytest.raises(ProcessLookupError):
-        os.kill(eye, 0)
+        os.kill(process, 0)

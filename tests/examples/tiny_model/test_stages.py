@@ -7,15 +7,15 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from examples.tiny_model import vision_stage
-from examples.tiny_model.label_embeddings import NUM_TOKENS, CodeBook
+from examples.tiny_model.label_embeddings import NUM_TOKENS, LabelEmbeddings
 from examples.tiny_model.language_stage import (
     Conversations,
     Item,
     SortedPool,
+    embeddings_by_token,
     fresh_llm,
     rate,
     train,
-    word_codes,
 )
 from examples.tiny_model.muon import orthogonalize
 from examples.tiny_model.projector import build_projector
@@ -42,10 +42,10 @@ def tiny() -> InternVLChatConfig:
 
 
 def answers(item: Item) -> list[torch.Tensor]:
-    """Positions of each learnt stretch."""
-    learnt = (item.labels != IGNORE_INDEX).nonzero()[:, 0]
-    breaks = (learnt.diff() > 1).nonzero()[:, 0] + 1
-    return list(learnt.tensor_split(breaks.tolist()))
+    """Positions of each supervised stretch."""
+    supervised = (item.labels != IGNORE_INDEX).nonzero()[:, 0]
+    breaks = (supervised.diff() > 1).nonzero()[:, 0] + 1
+    return list(supervised.tensor_split(breaks.tolist()))
 
 
 def test_conversations_are_of_all_families_and_every_answer_weighs_by_its_root(
@@ -84,38 +84,42 @@ def test_a_pool_is_cut_into_batches_of_about_equal_length(
     assert sum(len(b.classes) for b in batches) == sum(len(item.classes) for item in items)
 
 
-def test_words_start_at_the_codes_of_what_they_name(tokenizer: PreTrainedTokenizerBase) -> None:
-    book = CodeBook(256)
-    codes = word_codes(tokenizer, book)
+def test_tokens_start_at_the_embeddings_of_the_labels_they_name(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    label_embeddings = LabelEmbeddings(256)
+    codes = embeddings_by_token(tokenizer, label_embeddings)
     config = tiny()
-    words = fresh_llm(config, tokenizer, book).get_input_embeddings().weight.detach()
+    words = fresh_llm(config, tokenizer, label_embeddings).get_input_embeddings().weight.detach()
 
     def piece(text: str) -> int:
         (found,) = tokenizer(text, add_special_tokens=False)["input_ids"]
         return int(found)
 
-    red, star = book.vector("color", "red"), book.vector("kind", "star")
+    red, star = label_embeddings.vector("color", "red"), label_embeddings.vector("kind", "star")
     assert torch.equal(codes[piece("red")], red)
     cosine = torch.cosine_similarity
     assert cosine(words[piece("red")], red, dim=0) > 0.9
     assert abs(cosine(words[piece("red")], star, dim=0)) < 0.2
     # A number names counts and values, but no column; the places of letters are ordinals.
     three = codes[piece("3")]
-    assert torch.dot(three, book.vector("value", "3")) == pytest.approx(4, abs=1e-4)
-    assert torch.dot(three, book.vector("column", "3")) == pytest.approx(0, abs=1e-4)
-    assert torch.dot(three, book.vector("place", "3")) == pytest.approx(0, abs=1e-4)
+    assert torch.dot(three, label_embeddings.vector("value", "3")) == pytest.approx(4, abs=1e-4)
+    assert torch.dot(three, label_embeddings.vector("column", "3")) == pytest.approx(0, abs=1e-4)
+    assert torch.dot(three, label_embeddings.vector("place", "3")) == pytest.approx(0, abs=1e-4)
 
 
 def test_the_language_model_learns(
     tokenizer: PreTrainedTokenizerBase, caplog: pytest.LogCaptureFixture
 ) -> None:
     torch.manual_seed(0)
-    book = CodeBook(256)
+    label_embeddings = LabelEmbeddings(256)
     config = tiny()
     config.llm_config.num_hidden_layers = 1
-    model = fresh_llm(config, tokenizer, book)
+    model = fresh_llm(config, tokenizer, label_embeddings)
     with caplog.at_level("INFO"):
-        train(model, tokenizer, book, seed=0, steps=60, batch_size=4, pool=1, log_every=10)
+        train(
+            model, tokenizer, label_embeddings, seed=0, steps=60, batch_size=4, pool=1, log_every=10
+        )
     reports = [r.getMessage() for r in caplog.records if r.getMessage().startswith("step")]
     losses = [
         sum(float(word) for word in report.split(": ")[1].split()[1::2]) for report in reports
@@ -130,29 +134,33 @@ def test_rates_rise_fall_and_end_at_nothing() -> None:
     assert 0 < rates[-1] < 0.01
 
 
-def test_the_eye_learns_to_write_codes() -> None:
+def test_the_vision_tower_learns_to_give_label_embeddings() -> None:
     config = tiny().vision_config
     config.num_hidden_layers = 1
-    book = CodeBook(256)
+    label_embeddings = LabelEmbeddings(256)
     batch = next(vision_stage.batches(1, "heldout", 8, 1, 0))
     pixels = vision_stage.normalize(batch["pixels"])
     losses = []
     for steps in (1, 25):
         plan = vision_stage.Schedule(steps=steps, batch_size=8, workers=0)
-        eye = vision_stage.pretrain_vision(config, 256, seed=0, plan=plan)
+        model = vision_stage.pretrain_vision(config, 256, seed=0, plan=plan)
         with torch.no_grad():
-            losses.append(vision_stage.code_loss(eye(pixels), batch, book).item())
+            losses.append(vision_stage.label_loss(model(pixels), batch, label_embeddings).item())
     assert losses[1] < 0.7 * losses[0]
 
 
-def test_the_code_loss_wants_the_code_and_nothing_else() -> None:
-    book = CodeBook(256)
+def test_the_loss_wants_the_label_embeddings_and_nothing_else() -> None:
+    label_embeddings = LabelEmbeddings(256)
     batch = next(vision_stage.batches(0, "heldout", 64, 1, 0))
-    right = book.encode(batch["classes"], batch["edges"])
-    best = vision_stage.code_loss(right, batch, book)
-    for wrong in (0.8 * right, right + 0.05 * torch.randn_like(right), right + book.rest[0]):
-        assert vision_stage.code_loss(wrong, batch, book) > best + 0.01
-    scores = vision_stage.accuracies(right, batch, book)
+    right = label_embeddings.encode(batch["classes"], batch["edges"])
+    best = vision_stage.label_loss(right, batch, label_embeddings)
+    for wrong in (
+        0.8 * right,
+        right + 0.05 * torch.randn_like(right),
+        right + label_embeddings.rest[0],
+    ):
+        assert vision_stage.label_loss(wrong, batch, label_embeddings) > best + 0.01
+    scores = vision_stage.accuracies(right, batch, label_embeddings)
     assert scores.pop("waves") < 1e-5
     assert set(scores.values()) == {1.0}
 
