@@ -37,6 +37,7 @@ from examples.tiny_model.projector import build_projector, save_projector, shuff
 from examples.tiny_model.records import ImageSpec, draw
 from examples.tiny_model.scene import MANY, sample_scene
 from examples.tiny_model.words import sample_glyphs, sample_sign
+from internvl_chat.data.images import normalize_pixels
 from internvl_chat.model.configuration_intern_vit import InternVisionConfig
 from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
 from internvl_chat.model.modeling_intern_vit import InternVisionModel
@@ -48,7 +49,6 @@ Batch = dict[str, Tensor]
 PATCH = 14
 GRID = SIDE // PATCH
 MUON_PEAK = 4e-3
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SHARPNESS = 12.0
 """Factor from a label's strength to its logit: 1 against 0 is a certain answer."""
 NOTHING_WEIGHT = 0.2
@@ -156,8 +156,7 @@ def _share(right: Tensor, known: Tensor) -> float:
 
 def normalize(pixels: Tensor) -> Tensor:
     """(N, S, S, 3) uint8 to (N, 3, S, S) float, normalised as in training."""
-    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
-    return ((pixels / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
+    return normalize_pixels(pixels.permute(0, 3, 1, 2).contiguous())
 
 
 def sincos_position(width: int) -> Tensor:
