@@ -140,7 +140,8 @@ def test_reserved_text_is_refused(text: str) -> None:
     ],
 )
 def test_other_text_is_taken(text: str) -> None:
-    Prompter(*tiny()).text_check()(text, "")
+    check = Prompter(*tiny()).text_check()
+    assert check(text, "") is None  # it raises what it refuses
 
 
 def test_the_end_of_a_text_is_refused() -> None:
