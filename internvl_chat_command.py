@@ -24,9 +24,9 @@ VERBS = {
         "Fine-tune; the same arguments as internvl_chat/train/finetune.py, or one YAML/JSON file."
     ),
     "json2jsonl": "Turn an annotation file that is one JSON array into JSONL, a record a line.",
-    "chat": "Ask a model about pictures and videos.",
+    "chat": "Ask a model about images and videos.",
     "demo": (
-        "Open a page for asking about pictures and videos, with streamed answers and drawn boxes."
+        "Open a page for asking about images and videos, with streamed answers and drawn boxes."
     ),
     "serve": "Serve a model to clients of OpenAI's chat completions.",
     "merge-lora": "Merge a LoRA adapter into the weights of its base model.",

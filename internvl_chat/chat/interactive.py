@@ -11,7 +11,7 @@ from internvl_chat.data.schema import BadRecordError
 from internvl_chat.errors import ConfigError
 
 HELP = """\
-/image FILE   ask about a picture      /video FILE  ask about a video
+/image FILE   ask about an image       /video FILE  ask about a video
 /reset        forget everything        /save FILE   write the conversation as JSON
 /help         this list                /quit        end (or Ctrl-D)"""
 

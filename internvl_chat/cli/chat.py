@@ -41,7 +41,7 @@ def chat(
     load_in_8bit: Annotated[bool, typer.Option(help="int8 by bitsandbytes.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON object an answer.")] = False,
 ) -> None:
-    """Ask a model about pictures and videos.
+    """Ask a model about images and videos.
 
     Example: internvl-chat chat --model pretrained/internvl-chat-tiny --image a.jpg "What is red?"
 

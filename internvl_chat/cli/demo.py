@@ -31,7 +31,7 @@ def demo(
     gpus: Annotated[int | None, typer.Option(min=1, help="Spread the model over so many.")] = None,
     load_in_8bit: Annotated[bool, typer.Option(help="int8 by bitsandbytes.")] = False,
 ) -> None:
-    """Open a page for asking about pictures and videos, with streamed answers and drawn boxes.
+    """Open a page for asking about images and videos, with streamed answers and drawn boxes.
 
     Example: internvl-chat demo --model pretrained/internvl-chat-tiny
 
