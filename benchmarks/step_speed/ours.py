@@ -61,7 +61,7 @@ def collate_batches(workload: wl.Workload, path: Path, num_steps: int) -> None:
         raise ValueError(f"{plan.num_steps} packs in an epoch, {num_steps} wanted")
     batches = []
     for step in range(num_steps):
-        batch = collator([dataset[unit] for unit in plan.units(step)])
+        batch = collator([dataset[pack] for pack in plan.packs(step)])
         batches.append(
             {
                 "input_ids": batch["input_ids"],

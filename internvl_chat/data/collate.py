@@ -24,7 +24,7 @@ from internvl_chat.model.constants import IGNORE_INDEX
 class Collator:
     """Puts a micro batch together.
 
-    A call takes what the dataset gives for the units of a micro batch (a list of examples each) and
+    A call takes what the dataset gives for the packs of a micro batch (a list of examples each) and
     returns a dict of
 
     - ``input_ids``, ``labels`` (B, T) int64, ``position_ids`` (B, T) int64;
@@ -52,10 +52,10 @@ class Collator:
                 fix=f"Use one of {', '.join(get_args(LossReduction))}.",
             )
 
-    def __call__(self, units: Sequence[Sequence[Example]]) -> dict[str, Any]:
-        examples = [example for unit in units for example in unit]
+    def __call__(self, packs: Sequence[Sequence[Example]]) -> dict[str, Any]:
+        examples = [example for pack in packs for example in pack]
         ids = [example.input_ids for example in examples]
-        labels = [_learnt(example) for example in examples]
+        labels = [_supervised_labels(example) for example in examples]
         weights = [loss_weights(label, self.loss_reduction) for label in labels]
         batch = self._pack(ids, labels, weights) if self.packed else self._pad(ids, labels, weights)
         tiles = [e.pixel_values for e in examples if e.pixel_values is not None]
@@ -111,10 +111,10 @@ def loss_weights(labels: Tensor, reduction: LossReduction) -> Tensor:
     return supervised / count.sqrt() if reduction == "square" else supervised
 
 
-def _learnt(example: Example) -> Tensor:
+def _supervised_labels(example: Example) -> Tensor:
     labels = example.labels.clone()
     labels[0] = IGNORE_INDEX
-    if example.filler:
+    if example.padding:
         labels.fill_(IGNORE_INDEX)
     return labels
 

@@ -27,7 +27,7 @@ from internvl_chat.data.images import (
 from internvl_chat.data.lengths import Lengths
 from internvl_chat.data.meta import DatasetSpec
 from internvl_chat.data.mixture import Mixture
-from internvl_chat.data.sampler import EpochPlan, Unit, plan_epoch
+from internvl_chat.data.sampler import EpochPlan, Pack, plan_epoch
 from internvl_chat.data.schema import BadRecordError, Record, parse_record
 from internvl_chat.data.video import choose_frames, open_video
 from internvl_chat.errors import DatasetError
@@ -44,7 +44,7 @@ class Example:
     input_ids: Tensor
     """(T,) int64."""
     labels: Tensor
-    """(T,) int64; IGNORE_INDEX where nothing is learnt."""
+    """(T,) int64; IGNORE_INDEX where nothing is supervised."""
     pixel_values: Tensor | None
     """(n, 3, S, S) uint8 tiles in reading order; None for text."""
     num_tiles: tuple[int, ...]
@@ -55,20 +55,20 @@ class Example:
     where: str
     """``file:line``."""
     truncated: bool
-    filler: bool = False
-    """Completes the last step: nothing of it is learnt."""
+    padding: bool = False
+    """Completes the last step: nothing of it is supervised."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """A record with its pictures and its encoding: what ``data preview`` shows."""
+    """A record with its images and its encoding: what ``data preview`` shows."""
 
     record: Record
     encoded: Encoded
     pixel_values: Tensor | None
     num_tiles: tuple[int, ...]
     image_sizes: tuple[tuple[int, int], ...]
-    """(width, height) of each picture as stored."""
+    """(width, height) of each image as stored."""
 
 
 class SampleLoader:
@@ -86,7 +86,7 @@ class SampleLoader:
     def load(
         self, raw: bytes, spec: DatasetSpec, *, where: str, rng: random.Random | None = None
     ) -> Loaded:
-        """Read a record's pictures and encode it.
+        """Read a record's images and encode it.
 
         Args:
             raw: the record's JSON.
@@ -98,20 +98,20 @@ class SampleLoader:
             BadRecordError: anything about the record or its files is wrong.
         """
         record = parse_record(raw, where=where)
-        pictures = self._pictures(record, spec, where, rng)
-        sizes = tuple(picture.size for picture in pictures)
+        images = self._images(record, spec, where, rng)
+        sizes = tuple(image.size for image in images)
         expanded = expand_record(
             record,
             spec,
             self.media.images,
             sizes=record.sizes or sizes,
-            num_frames=len(pictures) if record.video else 0,
+            num_frames=len(images) if record.video else 0,
             where=where,
         )
         encoded = self.encoder.encode(
             expanded.turns, expanded.num_tiles, system=record.system, where=where
         )
-        tiles = self._tiles(pictures, expanded.num_tiles, record, spec, where, rng)
+        tiles = self._tiles(images, expanded.num_tiles, record, spec, where, rng)
         return Loaded(
             record=record,
             encoded=encoded,
@@ -120,7 +120,7 @@ class SampleLoader:
             image_sizes=sizes,
         )
 
-    def _pictures(
+    def _images(
         self, record: Record, spec: DatasetSpec, where: str, rng: random.Random | None
     ) -> list[Image.Image]:
         limit = self.media.max_image_pixels
@@ -143,7 +143,7 @@ class SampleLoader:
 
     def _tiles(
         self,
-        pictures: Sequence[Image.Image],
+        images: Sequence[Image.Image],
         num_tiles: Sequence[int],
         record: Record,
         spec: DatasetSpec,
@@ -152,16 +152,16 @@ class SampleLoader:
     ) -> list[Tensor]:
         budget = self.media.images.tile_budget(len(record.images), spec.max_dynamic_patch)
         tiles = []
-        for number, (picture, planned) in enumerate(zip(pictures, num_tiles, strict=True)):
+        for number, (image, planned) in enumerate(zip(images, num_tiles, strict=True)):
             if self.train and spec.data_augment and rng is not None:
-                picture = jpeg_augment(picture, rng)
+                image = jpeg_augment(image, rng)
             # A video's frames are one tile each, however large.
-            pixels = preprocess(picture, self.media.images, max_tiles=1 if record.video else budget)
+            pixels = preprocess(image, self.media.images, max_tiles=1 if record.video else budget)
             if len(pixels) != planned:
                 stated = record.sizes[number] if record.sizes else "no size"
                 raise BadRecordError(
                     "SIZE_MISMATCH",
-                    f"the record states {stated}, the image is {picture.size}: {planned} tiles "
+                    f"the record states {stated}, the image is {image.size}: {planned} tiles "
                     f"were planned, it has {len(pixels)}",
                     where=where,
                     fix='Correct "width" and "height".',
@@ -171,7 +171,7 @@ class SampleLoader:
 
 
 class SftDataset(Dataset[list[Example]]):
-    """The samples of a run; indexed by :class:`Unit`.
+    """The samples of a run; indexed by :class:`Pack`.
 
     Args:
         mixture: the datasets.
@@ -231,8 +231,8 @@ class SftDataset(Dataset[list[Example]]):
             drop_last=order.drop_last,
         )
 
-    def __getitem__(self, unit: Unit | int) -> list[Example]:
-        """The samples of a unit.
+    def __getitem__(self, pack: Pack | int) -> list[Example]:
+        """The samples of a pack.
 
         A bad sample is journalled and replaced by the next good one that is not longer; a pack that
         has none to offer goes without. All of it depends on the data only, not on workers.
@@ -240,25 +240,25 @@ class SftDataset(Dataset[list[Example]]):
         Raises:
             BadRatioError: too many records are bad.
         """
-        if isinstance(unit, int):
-            unit = Unit((unit,))
+        if isinstance(pack, int):
+            pack = Pack((pack,))
         taken: set[int] = set()
         examples = []
-        for index in unit.indices:
-            example = self._good_example(index, unit, taken)
+        for index in pack.indices:
+            example = self._good_example(index, pack, taken)
             if example is not None:
                 examples.append(example)
                 taken.add(example.sample_index)
         if not examples:
-            raise DatasetError(f"no good sample to put in place of samples {list(unit.indices)}")
+            raise DatasetError(f"no good sample to put in place of samples {list(pack.indices)}")
         return examples
 
-    def _good_example(self, index: int, unit: Unit, taken: set[int]) -> Example | None:
+    def _good_example(self, index: int, pack: Pack, taken: set[int]) -> Example | None:
         planned = index
         for _ in range(len(self) + 1):
             dataset, record = self.mixture.locate(index)
             try:
-                example = self._example(index, dataset, record, filler=unit.filler)
+                example = self._example(index, dataset, record, padding=pack.padding)
             except BadRecordError as err:
                 number = self.mixture.first_record(dataset) + record
                 line = self.mixture.files[dataset].line(record)
@@ -266,17 +266,17 @@ class SftDataset(Dataset[list[Example]]):
             else:
                 self.bad_samples.seen()
                 return example
-            following = self._next_good(index, planned, unit, taken)
+            following = self._next_good(index, planned, pack, taken)
             if following is None:
                 return None
             index = following
         return None
 
-    def _next_good(self, index: int, planned: int, unit: Unit, taken: set[int]) -> int | None:
+    def _next_good(self, index: int, planned: int, pack: Pack, taken: set[int]) -> int | None:
         """The first sample after ``index``, around the end, that fits where ``planned`` stood."""
-        avoid = taken.union(unit.indices)
+        avoid = taken.union(pack.indices)
         limit = int(self.lengths[planned])
-        if len(unit.indices) == 1 and limit <= int(self.lengths[self.lengths >= 0].min()):
+        if len(pack.indices) == 1 and limit <= int(self.lengths[self.lengths >= 0].min()):
             limit = int(self.lengths.max())  # nothing is as short: a row may grow, a pack may not
         total = len(self)
         stop = planned if index < planned else planned + total
@@ -288,7 +288,7 @@ class SftDataset(Dataset[list[Example]]):
                     return place
         return None
 
-    def _example(self, index: int, dataset: int, record: int, *, filler: bool) -> Example:
+    def _example(self, index: int, dataset: int, record: int, *, padding: bool) -> Example:
         raw, where = self.mixture.files[dataset].read(record)
         spec = self.mixture.specs[dataset]
         rng = random.Random(f"{self.seed}:{self._epoch.value}:{index}")
@@ -302,5 +302,5 @@ class SftDataset(Dataset[list[Example]]):
             sample_index=index,
             where=where,
             truncated=loaded.encoded.truncated,
-            filler=filler,
+            padding=padding,
         )

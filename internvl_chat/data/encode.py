@@ -43,7 +43,7 @@ class Encoded:
     input_ids: np.ndarray
     """(T,) int64."""
     labels: np.ndarray
-    """(T,) int64; IGNORE_INDEX where nothing is learnt."""
+    """(T,) int64; IGNORE_INDEX where nothing is supervised."""
     text: str
     """The whole rendered string, placeholders included, also where the ids were cut."""
     truncated: bool

@@ -47,11 +47,11 @@ class Lengths:
     """(n,) int32 ids after truncation; BAD for bad records."""
     tiles: np.ndarray
     """(n,) int32 image tiles."""
-    bad: list[tuple[int, BadRecordError]] = field(default_factory=list)
+    bad: list[tuple[int, BadRecordError]]
     """(record, reason)."""
-    num_truncated: int = 0
-    num_dropped_leading_answers: int = 0
-    warnings: dict[str, int] = field(default_factory=dict)
+    num_truncated: int
+    num_dropped_leading_answers: int
+    warnings: dict[str, int]
 
 
 @dataclass

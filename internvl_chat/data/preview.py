@@ -46,21 +46,21 @@ class Preview:
         }
 
     def as_text(self, tokenizer: Any) -> Text:
-        """For reading: what is learnt is green, runs of image tokens are shortened."""
+        """For reading: what is supervised is green, runs of image tokens are shortened."""
         fields = self.as_dict()
-        learnt = sum(label != IGNORE_INDEX for label in fields["labels"])
+        supervised = sum(label != IGNORE_INDEX for label in fields["labels"])
         shown = Text(f"{self.file}:{self.line}", style="bold")
         shown.append(
-            f"  {self.dataset}\n{fields['length']} tokens, {learnt} learnt"
+            f"  {self.dataset}\n{fields['length']} tokens, {supervised} supervised"
             f"{', truncated' if fields['truncated'] else ''}; "
             f"{fields['num_images']} images {fields['image_sizes']}, "
             f"{fields['num_tiles']} tiles\n",
             style="dim",
         )
         pairs = zip(fields["input_ids"], fields["labels"], strict=True)
-        for is_learnt, run in groupby(pairs, key=lambda pair: pair[1] != IGNORE_INDEX):
+        for is_supervised, run in groupby(pairs, key=lambda pair: pair[1] != IGNORE_INDEX):
             text = tokenizer.decode([token for token, _ in run], skip_special_tokens=False)
-            shown.append(_shorten(text), style="green" if is_learnt else "")
+            shown.append(_shorten(text), style="green" if is_supervised else "")
         return shown
 
 

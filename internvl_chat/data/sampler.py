@@ -4,8 +4,8 @@ Pure numpy: a plan is a function of (lengths, seed, epoch, global batch size, mo
 rank; ranks take their micro batches out of the same plan, so the samples of a step do not depend on
 how many ranks there are, and resuming at any step costs nothing but the plan itself.
 
-Vocabulary: a *unit* is what fills one place of a batch: one sample, or one pack of samples. A
-*step* is one optimizer step of ``global_batch_size`` units over all ranks.
+Vocabulary: a *pack* is what fills one place of a batch: one sample, or, when packing, several. A
+*step* is one optimizer step of ``global_batch_size`` packs over all ranks.
 """
 
 from __future__ import annotations
@@ -25,59 +25,59 @@ _LEVELS = 32  # steps in which the room for tiles is told apart
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class Pack:
     """Samples that share one place of a batch."""
 
     indices: tuple[int, ...]
     """Sample indices; one unless packed."""
-    filler: bool = False
-    """Repeats another unit to complete the last step; its labels do not enter the loss."""
+    padding: bool = False
+    """Repeats another pack to complete the last step; its labels do not enter the loss."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EpochPlan:
-    """Every unit of an epoch in order."""
+    """Every pack of an epoch in order."""
 
     samples: np.ndarray
-    """Sample indices of all units, joined."""
+    """Sample indices of all packs, joined."""
     offsets: np.ndarray
-    """(num_units + 1,): unit u is ``samples[offsets[u]:offsets[u + 1]]``."""
+    """(num_packs + 1,): pack u is ``samples[offsets[u]:offsets[u + 1]]``."""
     global_batch_size: int
-    """Units per step."""
+    """Packs per step."""
     num_steps: int
-    filler_unit: int
-    """The unit that completes the last step: the shortest of them."""
+    padding_pack: int
+    """The pack that completes the last step: the shortest of them."""
 
     @property
-    def num_units(self) -> int:
-        """Units, fillers not counted."""
+    def num_packs(self) -> int:
+        """Packs, padding packs not counted."""
         return len(self.offsets) - 1
 
-    def unit(self, number: int) -> Unit:
-        """Unit ``number`` of the epoch; beyond the last one, the filler."""
-        filler = number >= self.num_units
-        number = self.filler_unit if filler else number
+    def pack(self, number: int) -> Pack:
+        """Pack ``number`` of the epoch; beyond the last one, the padding."""
+        padding = number >= self.num_packs
+        number = self.padding_pack if padding else number
         indices = self.samples[self.offsets[number] : self.offsets[number + 1]]
-        return Unit(tuple(indices.tolist()), filler)
+        return Pack(tuple(indices.tolist()), padding)
 
-    def units(self, step: int) -> list[Unit]:
-        """The ``global_batch_size`` units of a step."""
+    def packs(self, step: int) -> list[Pack]:
+        """The ``global_batch_size`` packs of a step."""
         first = step * self.global_batch_size
-        return [self.unit(number) for number in range(first, first + self.global_batch_size)]
+        return [self.pack(number) for number in range(first, first + self.global_batch_size)]
 
     def micro_batch(
         self, step: int, number: int, *, rank: int, world_size: int, micro_batch_size: int
-    ) -> list[Unit]:
-        """Units of one rank's micro batch: neighbours in length over all ranks."""
+    ) -> list[Pack]:
+        """Packs of one rank's micro batch: neighbours in length over all ranks."""
         first = step * self.global_batch_size
         first += (number * world_size + rank) * micro_batch_size
-        return [self.unit(first + place) for place in range(micro_batch_size)]
+        return [self.pack(first + place) for place in range(micro_batch_size)]
 
     def num_samples(self, first_step: int = 0, last_step: int | None = None) -> int:
-        """Samples (fillers not counted) in the steps ``first_step .. last_step - 1``."""
+        """Samples (padding packs not counted) in the steps ``first_step .. last_step - 1``."""
         last_step = self.num_steps if last_step is None else last_step
         borders = np.minimum(
-            np.array([first_step, last_step]) * self.global_batch_size, self.num_units
+            np.array([first_step, last_step]) * self.global_batch_size, self.num_packs
         )
         first, last = self.offsets[borders]
         return int(last - first)
@@ -102,8 +102,8 @@ def plan_epoch(
     Args:
         lengths: (n,) ids per sample; negative ones are bad and never planned.
         seed, epoch: the order's source of randomness.
-        global_batch_size: units per optimizer step, over all ranks and accumulation.
-        mode: ``random`` as shuffled; ``grouped`` by length; ``packed`` into units of at most
+        global_batch_size: packs per optimizer step, over all ranks and accumulation.
+        mode: ``random`` as shuffled; ``grouped`` by length; ``packed`` into packs of at most
             ``max_packed_tokens`` ids.
         max_packed_tokens: limit of a pack; at least the longest sample.
         tiles: (n,) image tiles per sample, with ``max_packed_tiles``.
@@ -112,7 +112,7 @@ def plan_epoch(
             None.
         window_steps: global batches among which ``grouped`` sorts; by default 64 or as many as
             hold 16,384 samples.
-        drop_last: leave out what does not fill a step, instead of completing it with fillers.
+        drop_last: leave out what does not fill a step, instead of completing it with padding packs.
 
     Raises:
         ValueError: no good sample, or a limit that cannot be kept.
@@ -134,17 +134,17 @@ def plan_epoch(
         elif mode != "random":
             raise ValueError(f"mode is {mode!r}, want random, grouped or packed")
         samples, offsets = order, np.arange(len(order) + 1)
-    num_units = len(offsets) - 1
-    num_steps, rest = divmod(num_units, global_batch_size)
+    num_packs = len(offsets) - 1
+    num_steps, rest = divmod(num_packs, global_batch_size)
     if drop_last and num_steps == 0:
-        raise ValueError(f"{num_units} units do not fill one step of {global_batch_size}")
-    first_of_last = num_units - rest if rest else max(num_units - global_batch_size, 0)
+        raise ValueError(f"{num_packs} packs do not fill one step of {global_batch_size}")
+    first_of_last = num_packs - rest if rest else max(num_packs - global_batch_size, 0)
     return EpochPlan(
         samples=samples,
         offsets=offsets,
         global_batch_size=global_batch_size,
         num_steps=num_steps + (rest > 0 and not drop_last),
-        filler_unit=_shortest(samples, offsets, lengths, first_of_last),
+        padding_pack=_shortest(samples, offsets, lengths, first_of_last),
     )
 
 
@@ -273,13 +273,13 @@ def _best_fit(
     return packs
 
 
-class StepBatchSampler(Sampler[list[Unit]]):
+class StepBatchSampler(Sampler[list[Pack]]):
     """One rank's micro batches of an epoch, as a DataLoader's ``batch_sampler``.
 
     Args:
         plan: the plan of an epoch, e.g. ``lambda epoch: dataset.plan(epoch, …)``.
         rank, world_size: this rank among all.
-        micro_batch_size: units per rank in one forward pass.
+        micro_batch_size: packs per rank in one forward pass.
         accumulation: micro batches per step; with the two above it makes the plan's global batch.
         epoch, start_step: where to begin; the whole state of the data order.
     """
@@ -309,7 +309,7 @@ class StepBatchSampler(Sampler[list[Unit]]):
             expected = self.micro_batch_size * self.world_size * self.accumulation
             if plan.global_batch_size != expected:
                 raise ValueError(
-                    f"the plan's global batch is {plan.global_batch_size} units, but micro batch "
+                    f"the plan's global batch is {plan.global_batch_size} packs, but micro batch "
                     f"x ranks x accumulation = {self.micro_batch_size} x {self.world_size} x "
                     f"{self.accumulation} = {expected}"
                 )
@@ -323,7 +323,7 @@ class StepBatchSampler(Sampler[list[Unit]]):
     def __len__(self) -> int:
         return (self.plan.num_steps - self.start_step) * self.accumulation
 
-    def __iter__(self) -> Iterator[list[Unit]]:
+    def __iter__(self) -> Iterator[list[Pack]]:
         plan = self.plan
         for step in range(self.start_step, plan.num_steps):
             for number in range(self.accumulation):

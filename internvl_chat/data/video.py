@@ -1,4 +1,4 @@
-"""Videos as lists of frames: files (decord), ``.gif`` files and folders of pictures."""
+"""Videos as lists of frames: files (decord), ``.gif`` files and folders of images."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Video(Protocol):
     frames_per_second: float | None
 
     def frames(self, indices: Sequence[int]) -> list[Image.Image]:
-        """RGB pictures of these frames, in this order."""
+        """RGB images of these frames, in this order."""
 
 
 def open_video(path: str, *, where: str, max_pixels: int = MAX_IMAGE_PIXELS) -> Video:
-    """Open a video file, a ``.gif`` or a folder of pictures (natural order of names).
+    """Open a video file, a ``.gif`` or a folder of images (natural order of names).
 
     Raises:
         BadRecordError: missing, unreadable, or without a frame.

@@ -192,7 +192,7 @@ def build_config(
     attn_implementation: str | dict[str, str] | None,
     seed: int,
 ) -> BuildConfig:
-    """What the model is built from, and how; the last three do not stand in a flag as they are."""
+    """What the model is built from, and how; no flag gives the last three as they are."""
     return BuildConfig(
         source=source_config(model),
         shape=shape_config(model, data),

@@ -107,7 +107,7 @@ class RunProgress(TrainerCallback):
 
 
 class TensorBoardWriter(TrainerCallback):
-    """Figures by group, the arguments as text, training samples as pictures with their text."""
+    """Figures by group, the arguments as text, training samples as images with their text."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class TensorBoardWriter(TrainerCallback):
         arguments: Mapping[str, Any],
         samples: Sequence[tuple[np.ndarray | None, str]],
     ) -> None:
-        """``samples`` are (H, W, 3) uint8 pictures (None without one) and what is trained."""
+        """``samples`` are (H, W, 3) uint8 images (None without one) and what is trained."""
         self._directory = directory
         self._arguments = arguments
         self._samples = samples
@@ -133,9 +133,9 @@ class TensorBoardWriter(TrainerCallback):
         self._writer = SummaryWriter(str(self._directory / time.strftime("%Y%m%d-%H%M%S")))
         text = json.dumps(self._arguments, indent=2, ensure_ascii=False, default=str)
         self._writer.add_text("arguments", "    " + text.replace("\n", "\n    "))
-        for number, (picture, trained) in enumerate(self._samples):
-            if picture is not None:
-                self._writer.add_image(f"samples/{number}", picture, dataformats="HWC")
+        for number, (image, trained) in enumerate(self._samples):
+            if image is not None:
+                self._writer.add_image(f"samples/{number}", image, dataformats="HWC")
             self._writer.add_text(f"samples/{number}", "    " + trained.replace("\n", "\n    "))
 
     def on_log(

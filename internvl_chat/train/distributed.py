@@ -65,7 +65,7 @@ class DistributedState:
     device: torch.device
     master: str | None
     """``host:port`` of rank 0; None without a process group."""
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...]
     store: dist.Store | None = None
     """Key-value store of the rendezvous: works when a collective cannot."""
 

@@ -106,8 +106,7 @@ class ModelFlops:
         trains_projector = trains_vision or any(p.requires_grad for p in projector.parameters())
         table = {id(p) for p in model.get_input_embeddings().parameters()}
         text = [p for p in model.language_model.parameters() if id(p) not in table]
-        size = model.config.force_image_size or model.config.vision_config.image_size
-        patches = (size // model.config.vision_config.patch_size) ** 2
+        patches = (model.config.image_size // model.config.vision_config.patch_size) ** 2
         needs_text_grad = trains_projector or any(p.requires_grad for p in text)
         return cls(
             per_text_token=flops_per_token(text, needs_input_grad=needs_text_grad),
@@ -122,7 +121,7 @@ class ModelFlops:
     def of_batch(self, text_tokens: int, tiles: int) -> float:
         """FLOPs of ``text_tokens`` positions in the LLM and ``tiles`` through tower and projector.
 
-        The tokens of a tile are positions of the text as well: they stand in ``input_ids``.
+        The tokens of a tile are positions of the text as well: ``input_ids`` holds them.
         """
         return (
             text_tokens * self.per_text_token

@@ -13,14 +13,14 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Sampler
 
-from internvl_chat.data.sampler import StepBatchSampler, Unit
+from internvl_chat.data.sampler import Pack, StepBatchSampler
 
 
-class ResumableOrder(Sampler[list[Unit]]):
+class ResumableOrder(Sampler[list[Pack]]):
     """A :class:`StepBatchSampler` whose first steps are passed over without being worked out.
 
     transformers skips consumed batches by drawing and dropping them; after :meth:`resume_at` the
-    dropped ones are cheap stand-ins (None), so that a late start costs nothing.
+    dropped ones are None, which is cheap, so that a late start costs nothing.
     """
 
     def __init__(self, sampler: StepBatchSampler) -> None:

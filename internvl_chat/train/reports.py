@@ -184,9 +184,10 @@ def _schedule(
     sampler.set_epoch(0)
     plan = sampler.plan
     tokens = int(dataset.lengths[plan.samples].sum(dtype=np.int64))
+    padding = plan.num_steps * plan.global_batch_size - plan.num_packs
     return [
         f"epoch: {plan.num_steps:,} steps, {plan.num_samples():,} samples, {tokens:,} tokens, "
-        f"{plan.num_steps * plan.global_batch_size - plan.num_units:,} stand-ins in the last step",
+        f"{padding:,} padding samples in the last step",
         f"run: {steps:,} steps in {epochs:,} epochs",
     ]
 
@@ -242,15 +243,15 @@ def as_dict(args: RunArguments) -> dict[str, Any]:
 def training_samples(
     dataset: SftDataset, tokenizer: Any, sampler: StepBatchSampler
 ) -> list[tuple[np.ndarray | None, str]]:
-    """The first samples of the run: picture (H, W, 3) uint8 and the text that is trained."""
+    """The first samples of the run: image (H, W, 3) uint8 and the text that is trained."""
     shown: list[tuple[np.ndarray | None, str]] = []
     sampler.set_epoch(0)
     plan = sampler.plan
-    for number in range(min(plan.num_units, NUM_SAMPLES_SHOWN)):
-        example = dataset[plan.unit(number)][0]
+    for number in range(min(plan.num_packs, NUM_SAMPLES_SHOWN)):
+        example = dataset[plan.pack(number)][0]
         pixels = example.pixel_values
-        picture = None if pixels is None else pixels[0].permute(1, 2, 0).numpy()
+        image = None if pixels is None else pixels[0].permute(1, 2, 0).numpy()
         trained = example.input_ids[example.labels != IGNORE_INDEX]
         question = tokenizer.decode(example.input_ids[example.labels == IGNORE_INDEX][-200:])
-        shown.append((picture, f"... {question}\n=> {tokenizer.decode(trained)}"))
+        shown.append((image, f"... {question}\n=> {tokenizer.decode(trained)}"))
     return shown

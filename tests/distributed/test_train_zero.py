@@ -141,7 +141,7 @@ def test_offload_has_the_same_losses(trained: Folders) -> None:
 @pytest.mark.runs("combined")
 def test_every_combination_of_modalities_on_two_ranks(trained: Folders) -> None:
     plan = plan_epoch(np.ones(len(COMBINED)), seed=COMBINED_SEED, epoch=0, global_batch_size=2)
-    kinds = [tuple(COMBINED[i] for u in plan.units(s) for i in u.indices) for s in range(18)]
+    kinds = [tuple(COMBINED[i] for u in plan.packs(s) for i in u.indices) for s in range(18)]
     assert set(kinds) == set(itertools.product(("text", "image", "two"), repeat=2))
     losses = logged(trained["combined"])
     assert len(losses) == 18

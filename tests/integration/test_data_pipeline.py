@@ -19,7 +19,7 @@ from internvl_chat.data import lengths as lengths_module
 from internvl_chat.data.build import build_eval_dataset, build_train_dataset
 from internvl_chat.data.collate import Collator
 from internvl_chat.data.dataset import SftDataset
-from internvl_chat.data.sampler import StepBatchSampler, Unit
+from internvl_chat.data.sampler import Pack, StepBatchSampler
 from internvl_chat.errors import DatasetError
 from internvl_chat.train.arguments import DataArguments
 from tests.support import tokenizers
@@ -109,7 +109,7 @@ def test_samples_are_what_was_planned(tmp_path: Path) -> None:
     dataset = build(tmp_path, write(tmp_path, records(tmp_path)))
     assert len(dataset) == 12
     for index in range(len(dataset)):
-        (example,) = dataset[Unit((index,))]
+        (example,) = dataset[Pack((index,))]
         assert len(example.input_ids) == dataset.lengths[index]
         assert len(example.num_tiles) == dataset.tiles[index] == index % 3
         assert (example.sample_index, example.dataset_id) == (index, 0)
@@ -139,10 +139,10 @@ def test_batches_do_not_depend_on_workers(tmp_path: Path, mode: OrderMode) -> No
 
 def test_an_epoch_changes_augmentation_but_not_text(tmp_path: Path) -> None:
     dataset = build(tmp_path, write(tmp_path, records(tmp_path), data_augment=True))
-    unit = Unit((1,))
-    first, again = dataset[unit][0], dataset[unit][0]
+    pack = Pack((1,))
+    first, again = dataset[pack][0], dataset[pack][0]
     dataset.set_epoch(1)
-    later = dataset[unit][0]
+    later = dataset[pack][0]
     assert torch.equal(first.pixel_values, again.pixel_values)  # type: ignore[arg-type]
     assert not torch.equal(first.pixel_values, later.pixel_values)  # type: ignore[arg-type]
     assert torch.equal(first.input_ids, later.input_ids)
@@ -163,7 +163,7 @@ def test_dynamic_tiles_are_counted_from_the_stated_size(tmp_path: Path) -> None:
     dataset = build(tmp_path, config)
     assert max(dataset.tiles) > 1
     for index in range(len(dataset)):
-        (example,) = dataset[Unit((index,))]
+        (example,) = dataset[Pack((index,))]
         assert example.sample_index == index
         assert sum(example.num_tiles) == dataset.tiles[index]
         assert len(example.input_ids) == dataset.lengths[index]
@@ -173,7 +173,7 @@ def test_boxes_are_converted_on_the_fly(tmp_path: Path) -> None:
     made = records(tmp_path)
     made[1]["conversations"] = turns("Where?", "At [10, 5, 20, 10].")
     dataset = build(tmp_path, write(tmp_path, made, box_format="pixel_to_1000"))
-    (example,) = dataset[Unit((1,))]
+    (example,) = dataset[Pack((1,))]
     text = tokenizers.byte_level().decode(example.input_ids)
     assert "At <box>[[500, 500, 1000, 1000]]</box>." in text
     assert len(example.input_ids) == dataset.lengths[1]
@@ -187,7 +187,7 @@ def test_a_video_of_a_folder(tmp_path: Path) -> None:
         Image.new("RGB", (8, 8), (number, 0, 0)).save(frames / f"{number}.png")
     made.append({"video": "clip", "conversations": turns("What?", "Nothing.")})
     dataset = build(tmp_path, write(tmp_path, made, min_num_frame=2, max_num_frame=3))
-    (example,) = dataset[Unit((12,))]
+    (example,) = dataset[Pack((12,))]
     assert example.num_tiles == (1, 1, 1)
     assert len(example.input_ids) == dataset.lengths[12]
     assert "Frame3: <img>" in tokenizers.byte_level().decode(example.input_ids)
@@ -197,9 +197,9 @@ def test_validation_takes_records_once_and_unaugmented(tmp_path: Path) -> None:
     config = write(tmp_path, records(tmp_path), data_augment=True, repeat_time=2)
     dataset = build_eval_dataset(config, tokenizers.byte_level())
     assert len(dataset) == 12
-    first = dataset[Unit((1,))][0].pixel_values
+    first = dataset[Pack((1,))][0].pixel_values
     dataset.set_epoch(1)
-    assert torch.equal(first, dataset[Unit((1,))][0].pixel_values)  # type: ignore[arg-type]
+    assert torch.equal(first, dataset[Pack((1,))][0].pixel_values)  # type: ignore[arg-type]
 
 
 # -- lengths ------------------------------------------------------------------------------------
@@ -276,11 +276,11 @@ def test_a_missing_image_is_replaced_by_the_next_good_sample(tmp_path: Path) -> 
     (tmp_path / "images" / "7_0.png").unlink()
     dataset = build(tmp_path, write(tmp_path, made, max_bad_ratio=0.5))
     planned = int(dataset.lengths[7])
-    (example,) = dataset[Unit((7,))]
+    (example,) = dataset[Pack((7,))]
     expected = next(i % 12 for i in range(8, 19) if dataset.lengths[i % 12] <= planned)
     assert example.sample_index == expected
     assert len(example.input_ids) <= planned
-    assert dataset[Unit((7,))][0].sample_index == expected
+    assert dataset[Pack((7,))][0].sample_index == expected
     (entry,) = journal(tmp_path)
     assert (entry["line"], entry["code"]) == (8, "MISSING_FILE")
     assert "7_0.png" in entry["reason"]
@@ -292,12 +292,12 @@ def test_a_pack_never_grows_beyond_its_limit(tmp_path: Path) -> None:
     for record in made[:3]:
         record["image"] = "gone.png"
     dataset = build(tmp_path, write(tmp_path, made, max_bad_ratio=1.0))
-    for unit in (Unit((0, 1, 2, 4)), Unit((2, 11))):
-        examples = dataset[unit]
+    for pack in (Pack((0, 1, 2, 4)), Pack((2, 11))):
+        examples = dataset[pack]
         indices = [example.sample_index for example in examples]
         assert len(set(indices)) == len(indices)
         assert not {0, 1, 2} & set(indices)
-        planned = sum(int(dataset.lengths[i]) for i in unit.indices)
+        planned = sum(int(dataset.lengths[i]) for i in pack.indices)
         assert sum(len(example.input_ids) for example in examples) <= planned
 
 

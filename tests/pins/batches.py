@@ -19,7 +19,7 @@ from internvl_chat.config import OrderMode
 from internvl_chat.data.build import build_train_dataset
 from internvl_chat.data.collate import Collator
 from internvl_chat.data.dataset import SftDataset
-from internvl_chat.data.sampler import StepBatchSampler, Unit
+from internvl_chat.data.sampler import Pack, StepBatchSampler
 from tests.support.checkpoints import tiny_tokenizer
 from tests.support.configs import data_config, order_config
 from tests.support.training import IMAGE_SIZE, write_dataset
@@ -105,17 +105,17 @@ def _variant(folder: Path, name: str) -> dict[str, Any]:
         "tiles": dataset.tiles.tolist(),
     }
     for kind, settings in COLLATORS.items():
-        units = [Unit((number,)) for number in range(len(KINDS) - 1)]
+        packs = [Pack((number,)) for number in range(len(KINDS) - 1)]
         if settings.get("packed"):
-            units = [Unit((0, 1)), Unit((2, 3)), Unit((4,))]
-        units.append(Unit((len(KINDS) - 1,), filler=True))
-        batch = _collated(dataset, units, **settings)
+            packs = [Pack((0, 1)), Pack((2, 3)), Pack((4,))]
+        packs.append(Pack((len(KINDS) - 1,), padding=True))
+        batch = _collated(dataset, packs, **settings)
         found[kind] = {name: describe(value) for name, value in batch.items()}
     return found
 
 
-def _collated(dataset: SftDataset, units: list[Unit], **settings: Any) -> dict[str, Any]:
-    return Collator(pad_token_id=1, **settings)([dataset[unit] for unit in units])
+def _collated(dataset: SftDataset, packs: list[Pack], **settings: Any) -> dict[str, Any]:
+    return Collator(pad_token_id=1, **settings)([dataset[pack] for pack in packs])
 
 
 def describe(value: Any) -> Any:
@@ -128,7 +128,7 @@ def describe(value: Any) -> Any:
 
 def _small(folder: Path) -> dict[str, Any]:
     dataset = _dataset(write_painted(folder, ("text", "image")))
-    batch = _collated(dataset, [Unit((0,)), Unit((1,))])
+    batch = _collated(dataset, [Pack((0,)), Pack((1,))])
     batch.pop("pixel_values")
     return {name: value.tolist() for name, value in batch.items()}
 
@@ -173,5 +173,5 @@ def _order(dataset: SftDataset, mode: OrderMode, *, drop_last: bool = False) -> 
     return found
 
 
-def _word(unit: Unit) -> str:
-    return "+".join(map(str, unit.indices)) + "*" * unit.filler
+def _word(pack: Pack) -> str:
+    return "+".join(map(str, pack.indices)) + "*" * pack.padding

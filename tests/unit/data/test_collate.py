@@ -72,8 +72,8 @@ def test_text_only_batches_bring_no_pixels() -> None:
 
 
 def test_fillers_teach_nothing() -> None:
-    filler = example([1, 2, 3], [-100, 2, 3], tiles=1, filler=True)
-    batch = Collator(pad_token_id=0)([[filler]])
+    padding = example([1, 2, 3], [-100, 2, 3], tiles=1, padding=True)
+    batch = Collator(pad_token_id=0)([[padding]])
     assert batch["labels"].tolist() == [[-100, -100, -100]]
     assert batch["loss_weight"].tolist() == [[0, 0, 0]]
     assert len(batch["pixel_values"]) == 1

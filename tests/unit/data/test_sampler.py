@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from internvl_chat.config import OrderMode
-from internvl_chat.data.sampler import EpochPlan, StepBatchSampler, Unit, plan_epoch
+from internvl_chat.data.sampler import EpochPlan, Pack, StepBatchSampler, plan_epoch
 
 MODES: tuple[OrderMode, ...] = ("random", "grouped", "packed")
 LENGTHS = np.random.default_rng(0).integers(5, 100, 203).astype(np.int32)
@@ -50,18 +50,18 @@ def test_every_good_sample_once(
         seed=seed,
         max_packed_tokens=70,
     )
-    units = [unit for step in range(made.num_steps) for unit in made.units(step)]
-    assert len(units) == made.num_steps * global_batch_size
-    found = [index for unit in units if not unit.filler for index in unit.indices]
+    packs = [pack for step in range(made.num_steps) for pack in made.packs(step)]
+    assert len(packs) == made.num_steps * global_batch_size
+    found = [index for pack in packs if not pack.padding for index in pack.indices]
     assert sorted(found) == [i for i, length in enumerate(lengths) if length >= 0]
-    fillers = [unit for unit in units if unit.filler]
-    assert len(fillers) < global_batch_size
-    assert units[len(units) - len(fillers) :] == fillers
+    padding_packs = [pack for pack in packs if pack.padding]
+    assert len(padding_packs) < global_batch_size
+    assert packs[len(packs) - len(padding_packs) :] == padding_packs
     assert made.num_samples() == len(found)
     if mode == "packed":
-        assert all(sum(lengths[i] for i in unit.indices) <= 70 for unit in units)
+        assert all(sum(lengths[i] for i in pack.indices) <= 70 for pack in packs)
     else:
-        assert all(len(unit.indices) == 1 for unit in units)
+        assert all(len(pack.indices) == 1 for pack in packs)
 
 
 def test_exact_order() -> None:
@@ -72,10 +72,10 @@ def test_exact_order() -> None:
     made = plan(lengths, mode="random", global_batch_size=4)
     assert made.samples.tolist() == good[order].tolist()
     grouped = plan(lengths, mode="grouped", global_batch_size=2)
-    first = [unit.indices[0] for unit in grouped.units(0)]
+    first = [pack.indices[0] for pack in grouped.packs(0)]
     assert first == [1, 6]
     assert grouped.num_steps == 4
-    assert grouped.units(3)[1] == Unit(grouped.units(3)[0].indices, filler=True)
+    assert grouped.packs(3)[1] == Pack(grouped.packs(3)[0].indices, padding=True)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -88,9 +88,9 @@ def test_depends_on_seed_and_epoch_only(mode: OrderMode) -> None:
 def test_drop_last() -> None:
     whole, cut = plan(), plan(drop_last=True)
     assert (whole.num_steps, cut.num_steps) == (26, 25)
-    assert not any(unit.filler for step in range(25) for unit in cut.units(step))
+    assert not any(pack.padding for step in range(25) for pack in cut.packs(step))
     assert cut.num_samples() == 200
-    with pytest.raises(ValueError, match="3 units do not fill one step of 8"):
+    with pytest.raises(ValueError, match="3 packs do not fill one step of 8"):
         plan(LENGTHS[:3], drop_last=True)
 
 
@@ -101,10 +101,10 @@ def test_resampled_indices_may_repeat() -> None:
 
 def test_fewer_samples_than_one_batch() -> None:
     made = plan(np.array([5, 3]), mode="grouped", global_batch_size=8)
-    units = made.units(0)
+    packs = made.packs(0)
     assert made.num_steps == 1
-    assert sorted(units[0].indices + units[1].indices) == [0, 1]
-    assert units[2:] == [Unit((1,), filler=True)] * 6  # the shortest
+    assert sorted(packs[0].indices + packs[1].indices) == [0, 1]
+    assert packs[2:] == [Pack((1,), padding=True)] * 6  # the shortest
 
 
 @pytest.mark.parametrize(
@@ -153,11 +153,11 @@ def test_the_heaviest_step_comes_first_and_the_rest_is_shuffled() -> None:
     lengths = log_normal(5_000)
     made = plan(lengths, mode="grouped", global_batch_size=16)
     sums = [
-        sum(int(lengths[unit.indices[0]]) for unit in made.units(step))
+        sum(int(lengths[pack.indices[0]]) for pack in made.packs(step))
         for step in range(made.num_steps - 1)
     ]
     assert sums[0] == max(sums)
-    assert lengths[made.units(0)[0].indices[0]] == lengths.max()
+    assert lengths[made.packs(0)[0].indices[0]] == lengths.max()
     ups = sum(a < b for a, b in itertools.pairwise(sums[1:]))
     assert 0.4 < ups / len(sums) < 0.6
 
@@ -169,7 +169,7 @@ def test_a_window_limits_how_far_samples_travel() -> None:
     place[order] = np.arange(len(order))
     made = plan(lengths, mode="grouped", global_batch_size=8, window_steps=4)
     for step in range(1, made.num_steps):
-        places = [place[unit.indices[0]] for unit in made.units(step)]
+        places = [place[pack.indices[0]] for pack in made.packs(step)]
         assert max(places) - min(places) <= 4 * 8 + 8  # the longest eight went ahead
 
 
@@ -198,7 +198,7 @@ def test_a_limit_on_tiles() -> None:
         max_packed_tiles=4,
         global_batch_size=1,
     )
-    assert sorted(alone.unit(n).indices for n in range(2)) == [(0,), (1,)]
+    assert sorted(alone.pack(n).indices for n in range(2)) == [(0,), (1,)]
     with pytest.raises(ValueError, match="needs the tiles"):
         plan(mode="packed", max_packed_tiles=4)
 
@@ -208,8 +208,8 @@ def test_a_limit_on_tiles() -> None:
 
 def epoch_of(
     mode: OrderMode, world_size: int, micro_batch_size: int, *, epoch: int = 0, start_step: int = 0
-) -> list[list[Unit]]:
-    """Units of each step as the ranks together get them, micro batch by micro batch."""
+) -> list[list[Pack]]:
+    """Packs of each step as the ranks together get them, micro batch by micro batch."""
     accumulation = 8 // (world_size * micro_batch_size)
     ranks = [
         list(
@@ -226,7 +226,7 @@ def epoch_of(
         for rank in range(world_size)
     ]
     assert len({len(batches) for batches in ranks}) == 1
-    joined = [unit for batches in zip(*ranks, strict=True) for batch in batches for unit in batch]
+    joined = [pack for batches in zip(*ranks, strict=True) for batch in batches for pack in batch]
     return [joined[first : first + 8] for first in range(0, len(joined), 8)]
 
 
