@@ -133,14 +133,11 @@ def _config(
     import logging
     from dataclasses import replace
 
-    from internvl_chat.checkpoint.artifacts import normalize_type_of
-    from internvl_chat.checkpoint.sources import read_chat_config
     from internvl_chat.checkpoint.tokenizer import (
         add_special_tokens,
         check_template_tokens,
         load_tokenizer,
     )
-    from internvl_chat.config import ImageConfig
     from internvl_chat.errors import ConfigError
     from internvl_chat.model.templates import find_template
     from internvl_chat.train.arguments import DataArguments, data_config
@@ -162,15 +159,14 @@ def _config(
         arguments, num_image_token=num_image_token or _PUBLISHED_TOKENS, meta_path=str(meta)
     )
     if model is not None:
-        chat = read_chat_config(model)
-        images = ImageConfig.of_checkpoint(chat, normalize_type=normalize_type_of(model))
-        encode = replace(
-            config.encode,
-            conv_style=conv_style or chat.template or arguments.conv_style,
-            system_message=getattr(chat, "system_message", None),
-            num_image_token=num_image_token or chat.num_image_token,
-        )
+        config = _as_trained(config, model)
+        images, encode = config.media.images, config.encode  # the options go before the checkpoint
         images = replace(images, image_size=force_image_size or images.image_size)
+        encode = replace(
+            encode,
+            conv_style=conv_style or encode.conv_style,
+            num_image_token=num_image_token or encode.num_image_token,
+        )
         config = replace(config, encode=encode, media=replace(config.media, images=images))
     find_template(config.encode.conv_style)  # an unknown one is found before files are read
     loaded = load_tokenizer(str(source))
@@ -180,3 +176,22 @@ def _config(
     except ConfigError as err:
         logging.getLogger(__name__).warning("training would refuse this: %s", err)
     return config, loaded
+
+
+def _as_trained(config: DataConfig, model: Path) -> DataConfig:
+    """The same data seen with a checkpoint's template, tokens and images."""
+    from dataclasses import replace
+
+    from internvl_chat.checkpoint.artifacts import normalize_type_of
+    from internvl_chat.checkpoint.sources import read_chat_config
+    from internvl_chat.config import ImageConfig
+
+    chat = read_chat_config(model)
+    images = ImageConfig.of_checkpoint(chat, normalize_type=normalize_type_of(model))
+    encode = replace(
+        config.encode,
+        conv_style=chat.template or config.encode.conv_style,
+        system_message=getattr(chat, "system_message", None),
+        num_image_token=chat.num_image_token,
+    )
+    return replace(config, encode=encode, media=replace(config.media, images=images))

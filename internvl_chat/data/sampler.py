@@ -120,12 +120,8 @@ def plan_epoch(
     if global_batch_size < 1:
         raise ValueError(f"global_batch_size is {global_batch_size}, want a number > 0")
     lengths = np.asarray(lengths)
-    good = np.flatnonzero(lengths >= 0) if indices is None else np.asarray(indices)
-    if len(good) == 0:
-        raise ValueError("no sample to plan: all records are bad, or there are none")
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch])))
-    order = good[rng.permutation(len(good))]
-    order = order.astype(np.int32 if len(lengths) < 2**31 else np.int64, copy=False)
+    order = _shuffled(lengths, indices, rng)
     if mode == "packed":
         samples, offsets = _pack(order, lengths, rng, max_packed_tokens, tiles, max_packed_tiles)
     else:
@@ -146,6 +142,17 @@ def plan_epoch(
         num_steps=num_steps + (rest > 0 and not drop_last),
         padding_pack=_shortest(samples, offsets, lengths, first_of_last),
     )
+
+
+def _shuffled(
+    lengths: np.ndarray, indices: np.ndarray | None, rng: np.random.Generator
+) -> np.ndarray:
+    """The samples of an epoch in random order."""
+    good = np.flatnonzero(lengths >= 0) if indices is None else np.asarray(indices)
+    if len(good) == 0:
+        raise ValueError("no sample to plan: all records are bad, or there are none")
+    order = good[rng.permutation(len(good))]
+    return order.astype(np.int32 if len(lengths) < 2**31 else np.int64, copy=False)
 
 
 def _shortest(samples: np.ndarray, offsets: np.ndarray, lengths: np.ndarray, first: int) -> int:

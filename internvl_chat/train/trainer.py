@@ -27,24 +27,12 @@ from internvl_chat.data.sampler import StepBatchSampler
 from internvl_chat.files import write_json
 from internvl_chat.train.arguments import TrainArguments
 from internvl_chat.train.checkpoints import CheckpointWriter, RunPosition, TrainingState
-from internvl_chat.train.distributed import gather_over_ranks, sum_over_ranks
+from internvl_chat.train.distributed import sum_over_ranks
 from internvl_chat.train.evaluation import held_out_losses, held_out_metrics
 from internvl_chat.train.inputs import forward_inputs, segment_lengths
-from internvl_chat.train.loss import (
-    COUNTED,
-    DatasetLosses,
-    count_step,
-    dataset_of_targets,
-    losses_by_name,
-)
-from internvl_chat.train.metrics import (
-    ModelFlops,
-    StepClock,
-    peak_flops,
-    peak_memory_bytes,
-    require_finite,
-    step_figures,
-)
+from internvl_chat.train.loss import COUNTED, DatasetLosses, dataset_of_targets
+from internvl_chat.train.meter import RunMeter
+from internvl_chat.train.metrics import require_finite
 from internvl_chat.train.order import EpochLoader, ResumableOrder, RunLength
 from internvl_chat.train.unused_parameters import UnusedParameterCheck
 from internvl_chat.train.zero import shrink_buffers
@@ -102,12 +90,13 @@ class InternVLTrainer(Trainer):
             data_collator=data_collator,
             **kwargs,
         )
-        self._clock = StepClock()
-        self._counts = torch.zeros(len(COUNTED), dtype=torch.float64, device=self.args.device)
-        self._dataset_losses = DatasetLosses(len(setup.dataset_names), self.args.device)
+        self._meter = RunMeter(
+            model,
+            dataset_names=setup.dataset_names,
+            device=self.args.device,
+            world_size=self.args.world_size,
+        )
         self._unused = UnusedParameterCheck(model)
-        self._flops = ModelFlops.of_model(model)
-        self._peak_flops = peak_flops(self.args.device)
 
     # ---- data ---------------------------------------------------------------------------------
 
@@ -159,18 +148,15 @@ class InternVLTrainer(Trainer):
         steps = self._length.steps(epoch)
         kwargs["num_update_steps_per_epoch"] = steps
         kwargs["steps_in_epoch"] = steps * self.args.gradient_accumulation_steps
-        self._clock.reset()
+        self._meter.clock.reset()
         super()._run_epoch(**kwargs)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | None]:
         """Fetch the micro batches of one step and agree with all ranks on its denominator."""
-        start = time.perf_counter()
-        batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
-        self._clock.add_wait(time.perf_counter() - start)
-        counts = sum_over_ranks(count_step(batches).to(device), self.args.world_size)
-        self._counts += counts
+        batches = self._meter.fetch(epoch_iterator, num_batches)
+        counts = self._meter.count(batches, device)
         if self._unused.active:
             self._unused.expect_images(bool(counts[COUNTED.index("tiles")] > 0))
         return batches, counts[0].float()
@@ -194,7 +180,7 @@ class InternVLTrainer(Trainer):
             loss_denominator=num_items_in_batch,
             return_logits=False,
         )
-        self._note_dataset_losses(inputs, self._dataset_losses)
+        self._note_dataset_losses(inputs, self._meter.losses)
         loss = outputs.loss * self.args.world_size
         return (loss, outputs) if return_outputs else loss
 
@@ -221,9 +207,7 @@ class InternVLTrainer(Trainer):
 
     def floating_point_ops(self, inputs: Mapping[str, Any]) -> float:
         """FLOPs of this micro batch on this rank, by tokens of each tower."""
-        flags = inputs.get("image_flags")
-        tiles = 0 if flags is None else len(flags)
-        return self._flops.of_batch(inputs["input_ids"].numel(), tiles)
+        return self._meter.flops(inputs)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Weight decay is for matrices: no norm, bias or layer scale, whatever it is called."""
@@ -254,51 +238,32 @@ class InternVLTrainer(Trainer):
             self._globalstep_last_logged = step
             require_finite(logs, step)
         if step and step % STEPS_BETWEEN_DATASET_LOSSES == 0:
-            self._log_dataset_losses()
+            losses = self._meter.read_dataset_losses()
+            if losses:
+                self.log(losses)
         if self.control.should_evaluate:
             metrics = self._evaluate(trial, ignore_keys_for_eval)
             is_new_best = self._determine_best_metric(metrics=metrics, trial=trial)
             if self.args.save_strategy == SaveStrategy.BEST:
                 self.control.should_save = is_new_best
-            self._clock.reset()
+            self._meter.clock.reset()
         if self.control.should_save:
             self._save_checkpoint(model, trial)
             self.control = self.callback_handler.on_save(self.args, self.state, self.control)
-            self._clock.reset()
+            self._meter.clock.reset()
 
     def _step_logs(self, tr_loss: Tensor, grad_norm: Tensor | float | None) -> dict[str, float]:
-        """Reduce and name the figures since the last log: one collective."""
-        steps = self.state.global_step - self._globalstep_last_logged
-        seconds, waited = self._clock.read()
-        device = self.args.device
-        own = [float(tr_loss), waited, peak_memory_bytes(device), float(self.current_flos)]
+        figures, loss, flops = self._meter.read(
+            loss=tr_loss,
+            steps=self.state.global_step - self._globalstep_last_logged,
+            flops=float(self.current_flos),
+            grad_norm=grad_norm,
+        )
         tr_loss.zero_()
-        ranks = gather_over_ranks(
-            torch.tensor(own, dtype=torch.float64, device=device), self.args.world_size
-        )
-        loss = ranks[:, 0].mean().item()
         self._total_loss_scalar += loss
-        self.state.total_flos += ranks[:, 3].sum().item()
+        self.state.total_flos += flops
         self.current_flos = 0
-        counts = dict(zip(COUNTED, self._counts.tolist(), strict=True))
-        self._counts.zero_()
-        return step_figures(
-            loss=loss,
-            steps=steps,
-            seconds=seconds,
-            counts=counts,
-            waited_seconds=ranks[:, 1].max().item(),
-            peak_memory_bytes=ranks[:, 2].max().item(),
-            flops=ranks[:, 3].mean().item(),
-            peak_flops=self._peak_flops,
-            grad_norm=None if grad_norm is None else float(grad_norm),
-        )
-
-    def _log_dataset_losses(self) -> None:
-        sums = sum_over_ranks(self._dataset_losses.drain(), self.args.world_size)
-        by_name = losses_by_name(self.setup.dataset_names, sums)
-        if by_name:
-            self.log({f"loss/{name}": loss for name, loss in by_name.items()})
+        return figures
 
     # ---- validation ---------------------------------------------------------------------------
 
@@ -382,7 +347,7 @@ class InternVLTrainer(Trainer):
                 self._training_state(), Path(resume_from_checkpoint)
             )
         self._unused.attach(resumed=resume_from_checkpoint is not None)
-        self._clock.reset()
+        self._meter.clock.reset()
         return prepared
 
     def _shrink_deepspeed_buffers(self) -> None:

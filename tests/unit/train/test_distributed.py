@@ -150,6 +150,7 @@ def member(rank: int, store: dist.Store | None) -> DistributedState:
         backend="gloo",
         device=torch.device("cpu"),
         master="127.0.0.1:29500",
+        notes=(),
         store=store,
     )
 
