@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .constants import IMAGE_TAG
+from .constants import IMAGE_TAG, IMG_CONTEXT_TOKEN, IMG_END_TOKEN, IMG_START_TOKEN
 from .conversation import Template
 
 logger = logging.getLogger(__name__)
@@ -46,9 +46,9 @@ class ChatMixin:
         history: Sequence[tuple[str, str]] | None = None,
         return_history: bool = False,
         num_patches_list: Sequence[int] | None = None,
-        IMG_START_TOKEN: str = "<img>",
-        IMG_END_TOKEN: str = "</img>",
-        IMG_CONTEXT_TOKEN: str = "<IMG_CONTEXT>",
+        IMG_START_TOKEN: str = IMG_START_TOKEN,
+        IMG_END_TOKEN: str = IMG_END_TOKEN,
+        IMG_CONTEXT_TOKEN: str = IMG_CONTEXT_TOKEN,
         verbose: bool = False,
     ) -> str | tuple[str, list[tuple[str, str]]]:
         """Answer one question.
@@ -89,9 +89,9 @@ class ChatMixin:
         num_patches_list: Sequence[int | Sequence[int]] | None = None,
         history: Sequence[Sequence[tuple[str, str]]] | None = None,
         return_history: bool = False,
-        IMG_START_TOKEN: str = "<img>",
-        IMG_END_TOKEN: str = "</img>",
-        IMG_CONTEXT_TOKEN: str = "<IMG_CONTEXT>",
+        IMG_START_TOKEN: str = IMG_START_TOKEN,
+        IMG_END_TOKEN: str = IMG_END_TOKEN,
+        IMG_CONTEXT_TOKEN: str = IMG_CONTEXT_TOKEN,
         verbose: bool = False,
     ) -> list[str] | tuple[list[str], list[list[tuple[str, str]]]]:
         """Answer several questions at once; greedy answers are those of :meth:`chat`.

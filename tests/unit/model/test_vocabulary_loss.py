@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from internvl_chat.model import vocabulary_loss
-from internvl_chat.model.vocabulary_loss import VocabularyLoss
+from internvl_chat.model.vocabulary_loss import VocabularyLoss, full_loss, select_targets
 
 ROWS, WIDTH, VOCABULARY = 50, 12, 37
 
@@ -141,3 +143,27 @@ def test_second_backward_is_refused() -> None:
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+def test_targets_are_shifted_by_one_and_weighted() -> None:
+    """Position t predicts token t + 1, within its row."""
+    labels = torch.tensor([[-100, 5, 6], [7, -100, 8]])
+    targets = select_targets(labels, None, None)
+    assert targets.positions.tolist() == [0, 1, 4]
+    assert targets.tokens.tolist() == [5, 6, 8]
+    assert targets.weights.tolist() == [1, 1, 1]
+    assert targets.scale.item() == pytest.approx(1 / 3)
+    weight = torch.tensor([[9.0, 0.5, 1.5], [9.0, 9.0, 2.0]])
+    targets = select_targets(labels, weight, None)
+    assert targets.weights.tolist() == [0.5, 1.5, 2.0]
+    assert targets.scale.item() == 0.25
+    assert select_targets(labels, weight, 8.0).scale.item() == 0.125
+    assert select_targets(torch.full((1, 3), -100), None, None).scale.item() == 0
+
+
+def test_loss_from_all_logits() -> None:
+    """Equal logits over 4 tokens: every cross entropy is log 4, whatever the token."""
+    labels = torch.tensor([[-100, 1, 2]])
+    targets = select_targets(labels, torch.tensor([[0.0, 1.0, 3.0]]), 2.0)
+    loss = full_loss(torch.zeros(1, 3, 4), targets)
+    assert loss.item() == pytest.approx((1 + 3) * math.log(4) / 2)
