@@ -1,4 +1,4 @@
-"""Inference helpers: a checkpoint, a picture or a video in, what ``model.chat`` takes out."""
+"""Inference helpers: a checkpoint, an image or a video in, what ``model.chat`` takes out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures and videos as the tiles that ``model.chat`` takes, cut by the code of training."""
+"""Images and videos as the tiles that ``model.chat`` takes, cut by the code of training."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def image_config_of(config: Any) -> ImageConfig:
 
 
 def load_tiles(image: str | Image.Image, config: ImageConfig) -> Tensor:
-    """One picture by a model's settings (:func:`image_config_of`); (n, 3, S, S) float32."""
+    """One image by a model's settings (:func:`image_config_of`); (n, 3, S, S) float32."""
     if isinstance(image, str):
-        picture = images.load_image(image, where=image)
+        rgb = images.load_image(image, where=image)
     else:
-        picture = images.to_rgb(image, where="load_image")
-    tiles = images.preprocess(picture, config, max_tiles=config.max_dynamic_patch)
+        rgb = images.to_rgb(image, where="load_image")
+    tiles = images.preprocess(rgb, config, max_tiles=config.max_dynamic_patch)
     return images.normalize_pixels(tiles, normalize_type=config.normalize_type)
 
 
@@ -39,20 +39,20 @@ def load_image(
     use_thumbnail: bool = True,
     normalize_type: NormalizeType = "imagenet",
 ) -> Tensor:
-    """One picture, resized and normalised.
+    """One image, resized and normalised.
 
     Args:
-        image: a file, or a picture of any mode.
+        image: a file, or an image of any mode.
         image_size: S, the model's ``force_image_size``.
-        max_num: with more than one, the picture is cut into up to so many square tiles.
-        use_thumbnail: add the whole picture as the last tile where there are several.
+        max_num: with more than one, the image is cut into up to so many square tiles.
+        use_thumbnail: add the whole image as the last tile where there are several.
         normalize_type: pixel statistics that the model was trained with.
 
     Returns:
         (n, 3, S, S) float32.
 
     Raises:
-        BadRecordError: the file is missing, too large or no picture.
+        BadRecordError: the file is missing, too large or no image.
     """
     config = ImageConfig(
         image_size=image_size,
@@ -77,7 +77,7 @@ def load_video(
     """Frames of a video, one tile each, from the middles of equal stretches.
 
     Args:
-        path: a video file, a ``.gif`` or a folder of pictures.
+        path: a video file, a ``.gif`` or a folder of images.
         num_segments: number of frames; a shorter video repeats some.
         bound: start and end in seconds.
         image_size: S.

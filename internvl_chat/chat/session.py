@@ -1,4 +1,4 @@
-"""A conversation about pictures and videos that are added as it goes on."""
+"""A conversation about images and videos that are added as it goes on."""
 
 from __future__ import annotations
 
@@ -68,20 +68,20 @@ class Reply:
     text: str
     num_tokens: int
     seconds: float
-    """From the question to the last token, pictures included."""
+    """From the question to the last token, images included."""
     first_token_seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """A first question and its pictures, as ``model.batch_chat`` takes them."""
+    """A first question and its images, as ``model.batch_chat`` takes them."""
 
     text: str
-    """With a tag for each picture."""
+    """With a tag for each image."""
     tiles: Tensor | None
-    """(n, 3, S, S) float32, reading order; ``None`` without pictures."""
+    """(n, 3, S, S) float32, reading order; ``None`` without images."""
     num_patches: list[int]
-    """Tiles of each picture."""
+    """Tiles of each image."""
 
 
 @dataclass
@@ -101,7 +101,7 @@ class ChatSession:
     """Tags of what was added since the last question."""
 
     def add_image(self, path: str) -> None:
-        """The next question is about this picture too.
+        """The next question is about this image too.
 
         Raises:
             BadRecordError: the file cannot be used.
@@ -139,7 +139,7 @@ class ChatSession:
         self._prefix = ""
 
     def remember(self, question: str, answer: str) -> None:
-        """Take a question and its answer as given, the pictures added before it included.
+        """Take a question and its answer as given, the images added before it included.
 
         With :meth:`add_image` and :meth:`add_video` this builds up a conversation anew that was
         kept elsewhere.
@@ -148,16 +148,16 @@ class ChatSession:
         self._prefix = ""
 
     def take(self, question: str) -> Prompt:
-        """The question with the pictures added before it; the session forgets them.
+        """The question with the images added before it; the session forgets them.
 
         Raises:
-            ValueError: an empty question, or another number of ``<image>`` than pictures.
+            ValueError: an empty question, or another number of ``<image>`` than images.
         """
         _refuse_empty(question)
         text, counts = self._with_tags(question), list(self._num_patches)
         if text.count(IMAGE_TAG) != len(counts):
             raise ValueError(
-                f"{text.count(IMAGE_TAG)} {IMAGE_TAG} tags in the question, {len(counts)} pictures"
+                f"{text.count(IMAGE_TAG)} {IMAGE_TAG} tags in the question, {len(counts)} images"
             )
         tiles = torch.cat(self._tiles) if self._tiles else None
         self.reset()
@@ -167,10 +167,11 @@ class ChatSession:
         """Tokens that the model would read if this were asked now, image tokens included."""
         turns = [*self.history, (self._with_tags(question), None)]
         prompt = self.model.conv_template.render(turns, self.model.system_message).text
-        words = self.tokenizer(prompt.replace(IMAGE_TAG, ""), add_special_tokens=False)
-        # Every picture has a token before and after it.
-        pictures = sum(self._num_patches) * self.model.num_image_token + 2 * len(self._num_patches)
-        return len(words["input_ids"]) + pictures
+        text = self.tokenizer(prompt.replace(IMAGE_TAG, ""), add_special_tokens=False)
+        # Every image has a token before and after it.
+        tiles, images = sum(self._num_patches), len(self._num_patches)
+        num_image_tokens = tiles * self.model.num_image_token + 2 * images
+        return len(text["input_ids"]) + num_image_tokens
 
     def _with_tags(self, question: str) -> str:
         return question if IMAGE_TAG in question else self._prefix + question
@@ -185,14 +186,14 @@ class ChatSession:
         """Put a question.
 
         Args:
-            question: with ``<image>`` where a new picture belongs, or without: then the new
-                pictures stand before it.
+            question: with ``<image>`` where a new image belongs, or without: then the new
+                images stand before it.
             tell: gets the answer piece by piece.
             should_stop: asked once a token, from this thread; True ends the answer there, and
                 what was said so far is the answer.
 
         Raises:
-            ValueError: an empty question, or another number of ``<image>`` than new pictures.
+            ValueError: an empty question, or another number of ``<image>`` than new images.
         """
         _refuse_empty(question)
         text = self._with_tags(question)

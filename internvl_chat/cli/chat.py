@@ -24,7 +24,7 @@ app = verb_app()
 def chat(
     model: Annotated[str, typer.Option(help="Directory of the checkpoint.")],
     question: Annotated[str | None, typer.Argument(help="Without one: a conversation.")] = None,
-    image: Annotated[list[str] | None, typer.Option(help="A picture; may be repeated.")] = None,
+    image: Annotated[list[str] | None, typer.Option(help="An image; may be repeated.")] = None,
     video: Annotated[list[str] | None, typer.Option(help="A video; may be repeated.")] = None,
     batch: Annotated[
         str | None, typer.Option(help="JSONL of questions, or - for standard input.")
@@ -34,7 +34,7 @@ def chat(
         int, typer.Option(min=1, help="Questions answered at a time, with --batch.")
     ] = 8,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Of an answer.")] = 512,
-    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest word.")] = 0.0,
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.0,
     num_segments: Annotated[int, typer.Option(min=1, help="Frames of a video.")] = 8,
     device: Annotated[str | None, typer.Option(help="Default: the first GPU, or cpu.")] = None,
     gpus: Annotated[int | None, typer.Option(min=1, help="Spread the model over so many.")] = None,
@@ -88,7 +88,7 @@ def _check_files(
     """Find what is wrong before seconds go into loading a model."""
     if batch is not None and (question is not None or image or video):
         raise ConfigError(
-            "--batch takes questions and pictures from its file",
+            "--batch takes questions and images from its file",
             where="--batch",
             fix="Leave out the question, --image and --video.",
         )

@@ -39,13 +39,13 @@ def serve(
         int, _positive("Answers generated at once.")
     ] = _ENGINE.max_batch_size,
     max_queue: Annotated[int, _positive("Requests that may wait for those.")] = _ENGINE.max_queue,
-    max_images: Annotated[int, _positive("Pictures of a request.")] = _LIMITS.max_images,
-    max_image_mb: Annotated[int, _positive("File of a picture.")] = _LIMITS.max_image_bytes // MB,
+    max_images: Annotated[int, _positive("Images of a request.")] = _LIMITS.max_images,
+    max_image_mb: Annotated[int, _positive("File of an image.")] = _LIMITS.max_image_bytes // MB,
     max_request_mb: Annotated[int, _positive("Body of a request.")] = (
         _LIMITS.max_request_bytes // MB
     ),
     allow_remote_images: Annotated[
-        bool, typer.Option("--allow-remote-images", help="Fetch http(s) URLs of pictures.")
+        bool, typer.Option("--allow-remote-images", help="Fetch http(s) URLs of images.")
     ] = False,
     shutdown_seconds: Annotated[
         int, typer.Option(min=0, help="For running answers, after SIGINT or SIGTERM.")

@@ -30,7 +30,7 @@ from internvl_chat.serve.engine import (
     RequestHandle,
     StoppingError,
 )
-from internvl_chat.serve.images import decode_data_url, decode_picture, fetch_remote, place_of
+from internvl_chat.serve.images import decode_data_url, decode_image, fetch_remote, place_of
 from internvl_chat.serve.prompt import Prompter
 from internvl_chat.serve.protocol import (
     ChatCompletionRequest,
@@ -59,7 +59,7 @@ class Service:
     prompter: Prompter
     model_name: str
     executor: Executor
-    """Parses, decodes and tokenizes; its number of threads bounds the memory of pictures."""
+    """Parses, decodes and tokenizes; its number of threads bounds the memory of images."""
     limits: RequestLimits
     remote: RemoteImages | None = None
     api_key: str | None = None
@@ -186,7 +186,7 @@ class _Routes:
             raise RequestError("wrong or missing API key (Authorization: Bearer ...)", status=401)
 
     def _check_place(self) -> None:
-        """Turn away early what would find no place, before its pictures are read."""
+        """Turn away early what would find no place, before its images are read."""
         if not self._service.engine.has_place(self._num_preparing):
             raise _queue_full()
 
@@ -224,13 +224,13 @@ class _Routes:
         return asked, read_turns(asked.messages, self._service.prompter.text_check())
 
     def _encode(self, turns: ChatTurns, images: Sequence[str | bytes]) -> EncodedPrompt:
-        """Cut the pictures, one decoded at a time, and write the prompt."""
+        """Cut the images, one decoded at a time, and write the prompt."""
         limits, prompter = self._service.limits, self._service.prompter
         tiles = []
         for number, image in enumerate(images):
             where = place_of(number)
             raw = decode_data_url(image, where, limits) if isinstance(image, str) else image
-            tiles.append(prompter.cut(decode_picture(raw, where, limits)))
+            tiles.append(prompter.cut(decode_image(raw, where, limits)))
         return prompter.prompt(turns, tiles)
 
     def _generation(self, asked: ChatCompletionRequest, prompt: EncodedPrompt) -> GenerationRequest:

@@ -1,6 +1,7 @@
 """The rows that are being answered: their keys and values, padded on the left.
 
-Shapes: ``B`` rows, ``T`` positions of the longest, ``H`` heads, ``d`` their width, ``V`` words.
+Shapes: ``B`` rows, ``T`` positions of the longest, ``H`` heads, ``d`` their width, ``V`` the
+vocabulary's size.
 
 Rows join and leave between two steps. All layers keep all positions, also those of models with a
 sliding window, whose mask counts back from the right and so does not mind padding on the left.
@@ -25,7 +26,7 @@ class EncodedPrompt:
     ids: list[int]
     """K placeholders per tile and all."""
     tiles: Tensor | None
-    """(n, 3, S, S) float32, reading order; None without pictures."""
+    """(n, 3, S, S) float32, reading order; None without images."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Batch:
     """Keys, values and mask of B rows; the methods return a new one."""
 
     layers: tuple[tuple[Tensor, Tensor], ...]
-    """Keys and values of each layer, (B, H, T, d); rubbish where the mask is 0."""
+    """Keys and values of each layer, (B, H, T, d); unused where the mask is 0."""
     mask: Tensor
     """(B, T) int64, 1 on real positions: zeros, then ones."""
 

@@ -1,4 +1,4 @@
-"""Pictures' URLs -> the pictures."""
+"""Images' URLs -> the images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def fetch_remote(
     """Replace URLs of other machines by the files behind them; data URLs stay as they are.
 
     Args:
-        urls: of the pictures of one request.
+        urls: of the images of one request.
         limits: of their number, and of the bytes of all files together.
         remote: how other machines are asked; None: not at all.
 
@@ -34,7 +34,7 @@ async def fetch_remote(
     """
     if len(urls) > limits.max_images:
         raise RequestError(
-            f"{len(urls)} pictures; this server takes {limits.max_images} a request (--max-images)",
+            f"{len(urls)} images; this server takes {limits.max_images} a request (--max-images)",
             status=413,
             param="messages",
         )
@@ -53,7 +53,7 @@ async def fetch_remote(
             )
         if remote is None:
             raise RequestError(
-                f"{where}: this server fetches no pictures from other machines; send the picture "
+                f"{where}: this server fetches no images from other machines; send the image "
                 "itself as data:image/...;base64,... or start the server with "
                 "--allow-remote-images",
                 param=where,
@@ -63,7 +63,7 @@ async def fetch_remote(
         num_bytes += len(raw)
         if num_bytes > limits.max_request_bytes:
             raise RequestError(
-                f"the pictures' files are larger than {limits.max_request_bytes / MB:g} MB "
+                f"the images' files are larger than {limits.max_request_bytes / MB:g} MB "
                 "together (--max-request-mb)",
                 status=413,
                 param=where,
@@ -73,8 +73,8 @@ async def fetch_remote(
 
 
 def place_of(number: int) -> str:
-    """What messages call the request's picture of this number, from 0."""
-    return f"picture {number + 1}"
+    """What messages call the request's image of this number, from 0."""
+    return f"image {number + 1}"
 
 
 def decode_data_url(url: str, where: str, limits: RequestLimits) -> bytes:
@@ -89,7 +89,7 @@ def decode_data_url(url: str, where: str, limits: RequestLimits) -> bytes:
         raise RequestError(f"{where}: want data:image/...;base64,...", param=where)
     if len(data) // 4 * 3 - data[-2:].count("=") > limits.max_image_bytes:
         raise RequestError(
-            f"{where}: the picture's file is larger than {limits.max_image_bytes / MB:g} MB "
+            f"{where}: the image's file is larger than {limits.max_image_bytes / MB:g} MB "
             "(--max-image-mb)",
             status=413,
             param=where,
@@ -100,24 +100,24 @@ def decode_data_url(url: str, where: str, limits: RequestLimits) -> bytes:
         raise RequestError(f"{where}: broken base64: {err}", param=where) from err
 
 
-def decode_picture(raw: bytes, where: str, limits: RequestLimits) -> Image.Image:
-    """Decode a picture's file to RGB.
+def decode_image(raw: bytes, where: str, limits: RequestLimits) -> Image.Image:
+    """Decode an image's file to RGB.
 
     Raises:
-        RequestError: no picture, broken, of a format that is not decoded here, or too many pixels.
+        RequestError: no image, broken, of a format that is not decoded here, or too many pixels.
     """
-    name = "the picture"
+    name = "the image"
     try:
         image = open_image(raw, where=where, path=name, max_pixels=limits.max_upload_pixels)
         if image.format not in _FORMATS:
             raise RequestError(
-                f"{where}: {image.format} pictures are not read; send JPEG, PNG or WebP",
+                f"{where}: {image.format} images are not read; send JPEG, PNG or WebP",
                 param=where,
             )
         return to_rgb(image, where=where, path=name)
     except BadRecordError as err:
         status = 413 if err.code == "TOO_MANY_PIXELS" else 400
-        problem = f"{name} is no image" if err.code == "NOT_AN_IMAGE" else err.problem
+        problem = "the file is no image" if err.code == "NOT_AN_IMAGE" else err.problem
         raise RequestError(
             f"{where}: {problem}", status=status, param=where, code="bad_image"
         ) from err

@@ -1,4 +1,4 @@
-"""A conversation and its pictures -> what the engine reads, by the functions of ``model.chat``.
+"""A conversation and its images -> what the engine reads, by the functions of ``model.chat``.
 
 The prompt is made by those very functions, so that the answers are those of ``model.chat``.
 """
@@ -33,11 +33,11 @@ _CHARACTERS_PER_TOKEN: Final = 64
 
 
 class ReservedText:
-    """What a client must not write: it would become a picture, a turn or the end of one.
+    """What a client must not write: it would become an image, a turn or the end of one.
 
     Refused are ``<image>``, the image tokens, the marks and role names of the template, the end of
     a text, and all special tokens of the form ``<|...|>``. Others (``<ref>``, ``<box>``, ``<s>``,
-    ``<filename>``) are words that people write on purpose. The tokenizer has the last word:
+    ``<filename>``) are text that people write on purpose. The tokenizer decides in the end:
     whatever it turns into a token that is refused (by normalising, for one) is refused too.
 
     Args:
@@ -79,7 +79,7 @@ class ReservedText:
         if found is not None:
             raise RequestError(
                 f"{where} holds {found!r}, which this model reads as a control token. Spell it "
-                "differently; pictures are given as image_url parts",
+                "differently; images are given as image_url parts",
                 param=where,
                 code="reserved_text",
             )
@@ -142,7 +142,7 @@ class Prompter:
         return check
 
     def cut(self, image: Image.Image) -> Tensor:
-        """The tiles of one picture as the checkpoint says; (n, 3, S, S) float32."""
+        """The tiles of one image as the checkpoint says; (n, 3, S, S) float32."""
         return load_tiles(image, self._settings)
 
     def prompt(self, turns: ChatTurns, tiles: Sequence[Tensor]) -> EncodedPrompt:
@@ -150,7 +150,7 @@ class Prompter:
 
         Args:
             turns: passed by :meth:`text_check`.
-            tiles: of each picture, (n, 3, S, S).
+            tiles: of each image, (n, 3, S, S).
 
         Raises:
             RequestError: longer than the context, which must take one token of the answer too.
@@ -164,7 +164,7 @@ class Prompter:
         if len(ids) >= self.context_length:
             raise RequestError(
                 f"the prompt is {len(ids)} tokens long ({sum(counts) * self._num_image_token} of "
-                f"them for {len(counts)} pictures), and the model's context is "
+                f"them for {len(counts)} images), and the model's context is "
                 f"{self.context_length} tokens, answer included",
                 param="messages",
                 code="context_length_exceeded",

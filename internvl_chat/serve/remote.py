@@ -1,4 +1,4 @@
-"""Pictures from other machines, fetched so that a client cannot make us ask our own network.
+"""Images from other machines, fetched so that a client cannot make us ask our own network.
 
 Every address of a host is looked at before the first of them is connected to, that very address is
 connected to (a second look-up could tell another), and every redirect starts anew.
@@ -39,12 +39,12 @@ def is_public(address: str) -> bool:
 
 
 class _FetchError(Exception):
-    """Why a picture could not be had."""
+    """Why an image could not be had."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteImages:
-    """Fetches pictures over http and https."""
+    """Fetches images over http and https."""
 
     max_bytes: int
     timeout_seconds: float = 10.0
@@ -67,7 +67,7 @@ class RemoteImages:
             raise RequestError(f"{where}: {problem}", param=where, code="remote_image") from err
         except _TooLargeError as err:
             raise RequestError(
-                f"{where}: the picture's file is larger than {self.max_bytes / MB:g} MB "
+                f"{where}: the image's file is larger than {self.max_bytes / MB:g} MB "
                 "(--max-image-mb)",
                 status=413,
                 param=where,

@@ -18,7 +18,7 @@ from internvl_chat.serve.engine import Engine
 
 logger = logging.getLogger(__name__)
 
-_LAST_WORDS_SECONDS = 5
+_FLUSH_SECONDS = 5
 """After the grace period: for the errors to reach the clients."""
 
 
@@ -79,7 +79,7 @@ class Server(uvicorn.Server):
             server_header=False,
             ws="none",
             lifespan="off",
-            timeout_graceful_shutdown=grace_seconds + _LAST_WORDS_SECONDS,
+            timeout_graceful_shutdown=grace_seconds + _FLUSH_SECONDS,
         )
         super().__init__(config)
         self._engine = engine
@@ -115,7 +115,7 @@ def serve(server: Server, place: socket.socket, engine: Engine) -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
         engine.stop(0)
-        if not engine.join(_LAST_WORDS_SECONDS):
+        if not engine.join(_FLUSH_SECONDS):
             logger.warning("a step of generation has not ended; it is left behind")
             # Python's own end would abort the process: it takes down threads inside PyTorch.
             logging.shutdown()

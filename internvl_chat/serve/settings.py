@@ -32,7 +32,7 @@ class RequestLimits(UploadLimits):
 
     max_images: int = 16
     max_image_bytes: int = 20 * MB
-    """Of one picture's file, decoded from base64."""
+    """Of one image's file, decoded from base64."""
     max_request_bytes: int = 64 * MB
     """Of the whole body, base64 and all."""
 

@@ -68,7 +68,7 @@ class Checkpoint:
 
     @property
     def max_tokens(self) -> int:
-        """Positions that the language model knows: question, pictures and answer together."""
+        """Positions that the language model knows: question, images and answer together."""
         return int(self.model.config.llm_config.max_position_embeddings)
 
     def answer(
@@ -94,7 +94,7 @@ class Checkpoint:
             num_prompt = session.count_prompt_tokens(turn.question)
             if num_prompt >= self.max_tokens:
                 return Answer(
-                    problem=f"This conversation has {num_prompt} tokens, pictures included; the "
+                    problem=f"This conversation has {num_prompt} tokens, images included; the "
                     f"model reads at most {self.max_tokens}. Press Clear, or take fewer frames."
                 )
             session.generation = generation.keywords(self.max_tokens - num_prompt)
@@ -102,14 +102,14 @@ class Checkpoint:
         except BadRecordError as err:
             return Answer(problem=describe(err, "A file of this conversation"))
         except torch.OutOfMemoryError:
-            return Answer(problem="The model's memory is full: ask about fewer or no pictures.")
+            return Answer(problem="The model's memory is full: ask about fewer or no images.")
         return Answer(text=reply.text, stopped=should_stop())
 
     def _session(self, past: Sequence[tuple[Turn, Answer]], turn: Turn) -> ChatSession:
         session = ChatSession(self.model, self.tokenizer, {})
         for earlier, answer in past:
             _add(session, earlier.media)
-            # An answer that spells a picture's tag must not become one.
+            # An answer that spells an image's tag must not become one.
             text = answer.text.replace(IMAGE_TAG, "image").replace(IMG_CONTEXT_TOKEN, "")
             session.remember(earlier.question, text)
         _add(session, turn.media)
@@ -134,7 +134,7 @@ class Answering:
     def __init__(self, checkpoints: Sequence[Checkpoint]) -> None:
         self.checkpoints = tuple(checkpoints)
         # The queue lets one question in; this holds whatever way a question may have come.
-        self._turnstile = threading.Lock()
+        self._one_at_a_time = threading.Lock()
 
     @property
     def names(self) -> list[str]:
@@ -148,15 +148,15 @@ class Answering:
         should_stop: Callable[[], bool],
         *,
         drawings: Path,
-        box_picture: int = 0,
+        box_image: int = 0,
     ) -> Generator[Conversation]:
         """Answer the pending question with all checkpoints at the same time.
 
         Args:
             conversation: with a pending question.
             should_stop: asked once a token, from other threads.
-            drawings: folder for pictures with boxes.
-            box_picture: number of the picture that boxes are drawn on; 0 is the newest.
+            drawings: folder for images with boxes.
+            box_image: number of the image that boxes are drawn on; 0 is the newest.
 
         Yields:
             The conversation with the answers so far; at last with the whole ones. Closing the
@@ -178,7 +178,7 @@ class Answering:
             )
 
         places = range(len(self.checkpoints))
-        with self._turnstile, ThreadPoolExecutor(len(places)) as threads:
+        with self._one_at_a_time, ThreadPoolExecutor(len(places)) as threads:
             tasks = [threads.submit(run, place) for place in places]
             for task in tasks:
                 task.add_done_callback(lambda _: news.put(None))
@@ -192,7 +192,7 @@ class Answering:
         padded = [bool(c.model.config.pad2square) for c in self.checkpoints]
         yield conversation.answered(
             [
-                with_drawing(answer, conversation.pictures, box_picture, drawings, padded=is_padded)
+                with_drawing(answer, conversation.images, box_image, drawings, padded=is_padded)
                 for answer, is_padded in zip(answers, padded, strict=True)
             ]
         )
@@ -231,30 +231,30 @@ def _waiting(news: SimpleQueue[tuple[int, str] | None]) -> Iterator[tuple[int, s
 
 def with_drawing(
     answer: Answer,
-    pictures: Sequence[MediaItem],
-    box_picture: int,
+    shown: Sequence[MediaItem],
+    box_image: int,
     drawings: Path,
     *,
     padded: bool,
 ) -> Answer:
-    """The answer, with its boxes drawn if it has any and there is a picture.
+    """The answer, with its boxes drawn if it has any and there is an image.
 
     Args:
-        pictures: of the whole conversation.
-        box_picture: number of the picture, from 1; 0, or one that is not there, is the newest.
+        shown: the images of the whole conversation.
+        box_image: number of the image, from 1; 0, or one that is not there, is the newest.
         drawings: folder for the file.
-        padded: the model sees pictures padded to a square.
+        padded: the model sees images padded to a square.
     """
     boxes = find_boxes(answer.text)
-    if not boxes or not pictures:
+    if not boxes or not shown:
         return answer
-    number = box_picture if 1 <= box_picture <= len(pictures) else len(pictures)
+    number = box_image if 1 <= box_image <= len(shown) else len(shown)
     try:
-        picture = images.load_image(pictures[number - 1].path)
+        image = images.load_image(shown[number - 1].path)
     except BadRecordError as err:
-        return replace(answer, problem=describe(err, pictures[number - 1].name))
+        return replace(answer, problem=describe(err, shown[number - 1].name))
     file = drawings / f"{uuid.uuid4().hex}.png"
     drawings.mkdir(parents=True, exist_ok=True)
-    draw_boxes(picture, boxes, padded=padded).save(file)
-    caption = f"Boxes on picture {number} of {len(pictures)}" if len(pictures) > 1 else ""
+    draw_boxes(image, boxes, padded=padded).save(file)
+    caption = f"Boxes on image {number} of {len(shown)}" if len(shown) > 1 else ""
     return replace(answer, drawing=str(file), caption=caption)

@@ -25,11 +25,11 @@ class QuestionError(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class MediaItem:
-    """An uploaded picture or video that was looked at and found usable."""
+    """An uploaded image or video that was looked at and found usable."""
 
     path: str
     num_frames: int | None = None
-    """Frames of a video that the model sees; None for a picture."""
+    """Frames of a video that the model sees; None for an image."""
 
     @property
     def name(self) -> str:
@@ -47,19 +47,19 @@ class Answer:
     stopped: bool = False
     finished: bool = True
     drawing: str | None = None
-    """File with the picture on which the answer's boxes are drawn."""
+    """File with the image on which the answer's boxes are drawn."""
     caption: str = ""
-    """Which picture that is."""
+    """Which image that is."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """A question, its pictures and an answer of each checkpoint."""
+    """A question, its images and an answer of each checkpoint."""
 
     typed: str
     """As it was typed."""
     question: str
-    """As the model gets it: every picture and frame has its ``<image>``."""
+    """As the model gets it: every image and frame has its ``<image>``."""
     media: tuple[MediaItem, ...]
     """In the order of their tags."""
     answers: tuple[Answer, ...] = ()
@@ -73,8 +73,8 @@ class Conversation:
     pending: Turn | None = None
 
     @property
-    def pictures(self) -> tuple[MediaItem, ...]:
-        """All pictures (no videos), the pending question's last."""
+    def images(self) -> tuple[MediaItem, ...]:
+        """All images (no videos), the pending question's last."""
         asked = (*self.turns, *([self.pending] if self.pending else []))
         return tuple(m for turn in asked for m in turn.media if m.num_frames is None)
 
@@ -82,7 +82,7 @@ class Conversation:
         """The conversation with this question waiting.
 
         Raises:
-            QuestionError: no question, or tags that do not fit the new pictures and videos.
+            QuestionError: no question, or tags that do not fit the new images and videos.
         """
         question, ordered = write_tags(typed, media)
         turn = Turn(typed=typed, question=question, media=ordered)
@@ -113,7 +113,7 @@ class Conversation:
 
 
 def write_tags(typed: str, media: Sequence[MediaItem]) -> tuple[str, tuple[MediaItem, ...]]:
-    """Give every new picture and frame its ``<image>`` tag.
+    """Give every new image and frame its ``<image>`` tag.
 
     Args:
         typed: with a tag (``<image>``, ``<video>``) for each item, or with none: then the media
@@ -154,5 +154,5 @@ def write_tags(typed: str, media: Sequence[MediaItem]) -> tuple[str, tuple[Media
 
 
 def _count(tags: Sequence[str]) -> str:
-    counts = ((tags.count(IMAGE_TAG), "picture"), (tags.count(VIDEO_TAG), "video"))
+    counts = ((tags.count(IMAGE_TAG), "image"), (tags.count(VIDEO_TAG), "video"))
     return " and ".join(f"{number} {kind}{'s' * (number != 1)}" for number, kind in counts)

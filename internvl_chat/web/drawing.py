@@ -1,4 +1,4 @@
-"""Boxes of an answer on their picture."""
+"""Boxes of an answer on their image."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ COLOURS: Final = (
 """R, G, B of the first, second, ... box; then from the start again."""
 SMALLEST_SIDE: Final = 512
 LARGEST_SIDE: Final = 1280
-"""Bounds in pixels of the longer side of what is drawn: names stay legible on small pictures."""
+"""Bounds in pixels of the longer side of what is drawn: names stay legible on small images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledBox:
-    """A box as the model sees its picture: x1, y1, x2, y2 in 0-1, corners in order."""
+    """A box as the model sees its image: x1, y1, x2, y2 in 0-1, corners in order."""
 
     box: Box
     label: str = ""
@@ -64,14 +64,14 @@ def find_boxes(text: str) -> tuple[LabelledBox, ...]:
 
 
 def from_padded(box: Box, size: tuple[int, int]) -> Box:
-    """Where a box of the square lies on the picture inside it; undoes ``boxes.pad_to_square``.
+    """Where a box of the square lies on the image inside it; undoes ``boxes.pad_to_square``.
 
     Args:
         box: in 0-1 of the padded square.
-        size: (width, height) of the picture.
+        size: (width, height) of the image.
 
     Returns:
-        In 0-1 of the picture, cut at its edges.
+        In 0-1 of the image, cut at its edges.
     """
     width, height = size
     side = max(size)
@@ -84,12 +84,12 @@ def from_padded(box: Box, size: tuple[int, int]) -> Box:
 def draw_boxes(
     image: Image.Image, boxes: Sequence[LabelledBox], *, padded: bool = False
 ) -> Image.Image:
-    """The picture, brought to a size fit for a screen, with its boxes.
+    """The image, brought to a size fit for a screen, with its boxes.
 
     Args:
         image: RGB; left unchanged.
         boxes: as :func:`find_boxes` gives them.
-        padded: the boxes refer to the picture padded to a square (``pad2square``).
+        padded: the boxes refer to the image padded to a square (``pad2square``).
     """
     largest = max(image.size)
     scale = min(max(largest, SMALLEST_SIDE), LARGEST_SIDE) / largest
@@ -127,7 +127,7 @@ def _write_label(
     colour: tuple[int, int, int],
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
 ) -> None:
-    """On a plate above the corner; moved to where all of it is within the picture."""
+    """On a plate above the corner; moved to where all of it is within the image."""
     text = label if len(label) <= 40 else label[:39] + "…"
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
     plate_width, plate_height = round(right - left) + 8, round(bottom - top) + 8
@@ -136,7 +136,7 @@ def _write_label(
     if y < 0:
         y = min(corner[1], size[1] - plate_height)
     draw.rectangle((x, y, x + plate_width, y + plate_height), fill=colour, outline=(0, 0, 0))
-    # The eye's weights of R, G, B (ITU-R BT.601).
+    # Luma weights of R, G, B (ITU-R BT.601).
     bright = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 140
     ink = (0, 0, 0) if bright else (255, 255, 255)
     draw.text((x + 4 - left, y + 4 - top), text, fill=ink, font=font)

@@ -42,7 +42,7 @@ CONTENT_SECURITY_POLICY: Final = "; ".join(
         "form-action 'self'",
     )
 )
-# Link previews of the head, and the example picture in the description of the API.
+# Link previews of the head, and the example image in the description of the API.
 _FOREIGN: Final = re.compile(
     rb'<meta\b[^>]*"(?:og|twitter):[^>]*>|https://raw\.githubusercontent\.com/[\w./-]*'
 )

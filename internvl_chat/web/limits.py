@@ -17,9 +17,9 @@ MAX_FRAMES: Final = 32
 # Python's table of types lacks these on some systems.
 _VIDEOS: Final = {".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
 _PROBLEMS: Final = {
-    "NOT_AN_IMAGE": "{name} is no picture that can be read.",
+    "NOT_AN_IMAGE": "{name} is no image that can be read.",
     "BROKEN_IMAGE": "{name} is damaged and cannot be decoded.",
-    "TRUNCATED_IMAGE": "{name} is cut off: a part of the picture is missing.",
+    "TRUNCATED_IMAGE": "{name} is cut off: a part of the image is missing.",
     "EMPTY_VIDEO": "{name} holds no frame.",
     "BROKEN_VIDEO": "{name} is no video that can be decoded, or has no frames.",
     "MISSING_FILE": "{name} is no longer on the server. Upload it again.",

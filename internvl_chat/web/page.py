@@ -28,7 +28,7 @@ CSS: Final = """
 .bot .image-container img { max-height: 400px; width: 400px; object-fit: contain; }
 #title h1 { margin: 0; font-size: 1.25rem; }
 #title p { margin: 0; opacity: 0.8; }
-/* It would publish the picture elsewhere; the page's policy forbids that anyhow. */
+/* It would publish the image elsewhere; the page's policy forbids that anyhow. */
 .gradio-container button[aria-label="Share"] { display: none; }
 """
 
@@ -88,7 +88,7 @@ class Page:
         temperature: float,
         top_p: float,
         max_new_tokens: float,
-        box_picture: float,
+        box_picture: float,  # a name of the page's API, where clients may write it
         conversation: Conversation,
         request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:
@@ -108,7 +108,7 @@ class Page:
                 generation,
                 handle.stop_event.is_set,
                 drawings=self.uploads / "drawings",
-                box_picture=int(box_picture or 0),
+                box_image=int(box_picture or 0),
             )
             # Closed at once when the client has gone: the generation ends with it.
             with closing(steps):
@@ -176,7 +176,7 @@ def build_page(page: Page) -> gr.Blocks:
             file_count="multiple",
             file_types=["image", "video"],
             sources=["upload"],
-            placeholder="Ask something; add pictures or a video with the paper clip",
+            placeholder="Ask something; add images or a video with the paper clip",
             show_label=False,
             autofocus=True,
             max_plain_text_length=page.limits.max_question_chars,
@@ -185,10 +185,10 @@ def build_page(page: Page) -> gr.Blocks:
             stop = gr.Button("Stop", variant="stop", size="md", min_width=80, elem_id="stop")
             again = gr.Button("Regenerate", size="md", min_width=80, elem_id="regenerate")
             clear = gr.Button("Clear", size="md", min_width=80, elem_id="clear")
-        temperature, top_p, max_new_tokens, num_frames, box_picture = _settings()
+        temperature, top_p, max_new_tokens, num_frames, box_image = _settings()
         shown = [conversation, *chats]
-        settings = [temperature, top_p, max_new_tokens, box_picture, conversation]
-        # Checking decodes pictures: two at a time, while a model may be busy.
+        settings = [temperature, top_p, max_new_tokens, box_image, conversation]
+        # Checking decodes images: two at a time, while a model may be busy.
         checks: dict[str, Any] = {"concurrency_limit": 2, "concurrency_id": "check"}
         # What is wrong is told in a corner; Gradio's own sign would cover the conversation.
         checks |= {"show_progress": "hidden", "show_progress_on": box}
@@ -204,7 +204,7 @@ def build_page(page: Page) -> gr.Blocks:
         # Not queued: these must come through while the queue is busy.
         stop.click(page.stop, api_name="stop", queue=False)
         clear.click(page.clear, outputs=shown, api_name="clear", queue=False)
-        for chat in chats:  # the same by the chat's own sign of a dustbin
+        for chat in chats:  # the same by the button of the chat itself
             chat.clear(page.clear, outputs=shown, api_visibility="private", queue=False)
         blocks.unload(page.forget)
     return blocks
@@ -256,11 +256,11 @@ def _settings() -> tuple[gr.Slider, gr.Slider, gr.Slider, gr.Slider, gr.Number]:
             num_frames = gr.Slider(
                 1, MAX_FRAMES, value=8, step=1, label="Frames", info="taken of a video"
             )
-            box_picture = gr.Number(
+            box_image = gr.Number(
                 0,
-                label="Draw boxes on picture",
+                label="Draw boxes on image",
                 info="1 is the conversation's first, 0 its newest",
                 precision=0,
                 minimum=0,
             )
-    return temperature, top_p, max_new_tokens, num_frames, box_picture
+    return temperature, top_p, max_new_tokens, num_frames, box_image

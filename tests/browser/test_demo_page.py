@@ -42,7 +42,7 @@ class Tab:
         expect(self.box).to_be_visible()
 
     def upload(self, *files: Path) -> None:
-        """Add pictures to the question; returns when their thumbnails are there."""
+        """Add images to the question; returns when their thumbnails are there."""
         thumbnails = self.page.locator("#question .thumbnail-item")
         before = thumbnails.count()
         self.page.set_input_files("#question input[type=file]", [str(file) for file in files])
@@ -60,11 +60,11 @@ class Tab:
         return self.page.locator(f"#chat-{place} [data-testid=bot]")
 
     def questions(self, place: int = 0) -> Any:
-        """Texts and pictures of a chat's questions."""
+        """Texts and images of a chat's questions."""
         return self.page.locator(f"#chat-{place} [data-testid=user]")
 
-    def pictures(self, place: int = 0) -> Any:
-        """Pictures in a chat's answers."""
+    def images(self, place: int = 0) -> Any:
+        """Images in a chat's answers."""
         return self.page.locator(f"#chat-{place} .bot img")
 
 
@@ -86,14 +86,14 @@ def test_a_box_is_asked_for_and_drawn(tab: Tab, star: Path) -> None:
     tab.ask("Give the box of <ref>red star</ref>.", star)
     expect(tab.questions().last).to_have_text("Give the box of <ref>red star</ref>.")
     expect(tab.answers().first).to_contain_text("<ref>red star</ref><box>[[")
-    picture = tab.pictures().first
-    expect(picture).to_be_visible()
+    image = tab.images().first
+    expect(image).to_be_visible()
     wait_until(
-        lambda: picture.evaluate("image => image.complete && image.naturalWidth") == 512,
-        "the drawn picture has come",
+        lambda: image.evaluate("image => image.complete && image.naturalWidth") == 512,
+        "the drawn image has come",
     )
     # A box round the top left quarter, in the first colour, as it is on the screen.
-    with Image.open(io.BytesIO(picture.screenshot())) as shown:
+    with Image.open(io.BytesIO(image.screenshot())) as shown:
         screen = shown.convert("RGB")
     lines = [
         (x / screen.width, y / screen.height)
@@ -126,7 +126,7 @@ def test_regenerate_and_clear(tab: Tab, star: Path) -> None:
     expect(tab.questions()).to_have_count(0)
     tab.ask("What is 2 plus 3?")
     expect(tab.answers().last).to_have_text("5")
-    tab.page.locator("#chat-0 button[aria-label=Clear]").click()  # the chat's own dustbin
+    tab.page.locator("#chat-0 button[aria-label=Clear]").click()  # the chat's own button
     expect(tab.answers()).to_have_count(0)
     tab.page.click("#regenerate")
     expect(tab.page.get_by_text("There is no answer to regenerate yet.")).to_be_visible()
@@ -135,9 +135,9 @@ def test_regenerate_and_clear(tab: Tab, star: Path) -> None:
 def test_mistakes_are_told_and_the_talk_goes_on(tab: Tab, star: Path, tmp_path: Path) -> None:
     tab.ask("What shape is red?", star)
     expect(tab.answers().last).to_have_text("star")
-    (tmp_path / "broken.jpg").write_text("no picture")
+    (tmp_path / "broken.jpg").write_text("no image")
     tab.ask("What is this?", tmp_path / "broken.jpg")
-    told = tab.page.get_by_text("broken.jpg is no picture that can be read.")
+    told = tab.page.get_by_text("broken.jpg is no image that can be read.")
     expect(told).to_be_visible()
     expect(tab.box).to_have_value("What is this?")
     expect(tab.answers().last).to_be_visible()  # nothing covers the conversation

@@ -38,8 +38,8 @@ def place(tmp_path: Path) -> Path:
     star = Shape(kind="star", color="red", x=14, y=14, radius=13.0, fill=(216, 32, 32))
     circle = Shape(kind="circle", color="blue", x=98, y=98, radius=13.0, fill=(32, 72, 214))
     for shape in (star, circle):
-        picture = draw(Scene(background=BACKGROUND, shapes=(shape,)))
-        picture.save(tmp_path / f"{shape.kind}.jpg", quality=95)
+        image = draw(Scene(background=BACKGROUND, shapes=(shape,)))
+        image.save(tmp_path / f"{shape.kind}.jpg", quality=95)
     return tmp_path
 
 
@@ -50,10 +50,10 @@ def test_one_answer_with_its_speed(place: Path) -> None:
     assert "tokens/s" in result.stderr
 
 
-def test_two_pictures_and_json(place: Path) -> None:
+def test_two_images_and_json(place: Path) -> None:
     question = "How many shapes are in the second picture?"
-    pictures = ("--image", "star.jpg", "--image", "circle.jpg")
-    result = run(*pictures, "--json", question, cwd=place)
+    images = ("--image", "star.jpg", "--image", "circle.jpg")
+    result = run(*images, "--json", question, cwd=place)
     told = json.loads(result.stdout)
     assert told["answer"] == "1"
     assert told["question"] == question
@@ -62,7 +62,7 @@ def test_two_pictures_and_json(place: Path) -> None:
 
 
 def test_a_conversation_goes_on_after_mistakes(place: Path) -> None:
-    (place / "broken.jpg").write_bytes(b"no picture")
+    (place / "broken.jpg").write_bytes(b"no image")
     typed = "\n".join(
         (
             "/image broken.jpg",

@@ -86,7 +86,7 @@ def circle(tmp_path: Path) -> Path:
 # -- answers -----------------------------------------------------------------------------------
 
 
-def test_a_conversation_with_pictures(serving: Serving, star: Path, circle: Path) -> None:
+def test_a_conversation_with_images(serving: Serving, star: Path, circle: Path) -> None:
     user = User(serving)
     assert user.say("What is 2 plus 3?") == "5"
     assert user.say("What shape is red?", star) == "star"
@@ -100,7 +100,7 @@ def test_a_conversation_with_pictures(serving: Serving, star: Path, circle: Path
     assert chat[-1]["role"] == "assistant"
 
 
-def test_boxes_are_drawn_on_the_picture(serving: Serving, star: Path) -> None:
+def test_boxes_are_drawn_on_the_image(serving: Serving, star: Path) -> None:
     user = User(serving)
     user.ask("Give the box of <ref>red star</ref>.", star)
     chat = user.answer()
@@ -135,8 +135,8 @@ def test_regenerate_and_clear(serving: Serving, star: Path) -> None:
     ("question", "name", "problem"),
     [
         ("  ", None, "The question is empty"),
-        ("<image> or <image>?", "star.png", "tags for 2 pictures and 0 videos, but 1 picture"),
-        ("Why?", "text.jpg", "text.jpg is no picture that can be read"),
+        ("<image> or <image>?", "star.png", "tags for 2 images and 0 videos, but 1 image"),
+        ("Why?", "text.jpg", "text.jpg is no image that can be read"),
         ("Why?", "bomb.png", "bomb.png has too many pixels"),
         ("Why?", "cut.jpg", "cut.jpg is cut off"),
         ("Why?", "sound.mp4", "sound.mp4 is no video that can be decoded, or has no frames"),
@@ -148,7 +148,7 @@ def test_what_cannot_be_asked_is_told_and_the_talk_goes_on(
     serving: Serving, star: Path, tmp_path: Path, question: str, name: str | None, problem: str
 ) -> None:
     for text in ("text.jpg", "notes.txt"):
-        (tmp_path / text).write_text("no picture")
+        (tmp_path / text).write_text("no image")
     write_bomb(tmp_path / "bomb.png")
     write_sound(tmp_path / "sound.mp4")
     Image.effect_noise((200, 200), 90).save(tmp_path / "whole.jpg")
@@ -304,8 +304,8 @@ def test_twenty_users_at_once(serving: Serving, answering: Recording, tmp_path: 
     users = [User(serving) for _ in wanted]
     with ThreadPoolExecutor(NUM_USERS) as threads:
         for number, (user, (kind, color)) in enumerate(zip(users, wanted, strict=True)):
-            picture = draw_shape(tmp_path / f"user{number}.png", kind, color)
-            user.ask(f"What shape is {color}?", picture)
+            image = draw_shape(tmp_path / f"user{number}.png", kind, color)
+            user.ask(f"What shape is {color}?", image)
         # The first is held at the model until all have joined, one after the other.
         before = len(answering.started)
         answering.gate.clear()

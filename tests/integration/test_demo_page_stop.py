@@ -83,7 +83,7 @@ def test_two_checkpoints_side_by_side(serving: Serving, tmp_path: Path) -> None:
     user.ask("Where is the red star?")
     first, second = chats(user.submit(max_new_tokens=9).result(LIMIT_SECONDS))
     assert said(first) == "top left"
-    assert len(first) == len(second) == 5  # a picture, two questions, two answers
+    assert len(first) == len(second) == 5  # an image, two questions, two answers
 
 
 def test_stop_ends_the_generation(serving: Serving, answering: Recording) -> None:

@@ -24,7 +24,7 @@ from tests.support.serving import (
     data_url,
     endless,
     image_part,
-    picture,
+    shape_image,
     text_part,
     tiny,
     wait_until,
@@ -34,7 +34,7 @@ from tests.support.training import ROOT, environment
 
 KEY = "sk-tiny"
 MODEL = "internvl-chat-tiny"
-STAR, CIRCLE = picture(), picture("circle", "blue")
+STAR, CIRCLE = shape_image(), shape_image("circle", "blue")
 LONG = "What can you do?"
 
 
@@ -155,12 +155,12 @@ def test_a_plain_question(server: Serving) -> None:
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
-def test_a_picture(server: Serving, kind: str) -> None:
+def test_an_image(server: Serving, kind: str) -> None:
     question = (image_part(STAR, kind), text_part("What shape is red?"))
     assert text_of(ask(server.client(), user(*question))) == "star"
 
 
-def test_two_pictures_in_their_places(server: Serving) -> None:
+def test_two_images_in_their_places(server: Serving) -> None:
     for first, second, wanted in ((STAR, CIRCLE, "red"), (CIRCLE, STAR, "blue")):
         parts = (image_part(first), image_part(second))
         told = ask(
@@ -191,7 +191,7 @@ def test_usage(server: Serving) -> None:
     client = server.client()
     bare = ask(client, user("What shape is red?")).usage
     shown = ask(client, user(image_part(STAR), text_part("What shape is red?"))).usage
-    # 16 for the picture, <img>, </img> and a line break.
+    # 16 for the image, <img>, </img> and a line break.
     assert shown.prompt_tokens == bare.prompt_tokens + 16 + 3
     assert shown.completion_tokens == 2  # "star" and the end of the turn
     assert shown.total_tokens == shown.prompt_tokens + 2
@@ -346,7 +346,7 @@ def test_too_much_is_413(server: Serving) -> None:
     noise = [image_part(STAR)] * 4
     large = f"data:image/png;base64,{'A' * 1_400_000}"
     for parts, problem in (
-        (noise, "4 pictures; this server takes 3"),
+        (noise, "4 images; this server takes 3"),
         ([{"type": "image_url", "image_url": {"url": large}}], "larger than 1 MB"),
         ([text_part("x" * 2_100_000)], "body is larger than 2 MB"),
     ):

@@ -52,7 +52,7 @@ def load_babbler(folder: Path) -> Checkpoint:
 
 
 def draw_shape(path: Path, kind: str, color: str) -> Path:
-    """A picture that the tiny model knows: one shape, top left."""
+    """An image that the tiny model knows: one shape, top left."""
     shape = Shape(kind=kind, color=color, x=14, y=14, radius=13.0, fill=COLORS[color])
     draw(Scene(background=(172, 172, 172), shapes=(shape,))).save(path)
     return path
@@ -67,7 +67,7 @@ class Recording(Answering):
     def __init__(self, *checkpoints: Checkpoint) -> None:
         super().__init__(checkpoints)
         self.started: list[tuple[str, str]] = []
-        """Question and name of the conversation's first picture."""
+        """Question and name of the conversation's first image."""
         self.going = 0
         self.unfinished = 0
         """Answers that nobody listened to until their end."""
@@ -81,18 +81,18 @@ class Recording(Answering):
         should_stop: Callable[[], bool],
         *,
         drawings: Path,
-        box_picture: int = 0,
+        box_image: int = 0,
     ) -> Generator[Conversation]:
         """As the parent's."""
         assert conversation.pending is not None
-        pictures = [picture.name for picture in conversation.pictures]
-        self.started.append((conversation.pending.typed, pictures[0] if pictures else ""))
+        images = [image.name for image in conversation.images]
+        self.started.append((conversation.pending.typed, images[0] if images else ""))
         assert self.gate.wait(LIMIT_SECONDS)
         self.going += 1
         self.unfinished += 1
         try:
             yield from super().stream(
-                conversation, generation, should_stop, drawings=drawings, box_picture=box_picture
+                conversation, generation, should_stop, drawings=drawings, box_image=box_image
             )
             self.unfinished -= 1
         finally:
@@ -169,9 +169,9 @@ class User:
         message = {"text": question, "files": [handle_file(str(file)) for file in files]}
         self.client.predict(message, num_frames, api_name="/ask")
 
-    def submit(self, max_new_tokens: int = 64, box_picture: int = 0) -> Any:
+    def submit(self, max_new_tokens: int = 64, box_image: int = 0) -> Any:
         """Join the queue with it."""
-        return self.client.submit(0, 1, max_new_tokens, box_picture, api_name="/answer")
+        return self.client.submit(0, 1, max_new_tokens, box_image, api_name="/answer")
 
     def answer(self, **settings: int) -> list[Message]:
         """Wait for the answer; the (last) chat with it."""
@@ -200,7 +200,7 @@ def said(chat: list[Message]) -> str:
 
 
 def files_of(chat: list[Message], role: str) -> list[str]:
-    """Paths of the pictures in the messages of a role."""
+    """Paths of the images in the messages of a role."""
     return [
         part["file"]["path"]
         for message in chat

@@ -60,7 +60,7 @@ def write_endless(directory: Path) -> Path:
     return directory
 
 
-def picture(kind: str = "star", color: str = "red") -> Image.Image:
+def shape_image(kind: str = "star", color: str = "red") -> Image.Image:
     """One shape: a star or circle, red or blue; the star top left, the circle bottom right."""
     place = 14 if kind == "star" else 98
     fill = {"red": (216, 32, 32), "blue": (32, 72, 214)}[color]

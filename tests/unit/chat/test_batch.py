@@ -26,14 +26,14 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> ChatSession:
 
 @pytest.fixture(scope="module")
 def lines(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     paths = [str(folder / f"{number}.png") for number in range(3)]
     for number, path in enumerate(paths):
         Image.new("RGB", (30, 20 + number), (80 * number, 200, 10)).save(path)
     Image.new("RGB", (10, 10)).save(folder / "a.gif", save_all=True, append_images=[])
     records: list[Any] = [
         {"id": "one", "image": paths[0], "question": "What?"},
-        {"question": "No picture, but a rather longer question than the others?"},
+        {"question": "No image, but a rather longer question than the others?"},
         {"image": paths, "question": "Which?"},
         {"id": 4, "image": "nowhere.png", "question": "Who?"},
         {"image": paths[:2], "question": "<image> or <image>?"},
@@ -62,14 +62,14 @@ def test_batches_give_what_one_by_one_gives(
     assert rows[0]["id"] == "one"
     assert rows[3]["id"] == 4
     assert "nowhere.png" in rows[3]["error"]
-    assert "2 <image> tags in the question, 1 pictures" in rows[5]["error"]
+    assert "2 <image> tags in the question, 1 images" in rows[5]["error"]
     assert rows[6]["error"] == "the question is empty"
     model, tokenizer = session.model, session.tokenizer
     wanted = model.chat(tokenizer, None, json.loads(lines[1])["question"], GREEDY)
     assert rows[1]["answer"] == wanted
 
 
-def test_pictures_of_a_line_that_failed_are_forgotten(
+def test_images_of_a_line_that_failed_are_forgotten(
     session: ChatSession, lines: list[str], tmp_path: Path
 ) -> None:
     good = json.loads(lines[0])["image"]

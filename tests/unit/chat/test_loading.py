@@ -220,7 +220,7 @@ def test_four_bits_in_the_vision_tower_are_warned_of(
 
 
 @pytest.mark.parametrize("kind", ["imagenet", "clip", "siglip"])
-def test_pictures_are_normalised_as_in_training(
+def test_images_are_normalised_as_in_training(
     checkpoint: str, tmp_path: Path, kind: NormalizeType
 ) -> None:
     copy = tmp_path / "copy"

@@ -1,4 +1,4 @@
-"""Pictures and videos as tiles."""
+"""Images and videos as tiles."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def grey(tile: torch.Tensor) -> float:
     return float(tile[1, side, side] * 0.224 * 255 + MEAN_GREY)
 
 
-def test_a_picture_is_what_training_sees(tmp_path: Path) -> None:
-    picture = Image.effect_mandelbrot((90, 60), (-2, -1, 1, 1), 50).convert("RGB")
-    picture.save(tmp_path / "a.png")
-    wanted = normalize_pixels(preprocess(picture, image_config(force_image_size=56)))
+def test_an_image_is_what_training_sees(tmp_path: Path) -> None:
+    image = Image.effect_mandelbrot((90, 60), (-2, -1, 1, 1), 50).convert("RGB")
+    image.save(tmp_path / "a.png")
+    wanted = normalize_pixels(preprocess(image, image_config(force_image_size=56)))
     assert torch.equal(load_image(str(tmp_path / "a.png"), image_size=56), wanted)
-    assert torch.equal(load_image(picture, image_size=56), wanted)
+    assert torch.equal(load_image(image, image_size=56), wanted)
     assert wanted.shape == (1, 3, 56, 56)
 
 
@@ -74,6 +74,6 @@ def test_a_short_video_repeats_frames() -> None:
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     broken = tmp_path / "broken.jpg"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     with pytest.raises(BadRecordError, match=r"broken\.jpg"):
         load_image(str(broken))

@@ -39,14 +39,14 @@ from tests.support.serving import (
     Told,
     chat,
     endless,
-    picture,
     put,
     sampling,
+    shape_image,
     tiny,
     turns_of,
 )
 
-STAR, CIRCLE = picture(), picture("circle", "blue")
+STAR, CIRCLE = shape_image(), shape_image("circle", "blue")
 STAR_TWICE = torch.zeros(2, 3, 112, 112)  # tiles for a prompt that holds one
 LONG = "What can you do?"  # the endless model's answer has many different words
 Turns = tuple[tuple[str, str | None], ...]
@@ -103,7 +103,7 @@ CONVERSATIONS: list[tuple[Turns, list[Image.Image]]] = [
 def test_answers_are_those_of_chat_one_by_one(
     max_batch_size: int, prefill_tokens: int, engines: Engines
 ) -> None:
-    """Text only, one and two pictures and several turns in one batch, whose rows come and go."""
+    """Text only, one and two images and several turns in one batch, whose rows come and go."""
     engine = engines(tiny(), max_batch_size=max_batch_size, prefill_tokens=prefill_tokens)
     asked = [put(engine, question(*conversation))[0] for conversation in CONVERSATIONS]
     engine.start()
@@ -289,13 +289,13 @@ def test_has_place_counts_those_before(engines: Engines) -> None:
 
 
 def with_tiles(text: str, tiles: torch.Tensor | None) -> GenerationRequest:
-    """Image tokens of one picture, and other tiles."""
+    """Image tokens of one image, and other tiles."""
     whole = question(text, [STAR], max_tokens=5)
     return dataclasses.replace(whole, prompt=EncodedPrompt(whole.prompt.ids, tiles))
 
 
 def broken() -> GenerationRequest:
-    """Image tokens without a picture."""
+    """Image tokens without an image."""
     return with_tiles("<image>\nWhat shape is red?", None)
 
 
@@ -314,7 +314,7 @@ def test_a_prompt_that_cannot_be_read_fails_alone(
     assert "16 image tokens" in caplog.text
     stats = engine.stats()
     assert (stats.failed, stats.answered, stats.running) == (1, 2, 0)
-    # Image tokens without any picture are plain words to the model.
+    # Image tokens without any image are plain words to the model.
     put(engine, broken())[0].finished()
 
 

@@ -1,4 +1,4 @@
-"""URLs of pictures."""
+"""URLs of images."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import io
 import pytest
 from PIL import Image
 
-from internvl_chat.serve.images import decode_data_url, decode_picture, fetch_remote
+from internvl_chat.serve.images import decode_data_url, decode_image, fetch_remote
 from internvl_chat.serve.protocol import RequestError
 from internvl_chat.serve.remote import RemoteImages
 from internvl_chat.serve.settings import RequestLimits
-from tests.support.serving import data_url, picture
+from tests.support.serving import data_url, shape_image
 
 LIMITS = RequestLimits(max_image_bytes=20_000, max_upload_pixels=20_000)
 
@@ -21,19 +21,19 @@ LIMITS = RequestLimits(max_image_bytes=20_000, max_upload_pixels=20_000)
 def load(url: str) -> Image.Image:
     (found,) = asyncio.run(fetch_remote([url], LIMITS, None))
     assert isinstance(found, str)
-    return decode_picture(decode_data_url(found, "picture 1", LIMITS), "picture 1", LIMITS)
+    return decode_image(decode_data_url(found, "image 1", LIMITS), "image 1", LIMITS)
 
 
 @pytest.mark.parametrize("kind", ["png", "webp", "gif", "bmp"])
 def test_kinds_of_files(kind: str) -> None:
-    image = picture().resize((64, 64))
+    image = shape_image().resize((64, 64))
     assert load(data_url(image, kind)).size == (64, 64)
     assert load(data_url(image, kind)).mode == "RGB"
 
 
 def test_pixels_arrive() -> None:
-    assert load(data_url(picture())).tobytes() == picture().tobytes()
-    assert load(data_url(picture(), "jpeg")).size == picture().size
+    assert load(data_url(shape_image())).tobytes() == shape_image().tobytes()
+    assert load(data_url(shape_image(), "jpeg")).size == shape_image().size
 
 
 def data(raw: bytes, head: str = "data:image/png;base64") -> str:
@@ -46,7 +46,7 @@ def postscript() -> bytes:
     return file.getvalue()
 
 
-PNG = base64.b64decode(data_url(picture()).partition(",")[2])
+PNG = base64.b64decode(data_url(shape_image()).partition(",")[2])
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ PNG = base64.b64decode(data_url(picture()).partition(",")[2])
         ("file:///etc/passwd", 400, "'file' URLs are not served"),
         ("/etc/passwd", 400, "URLs are not served"),
         ("ftp://host/a.png", 400, "'ftp' URLs"),
-        ("http://example.com/a.png", 400, "fetches no pictures from other machines"),
+        ("http://example.com/a.png", 400, "fetches no images from other machines"),
         ("HTTPS://example.com/a.png", 400, "--allow-remote-images"),
         ("data:image/png,abc", 400, "want data:image/...;base64"),
         ("data:text/html;base64,YQ==", 400, "want data:image/...;base64"),
@@ -63,23 +63,23 @@ PNG = base64.b64decode(data_url(picture()).partition(",")[2])
         ("data:image/png;base64,YQ=", 400, "broken base64"),
         ("data:image/png;base64,Y Q=", 400, "broken base64"),
         ("data:image/png;base64,é", 400, "broken base64"),
-        (data(b"no picture"), 400, "the picture is no image"),
-        (data(PNG[: len(PNG) // 2]), 400, "the picture cannot be decoded"),
-        (data(postscript()), 400, "EPS pictures are not read"),
+        (data(b"no image"), 400, "the file is no image"),
+        (data(PNG[: len(PNG) // 2]), 400, "the image cannot be decoded"),
+        (data(postscript()), 400, "EPS images are not read"),
         (data(bytes(20_001)), 413, "larger than 0.02 MB"),
         (data_url(Image.new("RGB", (200, 101))), 413, "20200 pixels, more than 20000"),
     ],
 )
-def test_what_is_no_picture(url: str, status: int, problem: str) -> None:
+def test_what_is_no_image(url: str, status: int, problem: str) -> None:
     with pytest.raises(RequestError) as caught:
         load(url)
     assert caught.value.status == status
     assert problem in caught.value.message
-    assert caught.value.message.startswith("picture 1: ")
+    assert caught.value.message.startswith("image 1: ")
 
 
 def test_a_file_of_the_largest_size_is_taken() -> None:
-    assert load(data(PNG + bytes(20_000 - len(PNG)))).size == picture().size
+    assert load(data(PNG + bytes(20_000 - len(PNG)))).size == shape_image().size
 
 
 class Remote(RemoteImages):
@@ -98,10 +98,10 @@ def test_files_of_other_machines_are_limited_together() -> None:
     assert found == [b"12345", urls[1], b"12345"]
     with pytest.raises(RequestError, match="together") as caught:
         asyncio.run(fetch_remote([*urls, urls[0]], limits, remote))
-    assert (caught.value.status, caught.value.param) == (413, "picture 4")
+    assert (caught.value.status, caught.value.param) == (413, "image 4")
 
 
-def test_too_many_pictures() -> None:
-    with pytest.raises(RequestError, match="3 pictures; this server takes 2") as caught:
+def test_too_many_images() -> None:
+    with pytest.raises(RequestError, match="3 images; this server takes 2") as caught:
         asyncio.run(fetch_remote(["data:x"] * 3, RequestLimits(max_images=2), None))
     assert (caught.value.status, caught.value.param) == (413, "messages")

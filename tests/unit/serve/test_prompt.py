@@ -15,7 +15,7 @@ from internvl_chat.model.conversation import TEMPLATES, get_conv_template
 from internvl_chat.serve.prompt import Prompter, ReservedText
 from internvl_chat.serve.protocol import RequestError
 from tests.support.checkpoints import tiny_tokenizer
-from tests.support.serving import picture, tiny, turns_of
+from tests.support.serving import shape_image, tiny, turns_of
 
 
 class _Seen(Exception):
@@ -55,7 +55,7 @@ def test_ids_are_those_of_chat(
     turns: tuple[tuple[str, str | None], ...], num_images: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompter = Prompter(*tiny())
-    tiles = [prompter.cut(picture())] * num_images
+    tiles = [prompter.cut(shape_image())] * num_images
     prompt = prompter.prompt(turns_of(turns), tiles)
     assert prompt.ids == chats_ids(turns, tiles, monkeypatch)
     assert (prompt.tiles is None) == (num_images == 0)
@@ -70,7 +70,7 @@ def test_a_system_message_replaces_the_checkpoints() -> None:
     assert text.startswith("<|im_start|>system\nBe brief.<|im_end|><|im_start|>user\nHi")
 
 
-def test_pictures_are_cut_as_the_checkpoint_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_cut_as_the_checkpoint_says(monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokenizer = tiny()
     wide = Image.new("RGB", (300, 100))
     assert len(Prompter(model, tokenizer).cut(wide)) == 1

@@ -127,7 +127,7 @@ def test_another_model_and_no_json() -> None:
             read_request(body, "m")
 
 
-def test_pictures_stand_where_their_parts_stand() -> None:
+def test_images_stand_where_their_parts_stand() -> None:
     conversation = read(
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": [show("data:1"), text_part("What?"), show("data:2")]},

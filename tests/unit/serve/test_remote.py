@@ -1,4 +1,4 @@
-"""Pictures from other machines; a server of our own plays them, which by default is not asked."""
+"""Images from other machines; a server of our own plays them, which by default is not asked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from internvl_chat.serve.protocol import RequestError
 from internvl_chat.serve.remote import RemoteImages, is_public
 
-BODY = b"picture" * 1000
+BODY = b"content" * 1000
 Answers = dict[str, bytes]
 
 
@@ -76,7 +76,7 @@ def run(
 def fetch(answers: Answers, path: str = "/a", **settings: Any) -> bytes:
     """Fetch a path of a server that may be asked."""
     remote = RemoteImages(**{"max_bytes": 10_000, "is_allowed": lambda address: True, **settings})
-    return run(lambda place: remote.fetch(f"http://{place}{path}", "picture 1"), Other(answers))
+    return run(lambda place: remote.fetch(f"http://{place}{path}", "image 1"), Other(answers))
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_addresses(address: str, public: bool) -> None:
     assert is_public(address) is public
 
 
-def test_a_picture_is_fetched() -> None:
+def test_an_image_is_fetched() -> None:
     assert fetch({"/a": reply(BODY)}) == BODY
     assert fetch({"/a": CHUNKED}) == b"abcde"
     assert fetch({"/a?x=1": reply(BODY)}, "/a?x=1") == BODY
@@ -155,9 +155,9 @@ def test_a_server_that_does_not_answer() -> None:
 def test_nobody_listens() -> None:
     remote = RemoteImages(max_bytes=1, is_allowed=lambda address: True)
     with pytest.raises(RequestError, match="cannot be fetched"):
-        asyncio.run(remote.fetch("http://127.0.0.1:1/", "picture 1"))
+        asyncio.run(remote.fetch("http://127.0.0.1:1/", "image 1"))
     with pytest.raises(RequestError, match="cannot be fetched"):
-        asyncio.run(remote.fetch("http://127.0.0.1:99999/", "picture 1"))
+        asyncio.run(remote.fetch("http://127.0.0.1:99999/", "image 1"))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0", "127.1", "2130706433"])
@@ -167,7 +167,7 @@ def test_our_own_machine_is_not_asked(host: str) -> None:
 
     async def use(place: str) -> None:
         with pytest.raises(RequestError, match="not on the public internet"):
-            await remote.fetch(f"http://{host}:{place.partition(':')[2]}/a", "picture 1")
+            await remote.fetch(f"http://{host}:{place.partition(':')[2]}/a", "image 1")
 
     run(use, other)
     assert other.num_connections == 0
@@ -186,7 +186,7 @@ def test_a_redirect_to_where_we_must_not_ask() -> None:
 
     async def use(place: str) -> None:
         with pytest.raises(RequestError, match="not on the public internet"):
-            await remote.fetch(f"http://{place}/a", "picture 1")
+            await remote.fetch(f"http://{place}/a", "image 1")
 
     run(use, other)
     assert other.paths == ["/a"]
@@ -208,7 +208,7 @@ def test_the_address_that_was_looked_at_is_the_one_connected_to(
     remote = RemoteImages(max_bytes=10_000, is_allowed=lambda address: address == "127.0.0.1")
 
     async def use(place: str) -> bytes:
-        return await remote.fetch(f"http://127.1:{place.partition(':')[2]}/a", "picture 1")
+        return await remote.fetch(f"http://127.1:{place.partition(':')[2]}/a", "image 1")
 
     assert run(use, Other({"/a": reply(BODY)})) == BODY
     assert connected == ["127.0.0.1"]
@@ -233,8 +233,8 @@ def test_https_checks_the_name_of_the_host(tmp_path: Path) -> None:
             ("localhost", RemoteImages(**settings)),  # an unknown authority
         ):
             with pytest.raises(RequestError, match="SSLCertVerificationError"):
-                await remote.fetch(f"https://{host}:{port}/a", "picture 1")
+                await remote.fetch(f"https://{host}:{port}/a", "image 1")
         known = RemoteImages(**settings, ssl_context=trusting)
-        return await known.fetch(f"https://localhost:{port}/a", "picture 1")
+        return await known.fetch(f"https://localhost:{port}/a", "image 1")
 
     assert run(use, Other({"/a": reply(BODY)}), context=context) == BODY

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from internvl_chat import InternVLChatModel
+from internvl_chat.checkpoint.partition import full_numel
 from internvl_chat.model.presets import load_preset
 from internvl_chat.train import metrics
 from internvl_chat.train.loss import COUNTED, count_step
@@ -18,7 +19,6 @@ from internvl_chat.train.metrics import (
     ModelFlops,
     StepClock,
     flops_per_token,
-    full_size,
     peak_flops,
     peak_memory_bytes,
     step_figures,
@@ -123,8 +123,8 @@ def test_flops_add_up_over_parameters() -> None:
 
 def test_a_partitioned_parameter_counts_whole() -> None:
     weight = parameter(0, trains=True)  # what ZeRO-3 leaves on a rank
-    weight.ds_numel = 10
-    assert full_size(weight) == 10
+    weight.ds_shape = (5, 2)
+    assert full_numel(weight) == 10
     assert flops_per_token([weight], needs_input_grad=True) == 60.0
 
 

@@ -119,12 +119,12 @@ def test_boxes_are_drawn_with_each_checkpoints_padding(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("number", "caption", "colour"),
     [
-        (0, "Boxes on picture 2 of 2", (0, 0, 200)),
-        (1, "Boxes on picture 1 of 2", (0, 200, 0)),
-        (9, "Boxes on picture 2 of 2", (0, 0, 200)),
+        (0, "Boxes on image 2 of 2", (0, 0, 200)),
+        (1, "Boxes on image 1 of 2", (0, 200, 0)),
+        (9, "Boxes on image 2 of 2", (0, 0, 200)),
     ],
 )
-def test_the_picture_with_the_boxes_can_be_chosen(
+def test_the_image_with_the_boxes_can_be_chosen(
     tmp_path: Path, number: int, caption: str, colour: tuple[int, int, int]
 ) -> None:
     media = []
@@ -134,7 +134,7 @@ def test_the_picture_with_the_boxes_can_be_chosen(
     conversation = Conversation().ask("Where?", media)
     answering = Answering([scripted("one", "<box>[[100, 100, 300, 300]]</box>")])
     *_, end = answering.stream(
-        conversation, DEFAULT_GENERATION, never, drawings=tmp_path, box_picture=number
+        conversation, DEFAULT_GENERATION, never, drawings=tmp_path, box_image=number
     )
     (answer,) = end.turns[0].answers
     assert answer.caption == caption
@@ -143,7 +143,7 @@ def test_the_picture_with_the_boxes_can_be_chosen(
         assert drawn.getpixel((500, 500)) == colour
 
 
-def test_no_picture_no_drawing(tmp_path: Path) -> None:
+def test_no_image_no_drawing(tmp_path: Path) -> None:
     answering = Answering([scripted("one", "<box>[[100, 100, 300, 300]]</box>")])
     film = MediaItem(path="film.mp4", num_frames=2)
     for media in ([], [film]):
@@ -228,7 +228,7 @@ def test_a_conversation_longer_than_the_model_reads_is_told(
     assert not told.problem, "the answer is cut to what fits"
 
 
-def test_a_picture_that_has_gone_is_told(babbler: Checkpoint, tmp_path: Path) -> None:
+def test_an_image_that_has_gone_is_told(babbler: Checkpoint, tmp_path: Path) -> None:
     gone = MediaItem(path=str(tmp_path / "gone.png"))
     conversation = Conversation().ask("What?", [gone])
     *_, end = Answering([babbler]).stream(

@@ -31,7 +31,7 @@ FRAMES = "Frame1: <image>\nFrame2: <image>\n"
         ("See <video> now", [FILM], f"See {FRAMES} now", (FILM,)),
     ],
 )
-def test_every_picture_and_frame_gets_its_tag(
+def test_every_image_and_frame_gets_its_tag(
     typed: str, media: list[MediaItem], question: str, ordered: tuple[MediaItem, ...]
 ) -> None:
     assert write_tags(typed, media) == (question, ordered)
@@ -42,10 +42,10 @@ def test_every_picture_and_frame_gets_its_tag(
     [
         (" \n", [], "The question is empty"),
         ("<image>", [ONE], "The question is empty"),
-        ("<image> <image>?", [ONE], "tags for 2 pictures and 0 videos, but 1 picture and 0 videos"),
-        ("<image>?", [], "tags for 1 picture and 0 videos, but 0 pictures"),
-        ("<image>?", [ONE, TWO], "for 1 picture and 0 videos, but 2 pictures"),
-        ("<image>?", [FILM], "for 1 picture and 0 videos, but 0 pictures and 1 video"),
+        ("<image> <image>?", [ONE], "tags for 2 images and 0 videos, but 1 image and 0 videos"),
+        ("<image>?", [], "tags for 1 image and 0 videos, but 0 images"),
+        ("<image>?", [ONE, TWO], "for 1 image and 0 videos, but 2 images"),
+        ("<image>?", [FILM], "for 1 image and 0 videos, but 0 images and 1 video"),
         ("<IMG_CONTEXT>?", [], "reserved"),
     ],
 )
@@ -66,7 +66,7 @@ def test_ask_answer_and_once_more() -> None:
         ),
     )
     more = conversation.ask("And?", [FILM, TWO])
-    assert more.pictures == (ONE, TWO)
+    assert more.images == (ONE, TWO)
     assert more.turns == conversation.turns
     again = more.answered([Answer(text="Yes.")]).again()
     assert again == more

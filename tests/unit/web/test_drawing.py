@@ -1,4 +1,4 @@
-"""Boxes out of an answer and onto a picture."""
+"""Boxes out of an answer and onto an image."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_lines_lie_where_the_box_is() -> None:
     boxes = [LabelledBox(box=(0.25, 0.5, 0.75, 0.9)), LabelledBox(box=(0.1, 0.1, 0.2, 0.2))]
     drawn = draw_boxes(image, boxes)
     assert drawn.size == (800, 600)
-    assert image.getpixel((200, 400)) == GREY  # the picture itself is as before
+    assert image.getpixel((200, 400)) == GREY  # the image itself is as before
     for x in (201, 598):
         assert drawn.getpixel((x, 400)) == COLOURS[0]
     for y in (301, 537):
@@ -63,9 +63,9 @@ def test_lines_lie_where_the_box_is() -> None:
     assert drawn.getpixel((197, 400)) == GREY
 
 
-def test_a_padded_models_box_is_moved_to_the_picture() -> None:
+def test_a_padded_models_box_is_moved_to_the_image() -> None:
     wide = Image.new("RGB", (900, 300), GREY)
-    # The picture is the middle third of the square: a box around all of it.
+    # The image is the middle third of the square: a box around all of it.
     square = LabelledBox(box=(0.0, 1 / 3, 1.0, 2 / 3))
     drawn = draw_boxes(wide, [square], padded=True)
     for point in ((450, 1), (450, 298), (1, 150), (898, 150)):
@@ -73,7 +73,7 @@ def test_a_padded_models_box_is_moved_to_the_picture() -> None:
     assert draw_boxes(wide, [square]).getpixel((450, 1)) == GREY
 
 
-def test_small_pictures_are_enlarged_and_large_ones_reduced() -> None:
+def test_small_images_are_enlarged_and_large_ones_reduced() -> None:
     for size, wanted in (
         ((112, 56), (512, 256)),
         ((4000, 2000), (1280, 640)),
@@ -92,7 +92,7 @@ def test_colours_differ_and_begin_again() -> None:
 
 
 @pytest.mark.parametrize("corner", [(0.0, 0.0), (0.9, 0.0), (0.9, 0.95), (0.4, 0.5)])
-def test_labels_stay_within_the_picture(corner: tuple[float, float]) -> None:
+def test_labels_stay_within_the_image(corner: tuple[float, float]) -> None:
     x, y = corner
     box = LabelledBox(box=(x, y, x + 0.05, y + 0.05), label="a rather long name of a thing")
     plain = draw_boxes(Image.new("RGB", (600, 600), GREY), [LabelledBox(box=box.box)])

@@ -20,7 +20,7 @@ def look(folder: Path, *names: str, limits: QuestionLimits | None = None) -> tup
     return look_at_uploads(paths, root=folder, num_frames=4, limits=limits or QuestionLimits())
 
 
-def test_pictures_and_videos_are_told_apart(tmp_path: Path) -> None:
+def test_images_and_videos_are_told_apart(tmp_path: Path) -> None:
     Image.new("RGB", (9, 9)).save(tmp_path / "a.jpg")
     Image.new("RGB", (9, 9)).save(tmp_path / "still.gif")
     frames = [Image.new("L", (9, 9), level) for level in (0, 99, 200)]
@@ -34,10 +34,10 @@ def test_pictures_and_videos_are_told_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
-        ("text.jpg", "text.jpg is no picture that can be read"),
+        ("text.jpg", "text.jpg is no image that can be read"),
         ("cut.jpg", "cut.jpg is cut off"),
         ("bomb.png", "bomb.png has too many pixels: at most 50 million"),
-        ("notes.txt", "notes.txt is no picture"),
+        ("notes.txt", "notes.txt is no image"),
         ("text.mp4", "text.mp4 is no video that can be decoded, or has no frames"),
         ("sound.mp4", "sound.mp4 is no video that can be decoded, or has no frames"),
         ("gone.png", "gone.png is no longer on the server"),
@@ -45,7 +45,7 @@ def test_pictures_and_videos_are_told_apart(tmp_path: Path) -> None:
 )
 def test_a_bad_file_is_one_sentence_without_a_path(tmp_path: Path, name: str, problem: str) -> None:
     for text in ("text.jpg", "notes.txt", "text.mp4"):
-        (tmp_path / text).write_text("no picture at all")
+        (tmp_path / text).write_text("no image at all")
     Image.effect_noise((200, 200), 90).save(tmp_path / "whole.jpg")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:4000])
     write_bomb(tmp_path / "bomb.png")

@@ -23,19 +23,19 @@ def test_tags_are_shown_as_written(text: str, shown: str) -> None:
 
 
 def test_each_chat_has_its_own_answers() -> None:
-    picture = MediaItem(path="/up/one.png")
+    image = MediaItem(path="/up/one.png")
     answers = [
-        Answer(text="<box>", drawing="/up/drawn.png", caption="Boxes on picture 1 of 2"),
+        Answer(text="<box>", drawing="/up/drawn.png", caption="Boxes on image 1 of 2"),
         Answer(text="", problem="Too long."),
     ]
-    conversation = Conversation().ask("Why?", [picture]).answered(answers).ask("And?", [])
+    conversation = Conversation().ask("Why?", [image]).answered(answers).ask("And?", [])
     asked = [
         {"role": "user", "content": {"path": "/up/one.png", "alt_text": "one.png"}},
         {"role": "user", "content": "Why?"},
     ]
     waiting = {"role": "user", "content": "And?"}
-    told = ["&lt;box>", {"path": "/up/drawn.png", "alt_text": "Boxes on picture 1 of 2"}]
-    told.append("*Boxes on picture 1 of 2*")
+    told = ["&lt;box>", {"path": "/up/drawn.png", "alt_text": "Boxes on image 1 of 2"}]
+    told.append("*Boxes on image 1 of 2*")
     said = [{"role": "assistant", "content": content} for content in told]
     assert as_messages(conversation, 0) == [*asked, *said, waiting]
     said = [{"role": "assistant", "content": "⚠️ Too long."}]
