@@ -11,6 +11,7 @@ import typer
 
 from internvl_chat.cli.options import verb_app
 from internvl_chat.errors import ConfigError
+from internvl_chat.web.limits import QuestionLimits
 
 app = verb_app()
 
@@ -26,7 +27,9 @@ def demo(
     share: Annotated[
         bool, typer.Option("--share", help="Open a public link through Gradio's servers.")
     ] = False,
-    max_upload_mb: Annotated[int, typer.Option(min=1, help="Of an image or video.")] = 20,
+    max_upload_mb: Annotated[int, typer.Option(min=1, help="Of an image or video.")] = (
+        QuestionLimits.max_upload_mb
+    ),
     device: Annotated[str | None, typer.Option(help="Default: the first GPU, or cpu.")] = None,
     gpus: Annotated[int | None, typer.Option(min=1, help="Spread the model over so many.")] = None,
     load_in_8bit: Annotated[bool, typer.Option(help="int8 by bitsandbytes.")] = False,
