@@ -107,7 +107,8 @@ def write_data(
     report(done, total)
     entries: dict[Split, list[DatasetEntry]] = {"train": [train], "heldout": [held_out]}
     for family, share in shares.items():
-        for split, count in (("train", share), ("heldout", plan.general_held_out)):
+        counts: dict[Split, int] = {"train": share, "heldout": plan.general_held_out}
+        for split, count in counts.items():
             entries[split].append(_write_family(files, plan, family, split, count))
             done += count
             report(done, total)

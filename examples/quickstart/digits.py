@@ -137,7 +137,7 @@ def write_digits(
     """
     train, held_out = split_scans(seed)
     rng = random.Random(f"{seed}/digits/looks")
-    lines = {"train": [], "heldout": []}
+    lines: dict[str, list[Record]] = {"train": [], "heldout": []}
     (root / DATASET).mkdir(parents=True, exist_ok=True)
     for scan in train[:num_train]:
         for look in range(looks):

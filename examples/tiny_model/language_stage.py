@@ -15,6 +15,7 @@ import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -181,7 +182,7 @@ def fresh_llm(
     "Red" in a question and red in an image are thus alike from the first step, which is most of
     what looking things up needs.
     """
-    llm = config.llm_config
+    llm: Any = config.llm_config
     llm.vocab_size = len(tokenizer)
     llm.bos_token_id = tokenizer.convert_tokens_to_ids("<|im_start|>")
     llm.eos_token_id, llm.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
@@ -285,7 +286,8 @@ def main() -> None:
     tokenizer = train_tokenizer(args.out, seed=args.seed)
     add_special_tokens(tokenizer)
     tokenizer.save_pretrained(args.out)
-    label_embeddings = LabelEmbeddings(config.llm_config.hidden_size)
+    llm: Any = config.llm_config
+    label_embeddings = LabelEmbeddings(llm.hidden_size)
     model = fresh_llm(config, tokenizer, label_embeddings)
     if has_bf16_products():
         model.set_attn_implementation("eager")  # short rows: plain bf16 products beat the kernel

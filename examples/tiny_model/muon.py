@@ -53,14 +53,14 @@ class Muon(Optimizer):
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
-                    self._update(weight, group)
+                    self._update(weight, weight.grad, group)
         return loss
 
-    def _update(self, weight: Tensor, group: dict[str, Any]) -> None:
+    def _update(self, weight: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
         state = self.state[weight]
         average = state.setdefault("momentum", torch.zeros_like(weight))
-        average.lerp_(weight.grad, 1 - group["momentum"])
-        nesterov = weight.grad.lerp(average, group["momentum"])
+        average.lerp_(grad, 1 - group["momentum"])
+        nesterov = grad.lerp(average, group["momentum"])
         update = orthogonalize(nesterov, dtype=self._dtype)
         weight.mul_(1 - group["lr"] * group["weight_decay"])
         weight.add_(update, alpha=-group["lr"] * 0.2 * max(weight.shape) ** 0.5)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -266,9 +267,9 @@ def main() -> None:
     config = load_preset(args.preset)
     if not isinstance(config, InternVLChatConfig):
         parser.error(f"--preset {args.preset} is no chat model")
-    width = config.llm_config.hidden_size
+    llm: Any = config.llm_config
     plan = Schedule(steps=args.steps)
-    model = pretrain_vision(config.vision_config, width, seed=args.seed, plan=plan)
+    model = pretrain_vision(config.vision_config, llm.hidden_size, seed=args.seed, plan=plan)
     model.tower.save_pretrained(args.out / "vision")
     save_projector(model.projector, args.out / "mlp.safetensors")
 
