@@ -79,8 +79,8 @@ def test_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "<|im_start|>user\n<img><IMG_CONTEXT><IMG_CONTEXT></img>\nWhat?<|im_end|>"
         "<|im_start|>assistant\né<|im_end|>"
     )
-    learnt = [label for label in image["labels"] if label != -100]
-    assert learnt == tokenizer("é<|im_end|>", add_special_tokens=False)["input_ids"]
+    supervised = [label for label in image["labels"] if label != -100]
+    assert supervised == tokenizer("é<|im_end|>", add_special_tokens=False)["input_ids"]
     assert (image["dataset"], image["file"], image["line"]) == ("two", str(folder / "a.jsonl"), 2)
     assert (image["num_images"], image["num_tiles"], image["image_sizes"]) == (1, 1, [[20, 10]])
     assert (text["num_images"], text["num_tiles"], text["image_sizes"]) == (0, 0, [])

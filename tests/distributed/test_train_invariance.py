@@ -118,7 +118,7 @@ def test_reductions_differ(trained: Folders) -> None:
 
 
 @pytest.mark.runs("micro_1", "micro_4")
-def test_stand_in_image_adds_no_gradient(trained: Folders) -> None:
+def test_dummy_image_adds_no_gradient(trained: Folders) -> None:
     # micro_1 has text-only micro batches on one rank while the other holds images; micro_4 has
     # none: equal vision gradients mean that the blank tile's was exactly lost in rounding.
     one, four = weights(trained["micro_1"]), weights(trained["micro_4"])

@@ -23,10 +23,10 @@ def held_out(family: str) -> list[Sample]:
 def answers(model: torch.nn.Module, tokenizer: object, family: str) -> list[str]:
     """First questions of a family's samples, in one batch."""
     samples = held_out(family)
-    pictures = [load_image(image, image_size=112) for s in samples for image in s.images]
+    tiles = [load_image(image, image_size=112) for s in samples for image in s.images]
     return model.batch_chat(
         tokenizer,
-        torch.cat(pictures) if pictures else None,
+        torch.cat(tiles) if tiles else None,
         ["<image>\n" * len(s.images) + s.questions[0].text for s in samples],
         SETTINGS,
         num_patches_list=[[1] * len(s.images) for s in samples],

@@ -184,7 +184,7 @@ def write(path: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> Non
 
 
 def make_rows(num_image_token: int) -> tuple[list[Tensor], list[Tensor], Tensor]:
-    """Two pictures and text, text only, text then a picture; a stand-in tile between."""
+    """Two images and text, text only, text then an image; a dummy tile between."""
     image = [CONTEXT_ID] * num_image_token
     rows = [
         [3, *image, 4, 5, *image, 6, 8],

@@ -44,16 +44,16 @@ print(json.dumps(found))
 
 
 def probe_of(directory: Path) -> dict[str, Any]:
-    """Prompts with a picture of noise each."""
+    """Prompts with an image of noise each."""
     tokenizer = load_tokenizer(str(directory))
     config = json.loads((directory / "config.json").read_text())
     template = get_conv_template(config["template"])
     side = config["force_image_size"] // config["vision_config"]["patch_size"]
-    picture = "<img>" + "<IMG_CONTEXT>" * (side * side // 4) + "</img>\n"
+    image = "<img>" + "<IMG_CONTEXT>" * (side * side // 4) + "</img>\n"
     questions = ["What colour?", "How many shapes are there?", "Where is the red star?", "Why?"]
     return {
         "prompts": [
-            tokenizer(template.render([(picture + q, None)]).text, add_special_tokens=False)[
+            tokenizer(template.render([(image + q, None)]).text, add_special_tokens=False)[
                 "input_ids"
             ]
             for q in questions

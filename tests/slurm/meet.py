@@ -1,4 +1,4 @@
-"""Stands in for the trainer (TRAINER=…): the ranks meet and add up their numbers, or one crashes.
+"""Runs in place of the trainer (TRAINER=…): the ranks meet and add their numbers, or one crashes.
 
 MEET_CRASH=kill|exit makes rank 1 die while the others wait for it; MEET_SECONDS keeps the ranks
 together for a while. One line of JSON per rank goes to the log.

@@ -184,7 +184,7 @@ def make_playground(root: Path) -> None:
 
 
 def conversation(name: str, i: int) -> list[dict[str, str]]:
-    """One or two rounds; the tag only where there is a picture."""
+    """One or two rounds; the tag only where there is an image."""
     tag = "<image>\n" if i % 4 != 3 else ""
     turns = [
         {"from": "human", "value": f"{tag}What is shown in the picture?"},

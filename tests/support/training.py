@@ -44,7 +44,7 @@ def write_dataset(
 ) -> Path:
     """A meta JSON with one dataset, a record per kind: ``text``, ``image``, ``two`` or ``rounds``.
 
-    Lengths differ from record to record; pictures are plain squares.
+    Lengths differ from record to record; images are plain squares.
     """
     rng = random.Random(seed)
     folder = directory / name

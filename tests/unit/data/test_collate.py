@@ -28,14 +28,14 @@ def example(
     return Example(**values)
 
 
-UNITS = [
+PACKS = [
     [example([1, 2, 3], [-100, 2, 3], tiles=1, index=4), example([5], [5], index=5)],
     [example([7, 8, 9, 7, 8], [-100, -100, -100, -100, 8], tiles=2, index=7)],
 ]
 
 
 def test_padded() -> None:
-    batch = Collator(pad_token_id=0)(UNITS)
+    batch = Collator(pad_token_id=0)(PACKS)
     assert batch["input_ids"].tolist() == [[1, 2, 3, 0, 0], [5, 0, 0, 0, 0], [7, 8, 9, 7, 8]]
     assert batch["labels"].tolist() == [
         [-100, 2, 3, -100, -100],
@@ -53,7 +53,7 @@ def test_padded() -> None:
 
 
 def test_packed() -> None:
-    batch = Collator(pad_token_id=0, packed=True)(UNITS)
+    batch = Collator(pad_token_id=0, packed=True)(PACKS)
     assert batch["input_ids"].tolist() == [[1, 2, 3, 5, 7, 8, 9, 7, 8]]
     assert batch["labels"].tolist() == [[-100, 2, 3, -100, -100, -100, -100, -100, 8]]
     assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 0, 1, 2, 3, 4]]
@@ -98,7 +98,7 @@ def test_loss_weights(reduction: Any, weight: float) -> None:
 
 
 def test_rows_rounded_up() -> None:
-    batch = Collator(pad_token_id=0, pad_to_multiple_of=4)(UNITS)
+    batch = Collator(pad_token_id=0, pad_to_multiple_of=4)(PACKS)
     assert batch["input_ids"].shape == (3, 8)
 
 

@@ -150,12 +150,12 @@ def test_ids_equal_those_of_the_whole_text_in_one_call(tokenizer: Any) -> None:
 def test_labels_are_answers_and_end_of_turn(tokenizer: Any, answer: str) -> None:
     turns = [("What 你?", answer), ("More", answer + "!")]
     encoded = encoder(tokenizer).encode(turns)
-    learnt = encoded.labels != IGNORE_INDEX
-    assert (encoded.labels[learnt] == encoded.input_ids[learnt]).all()
+    supervised = encoded.labels != IGNORE_INDEX
+    assert (encoded.labels[supervised] == encoded.input_ids[supervised]).all()
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert (encoded.labels == end).sum() == 2
     # Each run of labels, decoded, is the answer: nothing more, nothing less.
-    borders = np.flatnonzero(np.diff(np.concatenate([[0], learnt.astype(int), [0]])))
+    borders = np.flatnonzero(np.diff(np.concatenate([[0], supervised.astype(int), [0]])))
     runs = [encoded.labels[a:b].tolist() for a, b in borders.reshape(-1, 2)]
     assert [run[-1] for run in runs] == [end, end]
     decoded = ["".join(text_of(tokenizer, run[:-1]).split()) for run in runs]
@@ -180,8 +180,8 @@ def test_a_token_across_the_border_belongs_to_the_answer() -> None:
     tokenizer = tokenizers.byte_level()  # joins the template's newline with the answer's
     encoded = encoder(tokenizer).encode([("Q", "\n\nA")])
     double = tokenizer.convert_tokens_to_ids("ĊĊ")
-    learnt = encoded.labels[encoded.labels != IGNORE_INDEX].tolist()
-    assert learnt == [double, *ids_of(tokenizer, "\nA<|im_end|>")]
+    supervised = encoded.labels[encoded.labels != IGNORE_INDEX].tolist()
+    assert supervised == [double, *ids_of(tokenizer, "\nA<|im_end|>")]
 
 
 def test_pad_equal_to_eos_changes_nothing() -> None:

@@ -36,18 +36,18 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
 
 
 def test_resize_is_within_two_levels_of_pillow() -> None:
-    picture = noise(97, 61)
-    ours = preprocess(picture, image_config(force_image_size=28))
-    theirs = np.asarray(picture.resize((28, 28), Image.Resampling.BICUBIC))
+    image = noise(97, 61)
+    ours = preprocess(image, image_config(force_image_size=28))
+    theirs = np.asarray(image.resize((28, 28), Image.Resampling.BICUBIC))
     assert (ours.shape, ours.dtype) == ((1, 3, 28, 28), torch.uint8)
     difference = np.abs(ours[0].permute(1, 2, 0).numpy().astype(int) - theirs.astype(int))
     assert difference.max() <= 2
 
 
 def test_an_image_of_the_right_size_is_left_alone() -> None:
-    picture = noise(28, 28)
-    ours = preprocess(picture, image_config(force_image_size=28))
-    assert np.array_equal(ours[0].permute(1, 2, 0).numpy(), np.asarray(picture))
+    image = noise(28, 28)
+    ours = preprocess(image, image_config(force_image_size=28))
+    assert np.array_equal(ours[0].permute(1, 2, 0).numpy(), np.asarray(image))
 
 
 def test_padding_to_a_square_uses_the_mean_colour() -> None:
@@ -70,20 +70,20 @@ def test_normalize() -> None:
 
 
 def test_the_augmentation_is_a_function_of_its_generator() -> None:
-    picture = noise(32, 32)
-    once = np.asarray(jpeg_augment(picture, random.Random("1:0:7")))
-    again = np.asarray(jpeg_augment(picture, random.Random("1:0:7")))
-    others = [np.asarray(jpeg_augment(picture, random.Random(f"1:1:{i}"))) for i in range(5)]
+    image = noise(32, 32)
+    once = np.asarray(jpeg_augment(image, random.Random("1:0:7")))
+    again = np.asarray(jpeg_augment(image, random.Random("1:0:7")))
+    others = [np.asarray(jpeg_augment(image, random.Random(f"1:1:{i}"))) for i in range(5)]
     assert np.array_equal(once, again)
     assert not all(np.array_equal(once, other) for other in others)
-    assert not np.array_equal(once, np.asarray(picture))
+    assert not np.array_equal(once, np.asarray(image))
 
 
 @pytest.mark.parametrize("quality", [75, 100])
 def test_the_augmentation_draws_from_75_to_100(
     quality: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    picture, buffer = noise(32, 32), io.BytesIO()
+    image, buffer = noise(32, 32), io.BytesIO()
     drawn: list[tuple[int, int]] = []
 
     class Extreme(random.Random):
@@ -91,9 +91,9 @@ def test_the_augmentation_draws_from_75_to_100(
             drawn.append((a, b))
             return a if quality == 75 else b
 
-    picture.save(buffer, format="JPEG", quality=quality)
+    image.save(buffer, format="JPEG", quality=quality)
     expected = np.asarray(Image.open(buffer).convert("RGB"))
-    assert np.array_equal(np.asarray(jpeg_augment(picture, Extreme())), expected)
+    assert np.array_equal(np.asarray(jpeg_augment(image, Extreme())), expected)
     assert drawn == [(75, 100)]
 
 
@@ -167,10 +167,10 @@ def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
         Image.new(mode, (4, 4), 128).save(path)
     else:
         Image.new("RGB", (4, 4), (128, 128, 128)).convert(mode).save(path)
-    picture = load_image(str(path))
-    assert (picture.mode, picture.size) == ("RGB", (4, 4))
+    image = load_image(str(path))
+    assert (image.mode, image.size) == ("RGB", (4, 4))
     if mode in ("L", "I;16", "I", "F"):
-        assert picture.getpixel((0, 0)) == (128, 128, 128)
+        assert image.getpixel((0, 0)) == (128, 128, 128)
 
 
 def test_broken_files_have_their_own_reasons(tmp_path: Path) -> None:
@@ -206,8 +206,8 @@ def test_the_limit_on_pixels_is_ours_not_pillows(tmp_path: Path) -> None:
     Image.new("1", (12_000, 8_000)).save(tmp_path / "large.png")  # Pillow warns at 89 million
     with pytest.raises(BadRecordError, match="more than 1000"):
         load_image(str(tmp_path / "large.png"), max_pixels=1000)
-    with images.open_image(str(tmp_path / "large.png"), where="", max_pixels=10**8) as picture:
-        assert picture.size == (12_000, 8_000)
+    with images.open_image(str(tmp_path / "large.png"), where="", max_pixels=10**8) as image:
+        assert image.size == (12_000, 8_000)
 
 
 def test_transient_errors_are_retried_three_times(

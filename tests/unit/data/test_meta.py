@@ -61,15 +61,15 @@ def test_paths_beside_the_meta_file_are_found_after_those_of_the_working_directo
     beside.mkdir()
     (beside / "only_here.jsonl").write_text("{}\n")
     (beside / "train.jsonl").write_text("{}\n")
-    (beside / "pictures").mkdir()
+    (beside / "photos").mkdir()
     table = {
-        "here": entry(annotation="only_here.jsonl", root="pictures"),
+        "here": entry(annotation="only_here.jsonl", root="photos"),
         "both": entry(),
     }
     here, both = load_meta(write(beside, table))
     assert (Path(here.annotation), Path(here.root)) == (
         beside / "only_here.jsonl",
-        beside / "pictures",
+        beside / "photos",
     )
     assert both.annotation == "train.jsonl"
 

@@ -72,7 +72,7 @@ def test_a_folder_in_natural_order(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("")
     video = open_video(str(tmp_path), where="")
     assert video.num_frames == 3
-    assert [picture.getpixel((0, 0)) for picture in video.frames([0, 1, 2])] == [
+    assert [image.getpixel((0, 0)) for image in video.frames([0, 1, 2])] == [
         (1, 0, 0),
         (9, 0, 0),
         (10, 0, 0),
@@ -85,7 +85,7 @@ def test_a_gif(tmp_path: Path) -> None:
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=100)
     video = open_video(str(path), where="")
     assert (video.num_frames, video.frames_per_second) == (3, 10.0)
-    assert [picture.getpixel((0, 0)) for picture in video.frames([2, 0, 0])] == [
+    assert [image.getpixel((0, 0)) for image in video.frames([2, 0, 0])] == [
         (0, 0, 255),
         (255, 0, 0),
         (255, 0, 0),

@@ -42,9 +42,9 @@ def test_tags(name: str, tag: str) -> None:
 def test_tensorboard_files(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    picture = np.zeros((8, 8, 3), dtype=np.uint8)
+    image = np.zeros((8, 8, 3), dtype=np.uint8)
     writer = TensorBoardWriter(
-        tmp_path, arguments={"learning_rate": 1e-5}, samples=[(picture, "red"), (None, "text")]
+        tmp_path, arguments={"learning_rate": 1e-5}, samples=[(image, "red"), (None, "text")]
     )
     args = TrainingArguments(output_dir=str(tmp_path / "out"), report_to="none", use_cpu=True)
     state, control = TrainerState(is_world_process_zero=True), TrainerControl()

@@ -10,7 +10,7 @@ I = -100  # noqa: E741 - reads like the table it stands in
 
 
 def padded() -> dict[str, torch.Tensor]:
-    """Three rows: 2 targets, 1 target, and a stand-in without any."""
+    """Three rows: 2 targets, 1 target, and a padding sample without any."""
     labels = torch.tensor([[I, I, 5, 6], [I, 7, I, I], [I, I, I, I]])
     return {
         "labels": labels,
