@@ -263,6 +263,21 @@ class ImageConfig:
             normalize_type=normalize_type,
         )
 
+    @classmethod
+    def squeezed(
+        cls, *, image_size: int, max_tiles: int, use_thumbnail: bool, normalize_type: NormalizeType
+    ) -> ImageConfig:
+        """One image squeezed into a tile, or cut into up to ``max_tiles`` of them."""
+        return cls(
+            image_size=image_size,
+            pad2square=False,
+            dynamic_image_size=max_tiles > 1,
+            use_thumbnail=use_thumbnail,
+            min_dynamic_patch=1,
+            max_dynamic_patch=max_tiles,
+            normalize_type=normalize_type,
+        )
+
     def stored(self) -> dict[str, Any]:
         """What of it a chat checkpoint's ``config.json`` keeps."""
         return {

@@ -54,13 +54,10 @@ def load_image(
     Raises:
         BadRecordError: the file is missing, too large or no image.
     """
-    config = ImageConfig(
+    config = ImageConfig.squeezed(
         image_size=image_size,
-        pad2square=False,
-        dynamic_image_size=max_num > 1,
+        max_tiles=max_num,
         use_thumbnail=use_thumbnail,
-        min_dynamic_patch=1,
-        max_dynamic_patch=max_num,
         normalize_type=normalize_type,
     )
     return load_tiles(image, config)

@@ -238,7 +238,7 @@ def _best_fit(
 ) -> list[list[int]]:
     """Put each sample, largest first, into the open pack that it leaves the least room in.
 
-    Open packs stand in buckets by free room; bit f of ``occupied`` says that bucket f holds one,
+    Open packs lie in buckets by free room; bit f of ``occupied`` says that bucket f holds one,
     so the best bucket is the lowest set bit from the sample's size upwards. With a second kind of
     size there is such a set of buckets for each amount of room left in it (rounded down to one of
     ``_LEVELS``). A pack always takes its first sample, however large.

@@ -21,6 +21,7 @@ from internvl_chat.data.collate import Collator
 from internvl_chat.data.dataset import SftDataset
 from internvl_chat.data.sampler import Pack, StepBatchSampler
 from internvl_chat.errors import DatasetError
+from internvl_chat.train import arguments
 from internvl_chat.train.arguments import DataArguments
 from tests.support import tokenizers
 from tests.support.configs import data_config, order_config
@@ -231,6 +232,18 @@ def test_another_template_or_limit_counts_anew(tmp_path: Path) -> None:
     for changed in ({"system_message": "longer"}, {"num_image_token": 5}, {"max_seq_length": 50}):
         other = build(tmp_path, replace(config, encode=replace(config.encode, **changed)))
         assert other.lengths.tolist() != first.lengths.tolist()
+
+
+@pytest.mark.parametrize("limit", [None, 4, 2])
+def test_the_flag_bounds_the_tiles_of_a_pack(tmp_path: Path, limit: int | None) -> None:
+    dataset = build(tmp_path, write(tmp_path, records(tmp_path)))
+    flags = DataArguments(use_packed_ds=True, max_packed_tokens=2000, max_packed_tiles=limit)
+    order = arguments.order_config(flags, grouped=False, drop_last=False)
+    plan = dataset.plan(0, global_batch_size=1, order=order)
+    packs = [pack.indices for step in range(plan.num_steps) for pack in plan.packs(step)]
+    assert sorted(index for pack in packs for index in pack) == list(range(len(dataset)))
+    tiles = [sum(int(dataset.tiles[index]) for index in pack) for pack in packs]
+    assert max(tiles) == limit if limit else max(tiles) == sum(tiles)
 
 
 # -- bad data -----------------------------------------------------------------------------------
