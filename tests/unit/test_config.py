@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, get_args
 
@@ -14,6 +15,9 @@ from internvl_chat.model.constants import NORMALIZATION
 from internvl_chat.train import arguments
 from internvl_chat.train.arguments import DataArguments, ModelArguments
 from tests.support.configs import build_config, image_config, media_config, order_config
+from tests.support.training import ROOT
+
+CONFIGS = [kind for kind in vars(config).values() if is_dataclass(kind) and isinstance(kind, type)]
 
 
 def problems(make: Any, **flags: Any) -> tuple[str, ...]:
@@ -94,11 +98,8 @@ def test_statistics_have_one_set_of_names() -> None:
 
 
 def test_no_field_has_a_default_and_none_is_declared_twice() -> None:
-    classes = [
-        kind for kind in vars(config).values() if is_dataclass(kind) and isinstance(kind, type)
-    ]
-    names = [field.name for kind in classes for field in fields(kind)]
-    assert all(field.default is MISSING for kind in classes for field in fields(kind))
+    names = [field.name for kind in CONFIGS for field in fields(kind)]
+    assert all(field.default is MISSING for kind in CONFIGS for field in fields(kind))
     assert sorted({name for name in names if names.count(name) > 1}) == ["images"]
 
 
@@ -110,3 +111,14 @@ def test_packing_takes_its_limits_only_where_it_packs() -> None:
     assert arguments.order_config(DataArguments(), grouped=True, drop_last=False) == OrderConfig(
         mode="grouped", max_packed_tokens=None, max_packed_tiles=None, drop_last=False
     )
+
+
+def test_an_option_is_handed_on_in_two_files_only() -> None:
+    """A new image option touches the flags, its config and the module that uses it."""
+    built_in = set()
+    for path in (ROOT / "internvl_chat").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            named = node.func if isinstance(node, ast.Call) else None
+            if isinstance(named, ast.Name) and named.id in {kind.__name__ for kind in CONFIGS}:
+                built_in.add(path.relative_to(ROOT / "internvl_chat").as_posix())
+    assert built_in <= {"config.py", "train/arguments.py"}

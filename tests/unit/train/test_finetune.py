@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
 
 from internvl_chat.checkpoint.artifacts import preprocessor_config
+from internvl_chat.model import InternVLChatModel
 from internvl_chat.train.finetune import main
 from tests.support.training import (
     logged,
@@ -160,6 +163,30 @@ def test_template_of_another_tokenizer(
     argv = train_arguments(model, meta, tmp_path / "out", conv_style="phi3-chat")
     assert main(argv) == 2
     assert "<|end|>" in capsys.readouterr().err
+
+
+def test_an_adapter_that_peft_alone_wrote_is_continued(
+    model: Path, meta: Path, tmp_path: Path
+) -> None:
+    layers = "language_model.*(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+    wrapped = get_peft_model(
+        InternVLChatModel.from_pretrained(model),
+        LoraConfig(r=4, lora_alpha=8, lora_dropout=0.05, target_modules=layers),
+    )
+    adapter = tmp_path / "adapter"
+    wrapped.save_pretrained(adapter)
+    path = adapter / "adapter_config.json"
+    path.write_text(
+        json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": str(model)})
+    )
+    assert not (adapter / "config.json").exists()
+    frozen = {"freeze_llm": True, "freeze_mlp": True, "freeze_backbone": True}
+    argv = train_arguments(adapter, meta, tmp_path / "out", **frozen, use_llm_lora=4, max_steps=2)
+    assert main(argv) == 0
+    before = load_file(adapter / "adapter_model.safetensors")
+    after = load_file(tmp_path / "out/adapter_model.safetensors")
+    assert before.keys() == after.keys()
+    assert any(not before[name].equal(after[name]) for name in before)
 
 
 def test_other_pixel_statistics_than_the_checkpoints_are_told(
