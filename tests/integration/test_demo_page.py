@@ -34,6 +34,7 @@ from tests.support.demo_app import (
     load,
     said,
     wait_for_queue,
+    wait_until,
 )
 from tests.support.uploads import write_bomb, write_sound
 
@@ -312,6 +313,8 @@ def test_twenty_users_at_once(serving: Serving, answering: Recording, tmp_path: 
         jobs = []
         for number, user in enumerate(users):
             jobs.append(user.submit())
+            # An empty queue says nothing: the first may not have come yet.
+            wait_until(lambda: len(answering.started) > before, "the first is at the model")
             wait_for_queue(serving, number)
         barrier = threading.Barrier(NUM_USERS)
 
