@@ -17,8 +17,9 @@ from torch import Tensor
 from internvl_chat.model.constants import IGNORE_INDEX
 
 COUNTED = ("weight", "supervised", "tokens", "positions", "samples", "tiles")
-"""Meaning of the entries of :func:`count_step`: loss weights, supervised tokens, tokens that are
-no padding, all positions, samples without padding samples, images and tiles."""
+"""Meaning of the entries of :func:`count_step`: loss weights, supervised tokens, tokens (positions
+that do not pad a row; those of padding samples too), all positions, samples without padding samples,
+tiles."""
 
 
 def count_step(batches: Sequence[Mapping[str, Any]]) -> Tensor:

@@ -15,13 +15,14 @@ import sys
 import tempfile
 from argparse import SUPPRESS
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from internvl_chat.cli import app, main
 from internvl_chat.train import parsing
+from internvl_chat_command import VERBS, _make_app, main
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = str(ROOT / "pretrained/internvl-chat-tiny")
@@ -45,7 +46,7 @@ WRONG_USES: dict[str, list[str]] = {
     "json2jsonl of a missing file": ["json2jsonl", "no/such.json"],
     "chat without a model": ["chat", "What?"],
     "chat with a missing model": ["chat", "--model", "no/such", "What?"],
-    "chat with a missing picture": ["chat", "--model", TINY, "--image", "no.png", "What?"],
+    "chat with a missing image": ["chat", "--model", TINY, "--image", "no.png", "What?"],
     "batch without out": ["chat", "--model", TINY, "--batch", "questions.jsonl"],
     "batch with a question": ["chat", "--model", TINY, "--batch", "a", "--out", "b", "What?"],
     "misspelt option": ["chat", "--modle", TINY],
@@ -94,7 +95,10 @@ def commands() -> Iterator[tuple[list[str], Any]]:
         for name, inner in getattr(command, "commands", {}).items():
             yield from walk([*words, name], inner)
 
-    return walk([], typer.main.get_command(app))
+    yield [], typer.main.get_command(_make_app())
+    for verb in sorted(VERBS):
+        app = import_module(f"internvl_chat.cli.{verb.replace('-', '_')}").app
+        yield from walk([verb], typer.main.get_command(app))
 
 
 def told(argv: Sequence[str]) -> dict[str, Any]:

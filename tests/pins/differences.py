@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
+
+_FILE = re.compile(r"\S+(\.\w+|/)|latest")
 
 
 def differences(pinned: Any, found: Any, *, where: str, relative: float = 0.0) -> Iterator[str]:
@@ -25,6 +28,8 @@ def differences(pinned: Any, found: Any, *, where: str, relative: float = 0.0) -
                 yield f"{inner}: new, {_short(found[name])}"
             else:
                 yield from differences(pinned[name], found[name], where=inner, relative=relative)
+    elif _are_named(pinned) and _are_named(found):
+        yield from differences(_by_name(pinned), _by_name(found), where=where, relative=relative)
     elif isinstance(pinned, list) and isinstance(found, list):
         if len(pinned) != len(found):
             yield f"{where}: {len(found)} values, were {len(pinned)}"
@@ -34,6 +39,18 @@ def differences(pinned: Any, found: Any, *, where: str, relative: float = 0.0) -
         yield from _changed_lines(pinned, found, where)
     elif not _same(pinned, found, relative):
         yield f"{where}: {_short(found)}, was {_short(pinned)}"
+
+
+def _are_named(values: Any) -> bool:
+    """Whether these are options or names of files: one more must not look like a change of the
+    next."""
+    return isinstance(values, list) and all(
+        "names" in one if isinstance(one, dict) else _FILE.fullmatch(str(one)) for one in values
+    )
+
+
+def _by_name(values: list[Any]) -> dict[str, Any]:
+    return {one if isinstance(one, str) else " ".join(one["names"]): one for one in values}
 
 
 def _same(pinned: Any, found: Any, relative: float) -> bool:

@@ -82,6 +82,8 @@ def test_peak_memory_is_what_the_kernel_counts() -> None:
         ("NVIDIA A100-SXM4-80GB", 312e12),
         ("NVIDIA H100 80GB HBM3", 989e12),
         ("NVIDIA GeForce RTX 4090", 165e12),
+        ("NVIDIA L40", 181e12),
+        ("NVIDIA L40S", 362e12),
         ("Tesla T4", None),
     ],
 )
