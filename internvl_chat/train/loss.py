@@ -18,7 +18,7 @@ from internvl_chat.model.constants import IGNORE_INDEX
 
 COUNTED = ("weight", "supervised", "tokens", "positions", "samples", "tiles")
 """Meaning of the entries of :func:`count_step`: loss weights, supervised tokens, tokens (positions
-that do not pad a row; those of padding samples too), all positions, samples without padding samples,
+that do not pad a row, of padding samples too), all positions, samples without padding samples,
 tiles."""
 
 

@@ -96,7 +96,7 @@ def commands() -> Iterator[tuple[list[str], Any]]:
             yield from walk([*words, name], inner)
 
     yield [], typer.main.get_command(_make_app())
-    for verb in sorted(VERBS):
+    for verb in VERBS:
         app = import_module(f"internvl_chat.cli.{verb.replace('-', '_')}").app
         yield from walk([verb], typer.main.get_command(app))
 
