@@ -36,6 +36,17 @@ def require(problems: Iterable[str]) -> None:
         raise ConfigError.listing(found)
 
 
+class _Checked:
+    """A config that tells all that is wrong with it when it is built."""
+
+    def __post_init__(self) -> None:
+        require(self._problems())
+
+    def _problems(self) -> Iterator[str]:
+        """A sentence or two for each problem, with its mend."""
+        raise NotImplementedError
+
+
 def _positive(config: object, flags: dict[str, str]) -> Iterator[str]:
     """A sentence for every field of ``flags`` (field name -> flag) that is not above zero."""
     for name, flag in flags.items():
@@ -52,7 +63,7 @@ def _ascending(low: tuple[str, int], high: tuple[str, int]) -> Iterator[str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceConfig:
+class SourceConfig(_Checked):
     """Where the weights come from: one chat checkpoint, or the parts of a new model."""
 
     model_name_or_path: str | None
@@ -63,9 +74,6 @@ class SourceConfig:
     """A causal LLM's checkpoint, or a chat checkpoint whose LLM is taken."""
     mlp_path: str | None
     """A projector file; None with ``llm_path`` starts from random numbers."""
-
-    def __post_init__(self) -> None:
-        require(self._problems())
 
     def _problems(self) -> Iterator[str]:
         parts = {name: getattr(self, name) for name in ("vision_path", "llm_path", "mlp_path")}
@@ -109,7 +117,7 @@ class SourceConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShapeConfig:
+class ShapeConfig(_Checked):
     """What a run may change about a checkpoint's shape."""
 
     vision_select_layer: int
@@ -123,9 +131,6 @@ class ShapeConfig:
     template: str
     """Name of the chat template."""
 
-    def __post_init__(self) -> None:
-        require(self._problems())
-
     def _problems(self) -> Iterator[str]:
         if not 0 <= self.drop_path_rate < 1:
             yield f"--drop_path_rate {self.drop_path_rate}: want 0 <= rate < 1."
@@ -137,7 +142,7 @@ class ShapeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainableConfig:
+class TrainableConfig(_Checked):
     """Which weights train."""
 
     freeze_llm: bool
@@ -150,9 +155,6 @@ class TrainableConfig:
     """Rank of the LLM's adapter, 0 for none; alpha is twice the rank, dropout 0.05."""
     use_backbone_lora: int
     """Rank of the vision tower's adapter, 0 for none."""
-
-    def __post_init__(self) -> None:
-        require(self._problems())
 
     def _problems(self) -> Iterator[str]:
         for name, frozen in (
@@ -213,7 +215,7 @@ class _StoredImageOptions(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageConfig:
+class ImageConfig(_Checked):
     """How an image becomes tiles, and these numbers."""
 
     image_size: int
@@ -229,9 +231,6 @@ class ImageConfig:
     """Tiles per sample, shared by its images; the thumbnail comes on top."""
     normalize_type: NormalizeType
     """Mean and standard deviation of the pixels."""
-
-    def __post_init__(self) -> None:
-        require(self._problems())
 
     def _problems(self) -> Iterator[str]:
         yield from _positive(self, {"image_size": "force_image_size"})
@@ -301,7 +300,7 @@ class ImageConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MediaConfig:
+class MediaConfig(_Checked):
     """How image and video files are read."""
 
     images: ImageConfig
@@ -313,9 +312,6 @@ class MediaConfig:
     max_image_pixels: int
     """Larger images are bad records."""
 
-    def __post_init__(self) -> None:
-        require(self._problems())
-
     def _problems(self) -> Iterator[str]:
         yield from _positive(self, {"max_image_pixels": "max_image_pixels"})
         yield from _ascending(
@@ -324,7 +320,7 @@ class MediaConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncodeConfig:
+class EncodeConfig(_Checked):
     """How conversations become ids."""
 
     conv_style: str
@@ -336,9 +332,6 @@ class EncodeConfig:
     max_seq_length: int
     """Ids beyond it are cut."""
 
-    def __post_init__(self) -> None:
-        require(self._problems())
-
     def _problems(self) -> Iterator[str]:
         yield from _positive(
             self, {"num_image_token": "num_image_token", "max_seq_length": "max_seq_length"}
@@ -349,7 +342,7 @@ class EncodeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
+class DataConfig(_Checked):
     """Which records, and how they become samples."""
 
     meta_path: str
@@ -360,9 +353,6 @@ class DataConfig:
     max_bad_ratio: float
     """Share of bad records that stops the run."""
 
-    def __post_init__(self) -> None:
-        require(self._problems())
-
     def _problems(self) -> Iterator[str]:
         if not self.meta_path:
             yield "--meta_path is missing: the JSON that lists the datasets."
@@ -371,7 +361,7 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OrderConfig:
+class OrderConfig(_Checked):
     """How the samples of an epoch are put into batches."""
 
     mode: OrderMode
@@ -382,9 +372,6 @@ class OrderConfig:
     """A second limit of a pack; a single sample may exceed it."""
     drop_last: bool
     """Leave out what does not fill a step."""
-
-    def __post_init__(self) -> None:
-        require(self._problems())
 
     def _problems(self) -> Iterator[str]:
         for name in ("max_packed_tokens", "max_packed_tiles"):
