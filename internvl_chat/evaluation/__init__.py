@@ -1,0 +1,1 @@
+"""Evaluation: benchmarks declared in one registry, one runner, pure scorers."""

@@ -1,0 +1,1 @@
+"""Pure scorers: values in, numbers and the texts that the originals print out."""

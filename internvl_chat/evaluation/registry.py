@@ -1,0 +1,49 @@
+"""The table of all benchmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from internvl_chat.errors import ConfigError
+from internvl_chat.evaluation.task import TaskSpec
+from internvl_chat.evaluation.tasks.pope import POPE
+from internvl_chat.model.suggestions import suggest
+
+
+def by_id(tasks: Iterable[TaskSpec]) -> dict[str, TaskSpec]:
+    """Tasks by their id.
+
+    Raises:
+        ValueError: two have the same.
+    """
+    table: dict[str, TaskSpec] = {}
+    for task in tasks:
+        if task.id in table:
+            raise ValueError(f"two tasks are called {task.id}")
+        table[task.id] = task
+    return table
+
+
+TASKS = by_id([POPE])
+
+GROUPS: dict[str, tuple[str, ...]] = {}
+"""Ids that stand for several tasks with one model load."""
+
+
+def find_tasks(names: Iterable[str]) -> list[TaskSpec]:
+    """The tasks of these ids, groups taken apart, each once, in the order given.
+
+    Raises:
+        ConfigError: an id is unknown; the message offers close ones.
+    """
+    found: dict[str, TaskSpec] = {}
+    known = [*TASKS, *GROUPS]
+    for name in names:
+        if name not in known:
+            near = suggest(name, known, limit=3, write=str)
+            raise ConfigError(
+                f"no task {name!r}", where="TASK", fix=f"{near} internvl-chat eval list names all."
+            )
+        for one in GROUPS.get(name, (name,)):
+            found.setdefault(one, TASKS[one])
+    return list(found.values())

@@ -1,0 +1,197 @@
+"""What a benchmark is: where its questions are, how they are asked, how answers become numbers.
+
+A task is a value. Asking, sharding, resuming and files are the runner's; a task that needs an
+exception there wants a new field here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, get_args
+
+from PIL import Image
+
+Rules = Literal["2024", "later", "official"]
+"""Whose behaviour: the evaluators of July 2024, which gave the published numbers; today's; or the
+metric as its authors define it, where a bug of the evaluators moves the score."""
+RULES: tuple[Rules, ...] = get_args(Rules)
+Suite = Literal["internvl", "vlmevalkit"]
+
+
+class ImageSource(Protocol):
+    """An image that is read when it is needed, in whatever process needs it."""
+
+    @property
+    def label(self) -> str:
+        """The path that people are shown."""
+
+    def open(self) -> Image.Image:
+        """Read it, as RGB.
+
+        Raises:
+            BadRecordError: missing, or no image.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoClip:
+    """Frames of a video, one image each."""
+
+    path: str
+    """A video file, or a folder of frames."""
+    num_segments: int
+    bounds: tuple[float, float] | None = None
+    """Start and end in seconds."""
+    frames_per_second: float | None = None
+    """Of a folder of frames, which are numbered from 1; None for a file, which says it itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One thing to ask, before the chat template."""
+
+    id: str
+    """The data's own, or the row's number from 0; ``{key}/`` in front where a task has several
+    files."""
+    prompt: str
+    """``<image>`` where an image belongs; without a tag, ``chat`` puts the images first."""
+    images: tuple[ImageSource, ...] = ()
+    video: VideoClip | None = None
+    record: Mapping[str, Any] = field(default_factory=dict)
+    """What scoring and the answer files need of the data: JSON values, no image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """How answers are generated, unless the user says otherwise."""
+
+    max_new_tokens: int
+    min_new_tokens: int | None = 1
+    num_beams: int = 1
+    """Of the original's default; its beam rule and the user go before it."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Other keywords of ``generate`` that the original passes (``top_k`` of MME)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFile:
+    """A file or folder that a task needs."""
+
+    path: str
+    """Below the working directory; below ``LMUData`` for the TSV family."""
+    format: str
+    """One sentence: what a row looks like, or what the folder holds."""
+    is_folder: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataRoot:
+    """Where data lies."""
+
+    folder: Path
+    """Holds ``data/``: the working directory."""
+    lmu_data: Path
+    """Holds the TSV files: ``$LMUData``, by default ``~/LMUData``."""
+
+    def of(self, suite: Suite) -> Path:
+        """The folder that a suite's paths are relative to."""
+        return self.folder if suite == "internvl" else self.lmu_data
+
+
+class Judge(Protocol):
+    """A model that is asked about answers; replaceable by anything that maps text to text."""
+
+    name: str
+
+    def ask(
+        self, key: str, fields: Mapping[str, str], *, temperature: float, max_tokens: int
+    ) -> str | None:
+        """Its reply to a prompt of ``judge_prompts.yaml``; None where none could be had.
+
+        Args:
+            key: of the prompt.
+            fields: what stands in it.
+            temperature, max_tokens: of the reply.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """What a set of answers is worth under one set of rules."""
+
+    metrics: Mapping[str, float | None]
+    """By name, as the original counts them (0-1 or percent); None for a mean of nothing."""
+    printed: str
+    """Character by character what the original prints around and after scoring, without the lines
+    that name files."""
+    per_sample: Mapping[str, float]
+    """By question id; pairs and groups count at each of their members."""
+    notes: tuple[str, ...] = ()
+    """What is missing or doubtful, for people: no judge, unreadable answers, ..."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreInput:
+    """All that a scorer is handed."""
+
+    questions: Sequence[Question]
+    """In the data's order; all of the task's, or the first ``--limit`` of them."""
+    answers: Mapping[str, str]
+    """By question id, as generated; complete."""
+    rules: Rules
+    judge: Judge | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportInput:
+    """What the files in the original's formats are made of."""
+
+    questions: Sequence[Question]
+    answers: Mapping[str, str]
+    checkpoint: str
+    """Path as given; ``parent`` and ``name`` are its last two parts."""
+    stamp: str
+    """``%y%m%d%H%M%S``"""
+    rules: Rules
+    score: Score | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSpec:
+    """One benchmark as its command line id names it."""
+
+    id: str
+    suite: Suite
+    title: str
+    """For people: ``OK-VQA validation``."""
+    data: tuple[DataFile, ...]
+    load: Callable[[DataRoot, Rules], list[Question]]
+    """Reads the questions, with references, and no image.
+
+    Raises DatasetError for a file that is missing or malformed, with file and line.
+    """
+    generation: Generation
+    metric: str
+    """Of the table in the docs: ``VQA accuracy``."""
+    score: Callable[[ScoreInput], Score] | None
+    """None where only a server can score: then the submission file is all."""
+    rules: tuple[Rules, ...] = ("2024",)
+    """Sets of rules that differ in prompts or scores; the first is the default. A set that is not
+    here means the same as the first."""
+    export: Callable[[ExportInput], Mapping[str, str | bytes]]
+    """File name -> content: the original's answer files and the server's submission."""
+    read_answers: Callable[[Sequence[Path], Sequence[Question]], dict[str, str]]
+    """Reads answer files that the original evaluator (or VLMEvalKit) wrote.
+
+    Raises DatasetError for a file that does not fit the questions.
+    """
+    judge: str | None = None
+    """The judge model of 2024, where one is part of the metric."""
+    single_process: bool = False
+    """As the original runs it; ``GPUS`` is then 1."""
+    published: str = ""
+    """The guide's number, as it prints it."""
+    source: str = ""
+    """The official rule: paper, repository or server."""

@@ -1,0 +1,1 @@
+"""Declarations of benchmarks, grouped by family; ``registry.py`` lists them all."""

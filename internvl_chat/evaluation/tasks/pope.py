@@ -1,0 +1,173 @@
+"""POPE: is an object in the image? (https://arxiv.org/abs/2305.10355)"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from internvl_chat.errors import DatasetError
+from internvl_chat.evaluation.metrics.pope import Counts, reads_as_yes
+from internvl_chat.evaluation.sources import ImageFile, read_json, read_jsonl, require
+from internvl_chat.evaluation.task import (
+    DataFile,
+    DataRoot,
+    ExportInput,
+    Generation,
+    Question,
+    Rules,
+    Score,
+    ScoreInput,
+    TaskSpec,
+)
+
+CATEGORIES = ("random", "popular", "adversarial")
+"""In the guide's order; the original prints in that of a directory listing."""
+QUESTIONS = "data/pope/llava_pope_test.jsonl"
+IMAGES = "data/pope/val2014"
+LABELS = "data/pope/coco/coco_pope_{category}.json"
+
+
+def load(root: DataRoot, rules: Rules) -> list[Question]:
+    """Questions with their labels, which stand at the same position of the category's file."""
+    labels = {category: _labels(root.folder, category) for category in CATEGORIES}
+    met = dict.fromkeys(CATEGORIES, 0)
+    questions = []
+    for record, where in read_jsonl(root.folder / QUESTIONS):
+        category = require(record, "category", where)
+        if category not in labels:
+            known = ", ".join(CATEGORIES)
+            raise DatasetError(f"category is {category!r}, want {known}", where=where)
+        number = met[category]
+        met[category] += 1
+        if number >= len(labels[category]):
+            raise DatasetError(
+                f"question {number + 1} of {category}, its label file has {number} lines",
+                where=where,
+                fix=f"Take {LABELS.format(category=category)} of the same release.",
+            )
+        text = require(record, "text", where)
+        questions.append(
+            Question(
+                id=str(require(record, "question_id", where)),
+                prompt=f"{text} " if rules == "2024" else text.strip(),
+                images=(ImageFile(str(root.folder / IMAGES / require(record, "image", where))),),
+                record={
+                    "question_id": record["question_id"],
+                    "category": category,
+                    "is_yes": labels[category][number] != "no",
+                },
+            )
+        )
+    return questions
+
+
+def _labels(folder: Path, category: str) -> list[str]:
+    path = folder / LABELS.format(category=category)
+    return [str(require(record, "label", where)) for record, where in read_jsonl(path)]
+
+
+def score(given: ScoreInput) -> Score:
+    """Counts by category; their mean F1 under the later rules and as the guide does by hand."""
+    metrics: dict[str, float | None] = {}
+    per_sample: dict[str, float] = {}
+    lines: list[str] = []
+    f1s: list[float] = []
+    for category in CATEGORIES:
+        asked = [one for one in given.questions if one.record["category"] == category]
+        if not asked:
+            continue
+        said = [reads_as_yes(given.answers[one.id]) for one in asked]
+        truth = [bool(one.record["is_yes"]) for one in asked]
+        counts = Counts.of(said, truth)
+        per_sample |= {one.id: float(a == b) for one, a, b in zip(asked, said, truth, strict=True)}
+        metrics |= _metrics(category, counts)
+        lines += _lines(category, counts)
+        f1s.append(counts.f1)
+    overall = round(100 * sum(f1s) / len(f1s), 2) if f1s else 0.0
+    metrics["overall_f1"] = overall
+    if given.rules == "later":
+        lines.append(f"Overall F1: {overall:.2f}")
+    return Score(metrics=metrics, printed="\n".join(lines) + "\n", per_sample=per_sample)
+
+
+def _metrics(category: str, counts: Counts) -> dict[str, float]:
+    values = {
+        "TP": counts.tp,
+        "FP": counts.fp,
+        "TN": counts.tn,
+        "FN": counts.fn,
+        "accuracy": counts.accuracy,
+        "precision": counts.precision,
+        "recall": counts.recall,
+        "f1": counts.f1,
+        "yes_ratio": counts.yes_ratio,
+    }
+    return {f"{category}/{name}": value for name, value in values.items()}
+
+
+def _lines(category: str, counts: Counts) -> list[str]:
+    row = (counts.f1, counts.accuracy, counts.precision, counts.recall, counts.yes_ratio)
+    return [
+        f"Category: {category}, # samples: {counts.num}",
+        "TP\tFP\tTN\tFN\t",
+        f"{counts.tp}\t{counts.fp}\t{counts.tn}\t{counts.fn}",
+        f"Accuracy: {counts.accuracy}",
+        f"Precision: {counts.precision}",
+        f"Recall: {counts.recall}",
+        f"F1 score: {counts.f1}",
+        f"Yes ratio: {counts.yes_ratio}",
+        ", ".join(f"{value:.3f}" for value in row),
+        "====================================",
+    ]
+
+
+def export(given: ExportInput) -> Mapping[str, str]:
+    """``pope_{stamp}.json``, a list with an object per question."""
+    model = "_".join(Path(given.checkpoint).parts[-2:])
+    records: list[dict[str, Any]] = [
+        {
+            "question_id": one.record["question_id"],
+            "text": given.answers[one.id],
+            "model_id": model,
+            "metadata": {},
+        }
+        for one in given.questions
+    ]
+    return {f"pope_{given.stamp}.json": json.dumps(records)}
+
+
+def read_answers(files: Sequence[Path], questions: Sequence[Question]) -> dict[str, str]:
+    """Answers of such a list, by ``question_id``; later files keep the raw text apart."""
+    answers = {}
+    for path in files:
+        for number, record in enumerate(read_json(path)):
+            where = f"{path}, record {number}"
+            identity = str(require(record, "question_id", where))
+            answers[identity] = str(record.get("text_orig", require(record, "text", where)))
+    return answers
+
+
+POPE = TaskSpec(
+    id="pope",
+    suite="internvl",
+    title="POPE",
+    data=(
+        DataFile(path=QUESTIONS, format="JSON lines: question_id, image, text, category"),
+        *(
+            DataFile(path=LABELS.format(category=one), format="JSON lines: label yes or no")
+            for one in CATEGORIES
+        ),
+        DataFile(path=IMAGES, format="COCO val2014 images", is_folder=True),
+    ),
+    load=load,
+    generation=Generation(max_new_tokens=100),
+    metric="F1 of yes and no",
+    score=score,
+    rules=("2024", "later"),
+    export=export,
+    read_answers=read_answers,
+    published="88.6",
+    source="https://github.com/RUCAIBox/POPE",
+)
