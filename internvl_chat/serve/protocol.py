@@ -185,7 +185,7 @@ def _kind_of_part(part: Any) -> str | None:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind == "text" and isinstance(part.get("text"), str):
         return "<text>"
-    return "<image>" if kind == "image_url" else None
+    return "<image_url>" if kind == "image_url" else None
 
 
 def _kind_of_content(content: Any) -> str | None:
@@ -195,7 +195,7 @@ def _kind_of_content(content: Any) -> str | None:
 
 
 Part = Annotated[
-    Annotated[TextPart, Tag("<text>")] | Annotated[ImagePart, Tag("<image>")],
+    Annotated[TextPart, Tag("<text>")] | Annotated[ImagePart, Tag("<image_url>")],
     Discriminator(
         _kind_of_part,
         custom_error_type="want",

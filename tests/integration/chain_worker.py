@@ -25,10 +25,10 @@ def main() -> None:
     set_up_logging(state)
     save_final = CheckpointWriter.save_final
 
-    def note_and_save(self: CheckpointWriter, trainer: Any, directory: str) -> None:
-        trainer.model.eval()
-        Path(sys.argv[2]).write_text(json.dumps(tokens(trainer.model, probe)))
-        save_final(self, trainer, directory)
+    def note_and_save(self: CheckpointWriter, model: Any, directory: Path) -> None:
+        model.eval()
+        Path(sys.argv[2]).write_text(json.dumps(tokens(model, probe)))
+        save_final(self, model, directory)
 
     CheckpointWriter.save_final = note_and_save  # type: ignore[method-assign]
     try:

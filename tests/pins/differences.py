@@ -45,7 +45,8 @@ def _are_named(values: Any) -> bool:
     """Whether these are options or names of files: one more must not look like a change of the
     next."""
     return isinstance(values, list) and all(
-        "names" in one if isinstance(one, dict) else _FILE.fullmatch(str(one)) for one in values
+        "names" in one if isinstance(one, dict) else isinstance(one, str) and _FILE.fullmatch(one)
+        for one in values
     )
 
 

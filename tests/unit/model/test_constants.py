@@ -7,6 +7,7 @@ from typing import get_args
 
 import torch
 
+from internvl_chat.config import NormalizeType
 from internvl_chat.model import constants
 from tests.support.models import CODE_FOLDER
 
@@ -23,7 +24,7 @@ def test_special_tokens_in_the_order_of_published_vocabularies() -> None:
 
 
 def test_every_kind_of_pixel_statistics_has_mean_and_deviation() -> None:
-    assert set(constants.NORMALIZATION) == set(get_args(constants.NormalizeType))
+    assert set(constants.NORMALIZATION) == set(get_args(NormalizeType))
     assert constants.NORMALIZATION["imagenet"] == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert constants.NORMALIZATION["siglip"] == ((0.5,) * 3, (0.5,) * 3)
     for mean, deviation in constants.NORMALIZATION.values():
