@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from internvl_chat.errors import ConfigError
 from internvl_chat.evaluation.task import TaskSpec
 from internvl_chat.evaluation.tasks.pope import POPE
+from internvl_chat.evaluation.tasks.vqa import VQA_GROUP, VQA_TASKS
 from internvl_chat.model.suggestions import suggest
 
 
@@ -24,9 +25,9 @@ def by_id(tasks: Iterable[TaskSpec]) -> dict[str, TaskSpec]:
     return table
 
 
-TASKS = by_id([POPE])
+TASKS = by_id([POPE, *VQA_TASKS])
 
-GROUPS: dict[str, tuple[str, ...]] = {}
+GROUPS: dict[str, tuple[str, ...]] = {"vqa": VQA_GROUP}
 """Ids that stand for several tasks with one model load."""
 
 
