@@ -7,8 +7,9 @@ as wrong here and is remarked.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from internvl_chat.errors import DatasetError
 from internvl_chat.evaluation.metrics.anls import anls
@@ -166,10 +167,8 @@ def score_relaxed(
     prediction.
     """
 
-    def is_right(answer: str, gold: str) -> bool:
-        base = "gold" if rules == "official" else "prediction"
-        return relaxed_accuracy(answer, gold, relative_to=base)  # type: ignore[arg-type]
-
+    base: Literal["gold", "prediction"] = "gold" if rules == "official" else "prediction"
+    is_right = partial(relaxed_accuracy, relative_to=base)
     return _score_by_gold("relaxed_accuracy", is_right, key, questions, answers)
 
 
@@ -273,7 +272,7 @@ def score_gqa(
         lines=[f"{key} {text}"],
         per_sample={identity: float(one.is_right) for identity, one in counted.items()},
         remarks=[
-            *([_listed(unknown, "are not in the questions' file and not counted")] * bool(unknown)),
+            *([_listed(unknown, "outside the official file, not counted")] * bool(unknown)),
             *_part_of_annotation(balanced),
         ],
         summary=text,
