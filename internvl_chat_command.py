@@ -37,6 +37,7 @@ VERBS = {
     "resize-pos-embed": "Lay the position embeddings out for another image size.",
     "export": "Write a checkpoint in another layout, dtype or file size; LoRA weights are merged.",
     "data": "Look at training data as the model sees it.",
+    "eval": "Ask benchmarks, and score answers.",
 }
 """Verb -> its line in the help, which is also the first paragraph of the verb's own help."""
 

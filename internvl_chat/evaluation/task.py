@@ -18,6 +18,10 @@ Rules = Literal["2024", "later", "official"]
 metric as its authors define it, where a bug of the evaluators moves the score."""
 RULES: tuple[Rules, ...] = get_args(Rules)
 Suite = Literal["internvl", "vlmevalkit"]
+Tiling = Literal["each", "enlarge_first"]
+"""``each``: all images of a question, tiled alike. ``enlarge_first`` (MMMU): the first
+alone; with ``--dynamic`` the first at twice its size, tiled, then the others with a tile each, all
+under one tag."""
 
 
 class ImageSource(Protocol):
@@ -84,6 +88,8 @@ class DataFile:
     format: str
     """One sentence: what a row looks like, or what the folder holds."""
     is_folder: bool = False
+    has_substitute: bool = False
+    """Something else serves as well: that it is missing is no error before ``load`` says so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +197,11 @@ class TaskSpec:
     """The judge model of 2024, where one is part of the metric."""
     single_process: bool = False
     """As the original runs it; ``GPUS`` is then 1."""
+    original_beams: int = 5
+    """What ``--num-beams`` was in 2024 where nobody gave it, before the beam rule; one in the TSV
+    family."""
+    tiling: Tiling = "each"
+    """Which images are shown, and in how many tiles; see :data:`Tiling`."""
     published: str = ""
     """The guide's number, as it prints it."""
     source: str = ""

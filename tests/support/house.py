@@ -20,6 +20,7 @@ LEVELS = (
     {"data", "checkpoint"},
     {"chat"},
     {"train", "serve", "web"},
+    {"evaluation"},
     {"cli"},
 )
 """Rooms from the ground up; imports point downwards, never to another room of the same level."""

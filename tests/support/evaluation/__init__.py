@@ -1,0 +1,1 @@
+"""Benchmarks in their layout on disk, invented, for tests."""

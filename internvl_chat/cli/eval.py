@@ -1,0 +1,343 @@
+"""``internvl-chat eval …``: benchmarks at the command line, thin."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from internvl_chat.errors import ConfigError, UserError
+
+if TYPE_CHECKING:
+    from internvl_chat.evaluation.settings import RunSettings
+    from internvl_chat.evaluation.task import DataRoot, Judge, Rules, TaskSpec
+    from internvl_chat.train.distributed import DistributedState
+
+STATUS_FILE = "EVAL_STATUS_FILE"
+"""Environment: where rank 0 leaves the exit code, torchrun having none but 0 and 1."""
+_WEEK_SECONDS = 7 * 24 * 3600.0  # a rank that is done waits for the slowest
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+Tasks = Annotated[
+    list[str], typer.Argument(metavar="TASK...", help="Ids: internvl-chat eval list.")
+]
+TaskId = Annotated[str, typer.Argument(metavar="TASK", help="Id of a task.")]
+RulesName = Annotated[
+    str | None, typer.Option("--rules", help="2024 (by default), later or official.")
+]
+Json = Annotated[bool, typer.Option("--json", help="For programs.")]
+JudgeName = Annotated[str | None, typer.Option("--judge", help="Model that judges answers.")]
+JudgeUrl = Annotated[
+    str | None, typer.Option("--judge-base-url", help="Of an OpenAI-style server.")
+]
+
+
+@app.callback()
+def _root() -> None:
+    """Ask benchmarks, and score answers."""
+
+
+@app.command()
+def run(
+    checkpoint: Annotated[str, typer.Argument(help="Chat checkpoint of any kind.")],
+    task: Tasks,
+    out_dir: Annotated[
+        Path, typer.Option(help="Results go to {out-dir}/{parent}_{name}/{task}.")
+    ] = Path("results"),
+    batch_size: Annotated[
+        str, typer.Option(help="Questions at a time: auto, or a number.")
+    ] = "auto",
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first n questions.")] = None,
+    seed: Annotated[int, typer.Option(help="Of sampled answers.")] = 0,
+    num_beams: Annotated[int | None, typer.Option(min=1, help="1 by default.")] = None,
+    original_beams: Annotated[
+        bool,
+        typer.Option(
+            "--original-beams",
+            help="The original's: 5 under the rules of 2024; 1 above 20e9 parameters or --dynamic.",
+        ),
+    ] = False,
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.0,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="The task's own.")] = None,
+    dynamic: Annotated[bool, typer.Option("--dynamic", help="Cut images into tiles.")] = False,
+    max_num: Annotated[int, typer.Option(min=1, help="Most tiles, with --dynamic.")] = 6,
+    num_segments: Annotated[
+        int | None,
+        typer.Option("--num-segments", "--num_segments", min=1, help="Frames of a video."),
+    ] = None,
+    load_in_8bit: Annotated[bool, typer.Option("--load-in-8bit", help="int8 weights.")] = False,
+    load_in_4bit: Annotated[
+        bool, typer.Option("--load-in-4bit", help="nf4 language model.")
+    ] = False,
+    auto: Annotated[bool, typer.Option("--auto", help="One model over all GPUs.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, in spite of a GPU.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16 instead of the default.")
+    ] = None,
+    workers: Annotated[
+        int, typer.Option("--workers", "--num-workers", min=1, help="Threads that read images.")
+    ] = 2,
+    rules: RulesName = None,
+    judge: JudgeName = None,
+    judge_base_url: JudgeUrl = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show every answer.")] = False,
+    check_only: Annotated[
+        bool, typer.Option("--check-only", help="See that it could start, and stop.")
+    ] = False,
+) -> None:
+    """Ask a checkpoint the questions of tasks and score its answers.
+
+    A run that was killed goes on where it was when it is started again. Under torchrun or srun the
+    questions are shared out.
+
+    Example: internvl-chat eval run pretrained/internvl-chat-tiny pope --limit 100
+    """
+    from internvl_chat.evaluation.registry import find_tasks
+    from internvl_chat.evaluation.settings import RunSettings, results_folder
+
+    found = find_tasks(task)
+    settings = RunSettings(
+        checkpoint=checkpoint,
+        folder=results_folder(out_dir, checkpoint),
+        export_folder=None,
+        root=data_root(),
+        rules=parse_rules(rules),
+        batch_size=_batch_size(batch_size),
+        limit=limit,
+        seed=seed,
+        num_beams=num_beams,
+        uses_original_beams=original_beams,
+        temperature=temperature,
+        max_new_tokens=max_new_tokens,
+        dynamic=dynamic,
+        max_num=max_num,
+        num_segments=num_segments,
+        load_in_8bit=load_in_8bit,
+        load_in_4bit=load_in_4bit,
+        spread=auto,
+        use_cpu=_is_cpu(device),
+        dtype=dtype,
+        workers=workers,
+        is_scored=True,
+        shows_answers=verbose,
+    )
+    require_start(settings, found)
+    if not check_only:
+        raise typer.Exit(run_on_ranks(settings, found, open_judge(judge, judge_base_url)))
+
+
+@app.command("list")
+def list_tasks(as_json: Json = False) -> None:
+    """Name all tasks, what data they need and whether it is here.
+
+    Example: internvl-chat eval list
+    """
+    from internvl_chat.evaluation.registry import GROUPS, TASKS
+
+    root = data_root()
+    rows = [_row(task, root) for task in TASKS.values()]
+    if as_json:
+        typer.echo(json.dumps(rows, ensure_ascii=False))
+        return
+    for row in rows:
+        missing = [one["path"] for one in row["data"] if not one["present"]]
+        state = "data is here" if not missing else f"missing: {', '.join(missing)}"
+        typer.echo(f"{row['id']:<28} {row['metric']:<24} {state}")
+    for name, members in GROUPS.items():
+        typer.echo(f"{name:<28} = {', '.join(members)}")
+
+
+@app.command()
+def prompts(
+    task: TaskId,
+    as_json: Json = False,
+    rules: RulesName = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first n questions.")] = None,
+) -> None:
+    """Show what a model would be asked, before its chat template.
+
+    Example: internvl-chat eval prompts pope --limit 3
+    """
+    from internvl_chat.evaluation.prompts import describe_prompts
+    from internvl_chat.evaluation.registry import find_tasks
+
+    for one in find_tasks([task]):
+        rows = describe_prompts(one, data_root(), parse_rules(rules), limit)
+        if as_json:
+            typer.echo(json.dumps(rows, ensure_ascii=False))
+            continue
+        for row in rows:
+            typer.echo(f"{row['id']}  {row['images']}  {row['settings']}\n{row['prompt']}\n")
+
+
+@app.command()
+def score(
+    task: TaskId,
+    answers: Annotated[
+        list[Path], typer.Argument(metavar="ANSWERS...", help="Ours, or the original's files.")
+    ],
+    as_json: Json = False,
+    rules: RulesName = None,
+    judge: JudgeName = None,
+    judge_base_url: JudgeUrl = None,
+) -> None:
+    """Score answer files, under all rules side by side.
+
+    Takes our answers.jsonl and what the original evaluators and VLMEvalKit write. The exit code is
+    1 if answers are missing.
+
+    Example: internvl-chat eval score pope results/pretrained_internvl-chat-tiny/pope/answers.jsonl
+    """
+    from internvl_chat.evaluation.registry import find_tasks
+    from internvl_chat.evaluation.scoring import as_text, score_files
+
+    tasks = find_tasks([task])
+    if len(tasks) != 1:
+        names = ", ".join(one.id for one in tasks)
+        raise ConfigError(f"{task} stands for several tasks", where="TASK", fix=f"Name {names}.")
+    wanted = parse_rules(rules)
+    report, missing = score_files(
+        tasks[0], data_root(), answers, rules=wanted, judge=open_judge(judge, judge_base_url)
+    )
+    if as_json:
+        typer.echo(json.dumps(report.as_dict(), ensure_ascii=False))
+    else:
+        typer.echo(as_text(report, wanted or tasks[0].rules[0]))
+    if missing:
+        shown = ", ".join(missing[:10]) + (" …" if len(missing) > 10 else "")
+        typer.echo(f"error: {len(missing)} answers are missing: {shown}", err=True)
+        raise typer.Exit(1)
+
+
+# -- shared with run.py ---------------------------------------------------------------------------
+
+
+def data_root() -> DataRoot:
+    """Data below the working directory; TSV files below ``$LMUData`` or ``~/LMUData``."""
+    from internvl_chat.evaluation.task import DataRoot
+
+    named = os.environ.get("LMUData", "")  # noqa: SIM112
+    lmu_data = Path(named) if named and Path(named).exists() else Path.home() / "LMUData"
+    return DataRoot(folder=Path(), lmu_data=lmu_data)
+
+
+def parse_rules(name: str | None) -> Rules | None:
+    """A set of rules by its name; None stays None.
+
+    Raises:
+        ConfigError: there is no such set.
+    """
+    from internvl_chat.evaluation.task import RULES
+
+    if name is None:
+        return None
+    for rules in RULES:
+        if rules == name:
+            return rules
+    raise ConfigError(f"{name!r} are none", where="--rules", fix=f"Give {', '.join(RULES)}.")
+
+
+def open_judge(name: str | None, base_url: str | None) -> Judge | None:
+    """The judge that answers are shown to; None without one.
+
+    Raises:
+        ConfigError: one was named and cannot be asked.
+    """
+    if name is None and base_url is None:
+        return None
+    raise ConfigError("no judge can be asked", where="--judge", fix="Leave it out.")
+
+
+def require_start(settings: RunSettings, tasks: list[TaskSpec]) -> None:
+    """See that a run could start, before anything heavy.
+
+    Raises:
+        UserError: data or the checkpoint are missing, or the settings exclude each other.
+    """
+    from internvl_chat.checkpoint.sources import find_chat_config
+    from internvl_chat.evaluation.scoring import require_data
+
+    require_data(tasks, settings.root, with_folders=True)
+    find_chat_config(settings.checkpoint)
+
+
+def run_on_ranks(settings: RunSettings, tasks: list[TaskSpec], judge: Judge | None) -> int:
+    """Meet the other ranks, run, and return the exit code: 1 where questions could not be asked."""
+    from transformers.utils.logging import disable_progress_bar
+
+    from internvl_chat.evaluation.opening import count_parameters, open_model
+    from internvl_chat.evaluation.runner import run_tasks
+    from internvl_chat.train.distributed import init_distributed, shut_down
+
+    disable_progress_bar()
+    state = init_distributed(timeout_seconds=_WEEK_SECONDS, use_cpu=settings.use_cpu)
+    try:
+        _refuse_spread_over_ranks(settings, state)
+        outcomes = run_tasks(
+            settings,
+            tasks,
+            state,
+            open_answerer=open_model,
+            count_parameters=count_parameters,
+            judge=judge,
+            tell=typer.echo,
+        )
+        return _leave(int(any(one.unanswered for one in outcomes)), state)
+    except UserError as err:
+        from internvl_chat.train.distributed import same_error_on_rank_zero
+
+        _leave(err.exit_code, state)
+        if same_error_on_rank_zero(state, str(err)):
+            return err.exit_code
+        raise
+    finally:
+        shut_down()
+
+
+def _refuse_spread_over_ranks(settings: RunSettings, state: DistributedState) -> None:
+    if settings.spread and state.world_size > 1:
+        raise ConfigError(
+            f"one model over all GPUs, but {state.world_size} processes",
+            where="--auto",
+            fix="Start one process: GPUS=1.",
+        )
+
+
+def _leave(code: int, state: DistributedState) -> int:
+    """Leave the exit code for ``evaluate.sh``, which reads it; torchrun is then told of success."""
+    place = os.environ.get(STATUS_FILE, "")
+    if not place or not code:
+        return code if state.is_main else 0
+    Path(place).write_text(str(code), encoding="utf-8")
+    return 0
+
+
+def _row(task: TaskSpec, root: DataRoot) -> dict[str, Any]:
+    place = root.of(task.suite)
+    return {
+        "id": task.id,
+        "suite": task.suite,
+        "data": [{"path": one.path, "present": (place / one.path).exists()} for one in task.data],
+        "metric": task.metric,
+        "max_new_tokens": task.generation.max_new_tokens,
+        "judge": task.judge,
+        "published": task.published,
+    }
+
+
+def _batch_size(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdecimal() or not int(text):
+        raise ConfigError(f"is {text!r}", where="--batch-size", fix="Give auto, or 1 or more.")
+    return int(text)
+
+
+def _is_cpu(device: str | None) -> bool:
+    if device not in (None, "cpu", "cuda"):
+        raise ConfigError(f"is {device!r}", where="--device", fix="Give cpu, or leave it out.")
+    return device == "cpu"

@@ -1,0 +1,143 @@
+"""``run.py`` at the repository's root: VLMEvalKit's command line before our runner."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from internvl_chat.cli.eval import (
+    data_root,
+    open_judge,
+    parse_rules,
+    require_start,
+    run_on_ranks,
+)
+from internvl_chat.errors import ConfigError, UserError
+
+if TYPE_CHECKING:
+    from internvl_chat.evaluation.settings import RunSettings
+    from internvl_chat.evaluation.task import TaskSpec
+
+_NO_JUDGE = "exact_matching"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run models x data sets in the order given; returns the exit code."""
+    options = _parser().parse_args(argv)
+    try:
+        return _run(options)
+    except UserError as err:
+        typer.echo(f"error: {err}", err=True)
+        return err.exit_code
+
+
+def _run(options: argparse.Namespace) -> int:
+    from internvl_chat.evaluation.registry import find_tasks
+
+    tasks = find_tasks(options.data)
+    checkpoints = [(name, find_checkpoint(name)) for name in options.model]
+    judge_name = None if options.judge == _NO_JUDGE else options.judge
+    judge = open_judge(judge_name, options.judge_base_url)
+    codes = []
+    for name, checkpoint in checkpoints:
+        settings = _settings(options, name, checkpoint)
+        if options.mode == "eval":
+            codes += [_score(settings, task, name) for task in tasks]
+            continue
+        require_start(settings, tasks)
+        codes.append(run_on_ranks(settings, tasks, judge))
+    return max(codes)
+
+
+def find_checkpoint(name: str) -> str:
+    """A model's path: an existing one, else ``pretrained/NAME``.
+
+    Raises:
+        ConfigError: neither is there.
+    """
+    for path in (Path(name), Path("pretrained") / name):
+        if path.is_dir():
+            return str(path)
+    raise ConfigError(
+        f"no folder {name} and no pretrained/{name}",
+        where="--model",
+        fix="Download the checkpoint first; nothing is fetched from the network.",
+    )
+
+
+def _settings(options: argparse.Namespace, name: str, checkpoint: str) -> RunSettings:
+    from internvl_chat.evaluation.settings import RunSettings
+
+    folder = Path(options.work_dir) / Path(name).name
+    return RunSettings(
+        checkpoint=checkpoint,
+        folder=folder,
+        export_folder=folder,
+        root=data_root(),
+        rules=parse_rules(options.rules),
+        batch_size=options.batch_size,
+        limit=options.limit,
+        seed=0,
+        num_beams=None,
+        uses_original_beams=True,
+        temperature=0.0,
+        max_new_tokens=None,
+        dynamic=False,
+        max_num=6,
+        num_segments=options.nframe,
+        load_in_8bit=False,
+        load_in_4bit=False,
+        spread=False,
+        use_cpu=False,
+        dtype=None,
+        workers=2,
+        is_scored=options.mode != "infer",
+        shows_answers=options.verbose,
+    )
+
+
+def _score(settings: RunSettings, task: TaskSpec, name: str) -> int:
+    """Score the predictions of an earlier run; returns the exit code."""
+    from internvl_chat.evaluation.results import ANSWERS
+    from internvl_chat.evaluation.scoring import as_text, score_files
+
+    ours = settings.folder / task.id / ANSWERS
+    table = settings.folder / f"{Path(name).name}_{task.id}.xlsx"
+    path = ours if ours.exists() else table
+    report, missing = score_files(task, settings.root, [path], rules=settings.rules)
+    typer.echo(as_text(report, settings.rules or task.rules[0]))
+    if missing:
+        typer.echo(f"error: {path}: {len(missing)} answers are missing", err=True)
+    return int(bool(missing))
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Options of both states of the toolkit, as far as their meanings agree."""
+    parser = argparse.ArgumentParser(prog="run.py", description=__doc__)
+    add = parser.add_argument
+    add("--data", nargs="+", required=True, help="Names of data sets.")
+    add("--model", nargs="+", required=True, help="Paths of checkpoints, or names in pretrained/.")
+    add("--work-dir", default=os.environ.get("MMEVAL_ROOT", "."), help="Of the results.")
+    add("--mode", choices=("all", "infer", "eval"), default="all", help="Ask, score, or both.")
+    add("--judge", help=f"Judge model; {_NO_JUDGE}: none.")
+    add("--judge-base-url", help="Of an OpenAI-style server.")
+    add("--verbose", action="store_true", help="Show every answer.")
+    add("--rules", help="2024 (by default), later or official.")
+    add("--limit", type=int, help="Only the first n questions.")
+    add("--batch-size", type=int, help="Questions at a time; chosen by default.")
+    add("--nframe", type=int, help="Frames of a video.")
+    for flags in (("--api-nproc", "--nproc"), ("--retry",)):
+        add(*flags, type=int, help="Of requests to the judge.")
+    for flag in ("--reuse", "--ignore", "--rerun", "--keep-failed"):
+        add(flag, action="store_true", help="Taken and not needed: runs resume and score anew.")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

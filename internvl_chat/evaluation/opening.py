@@ -1,0 +1,80 @@
+"""Load a checkpoint as the runner asks it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import torch
+
+from internvl_chat.chat.loading import load_model
+from internvl_chat.chat.media import image_config_of
+from internvl_chat.checkpoint.load import require_complete, skeleton_of
+from internvl_chat.checkpoint.sources import read_chat_config
+from internvl_chat.evaluation.generate import ModelAnswerer
+from internvl_chat.evaluation.pixels import TileRule
+from internvl_chat.evaluation.settings import RunSettings
+from internvl_chat.train.distributed import DistributedState, agree
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def count_parameters(checkpoint: str) -> int:
+    """Logical parameters of a checkpoint, however its weights are stored; reads no weight."""
+    total = 0
+    for shape in skeleton_of(read_chat_config(checkpoint)).shapes.values():
+        total += int(torch.Size(shape).numel())
+    return total
+
+
+def open_model(settings: RunSettings, state: DistributedState) -> ModelAnswerer:
+    """Load the model on this rank.
+
+    Weights are mapped and copied tensor by tensor; the first rank of a node goes ahead, so that
+    the others find the files in memory.
+    """
+    _share_threads(state)
+    agree(state, lambda: require_complete(settings.checkpoint))
+    model, tokenizer = agree(
+        state, lambda: load_model(settings.checkpoint, **_placement(settings, state))
+    )
+    images = image_config_of(model.config)
+    if model.config.dynamic_image_size and not settings.dynamic and state.is_main:
+        logger.warning(
+            "the checkpoint was trained on tiles; it is asked with whole images: --dynamic"
+        )
+    rule = TileRule(
+        side=images.image_size,
+        max_tiles=settings.max_num if settings.dynamic else None,
+        has_thumbnail=bool(model.config.use_thumbnail),
+        normalize_type=images.normalize_type,
+    )
+    return ModelAnswerer(model, tokenizer, rule, settings.seed)
+
+
+def _placement(settings: RunSettings, state: DistributedState) -> dict[str, Any]:
+    """Keywords of ``load_model``."""
+    options: dict[str, Any] = {"dtype": DTYPES[settings.dtype] if settings.dtype else None}
+    if settings.load_in_8bit:
+        options["load_in_8bit"] = True
+    if settings.load_in_4bit:
+        from transformers import BitsAndBytesConfig
+
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+            llm_int8_skip_modules=["vision_model", "mlp1", "lm_head"],
+        )
+    if settings.spread and torch.cuda.device_count() > 1 and state.device.type == "cuda":
+        return {**options, "gpus": torch.cuda.device_count()}
+    return {**options, "device": state.device}
+
+
+def _share_threads(state: DistributedState) -> None:
+    """On a CPU the ranks of a machine share its cores."""
+    if state.device.type == "cpu" and state.world_size > 1:
+        on_this_node = int(os.environ.get("LOCAL_WORLD_SIZE", state.world_size))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // on_this_node))

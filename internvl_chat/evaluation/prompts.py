@@ -1,0 +1,40 @@
+"""What a model would be asked: to be looked at first when a score is off."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from internvl_chat.evaluation.pixels import shown_images
+from internvl_chat.evaluation.scoring import load_questions, require_data
+from internvl_chat.evaluation.task import DataRoot, Rules, TaskSpec
+
+
+def describe_prompts(
+    task: TaskSpec, root: DataRoot, rules: Rules | None, limit: int | None
+) -> list[dict[str, Any]]:
+    """Questions in the data's order, before the chat template; no image is read.
+
+    Raises:
+        ConfigError: data is missing or malformed.
+    """
+    require_data([task], root, with_folders=False)
+    own = rules if rules in task.rules else task.rules[0]
+    generation = task.generation
+    settings: dict[str, Any] = {
+        **generation.extra,
+        "num_beams": generation.num_beams,
+        "max_new_tokens": generation.max_new_tokens,
+        "do_sample": False,
+        "temperature": 0.0,
+    }
+    if generation.min_new_tokens is not None:
+        settings["min_new_tokens"] = generation.min_new_tokens
+    return [
+        {
+            "id": one.id,
+            "prompt": one.prompt,
+            "images": list(shown_images(one, dynamic=False, tiling=task.tiling)),
+            "settings": settings,
+        }
+        for one in load_questions(task, root, own, limit)
+    ]

@@ -1,0 +1,134 @@
+"""What a user decides about a run of benchmarks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from internvl_chat.errors import ConfigError
+from internvl_chat.evaluation.task import DataRoot, Rules, TaskSpec
+
+LARGE_MODEL_PARAMETERS = 20_000_000_000
+"""Above this the original asks with one beam."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """How the tasks of one command are asked."""
+
+    checkpoint: str
+    folder: Path
+    """Of this checkpoint's results; each task has a folder in it."""
+    export_folder: Path | None
+    """Where files in the original's formats go; beside the answers if None."""
+    root: DataRoot
+    rules: Rules | None
+    """None: each task's first."""
+    batch_size: int | None
+    """Questions per forward pass; None: chosen by length and dtype."""
+    limit: int | None
+    """Only the first so many questions."""
+    seed: int
+    """Of sampling."""
+    num_beams: int | None
+    """None: one, or what ``uses_original_beams`` says."""
+    uses_original_beams: bool
+    """The original's default and its beam rule go where ``num_beams`` is None."""
+    temperature: float
+    """Above 0 an answer is sampled."""
+    max_new_tokens: int | None
+    """None: the task's."""
+    dynamic: bool
+    """Cut images into tiles."""
+    max_num: int
+    """Most tiles of an image, with ``dynamic``."""
+    num_segments: int | None
+    """Frames of a video; None: the task's."""
+    load_in_8bit: bool
+    load_in_4bit: bool
+    spread: bool
+    """One process, the model over all GPUs."""
+    use_cpu: bool
+    dtype: str | None
+    """Of the weights; None: bfloat16 on a GPU, float32 on a CPU."""
+    workers: int
+    """Threads that read images ahead of the model."""
+    is_scored: bool
+    """Otherwise only answers and files in the original's formats are written."""
+    shows_answers: bool
+    """Each answer is shown as it comes."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "limit", "num_beams", "max_new_tokens", "num_segments"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"is {value}", where=_flag(name), fix="Give 1 or more.")
+        for name in ("max_num", "workers"):
+            if getattr(self, name) < 1:
+                raise ConfigError("is below 1", where=_flag(name), fix="Give 1 or more.")
+        if self.temperature < 0:
+            raise ConfigError(
+                f"is {self.temperature}", where="--temperature", fix="Give 0 or more."
+            )
+        if self.load_in_8bit and self.load_in_4bit:
+            raise ConfigError(
+                "exclude each other", where="--load-in-8bit and --load-in-4bit", fix="Give one."
+            )
+
+    def rules_of(self, task: TaskSpec) -> Rules:
+        """The rules that a task is asked and first scored by."""
+        return self.rules if self.rules in task.rules else task.rules[0]
+
+    def beams_of(self, task: TaskSpec, num_parameters: int | None) -> tuple[int, str]:
+        """Number of beams, and why.
+
+        Args:
+            task: that is asked.
+            num_parameters: logical ones, quantised weights counted as what they stand for; needed
+                with ``uses_original_beams``.
+        """
+        if not self.uses_original_beams:
+            given = self.num_beams or 1
+            return given, "--num-beams" if self.num_beams else "one by default"
+        if self.dynamic:
+            return 1, "the original's rule: one with --dynamic"
+        if num_parameters is not None and num_parameters > LARGE_MODEL_PARAMETERS:
+            billions = num_parameters / 1e9
+            return 1, f"the original's rule: one above 20e9 parameters, here {billions:.1f}e9"
+        if self.num_beams is not None:
+            return self.num_beams, "--num-beams"
+        if task.suite == "vlmevalkit" or self.rules_of(task) != "2024":
+            return 1, "the original's default"
+        return task.original_beams, "the original's default in 2024"
+
+    def generation_of(self, task: TaskSpec, num_beams: int) -> dict[str, Any]:
+        """Settings of generation as the original names them, for people and for ``run.json``."""
+        settings: dict[str, Any] = {
+            **task.generation.extra,
+            "num_beams": num_beams,
+            "max_new_tokens": self.max_new_tokens or task.generation.max_new_tokens,
+            "do_sample": self.temperature > 0,
+            "temperature": self.temperature,
+        }
+        if task.generation.min_new_tokens is not None:
+            settings["min_new_tokens"] = task.generation.min_new_tokens
+        return settings
+
+
+def generate_keywords(settings: dict[str, Any]) -> dict[str, Any]:
+    """Those settings as ``generate`` takes them: what only sampling reads is left out of greedy."""
+    if settings["do_sample"]:
+        return {name: value for name, value in settings.items() if value is not None}
+    idle = {"temperature", "top_k", "top_p"}
+    return {name: value for name, value in settings.items() if name not in idle}
+
+
+def results_folder(out_dir: Path, checkpoint: str) -> Path:
+    """``{out_dir}/{parent}_{name}`` of the last two parts of the checkpoint's path."""
+    parts = [part for part in Path(checkpoint).parts if part not in ("/", ".", "..")]
+    return out_dir / "_".join(parts[-2:])
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
