@@ -84,9 +84,10 @@ command -v "$1" >/dev/null 2>&1 ||
     exec "$python" "$@" --check-only
 ) || exit $?
 EVAL_STATUS_FILE=$(mktemp)
-export EVAL_STATUS_FILE
+OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # torchrun would say so at length; the ranks share the cores themselves
+export EVAL_STATUS_FILE OMP_NUM_THREADS
 trap 'rm -f "$EVAL_STATUS_FILE"' EXIT
 status=0
 "$@" || status=$?
-if [ -s "$EVAL_STATUS_FILE" ]; then status=$(cat "$EVAL_STATUS_FILE"); fi
+if [ "$status" -eq 0 ] && [ -s "$EVAL_STATUS_FILE" ]; then status=$(cat "$EVAL_STATUS_FILE"); fi
 exit "$status"

@@ -270,30 +270,23 @@ def run_on_ranks(settings: RunSettings, tasks: list[TaskSpec], judge: Judge | No
     from transformers.utils.logging import disable_progress_bar
 
     from internvl_chat.evaluation.opening import count_parameters, open_model
-    from internvl_chat.evaluation.runner import run_tasks
+    from internvl_chat.evaluation.runner import plan_tasks, run_plans
     from internvl_chat.train.distributed import init_distributed, shut_down
 
     disable_progress_bar()
     state = init_distributed(timeout_seconds=_WEEK_SECONDS, use_cpu=settings.use_cpu)
     try:
-        _refuse_spread_over_ranks(settings, state)
-        outcomes = run_tasks(
-            settings,
-            tasks,
-            state,
-            open_answerer=open_model,
-            count_parameters=count_parameters,
-            judge=judge,
-            tell=typer.echo,
+        try:
+            _refuse_spread_over_ranks(settings, state)
+            plans = plan_tasks(settings, tasks, state, count_parameters)
+        except UserError as err:  # all ranks', in agreement
+            if state.is_main:
+                typer.echo(f"error: {err}", err=True)
+            return _leave(err.exit_code, state)
+        outcomes = run_plans(
+            settings, plans, state, open_answerer=open_model, judge=judge, tell=typer.echo
         )
         return _leave(int(any(one.unanswered for one in outcomes)), state)
-    except UserError as err:
-        from internvl_chat.train.distributed import same_error_on_rank_zero
-
-        _leave(err.exit_code, state)
-        if same_error_on_rank_zero(state, str(err)):
-            return err.exit_code
-        raise
     finally:
         shut_down()
 
@@ -308,11 +301,12 @@ def _refuse_spread_over_ranks(settings: RunSettings, state: DistributedState) ->
 
 
 def _leave(code: int, state: DistributedState) -> int:
-    """Leave the exit code for ``evaluate.sh``, which reads it; torchrun is then told of success."""
+    """The exit code of this rank; where ``evaluate.sh`` reads rank 0's, torchrun gets a zero."""
     place = os.environ.get(STATUS_FILE, "")
-    if not place or not code:
-        return code if state.is_main else 0
-    Path(place).write_text(str(code), encoding="utf-8")
+    if state.world_size == 1 or not place:
+        return code
+    if state.is_main:
+        Path(place).write_text(str(code), encoding="utf-8")
     return 0
 
 

@@ -69,13 +69,12 @@ class Outcome:
     """``id: reason`` of questions that could not be asked."""
 
 
-def run_tasks(
+def run_plans(
     settings: RunSettings,
-    tasks: Sequence[TaskSpec],
+    plans: Sequence[Plan],
     state: DistributedState,
     *,
     open_answerer: Callable[[RunSettings, DistributedState], Answerer],
-    count_parameters: Callable[[str], int],
     judge: Judge | None = None,
     tell: Callable[[str], None] = lambda text: None,
 ) -> list[Outcome]:
@@ -83,20 +82,15 @@ def run_tasks(
 
     Args:
         settings: of the run.
-        tasks: in this order.
+        plans: of :func:`plan_tasks`.
         state: of this rank.
         open_answerer: loads the model; not called where nothing is left to ask.
-        count_parameters: of a checkpoint, for the original's beam rule.
         judge: of the tasks that have one.
         tell: shows a line to people, on rank 0.
 
     Returns:
         An outcome a task on rank 0, none on others.
-
-    Raises:
-        UserError: on all ranks: data is missing, or a folder holds another run's answers.
     """
-    plans = plan_tasks(settings, tasks, state, count_parameters)
     answerer: Answerer | None = None
     if any(plan.open_ids for plan in plans):
         answerer = open_answerer(settings, state)
@@ -126,8 +120,14 @@ def plan_tasks(
 ) -> list[Plan]:
     """Read the questions and take the folders, before a model is loaded.
 
+    Args:
+        settings: of the run.
+        tasks: in this order.
+        state: of this rank.
+        count_parameters: of a checkpoint, for the original's beam rule.
+
     Raises:
-        UserError: see :func:`run_tasks`.
+        UserError: on all ranks: data is missing, or a folder holds another run's answers.
     """
 
     def plan() -> list[Plan]:
