@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from internvl_chat.errors import ConfigError
 from internvl_chat.evaluation.task import TaskSpec
+from internvl_chat.evaluation.tasks.mmbench import MMBENCH
 from internvl_chat.evaluation.tasks.mmmu import MMMU
 from internvl_chat.evaluation.tasks.pope import POPE
 from internvl_chat.evaluation.tasks.vqa import VQA_GROUP, VQA_TASKS
@@ -26,7 +27,7 @@ def by_id(tasks: Iterable[TaskSpec]) -> dict[str, TaskSpec]:
     return table
 
 
-TASKS = by_id([POPE, *VQA_TASKS, *MMMU])
+TASKS = by_id([POPE, *VQA_TASKS, *MMMU, *MMBENCH])
 
 GROUPS: dict[str, tuple[str, ...]] = {"vqa": VQA_GROUP}
 """Ids that stand for several tasks with one model load."""
