@@ -6,8 +6,10 @@ from collections.abc import Iterable
 
 from internvl_chat.errors import ConfigError
 from internvl_chat.evaluation.task import TaskSpec
+from internvl_chat.evaluation.tasks.llava_bench import LLAVA_BENCH
 from internvl_chat.evaluation.tasks.mmbench import MMBENCH
 from internvl_chat.evaluation.tasks.mmmu import MMMU
+from internvl_chat.evaluation.tasks.mmvet import MMVET
 from internvl_chat.evaluation.tasks.pope import POPE
 from internvl_chat.evaluation.tasks.vqa import VQA_GROUP, VQA_TASKS
 from internvl_chat.model.suggestions import suggest
@@ -27,7 +29,7 @@ def by_id(tasks: Iterable[TaskSpec]) -> dict[str, TaskSpec]:
     return table
 
 
-TASKS = by_id([POPE, *VQA_TASKS, *MMMU, *MMBENCH])
+TASKS = by_id([POPE, *VQA_TASKS, *MMMU, *MMBENCH, MMVET, LLAVA_BENCH])
 
 GROUPS: dict[str, tuple[str, ...]] = {"vqa": VQA_GROUP}
 """Ids that stand for several tasks with one model load."""
