@@ -11,6 +11,7 @@ from internvl_chat.evaluation.tasks.mmbench import MMBENCH
 from internvl_chat.evaluation.tasks.mmmu import MMMU
 from internvl_chat.evaluation.tasks.mmvet import MMVET
 from internvl_chat.evaluation.tasks.pope import POPE
+from internvl_chat.evaluation.tasks.tsv import TSV_TASKS
 from internvl_chat.evaluation.tasks.vqa import VQA_GROUP, VQA_TASKS
 from internvl_chat.model.suggestions import suggest
 
@@ -29,7 +30,7 @@ def by_id(tasks: Iterable[TaskSpec]) -> dict[str, TaskSpec]:
     return table
 
 
-TASKS = by_id([POPE, *VQA_TASKS, *MMMU, *MMBENCH, MMVET, LLAVA_BENCH])
+TASKS = by_id([POPE, *VQA_TASKS, *MMMU, *MMBENCH, MMVET, LLAVA_BENCH, *TSV_TASKS])
 
 GROUPS: dict[str, tuple[str, ...]] = {"vqa": VQA_GROUP}
 """Ids that stand for several tasks with one model load."""

@@ -136,6 +136,10 @@ class Score:
     """By question id; pairs and groups count at each of their members."""
     notes: tuple[str, ...] = ()
     """What is missing or doubtful, for people: no judge, unreadable answers, ..."""
+    replies: Mapping[str, str] = field(default_factory=dict)
+    """The judge's, by question id, where the answer files hold them."""
+    added_columns: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By question id: what the original adds to its table of answers (``hit``, ``log``, ...)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +166,8 @@ class ExportInput:
     """``%y%m%d%H%M%S``"""
     rules: Rules
     score: Score | None = None
+    judge_name: str | None = None
+    """As it was asked for; it stands in names of files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +185,8 @@ class TaskSpec:
     Raises DatasetError for a file that is missing or malformed, with file and line.
     """
     generation: Generation
+    generation_by_rules: Mapping[Rules, Generation] = field(default_factory=dict)
+    """Where a set of rules generates otherwise than ``generation``."""
     metric: str
     """Of the table in the docs: ``VQA accuracy``."""
     score: Callable[[ScoreInput], Score] | None

@@ -1,0 +1,201 @@
+"""What the TSV benchmarks share: reading, generation, prompts, files, judges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path, PurePath
+from typing import Any
+
+from internvl_chat.evaluation.metrics.multiple_choice import LETTERS
+from internvl_chat.evaluation.spreadsheets import read_predictions, write_xlsx
+from internvl_chat.evaluation.task import (
+    DataFile,
+    DataRoot,
+    ExportInput,
+    Generation,
+    Judge,
+    Question,
+    Rules,
+    Score,
+    ScoreInput,
+    TaskSpec,
+)
+from internvl_chat.evaluation.tsv import load_questions, text_of
+
+SOURCE = "https://github.com/open-compass/VLMEvalKit"
+COLUMNS = "index, question, image (base64, or another row's index)"
+LETTER_EN = "Answer with the option's letter from the given choices directly."
+LETTER_CN = "请直接回答选项字母。"
+DIRECT_EN = "Answer the question directly."
+DIRECT_CN = "请直接回答问题。"
+SHORT = "Answer the question using a single word or phrase."
+GENERATION = Generation(max_new_tokens=1024, min_new_tokens=None, extra={"top_p": None})
+GENERATION_BY_RULES: Mapping[Rules, Generation] = {
+    "later": Generation(max_new_tokens=4096, min_new_tokens=None, extra={"top_p": None})
+}
+RULE_SETS: tuple[Rules, ...] = ("2024", "later", "official")
+JUDGE_SUFFIXES = {"chatgpt-0125": "openai", "gpt-4-0125": "gpt4"}
+MAX_TOKENS = 1024
+"""Of a judge's reply, unless a benchmark says otherwise."""
+
+Prompt = Callable[[Mapping[str, Any]], str]
+Scorer = Callable[[ScoreInput], Score]
+Exporter = Callable[[ExportInput], Mapping[str, str | bytes]]
+
+
+# -- prompts -------------------------------------------------------------------------------------
+
+
+def question_of(row: Mapping[str, Any]) -> str:
+    """The question's text, empty where it is missing (the original stops there)."""
+    return "" if row.get("question") is None else text_of(row["question"])
+
+
+def has_chinese(text: str) -> bool:
+    """Whether a character of U+4E00-U+9FFF is in it."""
+    return any("\u4e00" <= char <= "\u9fff" for char in text)
+
+
+def choice_prompt(row: Mapping[str, Any]) -> str:
+    """Hint, question, options, and how to answer, in Chinese if any of them is."""
+    text = question_of(row)
+    if row.get("hint") is not None:
+        text = f"{text_of(row['hint'])}\n{text}"
+    options = [
+        f"\n{letter}. {text_of(row[letter])}" for letter in LETTERS if row.get(letter) is not None
+    ]
+    text += "".join(options)
+    if options:
+        return f"{text}\n{LETTER_CN if has_chinese(text) else LETTER_EN}"
+    return f"{text}\n{DIRECT_CN if has_chinese(text) else DIRECT_EN}"
+
+
+def yes_no_prompt(row: Mapping[str, Any]) -> str:
+    """The question and both instructions, the first unless the question has it itself."""
+    text = question_of(row)
+    first = "" if "yes or no" in text.lower() else " Please answer yes or no."
+    return f"{text}{first} {SHORT}"
+
+
+def short_prompt(row: Mapping[str, Any]) -> str:
+    """The question, and that a word or phrase will do."""
+    return f"{question_of(row)}\n{SHORT}"
+
+
+# -- scoring -------------------------------------------------------------------------------------
+
+
+def asker(
+    judge: Judge | None, key: str, fields: Mapping[str, str], *, max_tokens: int = MAX_TOKENS
+) -> Callable[[float], str | None] | None:
+    """A judge that is only told a temperature; None without one."""
+    if judge is None:
+        return None
+
+    def ask(temperature: float) -> str | None:
+        return judge.ask(key, fields, temperature=temperature, max_tokens=max_tokens)
+
+    return ask
+
+
+def no_judge(count: int, what: str) -> tuple[str, ...]:
+    """The note on answers that only a judge could read."""
+    return (f"no judge: {count} {what}",) if count else ()
+
+
+def lacking(questions: Sequence[Question], column: str, effect: str) -> tuple[str, ...]:
+    """The note on rows without a value in a column that the data has.
+
+    The original stops there.
+    """
+    count = sum(column in one.record and one.record[column] is None for one in questions)
+    return (f"{count} rows have no {column}: {effect}",) if count else ()
+
+
+# -- files ---------------------------------------------------------------------------------------
+
+
+def file_stem(given: ExportInput, dataset: str) -> str:
+    """``{model}_{dataset}``; the model is the last part of the checkpoint's path."""
+    return f"{PurePath(given.checkpoint).name}_{dataset}"
+
+
+def judge_suffix(given: ExportInput) -> str:
+    """What stands for the judge in names of files."""
+    if given.judge_name is None:
+        return "exact_matching"
+    return JUDGE_SUFFIXES.get(given.judge_name, given.judge_name)
+
+
+def answer_table(given: ExportInput, *, scored: bool = False) -> bytes:
+    """The TSV's columns but the image, and ``prediction``; with what scoring added, if asked."""
+    rows: list[dict[str, Any]] = []
+    for one in given.questions:
+        row = {**one.record, "prediction": given.answers[one.id]}
+        if scored and given.score is not None:
+            row |= given.score.added_columns.get(one.id, {})
+        rows.append(row)
+    columns = dict.fromkeys(name for row in rows for name in row)
+    return write_xlsx(tuple(columns), rows)
+
+
+# -- tasks ---------------------------------------------------------------------------------------
+
+
+def load_with(prompt: Prompt, file: str) -> Callable[[DataRoot, Rules], list[Question]]:
+    """The loader of a TSV with a prompt for its rows."""
+
+    def load(root: DataRoot, rules: Rules) -> list[Question]:
+        return load_questions(root.lmu_data, file, rules, prompt)
+
+    return load
+
+
+def tsv_task(
+    dataset: str,
+    *,
+    prompt: Prompt,
+    columns: str,
+    metric: str,
+    score: Scorer | None,
+    export: Exporter,
+    file: str | None = None,
+    title: str | None = None,
+    judge: str | None = None,
+    published: str = "",
+    source: str = SOURCE,
+    whole_numbers: bool = False,
+) -> TaskSpec:
+    """A benchmark of the family.
+
+    Args:
+        dataset: id, and the stem of the file below ``LMUData``.
+        columns: that the file has besides those of all.
+        file: where it is, if not there.
+        whole_numbers: see :func:`read_predictions`.
+    """
+    path = file or f"{dataset}.tsv"
+    return TaskSpec(
+        id=dataset,
+        suite="vlmevalkit",
+        title=title or dataset,
+        data=(DataFile(path=path, format=f"TSV: {COLUMNS}, {columns}"),),
+        load=load_with(prompt, path),
+        generation=GENERATION,
+        generation_by_rules=GENERATION_BY_RULES,
+        metric=metric,
+        score=score,
+        rules=RULE_SETS,
+        export=export,
+        read_answers=partial(_read, whole_numbers=whole_numbers),
+        judge=judge,
+        published=published,
+        source=source,
+    )
+
+
+def _read(
+    files: Sequence[Path], questions: Sequence[Question], *, whole_numbers: bool
+) -> dict[str, str]:
+    return read_predictions(files, questions, whole_numbers=whole_numbers)

@@ -1,0 +1,150 @@
+"""HallusionBench (https://arxiv.org/abs/2310.14566), and other yes-or-no TSV sets by path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from internvl_chat.evaluation.metrics.tables import ScoreTable, csv_table, print_table
+from internvl_chat.evaluation.metrics.yes_no import (
+    YesNoItem,
+    hallusion_table,
+    rating_table,
+    read_with_judge,
+)
+from internvl_chat.evaluation.task import ExportInput, Question, Score, ScoreInput, TaskSpec
+from internvl_chat.evaluation.tasks.tsv.common import (
+    SHORT,
+    answer_table,
+    asker,
+    file_stem,
+    lacking,
+    no_judge,
+    question_of,
+    tsv_task,
+    yes_no_prompt,
+)
+from internvl_chat.evaluation.tsv import text_of
+
+
+def hallusion_prompt(row: Mapping[str, object]) -> str:
+    """The question and both instructions."""
+    return f"{question_of(row)} Please answer yes or no. {SHORT}"
+
+
+def items_of(questions: Sequence[Question], rights: Mapping[str, float]) -> list[YesNoItem]:
+    """Rows as they are counted."""
+    return [
+        YesNoItem(
+            index=one.id,
+            category=_name(one, "category"),
+            l2_category=_name(one, "l2-category"),
+            right=bool(rights[one.id]),
+        )
+        for one in questions
+    ]
+
+
+def _name(question: Question, column: str) -> str | None:
+    cell = question.record.get(column)
+    return None if cell is None else text_of(cell)
+
+
+def score_yes_no(given: ScoreInput, table_of: Callable[[Sequence[YesNoItem]], ScoreTable]) -> Score:
+    """Answers read as yes or no, by a judge where rules cannot; unknown is wrong."""
+    hits: dict[str, float] = {}
+    columns: dict[str, dict[str, object]] = {}
+    unread = 0
+    for one in given.questions:
+        fields = {"question": question_of(one.record), "prediction": given.answers[one.id]}
+        read, log = read_with_judge(
+            given.answers[one.id],
+            asker(given.judge, "yes_no", fields),
+            later=given.rules == "later",
+        )
+        gold = text_of(one.record.get("answer"))
+        if given.rules == "official":
+            gold = gold.strip().capitalize()
+        hits[one.id] = float(read == gold)
+        columns[one.id] = {"extracted": read, "score": read == gold}
+        unread += "no judge" in log
+    table = table_of(items_of(given.questions, hits))
+    return Score(
+        metrics=table.values(),
+        printed=print_table(table),
+        per_sample=hits,
+        notes=(
+            *no_judge(unread, "answers that rules cannot read count as Unknown, which is wrong"),
+            *lacking(given.questions, "answer", "counted as wrong"),
+        ),
+        added_columns=columns,
+    )
+
+
+def score_hallusion(given: ScoreInput) -> Score:
+    """aAcc, fAcc and qAcc; the guide's figure is the mean of the three over all rows."""
+    score = score_yes_no(given, hallusion_table)
+    overall = [score.metrics[f"Overall|{name}"] for name in ("aAcc", "fAcc", "qAcc")]
+    notes = list(score.notes)
+    strange = sum(one.parts is None for one in items_of(given.questions, score.per_sample))
+    if strange:
+        notes.append(f"{strange} indices do not name set, figure and question: in aAcc alone")
+    metrics = dict(score.metrics)
+    if None not in overall:
+        numbers = [number for number in overall if number is not None]
+        metrics["result"] = sum(numbers) / 3
+        shown = " + ".join(f"{number:g}" for number in numbers)
+        notes.append(f"result = ({shown}) / 3 = {metrics['result']:.1f}")
+    return Score(
+        metrics=metrics,
+        printed=score.printed,
+        per_sample=score.per_sample,
+        notes=tuple(notes),
+        added_columns=score.added_columns,
+    )
+
+
+def export_yes_no(
+    given: ExportInput, dataset: str, table_of: Callable[[Sequence[YesNoItem]], ScoreTable]
+) -> dict[str, str | bytes]:
+    """The table of answers; with a score, that with ``extracted`` and ``score``, and the rates."""
+    stem = file_stem(given, dataset)
+    files: dict[str, str | bytes] = {f"{stem}.xlsx": answer_table(given)}
+    if given.score is not None:
+        files[f"{stem}_auxmatch.xlsx"] = answer_table(given, scored=True)
+        files[f"{stem}_score.csv"] = csv_table(
+            table_of(items_of(given.questions, given.score.per_sample))
+        )
+    return files
+
+
+def yes_no_task(dataset: str, *, file: str | None = None) -> TaskSpec:
+    """Another yes-or-no set."""
+    return tsv_task(
+        dataset,
+        prompt=yes_no_prompt,
+        columns="answer (Yes or No); category, l2-category",
+        metric="accuracy of yes and no",
+        score=lambda given: score_yes_no(given, rating_table),
+        export=lambda given: export_yes_no(given, dataset, rating_table),
+        file=file,
+        judge="chatgpt-0125",
+    )
+
+
+def hallusion_task(dataset: str, *, file: str | None = None, published: str = "") -> TaskSpec:
+    """HallusionBench, or a part of it by path."""
+    return tsv_task(
+        dataset,
+        prompt=hallusion_prompt,
+        columns="answer (Yes or No), category, l2-category; index VD_illusion_1_0_2_1",
+        metric="accuracy of answers, figures, questions",
+        score=score_hallusion,
+        export=lambda given: export_yes_no(given, dataset, hallusion_table),
+        file=file,
+        judge="chatgpt-0125",
+        published=published,
+        source="https://github.com/tianyi-lab/HallusionBench",
+    )
+
+
+HALLUSIONBENCH = hallusion_task("HallusionBench", published="48.1")

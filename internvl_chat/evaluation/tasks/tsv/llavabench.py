@@ -1,0 +1,109 @@
+"""LLaVA-Bench in the wild as VLMEvalKit has it (https://arxiv.org/abs/2304.08485)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from internvl_chat.evaluation.metrics.llavabench_tsv import (
+    CATEGORIES,
+    NO_MARKS,
+    marks_table,
+    read_marks,
+)
+from internvl_chat.evaluation.metrics.tables import ScoreTable, csv_table, print_table
+from internvl_chat.evaluation.task import ExportInput, Judge, Question, Score, ScoreInput
+from internvl_chat.evaluation.tasks.tsv.common import (
+    MAX_TOKENS,
+    answer_table,
+    file_stem,
+    lacking,
+    question_of,
+    tsv_task,
+)
+from internvl_chat.evaluation.tsv import text_of, texts_of
+
+DATASET = "LLaVABench"
+TEMPERATURE = 0.2
+
+
+def prompt(row: Mapping[str, Any]) -> str:
+    """The question, and that detail is wanted."""
+    return f"{question_of(row)}\nAnswer this question in detail."
+
+
+def _category(question: Question) -> str | None:
+    cell = question.record.get("category")
+    return None if cell is None else text_of(cell)
+
+
+def review(judge: Judge, question: Question, answer: str) -> str | None:
+    """A judge's review of GPT-4's answer and ours; None where none could be had."""
+    row = question.record
+    category = _category(question)
+    fields = {
+        "context": "\n".join(texts_of(row.get("caption"))),
+        "question": question_of(row),
+        "answer_1": text_of(row.get("gpt4_ans")),
+        "answer_2": answer,
+        "category": category if category in CATEGORIES else "conv",
+    }
+    return judge.ask("llava_bench", fields, temperature=TEMPERATURE, max_tokens=MAX_TOKENS)
+
+
+def table_of(
+    questions: Sequence[Question], marks: Sequence[tuple[float, float]], *, official: bool
+) -> ScoreTable:
+    """Relative scores and means."""
+    return marks_table([_category(one) for one in questions], marks, official=official)
+
+
+def score(given: ScoreInput) -> Score:
+    """A judge's marks for GPT-4's answers and ours; nothing without one."""
+    if given.judge is None:
+        note = f"no judge: {len(given.questions)} answers are not scored"
+        return Score(metrics={}, printed="", per_sample={}, notes=(note,))
+    marks = [read_marks(review(given.judge, one, given.answers[one.id])) for one in given.questions]
+    table = table_of(given.questions, marks, official=given.rules == "official")
+    unread = marks.count(NO_MARKS)
+    effect = "left out" if given.rules == "official" else "they enter the means as -1"
+    strange = sum(_category(one) not in CATEGORIES for one in given.questions)
+    pairs = list(zip(given.questions, marks, strict=True))
+    return Score(
+        metrics=table.values(),
+        printed=print_table(table),
+        per_sample={one.id: pair[1] for one, pair in pairs},
+        notes=(
+            *((f"{unread} reviews hold no two marks: {effect}",) * bool(unread)),
+            *((f"{strange} rows are of another category: judged as conv",) * bool(strange)),
+            *lacking(given.questions, "question", "asked without one"),
+        ),
+        added_columns={one.id: {"gpt4_score": pair[0], "score": pair[1]} for one, pair in pairs},
+    )
+
+
+def export(given: ExportInput) -> dict[str, str | bytes]:
+    """The table of answers; with marks, that with both, and the means."""
+    stem = file_stem(given, DATASET)
+    files: dict[str, str | bytes] = {f"{stem}.xlsx": answer_table(given)}
+    if given.score is not None and given.score.added_columns:
+        added = [given.score.added_columns[one.id] for one in given.questions]
+        marks = [(one["gpt4_score"], one["score"]) for one in added]
+        table = table_of(given.questions, marks, official=given.rules == "official")
+        files[f"{stem}_openai_result.xlsx"] = answer_table(given, scored=True)
+        files[f"{stem}_score.csv"] = csv_table(table)
+    return files
+
+
+LLAVABENCH = tsv_task(
+    DATASET,
+    prompt=prompt,
+    title="LLaVA-Bench in the wild (TSV)",
+    columns="category (conv, detail, complex), caption, gpt4_ans",
+    metric="judged, relative to GPT-4",
+    score=score,
+    export=export,
+    judge="gpt-4-turbo",
+    published="76.4",
+    source="https://github.com/haotian-liu/LLaVA",
+)
