@@ -21,6 +21,8 @@ from internvl_chat.evaluation.task import Question
 from internvl_chat.evaluation.tsv import PANDAS_MISSING, Cell, pandas_column, read_indices
 
 LONGEST_CELL = 32_767
+JUDGEMENT_MARK = "\x00judged "
+"""Between an answer and the JSON of what a judge said of it."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f]")
 _LIKE_CONTROL = re.compile(r"(_x[0-9a-fA-F]{4}_)")
 Columns = dict[str, list[Cell]]
@@ -36,6 +38,20 @@ def _openpyxl() -> Any:
             fix='pip install -e ".[eval]"',
         ) from err
     return openpyxl
+
+
+# -- judged answers ------------------------------------------------------------------------------
+
+
+def with_judgement(answer: str, judged: Mapping[str, Any]) -> str:
+    """An answer of a table that a judge has been over, with what it says of it."""
+    return f"{answer}{JUDGEMENT_MARK}{json.dumps(dict(judged))}"
+
+
+def split_judgement(answer: str) -> tuple[str, dict[str, Any]]:
+    """The answer alone, and what a judge said of it where the table held it."""
+    text, mark, judged = answer.partition(JUDGEMENT_MARK)
+    return text, json.loads(judged) if mark else {}
 
 
 # -- writing -------------------------------------------------------------------------------------
@@ -169,7 +185,11 @@ def _by_column(records: Sequence[Any], where: str) -> Columns:
 
 
 def read_predictions(
-    files: Sequence[Path], questions: Sequence[Question], *, whole_numbers: bool = False
+    files: Sequence[Path],
+    questions: Sequence[Question],
+    *,
+    whole_numbers: bool = False,
+    judged: Sequence[str] = (),
 ) -> dict[str, str]:
     """Answers by question id, from tables with ``index`` and ``prediction``.
 
@@ -199,6 +219,9 @@ def read_predictions(
                 fix="Take the answers of this data.",
             )
         texts = [_text(cell, whole_numbers) for cell in columns["prediction"]]
+        if judged and all(name in columns for name in judged):
+            rows = [{name: columns[name][n] for name in judged} for n in range(len(texts))]
+            texts = [with_judgement(text, row) for text, row in zip(texts, rows, strict=True)]
         answers |= {str(one): text for one, text in zip(ids, texts, strict=True)}
     return answers
 

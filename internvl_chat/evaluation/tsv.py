@@ -67,14 +67,14 @@ def pandas_column(texts: Sequence[str]) -> list[Cell]:
     """
     known = [text for text in texts if text not in PANDAS_MISSING]
     gaps = len(known) < len(texts)
-    if all(_INTEGER.fullmatch(text) for text in known) and _fits_64_bits(known):
-        read: Callable[[str], Cell] = float if gaps else int
+    read: Callable[[str], Cell] = str
+    if all(_INTEGER.fullmatch(text) for text in known):
+        if _fits_64_bits(known):
+            read = float if gaps else int
     elif all(_FLOAT.fullmatch(text) for text in known):
         read = float
     elif all(text in _BOOLEANS for text in known):
         read = _BOOLEANS.__getitem__
-    else:
-        read = str
     return [None if text in PANDAS_MISSING else read(text) for text in texts]
 
 

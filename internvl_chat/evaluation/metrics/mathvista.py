@@ -6,7 +6,7 @@ Source: https://github.com/lupantech/MathVista, as VLMEvalKit carries it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,8 @@ from internvl_chat.evaluation.metrics.can_infer import can_infer
 from internvl_chat.evaluation.metrics.multiple_choice import LETTERS
 from internvl_chat.evaluation.metrics.tables import ScoreTable
 
-JUDGE_TRIES = 5
+JUDGE_TEMPERATURES = (0.0, 0.5, 1.0, 1.5, 2.0)
+"""Of each try."""
 PREFETCHED = "Prefetch succeed"
 
 
@@ -94,28 +95,6 @@ def prefetch(
         return answer.strip()
     number = int(answer) if item.answer_type == "integer" else float(answer)
     return str(number) if number else None
-
-
-def read_answer(
-    item: MathItem,
-    answer: str,
-    ask: Callable[[float], str | None] | None,
-    *,
-    later: bool = False,
-    official: bool = False,
-) -> MathReading:
-    """Prefetch, else let a judge extract, up to five times; then check."""
-    taken = prefetch(item, answer, later=later, official=official)
-    if taken is not None:
-        right = check(item, taken, later=later, official=official)
-        return MathReading(taken, True, right, PREFETCHED)
-    if ask is None:
-        return MathReading("", False, False, "not prefetched, no judge")
-    for attempt in range(JUDGE_TRIES):
-        if (reply := ask(0.5 * attempt)) is not None:
-            right = check(item, reply, later=later, official=official)
-            return MathReading(reply, False, right, f"extracted at try {attempt + 1}")
-    return MathReading("", False, False, "no reply of the judge")
 
 
 def skill_table(

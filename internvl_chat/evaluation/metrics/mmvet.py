@@ -6,31 +6,23 @@ Source: https://github.com/yuweihao/MM-Vet, as VLMEvalKit carries it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from internvl_chat.evaluation.metrics.tables import ScoreTable
 
 CAPABILITIES = ("rec", "ocr", "know", "gen", "spat", "math")
-JUDGE_TRIES = 5
+JUDGE_TEMPERATURES = (0.0, 0.5, 1.0, 1.5, 2.0)
+"""Of each try."""
 
 
-def read_mark(reply: str | None) -> float | None:
+def read_mark(reply: str) -> float | None:
     """A number from 0 to 1; None for any other reply."""
     try:
-        mark = float(reply or "")
+        mark = float(reply)
     except ValueError:
         return None
     return mark if 0 <= mark <= 1 else None
-
-
-def ask_mark(ask: Callable[[float], str | None]) -> tuple[float, str]:
-    """A judge's mark and a line about it: up to five tries, each warmer, then 0."""
-    for attempt in range(JUDGE_TRIES):
-        mark = read_mark(ask(0.5 * attempt))
-        if mark is not None:
-            return mark, f"marked at try {attempt + 1}"
-    return 0.0, "no mark after five tries"
 
 
 def mark_tables(

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import random
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from internvl_chat.evaluation.metrics.can_infer import NONE_FITS, can_infer, infer_text
+from internvl_chat.evaluation.metrics.can_infer import NONE_FITS, can_infer
 from internvl_chat.evaluation.metrics.tables import ScoreTable, mean
 
 LETTERS = string.ascii_uppercase
@@ -41,8 +41,8 @@ class ChoiceItem:
     """Letter -> option."""
     gold: str | None
     answer: str
-    is_open: bool = False
-    """No options were given; A is the right answer, B any other (MMMU, ``official`` alone)."""
+    accepted: tuple[str, ...] = ()
+    """Right answers where no options were given (MMMU, ``official`` alone): A is any of them."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,10 @@ class ChoiceReading:
     hit: float
     log: str
 
-
-AskChoice = Callable[[str, str, str], str | None]
-"""(question, options, answer) -> a judge's reply, None where none could be had."""
+    @classmethod
+    def of(cls, item: ChoiceItem, letter: str, log: str) -> ChoiceReading:
+        """A hit if the letter is the right one."""
+        return cls(letter, float(letter == item.gold), log)
 
 
 def options_of(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,58 +72,23 @@ def render_options(options: Mapping[str, Any]) -> str:
 
 def infer(item: ChoiceItem, *, later: bool) -> str | None:
     """By rules: a letter, ``Z``, or None."""
-    if item.is_open:
-        return infer_text(item.answer, {"A": item.options["A"]})
+    if item.accepted:
+        lowered = item.answer.lower()
+        return "A" if any(text.lower() in lowered for text in item.accepted) else None
     return can_infer(item.answer, item.options, later=later)
 
 
-def read_choice(
-    item: ChoiceItem, *, later: bool, ask: AskChoice | None = None, guess: bool = True
-) -> ChoiceReading:
-    """Read one answer by rules, then by a judge.
+def draw(item: ChoiceItem) -> str:
+    """One of the options and ``Z``, where a judge could not be understood.
 
-    Args:
-        item: the question with its answer.
-        later: today's rules.
-        ask: a judge; without one, what the rules cannot read is ``Z``.
-        guess: after three replies that cannot be read, draw one of the options and ``Z``; the
-            generator is seeded by the id (the original's is not seeded).
+    The generator is seeded by the id; the original's is not seeded.
     """
-    letter = infer(item, later=later)
-    log = "read by rules"
-    if letter is None and ask is None:
-        letter, log = NONE_FITS, "not read by rules, no judge"
-    elif letter is None and ask is not None:
-        letter, log = _ask(item, ask, later=later, guess=guess)
-    return ChoiceReading(str(letter), float(letter == item.gold), log)
+    return random.Random(item.id).choice([*item.options, NONE_FITS])
 
 
-def _ask(item: ChoiceItem, ask: AskChoice, *, later: bool, guess: bool) -> tuple[str, str]:
-    options = render_options(item.options)
-    for _ in range(JUDGE_TRIES):
-        reply = ask(item.question, options, item.answer)
-        if reply is not None and (letter := can_infer(reply, item.options, later=later)):
-            return letter, f"judge: {reply}"
-    if not guess:
-        return NONE_FITS, "not read by the judge"
-    drawn = random.Random(item.id).choice([*item.options, NONE_FITS])
-    return drawn, "not read by the judge, drawn at random"
-
-
-def read_circle(
-    items: Sequence[ChoiceItem], *, later: bool, ask: AskChoice | None = None, guess: bool = True
-) -> list[ChoiceReading]:
-    """Rotations of one question: a hit for each if all are right, else for none.
-
-    A rotation that the rules read and that is wrong ends the group before a judge is asked.
-    """
-    by_rules = [infer(item, later=later) for item in items]
-    wrong = any(one and one != item.gold for one, item in zip(by_rules, items, strict=True))
-    readings = [
-        read_choice(item, later=later, ask=None if wrong else ask, guess=guess) for item in items
-    ]
-    hit = float(all(one.hit for one in readings))
-    return [ChoiceReading(one.letter, hit, one.log) for one in readings]
+def is_lost(items: Sequence[ChoiceItem], letters: Sequence[str | None]) -> bool:
+    """Whether a rotation of a question was read by rules and is wrong: no judge is asked then."""
+    return any(one and one != item.gold for one, item in zip(letters, items, strict=True))
 
 
 def accuracy_table(rows: Sequence[Mapping[str, Any]], hits: Sequence[float]) -> ScoreTable:

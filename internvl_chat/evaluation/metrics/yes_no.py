@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from internvl_chat.evaluation.metrics.tables import ScoreTable
 
 YesNo = Literal["Yes", "No", "Unknown"]
-JUDGE_TRIES = 5
+JUDGE_TEMPERATURES = (0.0, 0.5, 1.0, 1.5, 2.0)
+"""Of each try."""
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _DIGIT_COMMA = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"\.(?!\d)")
@@ -52,24 +53,10 @@ def read_yes_no(answer: str, *, later: bool = False) -> YesNo:
     return "Yes" if "yes" in words else "No"
 
 
-def read_with_judge(
-    answer: str, ask: Callable[[float], str | None] | None, *, later: bool = False
-) -> tuple[YesNo, str]:
-    """The reading, and a line that says whose it is.
-
-    Args:
-        answer: of the model.
-        ask: a judge at a temperature, for what the rules cannot read; up to five tries.
-        later: today's rule for periods.
-    """
-    read = read_yes_no(answer, later=later)
-    if read != "Unknown" or ask is None:
-        return read, "read by rules" if read != "Unknown" else "not read by rules, no judge"
-    for attempt in range(JUDGE_TRIES):
-        reply = ask(0.5 * attempt)
-        if reply is not None and (read := read_yes_no(reply, later=later)) != "Unknown":
-            return read, f"judge: {reply}"
-    return "Unknown", "not read by the judge"
+def read_verdict(reply: str, *, later: bool = False) -> YesNo | None:
+    """A judge's reply by the same rule; None where it says neither."""
+    read = read_yes_no(reply, later=later)
+    return None if read == "Unknown" else read
 
 
 @dataclass(frozen=True)

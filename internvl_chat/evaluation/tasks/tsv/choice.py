@@ -5,43 +5,47 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from internvl_chat.evaluation.metrics.can_infer import can_infer
+from internvl_chat.evaluation.judge import JudgeRequest, ask_all
+from internvl_chat.evaluation.metrics.can_infer import NONE_FITS, can_infer
 from internvl_chat.evaluation.metrics.multiple_choice import (
     CIRCLE,
+    JUDGE_TRIES,
     LETTERS,
     OTHER_ANSWERS,
-    AskChoice,
     ChoiceItem,
     ChoiceReading,
     accuracy_table,
+    draw,
+    infer,
+    is_lost,
     options_of,
-    read_choice,
-    read_circle,
+    render_options,
 )
 from internvl_chat.evaluation.metrics.tables import ScoreTable, csv_table, print_table
-from internvl_chat.evaluation.task import (
-    ExportInput,
-    Judge,
-    Question,
-    Score,
-    ScoreInput,
-    TaskSpec,
-)
+from internvl_chat.evaluation.spreadsheets import split_judgement
+from internvl_chat.evaluation.task import ExportInput, Question, Score, ScoreInput, TaskSpec
 from internvl_chat.evaluation.tasks.tsv.common import (
-    MAX_TOKENS,
     answer_table,
     choice_prompt,
     file_stem,
     has_chinese,
     judge_suffix,
+    judgements,
     lacking,
     no_judge,
+    plain_answers,
     question_of,
+    request,
     tsv_task,
 )
 from internvl_chat.evaluation.tsv import text_of, texts_of
+
+UNREAD = "not read by rules"
+NOT_UNDERSTOOD = "not read by the judge"
+DRAWN = "drawn at random"
 
 
 def is_mmmu(dataset: str) -> bool:
@@ -63,58 +67,80 @@ def item_of(question: Question, answer: str, *, mmmu: bool, official: bool) -> C
     row = question.record
     options = options_of(row)
     gold = None if row.get("answer") is None else text_of(row["answer"])
-    is_open = False
+    accepted: tuple[str, ...] = ()
     if mmmu:
         if "A" not in options:
-            is_open = official and not options
+            accepted = tuple(texts_of(gold)) if official and not options and gold else ()
             options = {**options, "A": gold, "B": OTHER_ANSWERS}
+            options = {letter: options[letter] for letter in sorted(options)}
             if gold is None:
                 del options["A"]
-            options = dict(sorted(options.items()))
-        if is_open or gold is None or gold not in LETTERS or len(gold) != 1:
+        if accepted or gold is None or gold not in [*LETTERS]:
             gold = "A"
-    return ChoiceItem(question.id, question_of(row), options, gold, answer, is_open=is_open)
-
-
-def _ask(judge: Judge) -> AskChoice:
-    def ask(question: str, options: str, answer: str) -> str | None:
-        key = "choice_cn" if has_chinese(question) else "choice_en"
-        fields = {"question": question, "options": options, "prediction": answer}
-        return judge.ask(key, fields, temperature=0.0, max_tokens=MAX_TOKENS)
-
-    return ask
+    return ChoiceItem(question.id, question_of(row), options, gold, answer, accepted)
 
 
 def read_all(given: ScoreInput, dataset: str) -> dict[str, ChoiceReading]:
-    """Readings by question id."""
-    official = given.rules == "official"
+    """Readings by question id: by rules, then by a judge where there is one."""
     later = given.rules == "later"
-    ask = _ask(given.judge) if given.judge is not None else None
-    groups: dict[str, list[ChoiceItem]] = defaultdict(list)
+    answers, judged = plain_answers(given), judgements(given)
+    mmmu, official = is_mmmu(dataset), given.rules == "official"
+    items = {
+        one.id: item_of(one, answers[one.id], mmmu=mmmu, official=official)
+        for one in given.questions
+    }
+    groups: dict[str, list[str]] = defaultdict(list)
     for one in given.questions:
-        items = _variants(one, given.answers[one.id], dataset, official)
-        groups[_group(one, dataset)].extend(items)
+        groups[_group(one, dataset)].append(one.id)
     readings: dict[str, ChoiceReading] = {}
-    for items in groups.values():
-        if is_circular(dataset):
-            found = read_circle(items, later=later, ask=ask, guess=not official)
-        else:
-            found = [read_choice(one, later=later, ask=ask, guess=not official) for one in items]
-        for item, reading in zip(items, found, strict=True):
-            if item.id not in readings or reading.hit:
-                readings[item.id] = reading
+    waiting: list[ChoiceItem] = []
+    for names in groups.values():
+        group = [items[name] for name in names]
+        letters = [infer(item, later=later) for item in group]
+        lost = len(group) > 1 and is_lost(group, letters)
+        for item, letter in zip(group, letters, strict=True):
+            if item.id in judged:
+                hit = float(judged[item.id]["hit"] or 0)
+                readings[item.id] = ChoiceReading("", hit, str(judged[item.id]["log"]))
+            elif letter is not None:
+                readings[item.id] = ChoiceReading.of(item, letter, "read by rules")
+            else:
+                readings[item.id] = ChoiceReading.of(item, NONE_FITS, UNREAD)
+                waiting += [] if lost else [item]
+    readings |= _by_judge(given, waiting)
+    for names in groups.values():
+        hit = min(readings[name].hit for name in names)
+        readings |= {name: replace(readings[name], hit=hit) for name in names}
     return readings
 
 
-def _variants(question: Question, answer: str, dataset: str, official: bool) -> list[ChoiceItem]:
-    """The item; under ``official`` an open question's list of answers, one by one."""
-    item = item_of(question, answer, mmmu=is_mmmu(dataset), official=official)
-    if not item.is_open:
-        return [item]
-    return [
-        ChoiceItem(item.id, item.question, {"A": text, "B": OTHER_ANSWERS}, "A", answer, True)
-        for text in texts_of(question.record.get("answer"))
-    ]
+def _by_judge(given: ScoreInput, waiting: Sequence[ChoiceItem]) -> dict[str, ChoiceReading]:
+    """Of answers that rules cannot read; drawn at random where the judge is not understood."""
+    if given.judge is None:
+        return {}
+    readings: dict[str, ChoiceReading] = {}
+    left = list(waiting)
+    for _ in range(JUDGE_TRIES):
+        replies = ask_all(given.judge, [_request(item) for item in left])
+        for item, reply in zip(left, replies, strict=True):
+            if reply and (found := can_infer(reply, item.options, later=given.rules == "later")):
+                readings[item.id] = ChoiceReading.of(item, found, f"judge: {reply}")
+        left = [item for item in left if item.id not in readings]
+    for item in left:
+        if given.rules == "official":
+            readings[item.id] = ChoiceReading.of(item, NONE_FITS, NOT_UNDERSTOOD)
+        else:
+            readings[item.id] = ChoiceReading.of(item, draw(item), f"{NOT_UNDERSTOOD}, {DRAWN}")
+    return readings
+
+
+def _request(item: ChoiceItem) -> JudgeRequest:
+    fields = {
+        "question": item.question,
+        "options": render_options(item.options),
+        "prediction": item.answer,
+    }
+    return request("choice_cn" if has_chinese(item.question) else "choice_en", fields)
 
 
 def _group(question: Question, dataset: str) -> str:
@@ -129,6 +155,9 @@ def table_of(questions: Sequence[Question], hits: Mapping[str, float], dataset: 
     rows: dict[str, Question] = {}
     for one in questions:
         rows.setdefault(_group(one, dataset), one)
+    for one in questions:  # the group is named by its main row, where that is there
+        if one.id in rows:
+            rows[one.id] = one
     chosen = list(rows.values())
     return accuracy_table([one.record for one in chosen], [hits[one.id] for one in chosen])
 
@@ -138,8 +167,8 @@ def score_choices(given: ScoreInput, dataset: str) -> Score:
     readings = read_all(given, dataset)
     hits = {one.id: readings[one.id].hit for one in given.questions}
     table = table_of(given.questions, hits, dataset)
-    unread = sum("no judge" in one.log for one in readings.values())
-    drawn = sum("at random" in one.log for one in readings.values())
+    unread = sum(one.log == UNREAD for one in readings.values()) if given.judge is None else 0
+    drawn = sum(DRAWN in one.log for one in readings.values())
     notes = (
         *no_judge(unread, "answers that rules cannot read count as wrong (exact matching)"),
         *((f"{drawn} answers that the judge could not read were drawn at random",) * bool(drawn)),
@@ -177,7 +206,7 @@ def export_for_server(given: ExportInput, dataset: str) -> dict[str, str | bytes
     later = given.rules == "later"
     chosen = {}
     for one in given.questions:
-        answer = given.answers[one.id]
+        answer = split_judgement(given.answers[one.id])[0]
         letter = can_infer(answer, options_of(one.record), later=later)
         chosen[str(one.record.get("id", one.id))] = letter or answer
     return {f"{stem}.xlsx": answer_table(given), f"{stem}.json": json.dumps(chosen, indent=4)}
@@ -189,6 +218,7 @@ def choice_task(dataset: str, *, file: str | None = None, **details: Any) -> Tas
         "columns": "A, B, ... (options), answer (letter); category, l2-category, split",
         "metric": "accuracy",
         "judge": "chatgpt-0125",
+        "judged": ("hit", "log"),
         **details,
     }
     return tsv_task(

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, TypeVar
 
+from internvl_chat.evaluation.judge import JudgeRequest, ask_until
 from internvl_chat.evaluation.metrics.multiple_choice import LETTERS
-from internvl_chat.evaluation.spreadsheets import read_predictions, write_xlsx
+from internvl_chat.evaluation.spreadsheets import (
+    read_predictions,
+    split_judgement,
+    write_xlsx,
+)
 from internvl_chat.evaluation.task import (
     DataFile,
     DataRoot,
@@ -39,6 +44,7 @@ JUDGE_SUFFIXES = {"chatgpt-0125": "openai", "gpt-4-0125": "gpt4"}
 MAX_TOKENS = 1024
 """Of a judge's reply, unless a benchmark says otherwise."""
 
+Parsed = TypeVar("Parsed")
 Prompt = Callable[[Mapping[str, Any]], str]
 Scorer = Callable[[ScoreInput], Score]
 Exporter = Callable[[ExportInput], Mapping[str, str | bytes]]
@@ -86,17 +92,34 @@ def short_prompt(row: Mapping[str, Any]) -> str:
 # -- scoring -------------------------------------------------------------------------------------
 
 
-def asker(
-    judge: Judge | None, key: str, fields: Mapping[str, str], *, max_tokens: int = MAX_TOKENS
-) -> Callable[[float], str | None] | None:
-    """A judge that is only told a temperature; None without one."""
-    if judge is None:
-        return None
+def plain_answers(given: ScoreInput) -> dict[str, str]:
+    """The answers alone, in the data's order."""
+    return {one.id: split_judgement(given.answers[one.id])[0] for one in given.questions}
 
-    def ask(temperature: float) -> str | None:
-        return judge.ask(key, fields, temperature=temperature, max_tokens=max_tokens)
 
-    return ask
+def judgements(given: ScoreInput) -> dict[str, dict[str, Any]]:
+    """What a judge said earlier, where the answers come from a table that holds it."""
+    found = {one.id: split_judgement(given.answers[one.id])[1] for one in given.questions}
+    return {name: judged for name, judged in found.items() if judged}
+
+
+def ask_by_id(
+    judge: Judge | None,
+    requests: Mapping[str, JudgeRequest],
+    read: Callable[[str], Parsed | None],
+    temperatures: Sequence[float],
+) -> dict[str, Parsed]:
+    """What is read of a judge's replies, by question id; nothing without a judge."""
+    if judge is None or not requests:
+        return {}
+    found = ask_until(judge, list(requests.values()), read, temperatures=temperatures)
+    pairs = zip(requests, found, strict=True)
+    return {name: value for name, value in pairs if value is not None}
+
+
+def request(key: str, fields: Mapping[str, str], *, max_tokens: int = MAX_TOKENS) -> JudgeRequest:
+    """A question to a judge; the temperature is that of each try."""
+    return JudgeRequest(key=key, fields=fields, temperature=0.0, max_tokens=max_tokens)
 
 
 def no_judge(count: int, what: str) -> tuple[str, ...]:
@@ -132,7 +155,7 @@ def answer_table(given: ExportInput, *, scored: bool = False) -> bytes:
     """The TSV's columns but the image, and ``prediction``; with what scoring added, if asked."""
     rows: list[dict[str, Any]] = []
     for one in given.questions:
-        row = {**one.record, "prediction": given.answers[one.id]}
+        row = {**one.record, "prediction": split_judgement(given.answers[one.id])[0]}
         if scored and given.score is not None:
             row |= given.score.added_columns.get(one.id, {})
         rows.append(row)
@@ -166,6 +189,7 @@ def tsv_task(
     published: str = "",
     source: str = SOURCE,
     whole_numbers: bool = False,
+    judged: tuple[str, ...] = (),
 ) -> TaskSpec:
     """A benchmark of the family.
 
@@ -173,7 +197,7 @@ def tsv_task(
         dataset: id, and the stem of the file below ``LMUData``.
         columns: that the file has besides those of all.
         file: where it is, if not there.
-        whole_numbers: see :func:`read_predictions`.
+        whole_numbers, judged: see :func:`read_predictions`.
     """
     path = file or f"{dataset}.tsv"
     return TaskSpec(
@@ -188,7 +212,7 @@ def tsv_task(
         score=score,
         rules=RULE_SETS,
         export=export,
-        read_answers=partial(_read, whole_numbers=whole_numbers),
+        read_answers=partial(_read, whole_numbers=whole_numbers, judged=judged),
         judge=judge,
         published=published,
         source=source,
@@ -196,6 +220,10 @@ def tsv_task(
 
 
 def _read(
-    files: Sequence[Path], questions: Sequence[Question], *, whole_numbers: bool
+    files: Sequence[Path],
+    questions: Sequence[Question],
+    *,
+    whole_numbers: bool,
+    judged: tuple[str, ...],
 ) -> dict[str, str]:
-    return read_predictions(files, questions, whole_numbers=whole_numbers)
+    return read_predictions(files, questions, whole_numbers=whole_numbers, judged=judged)

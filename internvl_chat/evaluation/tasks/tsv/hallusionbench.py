@@ -6,20 +6,26 @@ from collections.abc import Callable, Mapping, Sequence
 
 from internvl_chat.evaluation.metrics.tables import ScoreTable, csv_table, print_table
 from internvl_chat.evaluation.metrics.yes_no import (
+    JUDGE_TEMPERATURES,
+    YesNo,
     YesNoItem,
     hallusion_table,
     rating_table,
-    read_with_judge,
+    read_verdict,
+    read_yes_no,
 )
 from internvl_chat.evaluation.task import ExportInput, Question, Score, ScoreInput, TaskSpec
 from internvl_chat.evaluation.tasks.tsv.common import (
     SHORT,
     answer_table,
-    asker,
+    ask_by_id,
     file_stem,
+    judgements,
     lacking,
     no_judge,
+    plain_answers,
     question_of,
+    request,
     tsv_task,
     yes_no_prompt,
 )
@@ -49,24 +55,35 @@ def _name(question: Question, column: str) -> str | None:
     return None if cell is None else text_of(cell)
 
 
-def score_yes_no(given: ScoreInput, table_of: Callable[[Sequence[YesNoItem]], ScoreTable]) -> Score:
-    """Answers read as yes or no, by a judge where rules cannot; unknown is wrong."""
-    hits: dict[str, float] = {}
-    columns: dict[str, dict[str, object]] = {}
-    unread = 0
-    for one in given.questions:
-        fields = {"question": question_of(one.record), "prediction": given.answers[one.id]}
-        read, log = read_with_judge(
-            given.answers[one.id],
-            asker(given.judge, "yes_no", fields),
-            later=given.rules == "later",
+def read_all(given: ScoreInput) -> tuple[dict[str, str], int]:
+    """Yes, No or Unknown by question id: by rules, then by a judge; how many no judge was asked."""
+    later = given.rules == "later"
+    answers = plain_answers(given)
+    read = {name: str(read_yes_no(answer, later=later)) for name, answer in answers.items()}
+    read |= {name: text_of(said["extracted"]) for name, said in judgements(given).items()}
+    waiting = [one for one in given.questions if read[one.id] == "Unknown"]
+    requests = {
+        one.id: request(
+            "yes_no", {"question": question_of(one.record), "prediction": answers[one.id]}
         )
+        for one in waiting
+    }
+
+    def verdict(reply: str) -> YesNo | None:
+        return read_verdict(reply, later=later)
+
+    read |= ask_by_id(given.judge, requests, verdict, JUDGE_TEMPERATURES)
+    return read, len(waiting) if given.judge is None else 0
+
+
+def score_yes_no(given: ScoreInput, table_of: Callable[[Sequence[YesNoItem]], ScoreTable]) -> Score:
+    """Answers read as yes or no; unknown is wrong."""
+    read, unread = read_all(given)
+    hits: dict[str, float] = {}
+    for one in given.questions:
         gold = text_of(one.record.get("answer"))
-        if given.rules == "official":
-            gold = gold.strip().capitalize()
-        hits[one.id] = float(read == gold)
-        columns[one.id] = {"extracted": read, "score": read == gold}
-        unread += "no judge" in log
+        gold = gold.strip().capitalize() if given.rules == "official" else gold
+        hits[one.id] = float(read[one.id] == gold)
     table = table_of(items_of(given.questions, hits))
     return Score(
         metrics=table.values(),
@@ -76,7 +93,9 @@ def score_yes_no(given: ScoreInput, table_of: Callable[[Sequence[YesNoItem]], Sc
             *no_judge(unread, "answers that rules cannot read count as Unknown, which is wrong"),
             *lacking(given.questions, "answer", "counted as wrong"),
         ),
-        added_columns=columns,
+        added_columns={
+            name: {"extracted": read[name], "score": bool(hit)} for name, hit in hits.items()
+        },
     )
 
 
@@ -128,6 +147,7 @@ def yes_no_task(dataset: str, *, file: str | None = None) -> TaskSpec:
         export=lambda given: export_yes_no(given, dataset, rating_table),
         file=file,
         judge="chatgpt-0125",
+        judged=("extracted",),
     )
 
 
@@ -142,6 +162,7 @@ def hallusion_task(dataset: str, *, file: str | None = None, published: str = ""
         export=lambda given: export_yes_no(given, dataset, hallusion_table),
         file=file,
         judge="chatgpt-0125",
+        judged=("extracted",),
         published=published,
         source="https://github.com/tianyi-lab/HallusionBench",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from internvl_chat.evaluation.judge import JudgeRequest, ask_all
 from internvl_chat.evaluation.metrics.llavabench_tsv import (
     CATEGORIES,
     NO_MARKS,
@@ -12,12 +13,14 @@ from internvl_chat.evaluation.metrics.llavabench_tsv import (
     read_marks,
 )
 from internvl_chat.evaluation.metrics.tables import ScoreTable, csv_table, print_table
-from internvl_chat.evaluation.task import ExportInput, Judge, Question, Score, ScoreInput
+from internvl_chat.evaluation.task import ExportInput, Question, Score, ScoreInput
 from internvl_chat.evaluation.tasks.tsv.common import (
     MAX_TOKENS,
     answer_table,
     file_stem,
+    judgements,
     lacking,
+    plain_answers,
     question_of,
     tsv_task,
 )
@@ -37,8 +40,8 @@ def _category(question: Question) -> str | None:
     return None if cell is None else text_of(cell)
 
 
-def review(judge: Judge, question: Question, answer: str) -> str | None:
-    """A judge's review of GPT-4's answer and ours; None where none could be had."""
+def review_request(question: Question, answer: str) -> JudgeRequest:
+    """What a judge is asked: to mark GPT-4's answer and ours."""
     row = question.record
     category = _category(question)
     fields = {
@@ -48,7 +51,25 @@ def review(judge: Judge, question: Question, answer: str) -> str | None:
         "answer_2": answer,
         "category": category if category in CATEGORIES else "conv",
     }
-    return judge.ask("llava_bench", fields, temperature=TEMPERATURE, max_tokens=MAX_TOKENS)
+    return JudgeRequest(
+        key="llava_bench", fields=fields, temperature=TEMPERATURE, max_tokens=MAX_TOKENS
+    )
+
+
+def marks_of(given: ScoreInput) -> dict[str, tuple[float, float]]:
+    """GPT-4's marks and ours by question id; absent without a judge."""
+    answers = plain_answers(given)
+    marks = {
+        name: (float(said["gpt4_score"]), float(said["score"]))
+        for name, said in judgements(given).items()
+        if None not in (said["gpt4_score"], said["score"])
+    }
+    waiting = [one for one in given.questions if one.id not in marks]
+    if given.judge is not None:
+        requests = [review_request(one, answers[one.id]) for one in waiting]
+        reviews = ask_all(given.judge, requests)
+        marks |= {one.id: read_marks(text) for one, text in zip(waiting, reviews, strict=True)}
+    return marks
 
 
 def table_of(
@@ -60,10 +81,11 @@ def table_of(
 
 def score(given: ScoreInput) -> Score:
     """A judge's marks for GPT-4's answers and ours; nothing without one."""
-    if given.judge is None:
-        note = f"no judge: {len(given.questions)} answers are not scored"
+    found = marks_of(given)
+    if len(found) < len(given.questions):
+        note = f"no judge: {len(given.questions) - len(found)} answers have no mark, none is scored"
         return Score(metrics={}, printed="", per_sample={}, notes=(note,))
-    marks = [read_marks(review(given.judge, one, given.answers[one.id])) for one in given.questions]
+    marks = [found[one.id] for one in given.questions]
     table = table_of(given.questions, marks, official=given.rules == "official")
     unread = marks.count(NO_MARKS)
     effect = "left out" if given.rules == "official" else "they enter the means as -1"
@@ -104,6 +126,7 @@ LLAVABENCH = tsv_task(
     score=score,
     export=export,
     judge="gpt-4-turbo",
+    judged=("gpt4_score", "score"),
     published="76.4",
     source="https://github.com/haotian-liu/LLaVA",
 )

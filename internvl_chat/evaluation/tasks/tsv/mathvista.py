@@ -6,21 +6,27 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from internvl_chat.evaluation.metrics.mathvista import (
+    JUDGE_TEMPERATURES,
     PREFETCHED,
     MathItem,
     MathReading,
-    read_answer,
+    check,
+    prefetch,
     skill_table,
 )
 from internvl_chat.evaluation.metrics.tables import ScoreTable, csv_table, print_table
 from internvl_chat.evaluation.task import ExportInput, Question, Score, ScoreInput
 from internvl_chat.evaluation.tasks.tsv.common import (
     answer_table,
-    asker,
+    ask_by_id,
     file_stem,
     judge_suffix,
+    judgements,
+    lacking,
     no_judge,
+    plain_answers,
     question_of,
+    request,
     tsv_task,
 )
 from internvl_chat.evaluation.tsv import literal, text_of
@@ -28,6 +34,9 @@ from internvl_chat.evaluation.tsv import literal, text_of
 DATASET = "MathVista_MINI"
 MAX_TOKENS = 128
 """Of a judge's reply."""
+NO_JUDGE_LOG = "not prefetched, no judge"
+EXTRACTED = "Succeed"
+"""What the original notes."""
 
 
 def item_of(row: Mapping[str, Any]) -> MathItem:
@@ -83,20 +92,52 @@ def table_of(
     return skill_table(rows, readings)
 
 
-def score(given: ScoreInput) -> Score:
-    """Answers prefetched or extracted, then checked."""
-    official = given.rules == "official"
-    readings = []
+def read_all(given: ScoreInput) -> dict[str, MathReading]:
+    """What answers come to: prefetched, else extracted by a judge, then checked."""
+    later, official = given.rules == "later", given.rules == "official"
+    items = {one.id: item_of(one.record) for one in given.questions}
+    answers = plain_answers(given)
+    taken: dict[str, tuple[str, str]] = {
+        name: (_text(said["res"]), str(said["log"])) for name, said in judgements(given).items()
+    }
+    requests = {}
     for one in given.questions:
-        answer = given.answers[one.id]
-        fields = {"question": question_of(one.record), "response": answer}
-        ask = asker(given.judge, "mathvista_extract", fields, max_tokens=MAX_TOKENS)
-        later = given.rules == "later"
-        item = item_of(one.record)
-        readings.append(read_answer(item, answer, ask, later=later, official=official))
-    table = table_of(given.questions, readings, official=official)
-    unread = sum("no judge" in one.log for one in readings)
-    pairs = list(zip(given.questions, readings, strict=True))
+        if one.id in taken:
+            continue
+        found = prefetch(items[one.id], answers[one.id], later=later, official=official)
+        if found is not None:
+            taken[one.id] = (found, PREFETCHED)
+            continue
+        fields = {"question": question_of(one.record), "response": answers[one.id]}
+        requests[one.id] = request("mathvista_extract", fields, max_tokens=MAX_TOKENS)
+    replies = ask_by_id(given.judge, requests, str, JUDGE_TEMPERATURES)
+    unread = NO_JUDGE_LOG if given.judge is None else "no reply of the judge"
+    for name in requests:
+        taken[name] = (replies[name], EXTRACTED) if name in replies else ("", unread)
+    return {
+        one.id: MathReading(
+            extracted=taken[one.id][0],
+            prefetched=taken[one.id][1] == PREFETCHED,
+            hit=check(items[one.id], taken[one.id][0], later=later, official=official),
+            log=taken[one.id][1],
+        )
+        for one in given.questions
+    }
+
+
+def _text(cell: Any) -> str:
+    """What was extracted, from a table; a column of numbers makes 14.0 an integer."""
+    if isinstance(cell, float) and cell.is_integer():
+        return str(int(cell))
+    return "" if cell is None else str(cell)
+
+
+def score(given: ScoreInput) -> Score:
+    """Share of answers that are right once extracted."""
+    readings = read_all(given)
+    done = [readings[one.id] for one in given.questions]
+    table = table_of(given.questions, done, official=given.rules == "official")
+    unread = sum(one.log == NO_JUDGE_LOG for one in done)
     strange = sum(
         text_of(one.record.get("question_type")) == "multi_choice"
         and not item_of(one.record).choices
@@ -105,12 +146,15 @@ def score(given: ScoreInput) -> Score:
     return Score(
         metrics=table.values(),
         printed=print_table(table),
-        per_sample={one.id: float(reading.hit) for one, reading in pairs},
+        per_sample={name: float(one.hit) for name, one in readings.items()},
         notes=(
             *no_judge(unread, "answers that are not prefetched count as wrong"),
             *((f"{strange} multiple-choice rows have no list of choices: wrong",) * bool(strange)),
+            *lacking(given.questions, "skills", "in no skill"),
         ),
-        added_columns={one.id: {"res": got.extracted, "log": got.log} for one, got in pairs},
+        added_columns={
+            name: {"res": one.extracted, "log": one.log} for name, one in readings.items()
+        },
     )
 
 
@@ -145,4 +189,5 @@ MATHVISTA_MINI = tsv_task(
     published="57.5",
     source="https://github.com/lupantech/MathVista",
     whole_numbers=True,
+    judged=("res", "log"),
 )

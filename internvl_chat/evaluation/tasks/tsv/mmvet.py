@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from internvl_chat.evaluation.metrics.mmvet import CAPABILITIES, ask_mark, mark_tables
+from internvl_chat.evaluation.metrics.mmvet import (
+    CAPABILITIES,
+    JUDGE_TEMPERATURES,
+    mark_tables,
+    read_mark,
+)
 from internvl_chat.evaluation.metrics.tables import ScoreTable, csv_table, print_table
 from internvl_chat.evaluation.task import ExportInput, Question, Score, ScoreInput
 from internvl_chat.evaluation.tasks.tsv.common import (
     answer_table,
-    asker,
+    ask_by_id,
     file_stem,
     judge_suffix,
+    judgements,
     lacking,
+    plain_answers,
     question_of,
+    request,
     tsv_task,
 )
 from internvl_chat.evaluation.tsv import text_of
@@ -32,38 +40,58 @@ def tables_of(
     return mark_tables(categories, [marks[one.id] for one in questions], official=official)
 
 
+def marks_of(given: ScoreInput) -> dict[str, float | None]:
+    """Marks by question id; None where the judge gave none that can be read, absent without one."""
+    answers = plain_answers(given)
+    marks: dict[str, float | None] = {
+        name: read_mark(str(said["score"])) for name, said in judgements(given).items()
+    }
+    limit = MAX_TOKENS_LATER if given.rules == "later" else MAX_TOKENS
+    requests = {
+        one.id: request(
+            "mmvet",
+            {
+                "question": question_of(one.record),
+                "ground_truth": text_of(one.record.get("answer")),
+                "prediction": answers[one.id],
+            },
+            max_tokens=limit,
+        )
+        for one in given.questions
+        if one.id not in marks
+    }
+    if given.judge is not None:
+        found = ask_by_id(given.judge, requests, read_mark, JUDGE_TEMPERATURES)
+        marks |= {name: found.get(name) for name in requests}
+    return marks
+
+
 def score(given: ScoreInput) -> Score:
     """A judge's marks; nothing without one."""
-    if given.judge is None:
-        note = f"no judge: {len(given.questions)} answers are not scored"
+    found = marks_of(given)
+    if len(found) < len(given.questions):
+        note = f"no judge: {len(given.questions) - len(found)} answers have no mark, none is scored"
         return Score(metrics={}, printed="", per_sample={}, notes=(note,))
-    marks: dict[str, float] = {}
-    logs: dict[str, str] = {}
-    for one in given.questions:
-        fields = {
-            "question": question_of(one.record),
-            "ground_truth": text_of(one.record.get("answer")),
-            "prediction": given.answers[one.id],
-        }
-        limit = MAX_TOKENS_LATER if given.rules == "later" else MAX_TOKENS
-        ask = asker(given.judge, "mmvet", fields, max_tokens=limit)
-        if ask is not None:
-            marks[one.id], logs[one.id] = ask_mark(ask)
+    marks = {one.id: found[one.id] or 0.0 for one in given.questions}
     coarse, fine = tables_of(given.questions, marks, official=given.rules == "official")
-    unmarked = sum("no mark" in log for log in logs.values())
+    unmarked = sum(mark is None for mark in found.values())
     absent = [name for name in CAPABILITIES if coarse.values()[f"{name}|tot"] == 0]
     return Score(
         metrics={f"fine/{name}": value for name, value in fine.values().items()} | coarse.values(),
         printed=print_table(coarse),
         per_sample=marks,
         notes=(
-            *((f"{unmarked} replies of the judge are no mark: 0",) * bool(unmarked)),
+            *((f"{unmarked} answers got no mark from 0 to 1 in five tries: 0",) * bool(unmarked)),
             *((f"no row asks for {', '.join(absent)}",) * bool(absent)),
             *lacking(given.questions, "category", "in Overall alone"),
             *lacking(given.questions, "question", "asked without one"),
         ),
         added_columns={
-            one.id: {"score": marks[one.id], "log": logs[one.id]} for one in given.questions
+            one.id: {
+                "score": marks[one.id],
+                "log": "All 5 retries failed." if found[one.id] is None else "Succeed",
+            }
+            for one in given.questions
         },
     )
 
@@ -91,6 +119,7 @@ MMVET_TSV = tsv_task(
     score=score,
     export=export,
     judge="gpt-4-turbo",
+    judged=("score",),
     published="47.156",
     source="https://github.com/yuweihao/MM-Vet",
 )

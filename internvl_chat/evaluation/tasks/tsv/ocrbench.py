@@ -14,6 +14,7 @@ from internvl_chat.evaluation.tasks.tsv.common import (
     answer_table,
     file_stem,
     lacking,
+    plain_answers,
     short_prompt,
     tsv_task,
 )
@@ -41,11 +42,12 @@ def _category(question: Question) -> str | None:
 def score(given: ScoreInput) -> Score:
     """A point for each answer that holds an accepted text."""
     hits: dict[str, float] = {}
+    answers = plain_answers(given)
     unread = 0
     for one in given.questions:
         accepted, is_literal = _accepted(one, official=given.rules == "official")
         unread += not is_literal
-        hits[one.id] = float(is_hit(given.answers[one.id], accepted, _category(one)))
+        hits[one.id] = float(is_hit(answers[one.id], accepted, _category(one)))
     result = _totals(given.questions, hits)
     unknown = sum(_category(one) not in CATEGORIES for one in given.questions)
     return Score(
