@@ -63,6 +63,10 @@ class Question:
     """``<image>`` where an image belongs; without a tag, ``chat`` puts the images first."""
     images: tuple[ImageSource, ...] = ()
     video: VideoClip | None = None
+    earlier: tuple[tuple[str, str], ...] = ()
+    """(question, answer) rounds before the prompt, whose images come first in ``images``."""
+    system_message: str | None = None
+    """In place of the checkpoint's own."""
     record: Mapping[str, Any] = field(default_factory=dict)
     """What scoring and the answer files need of the data: JSON values, no image."""
 

@@ -1,0 +1,448 @@
+"""Own data as a benchmark: records as training reads them, every answer asked for and compared.
+
+A question is asked as it was trained: earlier rounds of its record stand before it, with the true
+answers, whatever the model would have said there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from internvl_chat.config import ImageConfig
+from internvl_chat.data.annotations import AnnotationFile
+from internvl_chat.data.expand import expand_record
+from internvl_chat.data.images import resolve_path
+from internvl_chat.data.meta import DatasetSpec, load_meta
+from internvl_chat.data.schema import BadRecordError, Record, parse_record
+from internvl_chat.data.video import expand_video_tag
+from internvl_chat.errors import ConfigError, DatasetError
+from internvl_chat.evaluation.metrics.own import (
+    OWN_METRICS,
+    PERCENT,
+    VALUES,
+    Compared,
+    OwnMetric,
+    Values,
+    bleu_tokenizer,
+    confusion,
+    pairs_of,
+    score_each,
+    value_of_all,
+)
+from internvl_chat.evaluation.metrics.text import table_lines
+from internvl_chat.evaluation.sources import ImageFile, read_json, read_jsonl, require
+from internvl_chat.evaluation.task import (
+    DataFile,
+    DataRoot,
+    ExportInput,
+    Generation,
+    ImageSource,
+    Question,
+    Rules,
+    Score,
+    ScoreInput,
+    TaskSpec,
+    VideoClip,
+)
+from internvl_chat.model.constants import IMAGE_TAG
+from internvl_chat.model.suggestions import suggest
+
+MAX_NEW_TOKENS = 1024
+NUM_SEGMENTS = 8
+"""Frames of a video."""
+_IDENTITIES = ("id", "question_id", "index")
+ALL = ""
+"""The group of all questions; no other is called so."""
+_FORMAT = "records as for training, one a line (docs/data.md)"
+_SHOWN_PROBLEMS = 10
+_OF_TRAINING = {"conversations", "messages", "image", "images", "video", "width", "height"}
+
+
+def task_of_records(
+    path: str | os.PathLike[str],
+    *,
+    root: str | os.PathLike[str] | None = None,
+    metrics: Sequence[str] = ("exact",),
+    meta: bool = False,
+    by: str = "",
+    max_new_tokens: int = MAX_NEW_TOKENS,
+) -> TaskSpec:
+    """A benchmark of a file of records, or of all datasets of a meta JSON.
+
+    Args:
+        path: ``.jsonl``, or ``.json`` with an array of records; with ``meta`` the meta JSON.
+        root: folder that image paths are relative to; by default the file's own.
+        metrics: of :data:`OWN_METRICS`; the first gives the score of a question.
+        meta: whether ``path`` is a meta JSON. ``repeat_time`` below 1 takes the first records as
+            training does, above 1 it counts as 1; ``box_format`` is applied.
+        by: a field of the records by which results are told apart, in place of the dataset.
+        max_new_tokens: of an answer.
+
+    Raises:
+        ConfigError: an unknown metric, ``root`` with a meta, or a meta that cannot be read.
+    """
+    chosen = _known_metrics(metrics)
+    file = Path(os.path.abspath(path))
+    if meta and root is not None:
+        raise ConfigError(
+            "a meta JSON names the root of each dataset", where="--root", fix="Leave it out."
+        )
+    specs = _specs_of_meta(file) if meta else (_spec_of_file(file, root),)
+    recipe = _Recipe(specs=specs, metrics=chosen, prefixed=meta, by=by)
+    return TaskSpec(
+        id=f"own-{file.stem}",
+        suite="internvl",
+        title=file.name,
+        data=tuple(DataFile(path=spec.annotation, format=_FORMAT) for spec in specs),
+        load=recipe.load,
+        generation=Generation(max_new_tokens=max_new_tokens),
+        metric=", ".join(chosen),
+        score=recipe.score,
+        export=export,
+        read_answers=read_answers,
+    )
+
+
+def _known_metrics(metrics: Sequence[str]) -> tuple[OwnMetric, ...]:
+    if not metrics:
+        raise ConfigError("no metric", where="--metric", fix=f"One of {', '.join(OWN_METRICS)}.")
+    for name in metrics:
+        if name not in OWN_METRICS:
+            near = suggest(name, OWN_METRICS, write=str)
+            raise ConfigError(
+                f"no metric {name!r}",
+                where="--metric",
+                fix=f"{near} There are {', '.join(OWN_METRICS)}.".strip(),
+            )
+    return tuple(one for one in dict.fromkeys(metrics) if one in OWN_METRICS)
+
+
+def _specs_of_meta(path: Path) -> tuple[DatasetSpec, ...]:
+    try:
+        specs = load_meta(path)
+    except DatasetError as err:
+        raise ConfigError(err.problem, where=err.where, fix=err.fix) from err
+    return tuple(replace(spec, annotation=os.path.abspath(spec.annotation)) for spec in specs)
+
+
+def _spec_of_file(path: Path, root: str | os.PathLike[str] | None) -> DatasetSpec:
+    folder = path.parent if root is None else Path(os.path.abspath(root))
+    return DatasetSpec(name=path.stem, root=str(folder), annotation=str(path))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Recipe:
+    """What is loaded and how it is measured."""
+
+    specs: tuple[DatasetSpec, ...]
+    metrics: tuple[OwnMetric, ...]
+    prefixed: bool
+    """Whether ids begin with the dataset's name."""
+    by: str
+
+    def load(self, root: DataRoot, rules: Rules) -> list[Question]:
+        """All questions in the files' order; ``root`` is not looked at.
+
+        Raises:
+            DatasetError: records that cannot be asked, up to ten of them by file and line.
+        """
+        questions: list[Question] = []
+        problems: list[str] = []
+        for spec in self.specs:
+            found = _read_dataset(spec, problems)
+            prefix = f"{spec.name}/" if self.prefixed else ""
+            questions += [replace(one, id=f"{prefix}{one.id}") for one in found]
+        if problems:
+            more = len(problems) - _SHOWN_PROBLEMS
+            listed = "\n  ".join(problems[:_SHOWN_PROBLEMS])
+            raise DatasetError(
+                f"{len(problems)} records cannot be asked:\n  {listed}"
+                + (f"\n  and {more} more" if more > 0 else "")
+            )
+        return questions
+
+    def score(self, given: ScoreInput) -> Score:
+        """All metrics, over everything and by group, as a table."""
+        return _score(given, self.metrics, self.by)
+
+
+# ---- records -> questions -------------------------------------------------------------------
+
+
+def _read_dataset(spec: DatasetSpec, problems: list[str]) -> list[Question]:
+    """Questions of one annotation file; bad records are added to ``problems``."""
+    lines = AnnotationFile(spec.annotation)
+    wanted = min(spec.num_samples(len(lines)), len(lines))
+    identities = _identities(lines, wanted)
+    questions: list[Question] = []
+    for row, identity in zip(range(wanted), identities, strict=True):
+        raw, where = lines.read(row)
+        try:
+            questions += _questions_of(raw, spec, identity, where)
+        except BadRecordError as err:
+            problems.append(str(err))
+    return questions
+
+
+def _identities(lines: AnnotationFile, wanted: int) -> list[str]:
+    """The records' own ids where all have one and no two the same; else numbers from 0."""
+    own = []
+    for row in range(wanted):
+        try:
+            record = orjson.loads(lines.read(row)[0])
+        except orjson.JSONDecodeError:
+            record = None  # told when the record is parsed
+        known = record if isinstance(record, dict) else {}
+        own.append(next((str(known[name]) for name in _IDENTITIES if name in known), ""))
+    return own if all(own) and len(set(own)) == len(own) else [str(row) for row in range(wanted)]
+
+
+def _questions_of(raw: bytes, spec: DatasetSpec, identity: str, where: str) -> list[Question]:
+    record = parse_record(raw, where=where)
+    fields: dict[str, Any] = orjson.loads(raw)
+    turns = _turns(record, spec, where)
+    references = _references(fields, turns, where)
+    images = tuple(
+        ImageFile(resolve_path(spec.root, path, where=where), shown=path) for path in record.images
+    )
+    known = {
+        key: value
+        for key, value in fields.items()
+        if isinstance(value, str | int | float) and key not in _OF_TRAINING
+    }
+    return [
+        Question(
+            id=f"{identity}#{number}" if len(turns) > 1 else identity,
+            prompt=question,
+            images=_images_up_to(images, turns, number),
+            video=_video(record, spec, where),
+            earlier=turns[:number],
+            system_message=record.system,
+            record={"dataset": spec.name, "references": references or [answer], "fields": known},
+        )
+        for number, (question, answer) in enumerate(turns)
+    ]
+
+
+def _turns(record: Record, spec: DatasetSpec, where: str) -> tuple[tuple[str, str], ...]:
+    """Rounds as training writes them: frames of a video numbered, boxes from 0 to 1000."""
+    if record.video is not None:
+        return tuple((expand_video_tag(q, NUM_SEGMENTS), a) for q, a in record.turns)
+    if spec.box_format == "keep":
+        return record.turns
+    if spec.box_format == "pixel_to_1000" and record.images and record.sizes is None:
+        raise BadRecordError(
+            "BOX",
+            f"box_format {spec.box_format} needs the size of each image",
+            where=where,
+            fix='Give the record "width" and "height".',
+        )
+    images = ImageConfig.squeezed(
+        image_size=448, max_tiles=1, use_thumbnail=False, normalize_type="imagenet"
+    )
+    return expand_record(record, spec, images, sizes=record.sizes, where=where).turns
+
+
+def _references(
+    fields: Mapping[str, Any], turns: Sequence[tuple[str, str]], where: str
+) -> list[str]:
+    """The optional list ``references``: all right answers, the record's own among them or not."""
+    listed = fields.get("references")
+    if listed is None:
+        return []
+    if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
+        raise BadRecordError("SCHEMA", '"references" is no list of strings', where=where)
+    if len(turns) > 1:
+        raise BadRecordError(
+            "SCHEMA",
+            f'"references" in a record of {len(turns)} rounds',
+            where=where,
+            fix="Split it into records of one round.",
+        )
+    return listed
+
+
+def _images_up_to(
+    images: tuple[ImageSource, ...], turns: Sequence[tuple[str, str]], number: int
+) -> tuple[ImageSource, ...]:
+    """Images of the rounds up to this one."""
+    return images[: sum(question.count(IMAGE_TAG) for question, _ in turns[: number + 1])]
+
+
+def _video(record: Record, spec: DatasetSpec, where: str) -> VideoClip | None:
+    if record.video is None:
+        return None
+    path = resolve_path(spec.root, record.video, where=where)
+    return VideoClip(path=path, num_segments=NUM_SEGMENTS, bounds=record.clip)
+
+
+# ---- answers -> scores ----------------------------------------------------------------------
+
+
+def _score(given: ScoreInput, metrics: Sequence[OwnMetric], by: str) -> Score:
+    samples = [_compared(one, given.answers[one.id]) for one in given.questions]
+    each: list[dict[str, float]] = [{} for _ in samples]
+    for metric in metrics:
+        for values, new in zip(each, score_each(metric, samples, given.judge), strict=True):
+            values.update(new)
+    names = [name for metric in metrics for name in VALUES[metric]]
+    pairs = pairs_of(samples)
+    tokenize = bleu_tokenizer(pairs) if "bleu" in metrics and pairs else ""
+    groups = [_group(one, by) for one in given.questions]
+    table = {ALL: _values(names, samples, each, tokenize)}
+    if len(set(groups)) > 1:
+        for group in dict.fromkeys(groups):
+            own = [place for place, name in enumerate(groups) if name == group]
+            chosen = [samples[i] for i in own], [each[i] for i in own]
+            table[group] = _values(names, *chosen, tokenize)
+    counts = Counter(groups)
+    counts[ALL] = len(samples)
+    lines = _table(names, table, counts)
+    for metric in metrics:
+        lines += _confusion(metric, samples)
+    first = names[0]
+    return Score(
+        metrics=_flat(table),
+        printed="\n".join(lines) + "\n",
+        per_sample={
+            one.id: values[first]
+            for one, values in zip(given.questions, each, strict=True)
+            if first in values
+        },
+        notes=tuple(_notes(metrics, each, given, tokenize)),
+    )
+
+
+def _compared(question: Question, answer: str) -> Compared:
+    return Compared(
+        question=question.prompt.replace(IMAGE_TAG, "").strip(),
+        references=tuple(question.record["references"]),
+        answer=answer,
+    )
+
+
+def _group(question: Question, by: str) -> str:
+    if not by:
+        return str(question.record["dataset"])
+    return str(question.record["fields"].get(by, "")) or f"(no {by})"
+
+
+def _values(
+    names: Sequence[str], samples: Sequence[Compared], each: Sequence[Values], tokenize: str
+) -> dict[str, float | None]:
+    return {name: value_of_all(name, samples, each, tokenize=tokenize) for name in names}
+
+
+def _flat(table: Mapping[str, Mapping[str, float | None]]) -> dict[str, float | None]:
+    """``exact`` of everything, ``GROUP|exact`` of a group."""
+    return {
+        name if group == ALL else f"{group}|{name}": value
+        for group, values in table.items()
+        for name, value in values.items()
+    }
+
+
+def _table(
+    names: Sequence[str],
+    table: Mapping[str, Mapping[str, float | None]],
+    counts: Mapping[str, int],
+) -> list[str]:
+    """A line for each group, then one for all."""
+    groups = [*(group for group in table if group != ALL), ALL]
+    head = ["", "n", *names]
+    body = [
+        [group or "all", str(counts[group]), *(_shown(name, table[group][name]) for name in names)]
+        for group in groups
+    ]
+    return table_lines([head, *body])
+
+
+def _shown(name: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if name in PERCENT else f"{value:.4f}"
+
+
+def _confusion(metric: OwnMetric, samples: Sequence[Compared]) -> list[str]:
+    if metric not in ("exact", "choice"):
+        return []
+    table = confusion(metric, samples)
+    return [] if table is None else ["", f"{metric}: truth down, answer across", *table.lines()]
+
+
+def _notes(
+    metrics: Sequence[OwnMetric], each: Sequence[Values], given: ScoreInput, tokenize: str
+) -> list[str]:
+    notes = []
+    why: Mapping[OwnMetric, str] = {
+        "iou": "whose truth holds no box",
+        "choice": "whose truth names no option",
+        "judge": "without a judge's grade" if given.judge else "ungraded: there is no judge",
+    }
+    for metric in metrics:
+        missing = sum(VALUES[metric][0] not in values for values in each)
+        if missing:
+            notes.append(f"{metric}: {missing} of {len(each)} questions {why[metric]} left out")
+    if tokenize:
+        notes.append(f"bleu: sacrebleu with the tokenizer {tokenize}")
+    return notes
+
+
+# ---- files ----------------------------------------------------------------------------------
+
+
+def export(given: ExportInput) -> Mapping[str, str]:
+    """``own_{stamp}.jsonl``: question, references, answer and score, to be looked through."""
+    scores = given.score.per_sample if given.score else {}
+    lines = []
+    for one in given.questions:
+        told: dict[str, Any] = {
+            "id": one.id,
+            "dataset": one.record["dataset"],
+            "images": [image.label for image in one.images],
+            "question": one.prompt.replace(IMAGE_TAG, "").strip(),
+            "references": one.record["references"],
+            "answer": given.answers[one.id],
+        }
+        if one.id in scores:
+            told["score"] = scores[one.id]
+        lines.append(json.dumps(told, ensure_ascii=False) + "\n")
+    return {f"own_{given.stamp}.jsonl": "".join(lines)}
+
+
+def read_answers(files: Sequence[Path], questions: Sequence[Question]) -> dict[str, str]:
+    """``id`` and ``answer`` of JSON lines, or of a ``.json`` array.
+
+    Raises:
+        DatasetError: an id that no question has, or a record without id or answer.
+    """
+    known = {one.id for one in questions}
+    answers: dict[str, str] = {}
+    for path in files:
+        for record, where in _records(path):
+            identity = str(require(record, "id", where))
+            if identity not in known:
+                raise DatasetError(
+                    f"answers {identity!r}, which no question is called",
+                    where=where,
+                    fix="Give the answers to this very data.",
+                )
+            answers[identity] = str(require(record, "answer", where))
+    return answers
+
+
+def _records(path: Path) -> Sequence[tuple[dict[str, Any], str]]:
+    if path.suffix != ".json":
+        return list(read_jsonl(path))
+    content = read_json(path)
+    if not isinstance(content, list) or not all(isinstance(one, dict) for one in content):
+        raise DatasetError("is no array of objects", where=str(path))
+    return [(one, f"{path}, record {number}") for number, one in enumerate(content)]
