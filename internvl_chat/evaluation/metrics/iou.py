@@ -78,13 +78,13 @@ def compare_boxes(given: Sequence[Box1000], wanted: Sequence[Box1000]) -> BoxSco
 
     Args:
         given: the answer's; missing and surplus ones count as an overlap of 0.
-        wanted: the true ones, at least one.
+        wanted: the true ones; without any the score is 0.
     """
     overlaps = [[iou(a, b) for b in wanted] for a in given]
     hits = [[float(value >= IOU_THRESHOLD) for value in row] for row in overlaps]
     return BoxScore(
-        mean_iou=best_sum(overlaps) / max(len(given), len(wanted)),
-        all_hit=len(given) == len(wanted) and best_sum(hits) == len(wanted),
+        mean_iou=best_sum(overlaps) / max(len(given), len(wanted), 1),
+        all_hit=0 < len(given) == len(wanted) and best_sum(hits) == len(wanted),
     )
 
 

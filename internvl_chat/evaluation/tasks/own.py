@@ -59,6 +59,8 @@ MAX_NEW_TOKENS = 1024
 NUM_SEGMENTS = 8
 """Frames of a video."""
 _IDENTITIES = ("id", "question_id", "index")
+JUDGE = "gpt-4-turbo"
+"""Where the user names none; MM-Vet's of 2024."""
 ALL = ""
 """The group of all questions; no other is called so."""
 _FORMAT = "records as for training, one a line (docs/data.md)"
@@ -101,13 +103,14 @@ def task_of_records(
         id=f"own-{file.stem}",
         suite="internvl",
         title=file.name,
-        data=tuple(DataFile(path=spec.annotation, format=_FORMAT) for spec in specs),
+        data=_data_files(specs),
         load=recipe.load,
         generation=Generation(max_new_tokens=max_new_tokens),
         metric=", ".join(chosen),
         score=recipe.score,
         export=export,
         read_answers=read_answers,
+        judge=JUDGE if "judge" in chosen else None,
     )
 
 
@@ -136,6 +139,17 @@ def _specs_of_meta(path: Path) -> tuple[DatasetSpec, ...]:
 def _spec_of_file(path: Path, root: str | os.PathLike[str] | None) -> DatasetSpec:
     folder = path.parent if root is None else Path(os.path.abspath(root))
     return DatasetSpec(name=path.stem, root=str(folder), annotation=str(path))
+
+
+def _data_files(specs: Sequence[DatasetSpec]) -> tuple[DataFile, ...]:
+    """The annotation files, then the folders that images and videos lie in."""
+    files = [DataFile(path=spec.annotation, format=_FORMAT) for spec in specs]
+    roots = dict.fromkeys(os.path.abspath(spec.root or ".") for spec in specs)
+    folders = [
+        DataFile(path=root, format="images and videos that the records name", is_folder=True)
+        for root in roots
+    ]
+    return (*files, *folders)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -324,7 +338,7 @@ def _score(given: ScoreInput, metrics: Sequence[OwnMetric], by: str) -> Score:
 def _compared(question: Question, answer: str) -> Compared:
     return Compared(
         question=question.prompt.replace(IMAGE_TAG, "").strip(),
-        references=tuple(question.record["references"]),
+        references=tuple(one.strip() for one in question.record["references"]),
         answer=answer,
     )
 
@@ -383,14 +397,14 @@ def _notes(
 ) -> list[str]:
     notes = []
     why: Mapping[OwnMetric, str] = {
-        "iou": "whose truth holds no box",
-        "choice": "whose truth names no option",
-        "judge": "without a judge's grade" if given.judge else "ungraded: there is no judge",
+        "iou": "left out, whose truth holds no box",
+        "choice": "left out, whose truth names no option",
+        "judge": "without a readable grade" if given.judge else "not graded, there is no judge",
     }
     for metric in metrics:
         missing = sum(VALUES[metric][0] not in values for values in each)
         if missing:
-            notes.append(f"{metric}: {missing} of {len(each)} questions {why[metric]} left out")
+            notes.append(f"{metric}: {missing} of {len(each)} questions {why[metric]}")
     if tokenize:
         notes.append(f"bleu: sacrebleu with the tokenizer {tokenize}")
     return notes

@@ -75,11 +75,10 @@ LEFT, RIGHT, HALF = (0, 0, 100, 100), (500, 0, 600, 100), (0, 0, 100, 50)
         ([LEFT], [LEFT, RIGHT], BoxScore(0.5, False)),  # one too few
         ([LEFT, LEFT], [LEFT, RIGHT], BoxScore(0.5, False)),  # one twice
         ([], [LEFT], BoxScore(0.0, False)),
+        ([], [], BoxScore(0.0, False)),
     ],
 )
-def test_boxes_are_matched(
-    answer: list[Box1000], truth: list[Box1000], expected: BoxScore
-) -> None:
+def test_boxes_are_matched(answer: list[Box1000], truth: list[Box1000], expected: BoxScore) -> None:
     assert compare_boxes(answer, truth) == expected
 
 
