@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from examples.quickstart.scoring import Reply, accuracy_by_dataset, boxes_in
+from examples.quickstart.scoring import Reply, accuracy_by_dataset
 from examples.quickstart.svg import (
     Series,
     before_after_bar,
@@ -19,7 +19,6 @@ from examples.quickstart.svg import (
     loss_series,
     smoothed,
 )
-from examples.tiny_model.scoring import Box1000
 
 CUSTOM = "digits"
 """The dataset that is new to the model; the others are general data."""
@@ -269,17 +268,15 @@ def readable(text: str) -> str:
 
 def _boxes(reply: Reply) -> str:
     """Boxes over the image: of the question, of the truth (dashed) and of the answer."""
+    from internvl_chat.evaluation.metrics.iou import parse_boxes  # imports torch
+
     tone = "hit" if reply.is_right else "miss"
-    layers: list[tuple[str, list[Box1000]]] = [
-        ("asked", boxes_in(reply.question)),
-        (tone, boxes_in(reply.answer)),
-        ("truth", boxes_in(reply.truth)),
-    ]
-    drawn = "".join(_rect(kind, box) for kind, boxes in layers for box in boxes)
+    layers = [("asked", reply.question), (tone, reply.answer), ("truth", reply.truth)]
+    drawn = "".join(_rect(kind, box) for kind, text in layers for box in parse_boxes(text))
     return f'<svg viewBox="0 0 1000 1000">{drawn}</svg>' if drawn else ""
 
 
-def _rect(kind: str, box: Box1000) -> str:
+def _rect(kind: str, box: Sequence[float]) -> str:
     x1, y1, x2, y2 = box
     place = f'x="{x1:g}" y="{y1:g}" width="{max(0, x2 - x1):g}" height="{max(0, y2 - y1):g}"'
     halo = f'<rect class="halo" {place}/>' if kind != "truth" else ""

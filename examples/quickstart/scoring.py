@@ -1,12 +1,11 @@
-"""Right or wrong, whatever the dataset: equal text, or every box by its overlap. Pure."""
+"""Right or wrong, whatever the dataset: equal text, or every box by its overlap. Pure.
 
-import re
+The metrics are the package's (``internvl_chat.evaluation.metrics``), imported when an answer is
+there to be scored: importing the package takes torch and seconds.
+"""
+
 from collections.abc import Iterable
 from dataclasses import dataclass
-
-from examples.tiny_model.scoring import Box1000, boxes_overlap, exact_match, parse_boxes
-
-_BOX_LIST = re.compile(r"<box>(.*?)</box>", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,22 +27,17 @@ class Reply:
         return is_right(self.answer, self.truth)
 
 
-def boxes_in(text: str) -> list[Box1000]:
-    """Boxes of every ``<box>`` list, on the 0-1000 scale, in reading order."""
-    return [box for inner in _BOX_LIST.findall(text) for box in parse_boxes(inner)]
-
-
 def is_right(answer: str, truth: str) -> bool:
-    """Boxes: as many as in the truth, each with IoU >= 0.5; else equal text.
+    """Boxes: as many as in the truth, matched one to one with IoU >= 0.5; else equal text.
 
     Case, white space and a full stop at the end are not looked at.
     """
-    wanted = boxes_in(truth)
+    from internvl_chat.evaluation.metrics.iou import compare_boxes, parse_boxes
+    from internvl_chat.evaluation.metrics.text import exact_match
+
+    wanted = parse_boxes(truth)
     if wanted:
-        given = boxes_in(answer)
-        return len(given) == len(wanted) and all(
-            boxes_overlap(a, b) for a, b in zip(given, wanted, strict=True)
-        )
+        return compare_boxes(parse_boxes(answer), wanted).all_hit
     return exact_match(answer, truth)
 
 

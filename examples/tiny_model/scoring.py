@@ -3,22 +3,10 @@
 import re
 from collections.abc import Callable
 
-Box1000 = tuple[float, float, float, float]
-"""x1, y1, x2, y2 from 0 to 1000."""
+from internvl_chat.evaluation.metrics.iou import compare_boxes, parse_boxes
+from internvl_chat.evaluation.metrics.text import exact_match
 
-_BOX = re.compile(r"\[\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*\]")
 _INTEGER = re.compile(r"-?\d+")
-IOU_THRESHOLD = 0.5
-
-
-def clean(text: str) -> str:
-    """Case folded, single spaces, no full stop at the end."""
-    return " ".join(text.casefold().split()).rstrip(".")
-
-
-def exact_match(reply: str, truth: str) -> bool:
-    """Same words, whatever the case."""
-    return clean(reply) == clean(truth)
 
 
 def same_number(reply: str, truth: str) -> bool:
@@ -27,46 +15,14 @@ def same_number(reply: str, truth: str) -> bool:
     return all(numbers) and int(numbers[0].group()) == int(numbers[1].group())  # type: ignore[union-attr]
 
 
-def parse_boxes(text: str) -> list[Box1000]:
-    """Every ``[x1, y1, x2, y2]`` of a text, in reading order.
-
-    >>> parse_boxes("<ref>red star</ref><box>[[100, 200, 300, 400]]</box>")
-    [(100.0, 200.0, 300.0, 400.0)]
-    """
-    boxes = []
-    for numbers in _BOX.findall(text):
-        x1, y1, x2, y2 = (float(number) for number in numbers)
-        boxes.append((x1, y1, x2, y2))
-    return boxes
-
-
-def iou(a: Box1000, b: Box1000) -> float:
-    """Intersection over union; 0 if either box is empty or turned inside out.
-
-    >>> iou((0, 0, 2, 2), (1, 0, 3, 2))
-    0.3333333333333333
-    """
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    areas = [(x2 - x1) * (y2 - y1) if x2 > x1 and y2 > y1 else 0.0 for x1, y1, x2, y2 in (a, b)]
-    if width <= 0 or height <= 0 or min(areas) <= 0:
-        return 0.0
-    return width * height / (sum(areas) - width * height)
-
-
-def boxes_overlap(one: Box1000, other: Box1000) -> bool:
-    """Whether two boxes count as the same."""
-    return iou(one, other) >= IOU_THRESHOLD
-
-
-def box_hit(reply: str, truth: str) -> bool:
-    """The first box of the reply overlaps the first true one by IoU 0.5 or more."""
-    return any(map(boxes_overlap, parse_boxes(reply)[:1], parse_boxes(truth)[:1]))
+def boxes_hit(reply: str, truth: str) -> bool:
+    """As many boxes as in the truth, each over one of them with IoU 0.5 or more."""
+    return compare_boxes(parse_boxes(reply), parse_boxes(truth)).all_hit
 
 
 Scorer = Callable[[str, str], bool]
 SCORERS: dict[str, Scorer] = {
-    "box": box_hit,
+    "box": boxes_hit,
     **dict.fromkeys(
         ("count", "chart_value", "chart_count", "pair_count", "word_length", "digit"), same_number
     ),
