@@ -35,7 +35,8 @@ def questions_fingerprint(questions: Sequence[Question], folder: Path) -> str:
             one.video.num_segments,
             one.video.bounds,
         ]
-        digest.update(json.dumps([one.id, one.prompt, images, clip]).encode() + b"\n")
+        before = [one.earlier, one.system_message] if one.earlier or one.system_message else []
+        digest.update(json.dumps([one.id, one.prompt, images, clip, *before]).encode() + b"\n")
     return digest.hexdigest()
 
 

@@ -182,11 +182,15 @@ class ModelAnswerer:
         return answers, least
 
     def _ids(self, one: Prepared) -> list[int]:
-        asked = one.question.prompt
-        if one.num_patches and IMAGE_TAG not in asked:
-            asked = f"{IMAGE_TAG}\n{asked}"
+        question = one.question
+        turns: list[tuple[str, str | None]] = [*question.earlier, (question.prompt, None)]
+        if one.num_patches and not question.num_image_tags:
+            turns[0] = (f"{IMAGE_TAG}\n{turns[0][0]}", turns[0][1])
+        system = question.system_message
+        if system is None:
+            system = self.model.system_message
         template = self.model.conv_template
-        prompt = template.render([(asked, None)], self.model.system_message).text
+        prompt = template.render(turns, system).text
         tokens = self.model.num_image_token
         prompt = expand_image_tags(prompt, one.num_patches, tokens, _IMAGE_TOKENS)
         return prompt_ids(self.tokenizer, prompt, template.bos_in_training)

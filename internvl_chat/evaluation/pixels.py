@@ -74,7 +74,7 @@ def load_tiles(
 
     Returns:
         (n, 3, S, S) uint8 of all its images and frames, None without any; and how many tiles
-        stand under each of the prompt's image tags, one tag being put in front where there is none.
+        stand under each of the image tags, one tag being put in front where there is none.
 
     Raises:
         BadRecordError: a file cannot be used, or tags and images do not agree.
@@ -88,7 +88,7 @@ def load_tiles(
     if not parts:
         return None, []
     counts = [len(part) for part in parts]
-    tags = question.prompt.count(IMAGE_TAG)
+    tags = question.num_image_tags
     if tags not in (0, len(parts)):
         raise BadRecordError(
             "IMAGE_TAGS", f"{tags} {IMAGE_TAG} tags for {len(parts)} images", where=question.id

@@ -6,7 +6,7 @@ from typing import Any
 
 from internvl_chat.evaluation.pixels import shown_images
 from internvl_chat.evaluation.scoring import load_questions, require_data
-from internvl_chat.evaluation.task import DataRoot, Rules, TaskSpec
+from internvl_chat.evaluation.task import DataRoot, Question, Rules, TaskSpec
 
 
 def describe_prompts(
@@ -35,6 +35,17 @@ def describe_prompts(
             "prompt": one.prompt,
             "images": list(shown_images(one, dynamic=False, tiling=task.tiling)),
             "settings": settings,
+            **_said_before(one),
         }
         for one in load_questions(task, root, own, limit)
     ]
+
+
+def _said_before(question: Question) -> dict[str, Any]:
+    """Earlier rounds and a system message of the question's own, where there are any."""
+    told: dict[str, Any] = {}
+    if question.earlier:
+        told["earlier"] = [list(turn) for turn in question.earlier]
+    if question.system_message is not None:
+        told["system_message"] = question.system_message
+    return told

@@ -246,9 +246,8 @@ def _how_it_asks(settings: RunSettings, plans: Sequence[Plan], answerer: Answere
 def estimated_length(question: Question, tokens_per_image: int = 256) -> int:
     """About how many tokens a prompt has; only the order of questions depends on it."""
     shown = question.video.num_segments if question.video else len(question.images)
-    return len(question.prompt.replace(IMAGE_TAG, "")) // _CHARACTERS_PER_TOKEN + (
-        tokens_per_image * shown
-    )
+    text = "".join([*(said for turn in question.earlier for said in turn), question.prompt])
+    return len(text.replace(IMAGE_TAG, "")) // _CHARACTERS_PER_TOKEN + tokens_per_image * shown
 
 
 def make_batches(

@@ -13,6 +13,8 @@ from typing import Any, Literal, Protocol, get_args
 
 from PIL import Image
 
+from internvl_chat.model.constants import IMAGE_TAG
+
 Rules = Literal["2024", "later", "official"]
 """Whose behaviour: the evaluators of July 2024, which gave the published numbers; today's; or the
 metric as its authors define it, where a bug of the evaluators moves the score."""
@@ -69,6 +71,11 @@ class Question:
     """In place of the checkpoint's own."""
     record: Mapping[str, Any] = field(default_factory=dict)
     """What scoring and the answer files need of the data: JSON values, no image."""
+
+    @property
+    def num_image_tags(self) -> int:
+        """Of the prompt and the rounds before it."""
+        return sum(text.count(IMAGE_TAG) for text in (*(q for q, _ in self.earlier), self.prompt))
 
 
 @dataclass(frozen=True, kw_only=True)

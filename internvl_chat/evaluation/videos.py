@@ -19,5 +19,6 @@ def with_segments(question: Question, num_segments: int) -> Question:
     return replace(
         question,
         prompt=question.prompt.replace(before, after, 1),
+        earlier=tuple((asked.replace(before, after, 1), said) for asked, said in question.earlier),
         video=replace(clip, num_segments=num_segments),
     )
