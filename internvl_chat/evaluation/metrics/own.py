@@ -98,7 +98,7 @@ def pairs_of(samples: Sequence[Compared]) -> Samples:
 def confusion(metric: OwnMetric, samples: Sequence[Compared]) -> Confusion | None:
     """Truth against answer under ``exact`` or ``choice``; None if no truth comes twice."""
     label = _exact_labels if metric == "exact" else _choice_labels
-    pairs = [label(sample) for sample in samples]
+    pairs = [pair for pair in map(label, samples) if pair[0] != _NO_LETTER]
     truths = [truth for truth, _ in pairs]
     return Confusion.of(pairs) if len(set(truths)) < len(truths) else None
 

@@ -105,7 +105,7 @@ def task_of_records(
         title=file.name,
         data=_data_files(specs),
         load=recipe.load,
-        generation=Generation(max_new_tokens=max_new_tokens),
+        generation=Generation(max_new_tokens=max_new_tokens, min_new_tokens=None),
         metric=", ".join(chosen),
         score=recipe.score,
         export=export,
