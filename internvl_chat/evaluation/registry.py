@@ -8,9 +8,16 @@ from internvl_chat.errors import ConfigError
 from internvl_chat.evaluation.task import TaskSpec
 from internvl_chat.evaluation.tasks.llava_bench import LLAVA_BENCH
 from internvl_chat.evaluation.tasks.mmbench import MMBENCH
+from internvl_chat.evaluation.tasks.mme import MME
 from internvl_chat.evaluation.tasks.mmmu import MMMU
 from internvl_chat.evaluation.tasks.mmvet import MMVET
+from internvl_chat.evaluation.tasks.mmvp import MMVP
+from internvl_chat.evaluation.tasks.mvbench import MVBENCH
 from internvl_chat.evaluation.tasks.pope import POPE
+from internvl_chat.evaluation.tasks.refcoco import REFCOCO
+from internvl_chat.evaluation.tasks.scienceqa import SCIENCEQA
+from internvl_chat.evaluation.tasks.seed import SEED
+from internvl_chat.evaluation.tasks.tiny_lvlm import TINY_LVLM
 from internvl_chat.evaluation.tasks.tsv import TSV_TASKS
 from internvl_chat.evaluation.tasks.vqa import VQA_GROUP, VQA_TASKS
 from internvl_chat.model.suggestions import suggest
@@ -30,7 +37,24 @@ def by_id(tasks: Iterable[TaskSpec]) -> dict[str, TaskSpec]:
     return table
 
 
-TASKS = by_id([POPE, *VQA_TASKS, *MMMU, *MMBENCH, MMVET, LLAVA_BENCH, *TSV_TASKS])
+TASKS = by_id(
+    [
+        POPE,
+        *VQA_TASKS,
+        *MMMU,
+        *MMBENCH,
+        MMVET,
+        LLAVA_BENCH,
+        *TSV_TASKS,
+        MME,
+        SCIENCEQA,
+        TINY_LVLM,
+        SEED,
+        MMVP,
+        *REFCOCO,
+        MVBENCH,
+    ]
+)
 
 GROUPS: dict[str, tuple[str, ...]] = {"vqa": VQA_GROUP}
 """Ids that stand for several tasks with one model load."""

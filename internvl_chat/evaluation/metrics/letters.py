@@ -56,6 +56,19 @@ def read_letter(answer: str, options: Mapping[str, str]) -> str:
     return next((letter for letter, option in options.items() if option in text), text)
 
 
+def read_letter_later(answer: str, options: Mapping[str, str]) -> str:
+    """:func:`read_letter` of today's ScienceQA evaluator, which also reads ``B. two``, ``(B) two``.
+
+    Any letter is taken there, whether it is an option or not.
+    """
+    text = read_letter(answer, options)
+    if len(text) > 1 and text[1] == ".":
+        return text[0]
+    if len(text) > 2 and text[0] == "(" and text[2] == ")":
+        return text[1]
+    return text
+
+
 def named_letter(answer: str, options: Mapping[str, str] | Sequence[str]) -> str:
     """The letter that an answer names; empty if it names none, or several options.
 

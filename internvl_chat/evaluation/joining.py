@@ -1,0 +1,101 @@
+"""Answer files whose records carry no id: each record goes to the question that it repeats."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from internvl_chat.errors import DatasetError
+from internvl_chat.evaluation.sources import read_json, require
+from internvl_chat.evaluation.task import Question
+
+
+def identity(record: Mapping[str, Any], number: int) -> str:
+    """The id of a record: its own, else its number from 0."""
+    own = (record[name] for name in ("question_id", "index", "id") if name in record)
+    return str(next(own, number))
+
+
+class OpenQuestions:
+    """Questions that wait for their answer, by what an answer file repeats of them.
+
+    Records of questions that agree in this go to them in the data's order.
+    """
+
+    def __init__(self, questions: Sequence[Question], key: Callable[[Question], Hashable]) -> None:
+        self._open: dict[Hashable, list[Question]] = {}
+        for one in questions:
+            self._open.setdefault(key(one), []).append(one)
+
+    def take(self, key: Hashable, where: str, *, text: str | None = None) -> str:
+        """The id of the question that a record answers; no other record gets it.
+
+        Args:
+            key: what the record repeats.
+            where: the record's place.
+            text: what the record holds of the question; contains its ``record["text"]``.
+
+        Raises:
+            DatasetError: no question is like that, or all that are have their answer.
+        """
+        waiting = self._open.get(key, [])
+        for number, one in enumerate(waiting):
+            if text is None or str(one.record["text"]).strip() in text:
+                return waiting.pop(number).id
+        shown = key if text is None else (key, text)
+        raise DatasetError(
+            f"fits no question, or one that has its answer: {shown!r}",
+            where=where,
+            fix="Take the answers to this data.",
+        )
+
+
+def answers_by_id(
+    records: Iterable[tuple[Mapping[str, Any], str]],
+    questions: Sequence[Question],
+    *,
+    id_field: str,
+    answer_field: str,
+) -> dict[str, str]:
+    """Answers of records that say which question they are about.
+
+    Raises:
+        DatasetError: a field is missing, or there is no such question.
+    """
+    known = {one.id for one in questions}
+    answers = {}
+    for record, where in records:
+        one = str(require(dict(record), id_field, where))
+        if one not in known:
+            raise DatasetError(
+                f"{id_field} {one!r} is not in the data",
+                where=where,
+                fix="Take the answers to this data.",
+            )
+        answers[one] = str(require(dict(record), answer_field, where))
+    return answers
+
+
+def read_records(path: Path) -> list[tuple[dict[str, Any], str]]:
+    """Objects of a JSON list with their place.
+
+    Raises:
+        DatasetError: missing, no JSON, or something else than a list of objects.
+    """
+    content = read_json(path)
+    if not isinstance(content, list):
+        raise DatasetError("is no JSON list", where=str(path))
+    records = []
+    for number, record in enumerate(content):
+        where = f"{path}, record {number}"
+        if not isinstance(record, dict):
+            raise DatasetError("is no JSON object", where=where)
+        records.append((record, where))
+    return records
+
+
+def json_lines(records: Iterable[Mapping[str, Any]]) -> str:
+    """One object per line."""
+    return "".join(json.dumps(record) + "\n" for record in records)

@@ -1,0 +1,146 @@
+"""ScienceQA, test questions with an image (https://scienceqa.github.io)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from internvl_chat.errors import DatasetError
+from internvl_chat.evaluation.joining import OpenQuestions, identity, json_lines
+from internvl_chat.evaluation.metrics.letters import (
+    LETTERS,
+    lettered,
+    listed,
+    named_letter,
+    read_letter,
+    read_letter_later,
+)
+from internvl_chat.evaluation.sources import ImageFile, read_jsonl, require
+from internvl_chat.evaluation.task import (
+    DataFile,
+    DataRoot,
+    ExportInput,
+    Generation,
+    Question,
+    Rules,
+    Score,
+    ScoreInput,
+    TaskSpec,
+)
+
+QUESTIONS = "data/scienceqa/scienceqa_test_img.jsonl"
+IMAGES = "data/scienceqa/images/test"
+INSTRUCTION = "Answer with the option's letter from the given choices directly."
+_READERS = {"2024": read_letter, "later": read_letter_later, "official": named_letter}
+
+
+def load(root: DataRoot, rules: Rules) -> list[Question]:
+    """Questions with hint and lettered choices."""
+    questions = []
+    for number, (record, where) in enumerate(read_jsonl(root.folder / QUESTIONS)):
+        options = _options(record, where)
+        text, hint = require(record, "question", where), record.get("hint")
+        lines = [hint] if hint else []
+        prompt = "\n".join([*lines, text, *listed(options), INSTRUCTION])
+        image = require(record, "image", where)
+        questions.append(
+            Question(
+                id=identity(record, number),
+                prompt=prompt.strip() if rules == "later" else prompt,
+                images=(ImageFile(str(root.folder / image), shown=image),),
+                record={
+                    "text": text,
+                    "image": image,
+                    "options": options,
+                    "truth": _truth(record, options, where),
+                },
+            )
+        )
+    return questions
+
+
+def _options(record: dict[str, Any], where: str) -> dict[str, str]:
+    choices = require(record, "choices", where)
+    if not isinstance(choices, list) or not 1 <= len(choices) <= len(LETTERS):
+        raise DatasetError(f'"choices" is {choices!r}, want a list of texts', where=where)
+    return lettered(map(str, choices))
+
+
+def _truth(record: dict[str, Any], options: Mapping[str, str], where: str) -> str:
+    index = require(record, "answer", where)
+    if not isinstance(index, int) or not 0 <= index < len(options):
+        raise DatasetError(
+            f'"answer" is {index!r}, want the number of a choice, 0 to {len(options) - 1}',
+            where=where,
+        )
+    return LETTERS[index]
+
+
+def score(given: ScoreInput) -> Score:
+    """Share of questions whose letter is right."""
+    read = _READERS[given.rules]
+    per_sample, num_empty = {}, 0
+    for one in given.questions:
+        answer = given.answers[one.id]
+        num_empty += not answer.strip()
+        letter = read(answer, one.record["options"])
+        per_sample[one.id] = float(letter == one.record["truth"])
+    accuracy = sum(per_sample.values()) / len(per_sample) if per_sample else None
+    return Score(
+        metrics={"accuracy": accuracy},
+        printed=f"Acc@1: {accuracy}\n",
+        per_sample=per_sample,
+        notes=(f"{num_empty} empty answers count as wrong",) if num_empty else (),
+    )
+
+
+def export(given: ExportInput) -> Mapping[str, str]:
+    """``sqa_test_{stamp}.jsonl``, with letters as answers; later the whole answer beside it."""
+    read = _READERS["2024" if given.rules == "2024" else "later"]
+    records = []
+    for one in given.questions:
+        answer = given.answers[one.id]
+        record = {
+            "question": one.prompt,
+            "answer": read(answer, one.record["options"]),
+            "gt_answers": one.record["truth"],
+            "image_path": one.record["image"],
+        }
+        records.append(record if given.rules == "2024" else record | {"answer_orig": answer})
+    return {f"sqa_test_{given.stamp}.jsonl": json_lines(records)}
+
+
+def read_answers(files: Sequence[Path], questions: Sequence[Question]) -> dict[str, str]:
+    """Answers of such a file: whole where it holds them, else letters."""
+    waiting = OpenQuestions(questions, lambda one: Path(one.record["image"]).parts[-2:])
+    answers = {}
+    for path in files:
+        for record, where in read_jsonl(path):
+            image = Path(str(require(record, "image_path", where))).parts[-2:]
+            one = waiting.take(image, where, text=str(require(record, "question", where)))
+            answers[one] = str(record.get("answer_orig", require(record, "answer", where)))
+    return answers
+
+
+SCIENCEQA = TaskSpec(
+    id="scienceqa",
+    suite="internvl",
+    title="ScienceQA test, questions with an image",
+    data=(
+        DataFile(
+            path=QUESTIONS,
+            format="JSON lines: image (path), question, choices (list), answer (index), hint",
+        ),
+        DataFile(path=IMAGES, format="{id}/image.png", is_folder=True),
+    ),
+    load=load,
+    generation=Generation(max_new_tokens=100),
+    metric="letter of the choice",
+    score=score,
+    rules=("2024", "later", "official"),
+    export=export,
+    read_answers=read_answers,
+    published="Acc@1: 0.9806727813584531",
+    source="https://github.com/lupantech/ScienceQA",
+)

@@ -1,0 +1,124 @@
+"""Tiny LVLM-eHub: short answers in five groups (https://arxiv.org/abs/2308.03729)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from internvl_chat.evaluation.joining import OpenQuestions, identity, read_records
+from internvl_chat.evaluation.metrics.tiny_lvlm import is_hit
+from internvl_chat.evaluation.sources import ImageFile, require
+from internvl_chat.evaluation.task import (
+    DataFile,
+    DataRoot,
+    ExportInput,
+    Generation,
+    Question,
+    Rules,
+    Score,
+    ScoreInput,
+    TaskSpec,
+)
+
+GROUPS = (
+    "Visual_Knowledge_Acquisition",
+    "Object_Hallucination",
+    "Visual_Commonsense",
+    "Visual_Perception",
+    "Visual_Reasoning",
+)
+"""In the guide's order; the original prints in that of a directory listing."""
+FOLDER = "data/tiny_lvlm/updated_datasets"
+SUFFIX = "Answer the question using a single word or phrase."
+
+
+def load(root: DataRoot, rules: Rules) -> list[Question]:
+    """Questions of the five groups."""
+    questions = []
+    for group in GROUPS:
+        folder = f"{FOLDER}/{group}"
+        for number, (record, where) in enumerate(
+            read_records(root.folder / folder / "dataset.json")
+        ):
+            text = str(require(record, "question", where))
+            image = f"{folder}/{require(record, 'image_path', where)}"
+            questions.append(
+                Question(
+                    id=f"{group}/{identity(record, number)}",
+                    prompt=f"{text} {SUFFIX}",
+                    images=(ImageFile(str(root.folder / image), shown=image),),
+                    record={
+                        "group": group,
+                        "text": text,
+                        "image": image,
+                        "truths": require(record, "gt_answers", where),
+                    },
+                )
+            )
+    return questions
+
+
+def score(given: ScoreInput) -> Score:
+    """Share of hits in each group, and the sum of these shares."""
+    hits: dict[str, list[bool]] = {}
+    per_sample = {}
+    for one in given.questions:
+        truths = one.record["truths"]
+        golds = [str(gold) for gold in (truths if isinstance(truths, list) else [truths])]
+        hit = is_hit(given.answers[one.id], golds)
+        hits.setdefault(one.record["group"], []).append(hit)
+        per_sample[one.id] = float(hit)
+    metrics: dict[str, float] = {group: sum(row) / len(row) for group, row in hits.items()}
+    metrics["Overall"] = sum(metrics.values())
+    lines = [f"{name}: {value}" for name, value in metrics.items()]
+    return Score(metrics=metrics, printed="\n".join(lines) + "\n", per_sample=per_sample)
+
+
+def export(given: ExportInput) -> Mapping[str, str]:
+    """``updated_datasets_{stamp}.json``, a list with an object per question."""
+    records = [
+        {
+            "question": one.prompt,
+            "answer": given.answers[one.id],
+            "gt_answers": one.record["truths"],
+            "image_path": one.record["image"],
+            "task_type": one.record["group"],
+        }
+        for one in given.questions
+    ]
+    return {f"updated_datasets_{given.stamp}.json": json.dumps(records)}
+
+
+def read_answers(files: Sequence[Path], questions: Sequence[Question]) -> dict[str, str]:
+    """Answers of such a list; an image is known by its group and name."""
+    waiting = OpenQuestions(questions, lambda one: Path(one.record["image"]).parts[-2:])
+    answers = {}
+    for path in files:
+        for record, where in read_records(path):
+            image = Path(str(require(record, "image_path", where))).parts[-2:]
+            one = waiting.take(image, where, text=str(require(record, "question", where)))
+            answers[one] = str(require(record, "answer", where))
+    return answers
+
+
+TINY_LVLM = TaskSpec(
+    id="tiny_lvlm",
+    suite="internvl",
+    title="Tiny LVLM-eHub",
+    data=tuple(
+        DataFile(
+            path=f"{FOLDER}/{group}/dataset.json",
+            format="JSON list: image_path (a file beside it), question, gt_answers (text or list)",
+        )
+        for group in GROUPS
+    ),
+    load=load,
+    generation=Generation(max_new_tokens=30),
+    metric="truth contained in the answer, sum of five groups",
+    score=score,
+    export=export,
+    read_answers=read_answers,
+    published="Overall: 3.53909090909091",
+    source="https://github.com/OpenGVLab/Multi-Modality-Arena",
+)
