@@ -18,6 +18,18 @@ def identity(record: Mapping[str, Any], number: int) -> str:
     return str(next(own, number))
 
 
+def require_text(record: Mapping[str, Any], name: str, where: str) -> str:
+    """A field that a record must have, and that must be a text.
+
+    Raises:
+        DatasetError: it is not.
+    """
+    value = require(dict(record), name, where)
+    if not isinstance(value, str):
+        raise DatasetError(f'"{name}" is {value!r}, want a text', where=where)
+    return value
+
+
 class OpenQuestions:
     """Questions that wait for their answer, by what an answer file repeats of them.
 

@@ -73,7 +73,7 @@ def load(root: DataRoot, rules: Rules) -> list[Question]:
                 Question(
                     id=f"{task}/{number}",
                     prompt=f"{text} {SUFFIX}",
-                    images=(ImageFile(str(_image_path(folder, image))),),
+                    images=(_image(root.folder, _image_path(folder, image)),),
                     record={"task": task, "image": image, "text": text, "truth": truth},
                 )
             )
@@ -129,6 +129,10 @@ def _image_path(folder: Path, name: str) -> Path:
     """Flat, or in ``images/``."""
     places = (folder / name, folder / "images" / name)
     return next((path for path in places if path.is_file()), places[0])
+
+
+def _image(base: Path, path: Path) -> ImageFile:
+    return ImageFile(str(path), shown=path.relative_to(base).as_posix())
 
 
 def _image_name(folder: Path, stem: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from internvl_chat.errors import DatasetError
-from internvl_chat.evaluation.joining import OpenQuestions, identity, read_records
+from internvl_chat.evaluation.joining import OpenQuestions, identity, read_records, require_text
 from internvl_chat.evaluation.metrics.mvbench import is_match, letter_of, names_truth, truth_of
 from internvl_chat.evaluation.sources import require
 from internvl_chat.evaluation.task import (
@@ -102,7 +102,7 @@ def load(root: DataRoot, rules: Rules) -> list[Question]:
 def _question(
     root: DataRoot, task: MVBenchTask, own_id: str, record: dict[str, Any], where: str
 ) -> Question:
-    text = require(record, "question", where)
+    text = require_text(record, "question", where)
     candidates = require(record, "candidates", where)
     if not isinstance(candidates, list) or not candidates:
         raise DatasetError(f'"candidates" is {candidates!r}, want a list of texts', where=where)
@@ -113,7 +113,7 @@ def _question(
         id=f"{task.stem}/{own_id}",
         prompt=f"{frames}{INSTRUCTION}\n{asked}{ENDING}",
         video=VideoClip(
-            path=str(root.folder / VIDEO / task.folder / require(record, "video", where)),
+            path=str(root.folder / VIDEO / task.folder / require_text(record, "video", where)),
             num_segments=NUM_SEGMENTS,
             bounds=_bounds(record, where) if task.is_bounded else None,
             frames_per_second=FOLDER_RATE if task.is_frames else None,

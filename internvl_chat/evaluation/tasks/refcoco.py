@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from internvl_chat.errors import DatasetError
-from internvl_chat.evaluation.joining import OpenQuestions, identity, read_records
+from internvl_chat.evaluation.joining import OpenQuestions, identity, read_records, require_text
 from internvl_chat.evaluation.metrics.boxes_iou import iou, read_box
 from internvl_chat.evaluation.sources import ImageFile, read_jsonl, require
 from internvl_chat.evaluation.task import (
@@ -53,8 +53,8 @@ def load(root: DataRoot, rules: Rules, *, splits: Sequence[str]) -> list[Questio
 def _load(root: DataRoot, split: str, has_prefix: bool) -> list[Question]:
     questions = []
     for number, (record, where) in enumerate(read_jsonl(root.folder / _path(split))):
-        text = require(record, "sent", where)
-        image = require(record, "image", where)
+        text = require_text(record, "sent", where)
+        image = require_text(record, "image", where)
         own = identity(record, number)
         questions.append(
             Question(

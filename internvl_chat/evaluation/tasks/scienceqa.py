@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from internvl_chat.errors import DatasetError
-from internvl_chat.evaluation.joining import OpenQuestions, identity, json_lines
+from internvl_chat.evaluation.joining import OpenQuestions, identity, json_lines, require_text
 from internvl_chat.evaluation.metrics.letters import (
     LETTERS,
     lettered,
@@ -40,10 +40,10 @@ def load(root: DataRoot, rules: Rules) -> list[Question]:
     questions = []
     for number, (record, where) in enumerate(read_jsonl(root.folder / QUESTIONS)):
         options = _options(record, where)
-        text, hint = require(record, "question", where), record.get("hint")
-        lines = [hint] if hint else []
+        text, hint = require_text(record, "question", where), record.get("hint")
+        lines = [str(hint)] if hint else []
         prompt = "\n".join([*lines, text, *listed(options), INSTRUCTION])
-        image = require(record, "image", where)
+        image = require_text(record, "image", where)
         questions.append(
             Question(
                 id=identity(record, number),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from internvl_chat.errors import DatasetError
-from internvl_chat.evaluation.joining import answers_by_id, json_lines
+from internvl_chat.evaluation.joining import answers_by_id, json_lines, require_text
 from internvl_chat.evaluation.metrics.letters import named_letter
 from internvl_chat.evaluation.sources import ImageFile, read_json, read_jsonl, require
 from internvl_chat.evaluation.task import (
@@ -52,7 +52,7 @@ def load(root: DataRoot, rules: Rules) -> list[Question]:
         questions.append(
             Question(
                 id=str(question_id),
-                prompt=require(record, "text", where),
+                prompt=require_text(record, "text", where),
                 images=(ImageFile(str(root.folder / image), shown=image),),
                 record={
                     "question_id": question_id,
@@ -72,10 +72,14 @@ def _labels(path: Path) -> tuple[dict[str, int], dict[str, _Label]]:
     if not isinstance(content, dict):
         raise DatasetError("is no JSON object", where=str(path))
     names = require(content, "question_type", str(path))
+    if not isinstance(names, dict):
+        raise DatasetError('"question_type" is no object', where=str(path))
     known = set(names.values())
     labels: dict[str, _Label] = {}
     for number, record in enumerate(require(content, "questions", str(path))):
         where = f"{path}, question {number}"
+        if not isinstance(record, dict):
+            raise DatasetError("is no JSON object", where=where)
         type_id = require(record, "question_type_id", where)
         if type_id not in known:
             raise DatasetError(f"question_type_id {type_id!r} has no name", where=where)

@@ -157,7 +157,9 @@ def test_layouts(layout: Any, tmp_path: Path) -> None:
     ]
     assert questions[1].prompt == f"Is there a fork in the image? Please answer yes or no. {SHORT}"
     assert all(one.images[0].open().size == (12, 8) for one in questions)
-    assert Path(questions[-1].images[0].label).name == "cod_0000.png"
+    folder = "data/mme/MME_Benchmark_release_version/code_reasoning"
+    inner = "images/" if layout == "folders" else ""
+    assert questions[-1].images[0].label == f"{folder}/{inner}cod_0000.png"
 
 
 PRINTED = """\

@@ -187,6 +187,7 @@ def test_files_written_and_read(tmp_path: Path) -> None:
         ("[10.5, 20.0, 110.5, 220.0]", "[1, 2]", r"val\.jsonl:1: \"bbox\" is \[1, 2\], want"),
         ('"height": 480', '"height": 0', r"val\.jsonl:1: \"height\" is 0, want pixels"),
         ('"sent"', '"text"', r"val\.jsonl:1: has no \"sent\""),
+        ('"left mug"', "3", r"val\.jsonl:1: \"sent\" is 3, want a text"),
     ],
 )
 def test_unfit_data(old: str, new: str, message: str, tmp_path: Path) -> None:

@@ -116,6 +116,12 @@ def test_unfit_files(tmp_path: Path) -> None:
     path.write_text(json.dumps({**labels, "questions": []}), "utf-8")
     with pytest.raises(DatasetError, match=r"seed\.jsonl:1: question 9001 is not in"):
         questions_of(SEED, tmp_path)
+    path.write_text(json.dumps({**labels, "questions": [7]}), "utf-8")
+    with pytest.raises(DatasetError, match="question 0: is no JSON object"):
+        questions_of(SEED, tmp_path)
+    path.write_text(json.dumps({**labels, "question_type": []}), "utf-8")
+    with pytest.raises(DatasetError, match=r'"question_type" is no object'):
+        questions_of(SEED, tmp_path)
     path.write_text("[]", "utf-8")
     with pytest.raises(DatasetError, match="is no JSON object"):
         questions_of(SEED, tmp_path)
