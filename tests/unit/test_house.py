@@ -15,6 +15,10 @@ SETTINGS_IN_TWO_CLASSES = {
     "length",  # that a meta JSON promises, and of an upload's body
     "max_dynamic_patch",  # the run's, and a dataset's own
     "warnings",  # about a record, and counted over records
+    "images",  # of a record, and of a question to be evaluated
+    "video",  # of a record, and of a question to be evaluated
+    "judge",  # the model that a benchmark names, and the one at hand
+    "notes",  # on a score, and on a placement of ranks
 }
 
 
