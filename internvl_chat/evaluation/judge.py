@@ -286,11 +286,11 @@ class OpenAIJudge:
         return outcome
 
     def summary(self) -> dict[str, Any]:
-        """For ``run.json``: what was asked, what came of it and what it cost; no key."""
+        """For ``run.json``: what was asked, what came of it, what it cost; no key, no address."""
         return {
             "name": self.name,
             "version": self.version,
-            "url": self._endpoint.url,
+            "endpoint": "OpenAI" if self._endpoint.url == endpoint_url(OPENAI_URL) else "other",
             "prompts_sha256": self.prompts.sha256(),
             **self._tally.summary(self._prices),
         }

@@ -64,13 +64,19 @@ class JudgePrompts:
         """The chat messages of one request.
 
         Raises:
-            ValueError: a scorer asks with a key, field or category that does not exist.
+            ValueError: a scorer asks with a key or fields that do not exist.
+            ConfigError: the data has a category without a rule.
         """
         if key not in self._prompts or set(fields) != set(FIELDS[key]):
             raise ValueError(f"{key} with fields {sorted(fields)}; there are {dict(FIELDS)}")
         prompt = self._prompts[key]
         if prompt.rules and fields["category"] not in prompt.rules:
-            raise ValueError(f"category {fields['category']!r}, {key} has {sorted(prompt.rules)}")
+            raise ConfigError(
+                f"the data has the category {fields['category']!r}, the prompt {key!r} has rules "
+                f"for {', '.join(sorted(prompt.rules))}",
+                where="--judge-prompts",
+                fix=f'Give a file with "{key}" and a rule for it, or mend the data.',
+            )
         return prompt.fill(fields)
 
     def sha256(self, key: str | None = None) -> str:

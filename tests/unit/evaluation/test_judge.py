@@ -96,7 +96,7 @@ def test_a_request_and_its_reply(make: Make) -> None:
     assert judge.summary() == {
         "name": "gpt-4-turbo",
         "version": "gpt-4-1106-preview",
-        "url": f"{server.url}/chat/completions",
+        "endpoint": "other",
         "prompts_sha256": load_judge_prompts().sha256(),
         "num_replies": 1,
         "num_without_reply": 0,
@@ -456,7 +456,8 @@ def test_which_judge(
         assert judge is None
         return
     assert judge is not None
-    assert (judge.name, judge.summary()["url"]) == (expected[0], f"{expected[1]}/chat/completions")
+    assert (judge.name, judge._endpoint.url) == (expected[0], f"{expected[1]}/chat/completions")
+    assert judge.summary()["endpoint"] == ("OpenAI" if "openai.com" in expected[1] else "other")
     judge.close()
 
 

@@ -38,7 +38,7 @@ def test_llava_bench_has_a_system_message_and_a_rule_for_each_category() -> None
         assert "{rule}" not in messages[1]["content"]
         seen.add(messages[1]["content"])
     assert len(seen) == 3
-    with pytest.raises(ValueError, match="category 'all'"):
+    with pytest.raises(ConfigError, match="category 'all', the prompt 'llava_bench' has rules for"):
         prompts.messages("llava_bench", {**fields_of("llava_bench"), "category": "all"})
 
 
