@@ -72,7 +72,7 @@ def score(given: ScoreInput) -> Score:
     """Counts by category; their mean F1 under the later rules and as the guide does by hand."""
     metrics: dict[str, float | None] = {}
     per_sample: dict[str, float] = {}
-    lines: list[str] = []
+    lines = ["Evaluating pope ..."]
     f1s: list[float] = []
     for category in CATEGORIES:
         asked = [one for one in given.questions if one.record["category"] == category]
