@@ -1,5 +1,6 @@
 """What a quickstart run consists of: budgets, the recipe's settings, the files. No side effects."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,3 +113,13 @@ def training_command(
         *(["--max_steps", str(max_steps)] if max_steps else ["--num_train_epochs", "1"]),
     ]
     return TrainingCommand(settings=settings, arguments=["sh", RECIPE, *arguments])
+
+
+def benchmark_command(*, model: Path, meta: Path, results: Path) -> list[str]:
+    """The command that asks the held-out questions; results go to a folder."""
+    return [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+        *("--nproc-per-node", str(NUM_PROCESSES)),
+        *("-m", "examples.benchmark", "--model", model.as_posix()),
+        *("--meta", meta.as_posix(), "--out", results.as_posix()),
+    ]

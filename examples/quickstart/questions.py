@@ -1,6 +1,6 @@
 """Held-out records as questions to ask, and answers as lines of a file. Torch is not imported."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,6 +21,11 @@ class Asked:
     prompt: str
     """The human turn as the annotation has it, ``<image>`` tags included."""
     truth: str
+
+    @property
+    def key(self) -> str:
+        """The id of the question in the benchmark."""
+        return f"{self.dataset}/{self.identity}"
 
     def answered(self, answer: str) -> Reply:
         """The question with what the model said."""
@@ -54,20 +59,10 @@ def _asked(dataset: str, root: Path, record: Record) -> Asked:
     )
 
 
-def batches(questions: Sequence[Asked], size: int) -> list[list[int]]:
-    """Positions of the questions, cut into batches of the same number of images.
-
-    Prompts of about one length stand together (little padding), and those with the longest answers
-    come first, so that no process is left alone with them at the end.
-    """
-    groups: dict[int, list[int]] = {}
-    for i, asked in enumerate(questions):
-        groups.setdefault(len(asked.images), []).append(i)
-    cut: list[list[int]] = []
-    for group in groups.values():
-        ordered = sorted(group, key=lambda i: (len(questions[i].truth), len(questions[i].prompt)))
-        cut += [ordered[start : start + size] for start in range(0, len(ordered), size)]
-    return sorted(cut, key=lambda batch: -max(len(questions[i].truth) for i in batch))
+def read_answers(results: Path) -> dict[str, str]:
+    """What the benchmark's run answered, by :attr:`Asked.key`."""
+    (path,) = results.glob("*/answers.jsonl")
+    return {line["id"]: line.get("answer", "") for line in read_jsonl(path)}
 
 
 def write_replies(path: Path, replies: Iterable[Reply]) -> None:

@@ -30,10 +30,16 @@ from examples.quickstart.plan import (
     Budget,
     RunFiles,
     TrainingCommand,
+    benchmark_command,
     data_files,
     training_command,
 )
-from examples.quickstart.questions import load_questions, read_replies, write_replies
+from examples.quickstart.questions import (
+    load_questions,
+    read_answers,
+    read_replies,
+    write_replies,
+)
 from examples.quickstart.report import CUSTOM, ReportInput, render_report
 from examples.quickstart.scoring import accuracy_by_dataset
 
@@ -66,34 +72,40 @@ def make_data(console: Console, files: DataFiles, plan: DataPlan) -> None:
     console.print(f"images below {files.images}\nmeta JSON  {files.train_meta}")
 
 
-def ask(console: Console, model: Path, files: DataFiles, replies: Path) -> None:
-    """Ask a checkpoint every held-out question and write the replies."""
-    from examples.quickstart.evaluate import answer_all  # imports torch
-
-    questions = load_questions(files.held_out_meta)
-    with _progress(console) as progress:
-        task = progress.add_task("questions", total=len(questions))
-        answers = answer_all(
-            model, questions, NUM_PROCESSES, lambda done: progress.update(task, completed=done)
-        )
-    given = [asked.answered(answer) for asked, answer in zip(questions, answers, strict=True)]
+def ask(console: Console, model: Path, files: DataFiles, replies: Path) -> int:
+    """Ask a checkpoint every held-out question and write the replies; returns the exit status."""
+    results = replies.with_suffix("")
+    status = _run(benchmark_command(model=model, meta=files.held_out_meta, results=results))
+    if status:
+        return status
+    answers = read_answers(results)
+    given = [asked.answered(answers[asked.key]) for asked in load_questions(files.held_out_meta)]
     write_replies(replies, given)
     accuracy = accuracy_by_dataset(given)
     console.print(", ".join(f"{name} {100 * share:.1f} %" for name, share in accuracy.items()))
+    return 0
 
 
 def train(command: TrainingCommand) -> int:
     """Run the recipe with its output on the screen; returns its exit status."""
+    return _run([*command.arguments], {"PYTHON": sys.executable, **command.settings})
+
+
+def _run(arguments: Sequence[str], settings: Mapping[str, str] | None = None) -> int:
+    """Run a program of two processes with its output on the screen; returns its exit status.
+
+    Several processes of one thread beat one process of several: the model is so small that most of
+    its operations are too short to be shared out.
+    """
     environment = {key: value for key, value in os.environ.items() if key not in NOT_INHERITED}
     threads = max(1, (os.cpu_count() or 1) // NUM_PROCESSES)
     environment.setdefault("OMP_NUM_THREADS", str(threads))
     environment |= {
-        "PYTHON": sys.executable,
         "TOKENIZERS_PARALLELISM": "false",
         "CUDA_VISIBLE_DEVICES": "",  # two processes on the CPU, whatever else is in the machine
-        **command.settings,
+        **(settings or {}),
     }
-    process = subprocess.Popen(command.arguments, env=environment)
+    process = subprocess.Popen(arguments, env=environment)
     while True:
         try:
             return process.wait()
@@ -135,25 +147,30 @@ class Quickstart:
             "the custom dataset, and general data beside it",
             lambda: make_data(self.console, self.files, self.budget.data),
         )
-        self._phase(
-            "before",
-            "held-out questions to the model as it is shipped",
-            lambda: ask(self.console, self.model, self.files, self.run.replies("before")),
-        )
-        status = self._phase(
-            "train",
-            f"fine-tuning: the second recipe, ZeRO-3, {NUM_PROCESSES} processes",
-            lambda: self._train(command),
-        )
-        if status:
-            again = "sh shell/quickstart.sh"
-            self.console.print(f"The training ended with exit status {status}. To go on: {again}")
-            return status
-        self._phase(
-            "after",
-            "the same questions to the fine-tuned model",
-            lambda: ask(self.console, self.run.checkpoint, self.files, self.run.replies("after")),
-        )
+        phases: list[tuple[str, str, Callable[[], int]]] = [
+            (
+                "before",
+                "held-out questions to the model as it is shipped",
+                lambda: ask(self.console, self.model, self.files, self.run.replies("before")),
+            ),
+            (
+                "train",
+                f"fine-tuning: the second recipe, ZeRO-3, {NUM_PROCESSES} processes",
+                lambda: self._train(command),
+            ),
+            (
+                "after",
+                "the same questions to the fine-tuned model",
+                lambda: ask(
+                    self.console, self.run.checkpoint, self.files, self.run.replies("after")
+                ),
+            ),
+        ]
+        for name, title, work in phases:
+            if status := self._phase(name, title, work):
+                again = "sh shell/quickstart.sh"
+                self.console.print(f"{name} ended with exit status {status}. To go on: {again}")
+                return status
         self._finish(command)
         return 0
 

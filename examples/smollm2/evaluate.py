@@ -18,7 +18,7 @@ import torch
 from examples.annotations import write_json
 from examples.durations import read_seconds
 from examples.smollm2.data import COLOR_CHANCE, DIGIT_CHANCE
-from examples.tiny_model.evaluate import Reply, Trial, answer, read_trials
+from examples.tiny_model.evaluate import Reply, ask_files
 
 logger = logging.getLogger(__name__)
 
@@ -42,16 +42,16 @@ def summarize(replies: Sequence[Reply]) -> dict[str, Any]:
     """Accuracy by skill beside chance, with a few replies to look at."""
     skills: dict[str, Any] = {}
     for skill, chance in CHANCE.items():
-        asked = [reply for reply in replies if reply.trial.skill == skill]
+        asked = [reply for reply in replies if reply.skill == skill]
         if not asked:
             continue
-        right = sum(begins_with(reply.text, reply.trial.truth) for reply in asked)
+        right = sum(begins_with(reply.text, reply.truth) for reply in asked)
         skills[skill] = {
             "accuracy": round(right / len(asked), 4),
             "chance": chance,
             "asked": len(asked),
             "examples": [
-                {"truth": reply.trial.truth, "reply": reply.text} for reply in asked[:NUM_EXAMPLES]
+                {"truth": reply.truth, "reply": reply.text} for reply in asked[:NUM_EXAMPLES]
             ],
         }
     return skills
@@ -72,14 +72,11 @@ def evaluate(model_path: Path, data: Path, *, limit: int | None = None) -> dict[
 
     model = AutoModel.from_pretrained(model_path, dtype=torch.float32).eval()
     tokenizer = load_tokenizer(str(model_path))
-    trials: list[Trial] = [
-        trial
-        for skill in CHANCE
-        for trial in read_trials(data / "heldout" / f"{skill}.jsonl", data, limit=limit)
-    ]
     text = text_reply(model, tokenizer)
+    del model  # the runner loads it anew
+    files = [data / "heldout" / f"{skill}.jsonl" for skill in CHANCE]
     return {
-        "skills": summarize(answer(model, tokenizer, trials)),
+        "skills": summarize(ask_files(model_path, files, data, limit=limit)),
         "text": {"question": TEXT_QUESTION, "reply": text, "right": answers_paris(text)},
     }
 

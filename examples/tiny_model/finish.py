@@ -112,8 +112,7 @@ def finish(args: argparse.Namespace) -> dict[str, Any]:
     args.out.mkdir(parents=True, exist_ok=True)
     save_checkpoint_files(trained, tokenizer, args.out, dtype=torch.bfloat16)
     # What is measured is what is shipped: the rounded weights, computing in fp32.
-    model = InternVLChatModel.from_pretrained(args.out, dtype=torch.float32).eval()
-    heldout = evaluate(model, tokenizer, sorted((args.data / "heldout").glob("*.jsonl")))
+    heldout = evaluate(args.out, sorted((args.data / "heldout").glob("*.jsonl")))
     logger.info("%s", format_table(heldout))
     missed = {k: v for k, v in TARGETS.items() if heldout["groups"].get(k, 0.0) < v}
     if missed:
@@ -124,7 +123,7 @@ def finish(args: argparse.Namespace) -> dict[str, Any]:
         "vision_steps": args.vision_steps,
         "language_steps": args.language_steps,
         **trainer_facts(args.checkpoint),
-        "parameters": count_parameters(model),
+        "parameters": count_parameters(trained),
         "heldout": heldout,
         "seconds": read_seconds(args.seconds),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES}

@@ -12,8 +12,8 @@ from examples.annotations import (
 )
 from examples.quickstart.questions import (
     Asked,
-    batches,
     load_questions,
+    read_answers,
     read_replies,
     write_replies,
 )
@@ -57,15 +57,11 @@ def test_a_meta_comes_back_and_its_records_become_questions(tmp_path: Path) -> N
     ]
 
 
-def test_batches_hold_every_question_once_and_one_number_of_images() -> None:
-    questions = [asked(i % 3, "?" * (i % 7 + 1), "a" * (i % 5)) for i in range(50)]
-    cut = batches(questions, 8)
-    assert sorted(i for batch in cut for i in batch) == list(range(50))
-    assert max(len(batch) for batch in cut) == 8
-    for batch in cut:
-        assert len({len(questions[i].images) for i in batch}) == 1
-    longest = [max(len(questions[i].truth) for i in batch) for batch in cut]
-    assert longest == sorted(longest, reverse=True)
+def test_answers_of_the_benchmark_go_to_their_questions(tmp_path: Path) -> None:
+    lines = [{"id": "d/One?", "answer": "1"}, {"id": "d/Two?", "error": "no such file"}]
+    write_jsonl(tmp_path / "own-heldout/answers.jsonl", lines)
+    answers = read_answers(tmp_path)
+    assert [answers[asked(1, text, "").key] for text in ("One?", "Two?")] == ["1", ""]
 
 
 def test_replies_come_back_from_their_file(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from examples.smollm2.evaluate import answers_paris, begins_with, summarize
-from examples.tiny_model.evaluate import Reply, Trial
+from examples.tiny_model.evaluate import Reply
 
 
 @pytest.mark.parametrize(
@@ -34,8 +34,7 @@ def test_paris_must_be_named() -> None:
 
 def test_accuracy_stands_beside_chance() -> None:
     def reply(skill: str, truth: str, text: str) -> Reply:
-        trial = Trial(identity="x", question="?", truth=truth, skill=skill, images=())
-        return Reply(trial=trial, text=text)
+        return Reply(skill=skill, truth=truth, text=text)
 
     found = summarize(
         [
