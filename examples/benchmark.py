@@ -15,7 +15,7 @@ from pathlib import Path
 
 from internvl_chat.errors import UserError
 from internvl_chat.evaluation.opening import count_parameters, open_model
-from internvl_chat.evaluation.runner import run_tasks
+from internvl_chat.evaluation.runner import plan_tasks, run_plans
 from internvl_chat.evaluation.settings import RunSettings
 from internvl_chat.evaluation.task import DataRoot, Question, TaskSpec
 from internvl_chat.evaluation.tasks.own import task_of_records
@@ -61,13 +61,9 @@ def run_benchmark(checkpoint: Path, tasks: Sequence[TaskSpec], folder: Path) -> 
     """
     state = init_distributed(use_cpu=True)
     try:
-        run_tasks(
-            settings_of(checkpoint, folder),
-            tasks,
-            state,
-            open_answerer=open_model,
-            count_parameters=count_parameters,
-        )
+        settings = settings_of(checkpoint, folder)
+        plans = plan_tasks(settings, tasks, state, count_parameters)
+        run_plans(settings, plans, state, open_answerer=open_model)
     finally:
         shut_down()
 

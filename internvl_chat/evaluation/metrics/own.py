@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from internvl_chat.evaluation.judge import JudgeRequest, ask_until
+from internvl_chat.evaluation.metrics.anls import anls
 from internvl_chat.evaluation.metrics.bleu_rouge import (
     ROUGE_TYPES,
     Samples,
@@ -16,7 +18,10 @@ from internvl_chat.evaluation.metrics.bleu_rouge import (
     sentence_bleu,
 )
 from internvl_chat.evaluation.metrics.iou import compare_boxes, parse_boxes
+from internvl_chat.evaluation.metrics.letters import LETTERS, named_letter
+from internvl_chat.evaluation.metrics.relaxed_accuracy import relaxed_accuracy
 from internvl_chat.evaluation.metrics.text import Confusion, clean, exact_match
+from internvl_chat.evaluation.metrics.vqa_accuracy import vqa_accuracy
 from internvl_chat.evaluation.task import Judge
 
 OwnMetric = Literal["exact", "relaxed", "anls", "vqa", "iou", "choice", "bleu", "rouge", "judge"]
@@ -127,22 +132,16 @@ def _iou(sample: Compared) -> Values:
 
 def _relaxed(sample: Compared) -> Values:
     """Within 5 % of the truth, as the paper has it."""
-    from internvl_chat.evaluation.metrics.relaxed_accuracy import relaxed_accuracy
-
     return {"relaxed": float(any(relaxed_accuracy(sample.answer, r) for r in sample.references))}
 
 
 def _anls(sample: Compared) -> Values:
     """Surplus white space makes no answer more alike."""
-    from internvl_chat.evaluation.metrics.anls import anls
-
     return {"anls": anls(sample.references, sample.answer, lengths="compared")}
 
 
 def _vqa(sample: Compared) -> Values:
     """Of ten references the official accuracy; one is compared once both are normalised."""
-    from internvl_chat.evaluation.metrics.vqa_accuracy import vqa_accuracy
-
     return {"vqa": vqa_accuracy(sample.answer, sample.references)}
 
 
@@ -165,8 +164,6 @@ def _choice(sample: Compared) -> Values:
 
 
 def _choice_labels(sample: Compared) -> tuple[str, str]:
-    from internvl_chat.evaluation.metrics.letters import LETTERS, named_letter
-
     options = options_in(sample.question) or LETTERS
     truths = [named_letter(reference, options) for reference in sample.references]
     truths = [letter for letter in truths if letter] or [_NO_LETTER]
@@ -192,8 +189,6 @@ def _judged(samples: Sequence[Compared], judge: Judge) -> list[Values]:
 
     The prompt is MM-Vet's, which knows several right answers as ``<OR>``.
     """
-    from internvl_chat.evaluation.judge import JudgeRequest, ask_until
-
     requests = [
         JudgeRequest(
             key="mmvet",

@@ -294,7 +294,6 @@ def test_perfect_answers_in_any_order(tmp_path: Path) -> None:
 
 
 def test_without_a_judge_a_line_says_so(tmp_path: Path) -> None:
-    pytest.importorskip("internvl_chat.evaluation.judge")
     task = task_of_records(write_own(tmp_path), metrics=["judge"])
     assert task.judge == "gpt-4-turbo"
     score = scored(task, ANSWERS)
