@@ -117,7 +117,8 @@ def test_pope_by_hand(tmp_path: Path) -> None:
         "====================================\n"
     )
     names = ("random", "popular", "adversarial")
-    wanted = "".join(f"Category: {name}, # samples: 4\n{block}" for name in names)
+    blocks = "".join(f"Category: {name}, # samples: 4\n{block}" for name in names)
+    wanted = "Evaluating pope ...\n" + blocks
     score = json.loads((outcome.folder / "score.json").read_text())
     assert score["rules"]["2024"]["printed"] == wanted
     assert score["rules"]["later"]["printed"] == wanted + "Overall F1: 66.67\n"
