@@ -224,6 +224,7 @@ MVBENCH = TaskSpec(
     rules=("2024", "official"),
     export=export,
     read_answers=read_answers,
+    original_beams=1,
     published="Avg: 50.975",
     source="https://github.com/OpenGVLab/Ask-Anything/tree/main/video_chat2",
 )

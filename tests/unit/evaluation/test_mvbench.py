@@ -116,6 +116,7 @@ def test_questions(tmp_path: Path) -> None:
     assert scene.bounds is None
     assert questions[1].record["truth"] == "(C) No"
     assert MVBENCH.generation.max_new_tokens == 1000
+    assert MVBENCH.original_beams == 1
 
 
 def scripted(root: Path) -> tuple[list, dict[str, str]]:
