@@ -20,6 +20,7 @@ from internvl_chat.evaluation.task import (
     ScoreInput,
     TaskSpec,
 )
+from internvl_chat.evaluation.tasks.wording import SHORT
 
 GROUPS = {
     "Perception": (
@@ -45,7 +46,6 @@ TASK_NAMES = tuple(name for names in GROUPS.values() for name in names)
 RELEASE = "data/mme/MME_Benchmark_release_version"
 LISTS = "eval/mme/Your_Results"
 """Question lists of the original evaluator; without one it is rebuilt from the release."""
-SUFFIX = "Answer the question using a single word or phrase."
 _IMAGE_SUFFIXES = (".jpg", ".png", ".jpeg")
 
 
@@ -72,7 +72,7 @@ def load(root: DataRoot, rules: Rules) -> list[Question]:
             questions.append(
                 Question(
                     id=f"{task}/{number}",
-                    prompt=f"{text} {SUFFIX}",
+                    prompt=f"{text} {SHORT}",
                     images=(_image(root.folder, _image_path(folder, image)),),
                     record={"task": task, "image": image, "text": text, "truth": truth},
                 )

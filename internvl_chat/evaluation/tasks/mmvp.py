@@ -24,10 +24,10 @@ from internvl_chat.evaluation.task import (
     ScoreInput,
     TaskSpec,
 )
+from internvl_chat.evaluation.tasks.wording import LETTER_EN
 
 QUESTIONS = "data/MMVP/Questions.csv"
 IMAGES = "data/MMVP/MMVP Images"
-INSTRUCTION = "Answer with the option's letter from the given choices directly."
 INDEX_COLUMNS = ("lndex", "Index", "index")
 """The first, with a lower-case L, is that of the published file."""
 
@@ -44,7 +44,7 @@ def load(root: DataRoot, rules: Rules) -> list[Question]:
         questions.append(
             Question(
                 id=index,
-                prompt="\n".join([text, *listed(options), INSTRUCTION]),
+                prompt="\n".join([text, *listed(options), LETTER_EN]),
                 images=(ImageFile(str(root.folder / image), shown=image),),
                 record={
                     "text": text,

@@ -28,10 +28,10 @@ from internvl_chat.evaluation.task import (
     ScoreInput,
     TaskSpec,
 )
+from internvl_chat.evaluation.tasks.wording import LETTER_EN
 
 QUESTIONS = "data/scienceqa/scienceqa_test_img.jsonl"
 IMAGES = "data/scienceqa/images/test"
-INSTRUCTION = "Answer with the option's letter from the given choices directly."
 _READERS = {"2024": read_letter, "later": read_letter_later, "official": named_letter}
 
 
@@ -42,7 +42,7 @@ def load(root: DataRoot, rules: Rules) -> list[Question]:
         options = _options(record, where)
         text, hint = require_text(record, "question", where), record.get("hint")
         lines = [str(hint)] if hint else []
-        prompt = "\n".join([*lines, text, *listed(options), INSTRUCTION])
+        prompt = "\n".join([*lines, text, *listed(options), LETTER_EN])
         image = require_text(record, "image", where)
         questions.append(
             Question(

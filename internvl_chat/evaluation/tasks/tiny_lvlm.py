@@ -20,6 +20,7 @@ from internvl_chat.evaluation.task import (
     ScoreInput,
     TaskSpec,
 )
+from internvl_chat.evaluation.tasks.wording import SHORT
 
 GROUPS = (
     "Visual_Knowledge_Acquisition",
@@ -30,7 +31,6 @@ GROUPS = (
 )
 """In the guide's order; the original prints in that of a directory listing."""
 FOLDER = "data/tiny_lvlm/updated_datasets"
-SUFFIX = "Answer the question using a single word or phrase."
 
 
 def load(root: DataRoot, rules: Rules) -> list[Question]:
@@ -46,7 +46,7 @@ def load(root: DataRoot, rules: Rules) -> list[Question]:
             questions.append(
                 Question(
                     id=f"{group}/{identity(record, number)}",
-                    prompt=f"{text} {SUFFIX}",
+                    prompt=f"{text} {SHORT}",
                     images=(ImageFile(str(root.folder / image), shown=image),),
                     record={
                         "group": group,
