@@ -9,6 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from internvl_chat.cli.own_data import (
+    OwnData,
+    OwnField,
+    OwnJsonl,
+    OwnMeta,
+    OwnMetrics,
+    OwnRoot,
+    tasks_of,
+)
 from internvl_chat.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
@@ -23,9 +32,11 @@ _WEEK_SECONDS = 7 * 24 * 3600.0  # a rank that is done waits for the slowest
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 Tasks = Annotated[
-    list[str], typer.Argument(metavar="TASK...", help="Ids: internvl-chat eval list.")
+    list[str] | None, typer.Argument(metavar="TASK...", help="Ids: internvl-chat eval list.")
 ]
-TaskId = Annotated[str, typer.Argument(metavar="TASK", help="Id of a task.")]
+TaskId = Annotated[
+    str | None, typer.Argument(metavar="TASK", help="Id of a task; none with own records.")
+]
 RulesName = Annotated[
     str | None, typer.Option("--rules", help="2024 (by default), later or official.")
 ]
@@ -44,7 +55,12 @@ def _root() -> None:
 @app.command()
 def run(
     checkpoint: Annotated[str, typer.Argument(help="Chat checkpoint of any kind.")],
-    task: Tasks,
+    task: Tasks = None,
+    jsonl: OwnJsonl = None,
+    meta: OwnMeta = None,
+    root: OwnRoot = None,
+    metric: OwnMetrics = None,
+    by: OwnField = "",
     out_dir: Annotated[
         Path, typer.Option(help="Results go to {out-dir}/{parent}_{name}/{task}.")
     ] = Path("results"),
@@ -96,10 +112,10 @@ def run(
 
     Example: internvl-chat eval run pretrained/internvl-chat-tiny pope --limit 100
     """
-    from internvl_chat.evaluation.registry import find_tasks
     from internvl_chat.evaluation.settings import RunSettings, results_folder
 
-    found = find_tasks(task)
+    own = OwnData(jsonl=jsonl, meta=meta, root=root, metrics=metric, by=by)
+    found = tasks_of(task, own)
     settings = RunSettings(
         checkpoint=checkpoint,
         folder=results_folder(out_dir, checkpoint),
@@ -153,7 +169,10 @@ def list_tasks(as_json: Json = False) -> None:
 
 @app.command()
 def prompts(
-    task: TaskId,
+    task: TaskId = None,
+    jsonl: OwnJsonl = None,
+    meta: OwnMeta = None,
+    root: OwnRoot = None,
     as_json: Json = False,
     rules: RulesName = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first n questions.")] = None,
@@ -163,9 +182,9 @@ def prompts(
     Example: internvl-chat eval prompts pope --limit 3
     """
     from internvl_chat.evaluation.prompts import describe_prompts
-    from internvl_chat.evaluation.registry import find_tasks
 
-    for one in find_tasks([task]):
+    own = OwnData(jsonl=jsonl, meta=meta, root=root, metrics=None, by="")
+    for one in tasks_of([task] if task else None, own):
         rows = describe_prompts(one, data_root(), parse_rules(rules), limit)
         if as_json:
             typer.echo(json.dumps(rows, ensure_ascii=False))
@@ -176,10 +195,16 @@ def prompts(
 
 @app.command()
 def score(
-    task: TaskId,
+    task: TaskId = None,
     answers: Annotated[
-        list[Path], typer.Argument(metavar="ANSWERS...", help="Ours, or the original's files.")
-    ],
+        list[Path] | None,
+        typer.Argument(metavar="ANSWERS...", help="Ours, or the original's files."),
+    ] = None,
+    jsonl: OwnJsonl = None,
+    meta: OwnMeta = None,
+    root: OwnRoot = None,
+    metric: OwnMetrics = None,
+    by: OwnField = "",
     as_json: Json = False,
     rules: RulesName = None,
     judge: JudgeName = None,
@@ -192,16 +217,22 @@ def score(
 
     Example: internvl-chat eval score pope results/pretrained_internvl-chat-tiny/pope/answers.jsonl
     """
-    from internvl_chat.evaluation.registry import find_tasks
     from internvl_chat.evaluation.scoring import as_text, score_files
 
-    tasks = find_tasks([task])
+    own = OwnData(jsonl=jsonl, meta=meta, root=root, metrics=metric, by=by)
+    mine = own.task()
+    files = [*(answers or ())]
+    if mine is not None and task is not None:  # what stands in the place of an id is a file
+        files.insert(0, Path(task))
+    if not files:
+        raise ConfigError("no file", where="ANSWERS", fix="Name the answers to be scored.")
+    tasks = [mine] if mine is not None else tasks_of([task] if task else None, own)
     if len(tasks) != 1:
         names = ", ".join(one.id for one in tasks)
         raise ConfigError(f"{task} stands for several tasks", where="TASK", fix=f"Name {names}.")
     wanted = parse_rules(rules)
     report, missing = score_files(
-        tasks[0], data_root(), answers, rules=wanted, judge=open_judge(judge, judge_base_url)
+        tasks[0], data_root(), files, rules=wanted, judge=open_judge(judge, judge_base_url)
     )
     if as_json:
         typer.echo(json.dumps(report.as_dict(), ensure_ascii=False))
