@@ -21,8 +21,9 @@ from internvl_chat.cli.own_data import (
 from internvl_chat.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
+    from internvl_chat.evaluation.judging import JudgeOptions
     from internvl_chat.evaluation.settings import RunSettings
-    from internvl_chat.evaluation.task import DataRoot, Judge, Rules, TaskSpec
+    from internvl_chat.evaluation.task import DataRoot, Rules, TaskSpec
     from internvl_chat.train.distributed import DistributedState
 
 STATUS_FILE = "EVAL_STATUS_FILE"
@@ -44,6 +45,10 @@ Json = Annotated[bool, typer.Option("--json", help="For programs.")]
 JudgeName = Annotated[str | None, typer.Option("--judge", help="Model that judges answers.")]
 JudgeUrl = Annotated[
     str | None, typer.Option("--judge-base-url", help="Of an OpenAI-style server.")
+]
+JudgePrompts = Annotated[
+    Path | None,
+    typer.Option(metavar="YAML", help="What the judge is asked, in place of our texts."),
 ]
 
 
@@ -100,6 +105,7 @@ def run(
     rules: RulesName = None,
     judge: JudgeName = None,
     judge_base_url: JudgeUrl = None,
+    judge_prompts: JudgePrompts = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show every answer.")] = False,
     check_only: Annotated[
         bool, typer.Option("--check-only", help="See that it could start, and stop.")
@@ -141,9 +147,10 @@ def run(
         is_scored=True,
         shows_answers=verbose,
     )
-    require_start(settings, found)
+    judges = judges_of(judge, judge_base_url, judge_prompts)
+    require_start(settings, found, judges)
     if not check_only:
-        raise typer.Exit(run_on_ranks(settings, found, open_judge(judge, judge_base_url)))
+        raise typer.Exit(run_on_ranks(settings, found, judges))
 
 
 @app.command("list")
@@ -194,6 +201,26 @@ def prompts(
 
 
 @app.command()
+def prepare(
+    task: Annotated[str, typer.Argument(metavar="TASK", help="Id of a task.")],
+    source: Annotated[Path, typer.Argument(help="Its unpacked release, or the one file.")],
+    out: Annotated[Path, typer.Option(help="The folder that holds data/.")] = Path(),
+) -> None:
+    """Bring an official release into the layout of docs/eval_data.md.
+
+    Texts are written, images and videos are linked to; what exists is left as it is.
+
+    Example: internvl-chat eval prepare vqa-okvqa-val downloads/okvqa
+    """
+    from internvl_chat.evaluation.prepare import prepare as prepare_release
+
+    written = prepare_release(task, source, out)
+    for path in written:
+        typer.echo(str(path))
+    typer.echo(f"{len(written)} new" if written else "all was in place")
+
+
+@app.command()
 def score(
     task: TaskId = None,
     answers: Annotated[
@@ -209,6 +236,7 @@ def score(
     rules: RulesName = None,
     judge: JudgeName = None,
     judge_base_url: JudgeUrl = None,
+    judge_prompts: JudgePrompts = None,
 ) -> None:
     """Score answer files, under all rules side by side.
 
@@ -217,6 +245,7 @@ def score(
 
     Example: internvl-chat eval score pope results/pretrained_internvl-chat-tiny/pope/answers.jsonl
     """
+    from internvl_chat.evaluation.judging import REPLIES, summary_of, warning_of
     from internvl_chat.evaluation.scoring import as_text, score_files
 
     own = OwnData(jsonl=jsonl, meta=meta, root=root, metrics=metric, by=by)
@@ -231,13 +260,16 @@ def score(
         names = ", ".join(one.id for one in tasks)
         raise ConfigError(f"{task} stands for several tasks", where="TASK", fix=f"Name {names}.")
     wanted = parse_rules(rules)
-    report, missing = score_files(
-        tasks[0], data_root(), files, rules=wanted, judge=open_judge(judge, judge_base_url)
-    )
+    judges = judges_of(judge, judge_base_url, judge_prompts)
+    with judges.open(tasks[0], files[0].absolute().parent / REPLIES) as opened:
+        report, missing = score_files(tasks[0], data_root(), files, rules=wanted, judge=opened)
+        warning = warning_of(summary_of(opened))
     if as_json:
         typer.echo(json.dumps(report.as_dict(), ensure_ascii=False))
     else:
         typer.echo(as_text(report, wanted or tasks[0].rules[0]))
+    if warning:
+        typer.echo(f"warning: {warning}", err=True)
     if missing:
         shown = ", ".join(missing[:10]) + (" …" if len(missing) > 10 else "")
         typer.echo(f"error: {len(missing)} answers are missing: {shown}", err=True)
@@ -272,18 +304,31 @@ def parse_rules(name: str | None) -> Rules | None:
     raise ConfigError(f"{name!r} are none", where="--rules", fix=f"Give {', '.join(RULES)}.")
 
 
-def open_judge(name: str | None, base_url: str | None) -> Judge | None:
-    """The judge that answers are shown to; None without one.
+def judges_of(
+    name: str | None,
+    base_url: str | None,
+    prompts: Path | None,
+    *,
+    api_key: str | None = None,
+    most_at_once: int | None = None,
+    most_tries: int | None = None,
+) -> JudgeOptions:
+    """What was said of judges, with the environment."""
+    from internvl_chat.evaluation.judge import JudgeLimits
+    from internvl_chat.evaluation.judging import JudgeOptions
 
-    Raises:
-        ConfigError: one was named and cannot be asked.
-    """
-    if name is None and base_url is None:
-        return None
-    raise ConfigError("no judge can be asked", where="--judge", fix="Leave it out.")
+    said = {"most_at_once": most_at_once, "most_tries": most_tries}
+    return JudgeOptions(
+        name=name,
+        base_url=base_url,
+        api_key=api_key,
+        prompts=prompts,
+        limits=JudgeLimits(**{key: value for key, value in said.items() if value is not None}),
+        environ=os.environ,
+    )
 
 
-def require_start(settings: RunSettings, tasks: list[TaskSpec]) -> None:
+def require_start(settings: RunSettings, tasks: list[TaskSpec], judges: JudgeOptions) -> None:
     """See that a run could start, before anything heavy.
 
     Raises:
@@ -293,10 +338,11 @@ def require_start(settings: RunSettings, tasks: list[TaskSpec]) -> None:
     from internvl_chat.evaluation.scoring import require_data
 
     require_data(tasks, settings.root, with_folders=True)
+    judges.check(tasks)
     find_chat_config(settings.checkpoint)
 
 
-def run_on_ranks(settings: RunSettings, tasks: list[TaskSpec], judge: Judge | None) -> int:
+def run_on_ranks(settings: RunSettings, tasks: list[TaskSpec], judges: JudgeOptions) -> int:
     """Meet the other ranks, run, and return the exit code: 1 where questions could not be asked."""
     from transformers.utils.logging import disable_progress_bar
 
@@ -315,7 +361,7 @@ def run_on_ranks(settings: RunSettings, tasks: list[TaskSpec], judge: Judge | No
                 typer.echo(f"error: {err}", err=True)
             return _leave(err.exit_code, state)
         outcomes = run_plans(
-            settings, plans, state, open_answerer=open_model, judge=judge, tell=typer.echo
+            settings, plans, state, open_answerer=open_model, judges=judges.open, tell=typer.echo
         )
         return _leave(int(any(one.unanswered for one in outcomes)), state)
     finally:

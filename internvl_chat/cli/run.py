@@ -13,7 +13,7 @@ import typer
 
 from internvl_chat.cli.eval import (
     data_root,
-    open_judge,
+    judges_of,
     parse_rules,
     require_start,
     run_on_ranks,
@@ -21,6 +21,7 @@ from internvl_chat.cli.eval import (
 from internvl_chat.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
+    from internvl_chat.evaluation.judging import JudgeOptions
     from internvl_chat.evaluation.settings import RunSettings
     from internvl_chat.evaluation.task import TaskSpec
 
@@ -42,16 +43,22 @@ def _run(options: argparse.Namespace) -> int:
 
     tasks = find_tasks(options.data)
     checkpoints = [(name, find_checkpoint(name)) for name in options.model]
-    judge_name = None if options.judge == _NO_JUDGE else options.judge
-    judge = open_judge(judge_name, options.judge_base_url)
+    judges = judges_of(
+        options.judge,
+        options.judge_base_url,
+        options.judge_prompts,
+        api_key=options.judge_key,
+        most_at_once=options.nproc,
+        most_tries=options.retry,
+    )
     codes = []
     for name, checkpoint in checkpoints:
         settings = _settings(options, name, checkpoint)
         if options.mode == "eval":
-            codes += [_score(settings, task, name) for task in tasks]
+            codes += [_score(settings, task, name, judges) for task in tasks]
             continue
-        require_start(settings, tasks)
-        codes.append(run_on_ranks(settings, tasks, judge))
+        require_start(settings, tasks, judges)
+        codes.append(run_on_ranks(settings, tasks, judges))
     return max(codes)
 
 
@@ -102,15 +109,19 @@ def _settings(options: argparse.Namespace, name: str, checkpoint: str) -> RunSet
     )
 
 
-def _score(settings: RunSettings, task: TaskSpec, name: str) -> int:
+def _score(settings: RunSettings, task: TaskSpec, name: str, judges: JudgeOptions) -> int:
     """Score the predictions of an earlier run; returns the exit code."""
+    from internvl_chat.evaluation.judging import REPLIES
     from internvl_chat.evaluation.results import ANSWERS
     from internvl_chat.evaluation.scoring import as_text, score_files
 
     ours = settings.folder / task.id / ANSWERS
     table = settings.folder / f"{Path(name).name}_{task.id}.xlsx"
     path = ours if ours.exists() else table
-    report, missing = score_files(task, settings.root, [path], rules=settings.rules)
+    with judges.open(task, settings.folder / task.id / REPLIES) as judge:
+        report, missing = score_files(
+            task, settings.root, [path], rules=settings.rules, judge=judge
+        )
     typer.echo(as_text(report, settings.rules or task.rules[0]))
     if missing:
         typer.echo(f"error: {path}: {len(missing)} answers are missing", err=True)
@@ -132,8 +143,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--limit", type=int, help="Only the first n questions.")
     add("--batch-size", type=int, help="Questions at a time; chosen by default.")
     add("--nframe", type=int, help="Frames of a video.")
-    for flags in (("--api-nproc", "--nproc"), ("--retry",)):
-        add(*flags, type=int, help="Of requests to the judge.")
+    add("--judge-key", help="Of that server; the environment's by default.")
+    add("--judge-prompts", type=Path, help="YAML file of what the judge is asked.")
+    for flags in (("--nproc", "--api-nproc", "--judge-api-nproc"), ("--retry", "--judge-retry")):
+        add(*flags, type=int, help="Of requests to the judge: how many at once, how many tries.")
     for flag in ("--reuse", "--ignore", "--rerun", "--keep-failed"):
         add(flag, action="store_true", help="Taken and not needed: runs resume and score anew.")
     return parser

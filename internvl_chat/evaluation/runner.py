@@ -21,6 +21,7 @@ from internvl_chat.evaluation.fingerprints import (
     questions_fingerprint,
 )
 from internvl_chat.evaluation.generate import Answerer, Prepared
+from internvl_chat.evaluation.judging import REPLIES, JudgeOpener, no_judge, summary_of, warning_of
 from internvl_chat.evaluation.progress import AnswerProgress
 from internvl_chat.evaluation.results import CARD, SCORE, Answered, TaskFolder, append
 from internvl_chat.evaluation.scoring import (
@@ -30,7 +31,7 @@ from internvl_chat.evaluation.scoring import (
     score_answers,
 )
 from internvl_chat.evaluation.settings import RunSettings, generate_keywords
-from internvl_chat.evaluation.task import ExportInput, Judge, Question, Score, TaskSpec
+from internvl_chat.evaluation.task import ExportInput, Question, Score, TaskSpec
 from internvl_chat.evaluation.videos import with_segments
 from internvl_chat.files import write_json, written_aside
 from internvl_chat.model.constants import IMAGE_TAG
@@ -75,7 +76,7 @@ def run_plans(
     state: DistributedState,
     *,
     open_answerer: Callable[[RunSettings, DistributedState], Answerer],
-    judge: Judge | None = None,
+    judges: JudgeOpener = no_judge,
     tell: Callable[[str], None] = lambda text: None,
 ) -> list[Outcome]:
     """Ask, merge, score and export the tasks one after another with one model load.
@@ -85,7 +86,7 @@ def run_plans(
         plans: of :func:`plan_tasks`.
         state: of this rank.
         open_answerer: loads the model; not called where nothing is left to ask.
-        judge: of the tasks that have one.
+        judges: open those of the tasks that have one.
         tell: shows a line to people, on rank 0.
 
     Returns:
@@ -104,7 +105,7 @@ def run_plans(
             dist.barrier()
         # While rank 0 scores, the others go on to the next task; they meet at its barrier.
         if state.is_main:
-            outcome = finish(plan, settings, judge, answerer)
+            outcome = finish(plan, settings, judges, answerer)
             outcomes.append(outcome)
             tell(f"\n{outcome.text}\nresults: {outcome.folder}")
     if state.world_size > 1:
@@ -362,7 +363,7 @@ def _collect(batch: Sequence[tuple[Question, Future[Prepared]]]) -> Batch:
 
 
 def finish(
-    plan: Plan, settings: RunSettings, judge: Judge | None, answerer: Answerer | None
+    plan: Plan, settings: RunSettings, judges: JudgeOpener, answerer: Answerer | None
 ) -> Outcome:
     """Merge the parts, score under all rules, write the files in the original's formats."""
     lines = plan.folder.merge(plan.questions)
@@ -370,14 +371,18 @@ def finish(
     unanswered = [f"{line['id']}: {line['error']}" for line in lines if "error" in line]
     told = answerer.describe() if answerer is not None else plan.card.get("model", {})
     card = {**plan.card, "template": told.get("template"), "model": told}
-    text, score, rules = plan.task.id, None, settings.rules_of(plan.task)
+    text, rules = plan.task.id, settings.rules_of(plan.task)
+    score, judge_name = None, None
     if settings.is_scored:
         ids = frozenset(one.id for one in plan.questions)
-        report = score_answers(plan.task, settings.root, answers, ids=ids, judge=judge)
+        with judges(plan.task, plan.folder.path / REPLIES) as judge:
+            report = score_answers(plan.task, settings.root, answers, ids=ids, judge=judge)
+            card["judge"] = summary_of(judge)
         write_json(plan.folder.path / SCORE, report.as_dict())
         text, score = as_text(report, rules), report.scores[rules]
-        card["judge"] = report.judge
-    _export(plan, settings, answers, score)
+        judge_name, warning = report.judge, warning_of(card["judge"])
+        text += f"\nwarning: {warning}" if warning else ""
+    _export(plan, settings, answers, score, judge_name)
     write_json(plan.folder.path / CARD, card)
     if unanswered:
         reasons = "\n".join(f"  {reason}" for reason in unanswered)
@@ -386,7 +391,11 @@ def finish(
 
 
 def _export(
-    plan: Plan, settings: RunSettings, answers: dict[str, str], score: Score | None
+    plan: Plan,
+    settings: RunSettings,
+    answers: dict[str, str],
+    score: Score | None,
+    judge_name: str | None,
 ) -> None:
     given = ExportInput(
         questions=plan.questions,
@@ -395,6 +404,7 @@ def _export(
         stamp=plan.card["stamp"],
         rules=settings.rules_of(plan.task),
         score=score,
+        judge_name=judge_name,
     )
     folder = settings.export_folder or plan.folder.path
     for name, content in plan.task.export(given).items():
