@@ -24,7 +24,6 @@ LONGEST_CELL = 32_767
 JUDGEMENT_MARK = "\x00judged "
 """Between an answer and the JSON of what a judge said of it."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f]")
-_LIKE_CONTROL = re.compile(r"(_x[0-9a-fA-F]{4}_)")
 Columns = dict[str, list[Cell]]
 
 
@@ -81,8 +80,7 @@ def write_xlsx(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> byt
 
 def escape_cell(text: str) -> str:
     """A text as it is stored: control characters as ``_xHHHH_``, cut where Excel's cells end."""
-    marked = _LIKE_CONTROL.sub(r"_x005F\1", text[:LONGEST_CELL])
-    escaped = _CONTROL.sub(lambda match: f"_x{ord(match[0]):04X}_", marked)
+    escaped = _CONTROL.sub(lambda match: f"_x{ord(match[0]):04X}_", text[:LONGEST_CELL])
     return escaped[:LONGEST_CELL]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -58,14 +58,34 @@ def is_circular(dataset: str) -> bool:
     return any(name in dataset.lower() for name in ("mmbench", "ccbench"))
 
 
-def item_of(question: Question, answer: str, *, mmmu: bool, official: bool) -> ChoiceItem:
-    """A row with its answer.
+def whole_columns(questions: Sequence[Question]) -> set[str]:
+    """Option columns that hold whole floats and nothing else.
+
+    The original scores what it has written to xlsx, from where they come back as integers.
+    """
+    cells = {name: [one.record.get(name) for one in questions] for name in LETTERS}
+    return {
+        name
+        for name, column in cells.items()
+        if all(isinstance(cell, float) and cell.is_integer() for cell in column)
+    }
+
+
+def item_of(
+    question: Question,
+    answer: str,
+    *,
+    mmmu: bool,
+    official: bool = False,
+    whole: Collection[str] = (),
+) -> ChoiceItem:
+    """A row with its answer; ``whole``: options to be read as integers.
 
     MMMU: a row without option A is an open question; A becomes its answer and B any other. The
     original keeps a gold answer that is itself a letter, and takes a list as one text.
     """
     row = question.record
-    options = options_of(row)
+    options = {name: int(cell) if name in whole else cell for name, cell in options_of(row).items()}
     gold = None if row.get("answer") is None else text_of(row["answer"])
     accepted: tuple[str, ...] = ()
     if mmmu:
@@ -85,8 +105,9 @@ def read_all(given: ScoreInput, dataset: str) -> dict[str, ChoiceReading]:
     later = given.rules == "later"
     answers, judged = plain_answers(given), judgements(given)
     mmmu, official = is_mmmu(dataset), given.rules == "official"
+    whole = whole_columns(given.questions)
     items = {
-        one.id: item_of(one, answers[one.id], mmmu=mmmu, official=official)
+        one.id: item_of(one, answers[one.id], mmmu=mmmu, official=official, whole=whole)
         for one in given.questions
     }
     groups: dict[str, list[str]] = defaultdict(list)

@@ -24,10 +24,10 @@ DATASET = "OCRBench"
 
 
 def _accepted(question: Question, *, official: bool) -> tuple[list[str], bool]:
-    """The accepted texts, and whether they could be read as a literal."""
+    """The accepted texts, and whether they are a literal; none where the cell is missing."""
     cell = question.record.get("answer")
     if cell is None:
-        return [], False
+        return [], True
     try:
         return accepted_texts(literal(cell), official=official), not isinstance(cell, int | float)
     except ValueError:
@@ -57,6 +57,7 @@ def score(given: ScoreInput) -> Score:
         notes=(
             *((f"{unread} answers are no list literal: taken as one text",) * bool(unread)),
             *((f"{unknown} rows are of no known category: in no sum",) * bool(unknown)),
+            *lacking(given.questions, "answer", "counted as wrong"),
         ),
     )
 
