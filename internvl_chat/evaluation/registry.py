@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from internvl_chat.errors import ConfigError
 from internvl_chat.evaluation.task import TaskSpec
@@ -19,6 +20,7 @@ from internvl_chat.evaluation.tasks.scienceqa import SCIENCEQA
 from internvl_chat.evaluation.tasks.seed import SEED
 from internvl_chat.evaluation.tasks.tiny_lvlm import TINY_LVLM
 from internvl_chat.evaluation.tasks.tsv import TSV_TASKS
+from internvl_chat.evaluation.tasks.tsv.by_path import task_of_tsv
 from internvl_chat.evaluation.tasks.vqa import VQA_GROUP, VQA_TASKS
 from internvl_chat.model.suggestions import suggest
 
@@ -63,12 +65,19 @@ GROUPS: dict[str, tuple[str, ...]] = {"vqa": VQA_GROUP}
 def find_tasks(names: Iterable[str]) -> list[TaskSpec]:
     """The tasks of these ids, groups taken apart, each once, in the order given.
 
+    A path that ends in ``.tsv`` is the benchmark that the file holds.
+
     Raises:
         ConfigError: an id is unknown; the message offers close ones.
+        DatasetError: a TSV is missing or malformed.
     """
     found: dict[str, TaskSpec] = {}
     known = [*TASKS, *GROUPS]
     for name in names:
+        if name.endswith(".tsv"):
+            task = task_of_tsv(Path(name))
+            found.setdefault(task.id, task)
+            continue
         if name not in known:
             near = suggest(name, known, limit=3, write=str)
             raise ConfigError(

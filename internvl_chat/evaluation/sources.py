@@ -132,7 +132,18 @@ def read_tsv(path: Path) -> Iterator[tuple[dict[str, str], str]]:
         DatasetError: missing, empty, or a row with more cells than the header.
     """
     csv.field_size_limit(sys.maxsize)  # base64 images
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), delimiter="\t")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:  # gigabytes: never in one text
+            yield from _tsv_rows(csv.DictReader(file, delimiter="\t"), path)
+    except OSError as err:
+        raise DatasetError(f"cannot be read ({err.strerror})", where=str(path)) from err
+    except UnicodeDecodeError as err:
+        raise DatasetError(
+            f"is no UTF-8 ({err.reason})", where=str(path), fix="Re-encode the file."
+        ) from err
+
+
+def _tsv_rows(reader: csv.DictReader[str], path: Path) -> Iterator[tuple[dict[str, str], str]]:
     if reader.fieldnames is None:
         raise DatasetError("is empty", where=str(path))
     for row in reader:

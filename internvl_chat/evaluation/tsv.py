@@ -216,16 +216,13 @@ def resolve_images(table: TsvTable) -> dict[str, str | None]:
     return resolved
 
 
-def image_of(
-    row: Row, cell: str | None, place: str, *, dataset: str, folder: Path, rules: Rules
-) -> ImageSource:
+def image_of(row: Row, cell: str | None, place: str, *, dataset: str, rules: Rules) -> ImageSource:
     """The one image that a question shows: the row's first.
 
     Args:
         row, place: the row and where it is.
         cell: base64 or a list literal of it; None if a reference leads nowhere.
         dataset: name of the folder below ``images/``.
-        folder: ``LMUData``.
     """
     index = row["index"]
     suffix = "jpg" if rules == "2024" else "png"
@@ -288,9 +285,7 @@ def load_questions(
     for row, cell, place in zip(table.rows, table.images, table.places, strict=True):
         index = str(row["index"])
         if has_images and cell is not None:
-            source = image_of(
-                row, resolved[index], place, dataset=dataset, folder=folder, rules=rules
-            )
+            source = image_of(row, resolved[index], place, dataset=dataset, rules=rules)
         elif not has_images and row.get("image_path") is not None:
             source = image_file(row, dataset=dataset, folder=folder)
         else:

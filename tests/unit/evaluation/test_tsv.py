@@ -13,7 +13,7 @@ from PIL import Image
 
 from internvl_chat.data.schema import BadRecordError
 from internvl_chat.errors import DatasetError
-from internvl_chat.evaluation.registry import TASKS
+from internvl_chat.evaluation.registry import TASKS, find_tasks
 from internvl_chat.evaluation.sources import EncodedImage, ImageFile
 from internvl_chat.evaluation.task import RULES, DataRoot, Question, Rules
 from internvl_chat.evaluation.tasks.tsv.by_path import task_of_tsv
@@ -128,6 +128,15 @@ def test_malformed_tables(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(DatasetError, match=r"x\.tsv") as caught:
         _load(path)
     assert message in str(caught.value)
+
+
+def test_a_table_of_another_encoding(tmp_path: Path) -> None:
+    (tmp_path / "x.tsv").write_bytes("index\tquestion\timage\n1\tq\u00fc\tx\n".encode("latin-1"))
+    with pytest.raises(DatasetError, match=r"x\.tsv: is no UTF-8 .* Re-encode the file"):
+        _load(tmp_path / "x.tsv")
+    (tmp_path / "x.tsv").write_bytes(b"")
+    with pytest.raises(DatasetError, match=r"x\.tsv: is empty"):
+        _load(tmp_path / "x.tsv")
 
 
 def test_a_missing_table(tmp_path: Path) -> None:
@@ -247,8 +256,8 @@ def test_prompts_by_task(tmp_path: Path) -> None:
             shown[name] = questions[0].prompt
             assert "image" not in questions[0].record
             assert questions[0].record["question"]
-        assert task.generation.max_new_tokens == 1024
-        assert task.generation_by_rules["later"].max_new_tokens == 4096
+        limits = [task.generation_under(rules).max_new_tokens for rules in RULES]
+        assert limits == [1024, 4096, 1024]
         assert task.generation.min_new_tokens is None
     options = "\nA. circle\nB. square\nC. triangle\nD. star\n"
     assert shown == {
@@ -295,3 +304,8 @@ def test_a_known_name_elsewhere(tmp_path: Path) -> None:
         assert (task.id, task.metric) == (name, TASKS[name].metric)
         root = DataRoot(folder=Path("/nowhere"), lmu_data=Path("/nowhere"))
         assert task.load(root, "2024")[0].record["question"]
+        assert [one.data[0].path for one in find_tasks([f"{tmp_path}/{name}.tsv"])] == [
+            str(tmp_path / f"{name}.tsv")
+        ]
+    with pytest.raises(DatasetError, match="cannot be read"):
+        find_tasks(["nowhere/Mine.tsv"])

@@ -484,3 +484,19 @@ def test_tasks_are_registered() -> None:
         assert (task.suite, task.rules) == ("vlmevalkit", RULES)
         assert task.data[0].path == f"{name}.tsv"
         assert task.published
+
+
+def test_rules_go_before_what_a_judged_table_says(tmp_path: Path, lmu_data: Path) -> None:
+    rows = [
+        {"index": 0, "prediction": "A", "hit": 0, "log": "x"},
+        {"index": 7, "prediction": "hm", "hit": 1, "log": "x"},
+    ]
+    columns = ("index", "prediction", "hit", "log")
+    (tmp_path / "a.xlsx").write_bytes(write_xlsx(columns, rows))
+    task = TASKS["MMStar"]
+    questions = task.load(DataRoot(folder=lmu_data, lmu_data=lmu_data), "2024")
+    answers = dict.fromkeys((one.id for one in questions), "?")
+    answers |= task.read_answers([tmp_path / "a.xlsx"], questions)
+    score = score_answers(task, lmu_data, answers)
+    assert [index for index, hit in score.per_sample.items() if hit] == ["0", "7"]
+    assert score.notes[0].startswith("no judge: 10 answers")

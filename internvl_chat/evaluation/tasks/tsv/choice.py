@@ -120,11 +120,11 @@ def read_all(given: ScoreInput, dataset: str) -> dict[str, ChoiceReading]:
         letters = [infer(item, later=later) for item in group]
         lost = len(group) > 1 and is_lost(group, letters)
         for item, letter in zip(group, letters, strict=True):
-            if item.id in judged:
+            if letter is not None:
+                readings[item.id] = ChoiceReading.of(item, letter, "read by rules")
+            elif item.id in judged:
                 hit = float(judged[item.id]["hit"] or 0)
                 readings[item.id] = ChoiceReading("", hit, str(judged[item.id]["log"]))
-            elif letter is not None:
-                readings[item.id] = ChoiceReading.of(item, letter, "read by rules")
             else:
                 readings[item.id] = ChoiceReading.of(item, NONE_FITS, UNREAD)
                 waiting += [] if lost else [item]

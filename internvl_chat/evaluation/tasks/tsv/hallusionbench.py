@@ -60,7 +60,8 @@ def read_all(given: ScoreInput) -> tuple[dict[str, str], int]:
     later = given.rules == "later"
     answers = plain_answers(given)
     read = {name: str(read_yes_no(answer, later=later)) for name, answer in answers.items()}
-    read |= {name: text_of(said["extracted"]) for name, said in judgements(given).items()}
+    for name, said in judgements(given).items():
+        read[name] = text_of(said["extracted"]) if read[name] == "Unknown" else read[name]
     waiting = [one for one in given.questions if read[one.id] == "Unknown"]
     requests = {
         one.id: request(

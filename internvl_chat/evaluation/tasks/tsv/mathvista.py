@@ -97,19 +97,18 @@ def read_all(given: ScoreInput) -> dict[str, MathReading]:
     later, official = given.rules == "later", given.rules == "official"
     items = {one.id: item_of(one.record) for one in given.questions}
     answers = plain_answers(given)
-    taken: dict[str, tuple[str, str]] = {
-        name: (_text(said["res"]), str(said["log"])) for name, said in judgements(given).items()
-    }
+    judged = judgements(given)
+    taken: dict[str, tuple[str, str]] = {}
     requests = {}
     for one in given.questions:
-        if one.id in taken:
-            continue
         found = prefetch(items[one.id], answers[one.id], later=later, official=official)
         if found is not None:
             taken[one.id] = (found, PREFETCHED)
-            continue
-        fields = {"question": question_of(one.record), "response": answers[one.id]}
-        requests[one.id] = request("mathvista_extract", fields, max_tokens=MAX_TOKENS)
+        elif one.id in judged:
+            taken[one.id] = (_text(judged[one.id]["res"]), str(judged[one.id]["log"]))
+        else:
+            fields = {"question": question_of(one.record), "response": answers[one.id]}
+            requests[one.id] = request("mathvista_extract", fields, max_tokens=MAX_TOKENS)
     replies = ask_by_id(given.judge, requests, str, JUDGE_TEMPERATURES)
     unread = NO_JUDGE_LOG if given.judge is None else "no reply of the judge"
     for name in requests:
