@@ -169,17 +169,11 @@ def shell(
 
 def test_the_command_is_the_originals(tmp_path: Path) -> None:
     done = shell("a b", "pope", "--dynamic", cwd=tmp_path, DRY_RUN="1", MASTER_PORT="7")
-    assert (
-        done.stdout.split("python", 1)[1].split(" ", 1)[1]
-        == (
-            "-m torch.distributed.run --nnodes=1 --node_rank=0 --master_addr=127.0.0.1 "
-            f"--nproc_per_node=8 --master_port=7 {ROOT}/internvl_chat_command.py eval run "
-            "--original-beams 'a b' pope --dynamic\n"
-        )
-        or "torch.distributed.run" in done.stdout
+    assert done.stdout.endswith(
+        "-m torch.distributed.run --nnodes=1 --node_rank=0 --master_addr=127.0.0.1 "
+        f"--nproc_per_node=8 --master_port=7 {ROOT}/internvl_chat_command.py eval run "
+        "--original-beams 'a b' pope --dynamic\n"
     )
-    assert "--nproc_per_node=8 --master_port=7 " in done.stdout
-    assert done.stdout.endswith("eval run --original-beams 'a b' pope --dynamic\n")
 
 
 @pytest.mark.parametrize("argv", [["m", "mme"], ["m", "pope", "--auto"]])
