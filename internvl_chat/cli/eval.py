@@ -392,9 +392,9 @@ def _row(task: TaskSpec, root: DataRoot) -> dict[str, Any]:
     return {
         "id": task.id,
         "suite": task.suite,
-        "data": [{"path": one.path, "present": (place / one.path).exists()} for one in task.data],
+        "data": [{"path": one.path, "present": one.is_in(place)} for one in task.data],
         "metric": task.metric,
-        "max_new_tokens": task.generation.max_new_tokens,
+        "max_new_tokens": task.generation_under(task.rules[0]).max_new_tokens,
         "judge": task.judge,
         "published": task.published,
     }

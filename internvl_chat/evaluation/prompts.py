@@ -19,16 +19,7 @@ def describe_prompts(
     """
     require_data([task], root, with_folders=False)
     own = rules if rules in task.rules else task.rules[0]
-    generation = task.generation
-    settings: dict[str, Any] = {
-        **generation.extra,
-        "num_beams": generation.num_beams,
-        "max_new_tokens": generation.max_new_tokens,
-        "do_sample": False,
-        "temperature": 0.0,
-    }
-    if generation.min_new_tokens is not None:
-        settings["min_new_tokens"] = generation.min_new_tokens
+    settings = task.generation_under(own).settings()
     return [
         {
             "id": one.id,

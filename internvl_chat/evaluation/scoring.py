@@ -102,10 +102,10 @@ def require_data(tasks: Sequence[TaskSpec], root: DataRoot, *, with_folders: boo
     missing = {}
     for task in tasks:
         for one in task.data:
-            path = root.of(task.suite) / one.path
+            place = root.of(task.suite)
+            path = place / one.path
             wanted = with_folders or not one.is_folder
-            there = path.is_dir() if one.is_folder else path.exists()
-            if wanted and not there and not one.has_substitute:
+            if wanted and not one.is_in(place):
                 kind = "folder" if one.is_folder else "file"
                 missing[path] = f"  {path} ({kind} of {task.id}): {one.format}"
     if missing:

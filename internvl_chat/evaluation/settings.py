@@ -104,16 +104,11 @@ class RunSettings:
 
     def generation_of(self, task: TaskSpec, num_beams: int) -> dict[str, Any]:
         """Settings of generation as the original names them, for people and for ``run.json``."""
-        settings: dict[str, Any] = {
-            **task.generation.extra,
-            "num_beams": num_beams,
-            "max_new_tokens": self.max_new_tokens or task.generation.max_new_tokens,
-            "do_sample": self.temperature > 0,
-            "temperature": self.temperature,
-        }
-        if task.generation.min_new_tokens is not None:
-            settings["min_new_tokens"] = task.generation.min_new_tokens
-        return settings
+        return task.generation_under(self.rules_of(task)).settings(
+            num_beams=num_beams,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+        )
 
 
 def generate_keywords(settings: dict[str, Any]) -> dict[str, Any]:

@@ -89,6 +89,25 @@ class Generation:
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Other keywords of ``generate`` that the original passes (``top_k`` of MME)."""
 
+    def settings(
+        self,
+        *,
+        num_beams: int | None = None,
+        max_new_tokens: int | None = None,
+        temperature: float = 0.0,
+    ) -> dict[str, Any]:
+        """As the original names them, for people and for ``run.json``; None is the benchmark's."""
+        found: dict[str, Any] = {
+            **self.extra,
+            "num_beams": num_beams or self.num_beams,
+            "max_new_tokens": max_new_tokens or self.max_new_tokens,
+            "do_sample": temperature > 0,
+            "temperature": temperature,
+        }
+        if self.min_new_tokens is not None:
+            found["min_new_tokens"] = self.min_new_tokens
+        return found
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataFile:
@@ -99,8 +118,13 @@ class DataFile:
     format: str
     """One sentence: what a row looks like, or what the folder holds."""
     is_folder: bool = False
-    has_substitute: bool = False
-    """Something else serves as well: that it is missing is no error before ``load`` says so."""
+    substitutes: tuple[str, ...] = ()
+    """Paths of which one serves as well."""
+
+    def is_in(self, place: Path) -> bool:
+        """Whether it, or a substitute, is below a folder."""
+        paths = [place / one for one in (self.path, *self.substitutes)]
+        return any(one.is_dir() if self.is_folder else one.exists() for one in paths)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -204,7 +204,13 @@ def tsv_task(
         id=dataset,
         suite="vlmevalkit",
         title=title or dataset,
-        data=(DataFile(path=path, format=f"TSV: {COLUMNS}, {columns}"),),
+        data=(
+            DataFile(
+                path=path,
+                format=f"TSV: {COLUMNS}, {columns}",
+                substitutes=(f"{path.removesuffix('.tsv')}_local.tsv",),
+            ),
+        ),
         load=load_with(prompt, path),
         generation=GENERATION,
         generation_by_rules=GENERATION_BY_RULES,
