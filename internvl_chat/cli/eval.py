@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -150,7 +151,7 @@ def run(
     judges = judges_of(judge, judge_base_url, judge_prompts)
     require_start(settings, found, judges)
     if not check_only:
-        raise typer.Exit(run_on_ranks(settings, found, judges))
+        raise typer.Exit(run_on_ranks([settings], found, judges))
 
 
 @app.command("list")
@@ -342,8 +343,14 @@ def require_start(settings: RunSettings, tasks: list[TaskSpec], judges: JudgeOpt
     find_chat_config(settings.checkpoint)
 
 
-def run_on_ranks(settings: RunSettings, tasks: list[TaskSpec], judges: JudgeOptions) -> int:
-    """Meet the other ranks, run, and return the exit code: 1 where questions could not be asked."""
+def run_on_ranks(runs: Sequence[RunSettings], tasks: list[TaskSpec], judges: JudgeOptions) -> int:
+    """Meet the other ranks, run, and return the exit code: 1 where questions could not be asked.
+
+    Args:
+        runs: settings of one checkpoint each.
+        tasks: of all of them.
+        judges: of the tasks that have one.
+    """
     from transformers.utils.logging import disable_progress_bar
 
     from internvl_chat.evaluation.opening import count_parameters, open_model
@@ -351,19 +358,28 @@ def run_on_ranks(settings: RunSettings, tasks: list[TaskSpec], judges: JudgeOpti
     from internvl_chat.train.distributed import init_distributed, shut_down
 
     disable_progress_bar()
-    state = init_distributed(timeout_seconds=_WEEK_SECONDS, use_cpu=settings.use_cpu)
+    use_cpu = any(settings.use_cpu for settings in runs)
+    state = init_distributed(timeout_seconds=_WEEK_SECONDS, use_cpu=use_cpu)
+    num_unanswered = 0
     try:
-        try:
-            _refuse_spread_over_ranks(settings, state)
-            plans = plan_tasks(settings, tasks, state, count_parameters)
-        except UserError as err:  # all ranks', in agreement
-            if state.is_main:
-                typer.echo(f"error: {err}", err=True)
-            return _leave(err.exit_code, state)
-        outcomes = run_plans(
-            settings, plans, state, open_answerer=open_model, judges=judges.open, tell=typer.echo
-        )
-        return _leave(int(any(one.unanswered for one in outcomes)), state)
+        for settings in runs:
+            try:
+                _refuse_spread_over_ranks(settings, state)
+                plans = plan_tasks(settings, tasks, state, count_parameters)
+            except UserError as err:  # all ranks', in agreement
+                if state.is_main:
+                    typer.echo(f"error: {err}", err=True)
+                return _leave(err.exit_code, state)
+            outcomes = run_plans(
+                settings,
+                plans,
+                state,
+                open_answerer=open_model,
+                judges=judges.open,
+                tell=typer.echo,
+            )
+            num_unanswered += sum(len(one.unanswered) for one in outcomes)
+        return _leave(int(num_unanswered > 0), state)
     finally:
         shut_down()
 

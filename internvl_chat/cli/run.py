@@ -31,18 +31,20 @@ _NO_JUDGE = "exact_matching"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run models x data sets in the order given; returns the exit code."""
     options = _parser().parse_args(argv)
+    is_main = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
     try:
-        return _run(options)
+        return _run(options, is_main)
     except UserError as err:
-        typer.echo(f"error: {err}", err=True)
+        if is_main:
+            typer.echo(f"error: {err}", err=True)
         return err.exit_code
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace, is_main: bool) -> int:
     from internvl_chat.evaluation.registry import find_tasks
 
     tasks = find_tasks(options.data)
-    checkpoints = [(name, find_checkpoint(name)) for name in options.model]
+    runs = [_settings(options, name, find_checkpoint(name)) for name in options.model]
     judges = judges_of(
         options.judge,
         options.judge_base_url,
@@ -51,15 +53,12 @@ def _run(options: argparse.Namespace) -> int:
         most_at_once=options.nproc,
         most_tries=options.retry,
     )
-    codes = []
-    for name, checkpoint in checkpoints:
-        settings = _settings(options, name, checkpoint)
-        if options.mode == "eval":
-            codes += [_score(settings, task, name, judges) for task in tasks]
-            continue
+    if options.mode == "eval":
+        pairs = [(settings, task) for settings in runs for task in tasks]
+        return max(_score(*pair, judges) for pair in pairs) if is_main else 0
+    for settings in runs:
         require_start(settings, tasks, judges)
-        codes.append(run_on_ranks(settings, tasks, judges))
-    return max(codes)
+    return run_on_ranks(runs, tasks, judges)
 
 
 def find_checkpoint(name: str) -> str:
@@ -109,14 +108,14 @@ def _settings(options: argparse.Namespace, name: str, checkpoint: str) -> RunSet
     )
 
 
-def _score(settings: RunSettings, task: TaskSpec, name: str, judges: JudgeOptions) -> int:
+def _score(settings: RunSettings, task: TaskSpec, judges: JudgeOptions) -> int:
     """Score the predictions of an earlier run; returns the exit code."""
     from internvl_chat.evaluation.judging import REPLIES
     from internvl_chat.evaluation.results import ANSWERS
     from internvl_chat.evaluation.scoring import as_text, score_files
 
     ours = settings.folder / task.id / ANSWERS
-    table = settings.folder / f"{Path(name).name}_{task.id}.xlsx"
+    table = settings.folder / f"{settings.folder.name}_{task.id}.xlsx"
     path = ours if ours.exists() else table
     with judges.open(task, settings.folder / task.id / REPLIES) as judge:
         report, missing = score_files(

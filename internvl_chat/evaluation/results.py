@@ -7,6 +7,8 @@ parts and asks what none of them answers.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,6 +23,7 @@ from internvl_chat.files import write_json, written_aside
 
 ANSWERS, TIMING, SCORE, CARD = "answers.jsonl", "timing.jsonl", "score.json", "run.json"
 _PARTS = "parts"
+_LOCK = ".lock"
 _ANSWER_KEYS = ("id", "prompt", "answer", "tokens", "error")
 _TIMING_KEYS = ("id", "seconds", "batch_size", "rank")
 
@@ -62,6 +65,7 @@ class TaskFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock: TextIO | None = None
 
     def claim(self, card: Mapping[str, Any]) -> dict[str, Any]:
         """Take the folder for a run, or find that it is the same run's.
@@ -73,8 +77,10 @@ class TaskFolder:
             The card; ``stamp`` is the first start's, so that files are written over, not again.
 
         Raises:
-            ConfigError: the folder holds another run's answers; says what differs.
+            ConfigError: the folder holds another run's answers; says what differs. Or another
+                process is writing to it.
         """
+        self._take_lock()
         known = self._card()
         if known is None:
             if (self.path / ANSWERS).exists() or (self.path / _PARTS).exists():
@@ -92,6 +98,26 @@ class TaskFolder:
         (self.path / _PARTS).mkdir(parents=True, exist_ok=True)
         write_json(self.path / CARD, new)
         return new
+
+    def _take_lock(self) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.path / _LOCK).open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as err:
+            if err.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise ConfigError(
+                    "another process is writing to it",
+                    where=str(self.path),
+                    fix="Wait for it, or take another --out-dir.",
+                ) from err
+            # Some network file systems have no locks; then nobody is kept away.
+
+    def release(self) -> None:
+        """Let other runs in; killing the process does so, too."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def _card(self) -> dict[str, Any] | None:
         path = self.path / CARD

@@ -81,6 +81,8 @@ def run_plans(
 ) -> list[Outcome]:
     """Ask, merge, score and export the tasks one after another with one model load.
 
+    The folders are released in the end.
+
     Args:
         settings: of the run.
         plans: of :func:`plan_tasks`.
@@ -93,23 +95,27 @@ def run_plans(
         An outcome a task on rank 0, none on others.
     """
     answerer: Answerer | None = None
-    if any(plan.open_ids for plan in plans):
-        answerer = open_answerer(settings, state)
-        if state.is_main:
-            tell(_how_it_asks(settings, plans, answerer))
     outcomes = []
-    for plan in plans:
-        if answerer is not None and plan.open_ids:
-            _ask(plan, settings, state, answerer, tell)
+    try:
+        if any(plan.open_ids for plan in plans):
+            answerer = open_answerer(settings, state)
+            if state.is_main:
+                tell(_how_it_asks(settings, plans, answerer))
+        for plan in plans:
+            if answerer is not None and plan.open_ids:
+                _ask(plan, settings, state, answerer, tell)
+            if state.world_size > 1:
+                dist.barrier()
+            # While rank 0 scores, the others go on to the next task; they meet at its barrier.
+            if state.is_main:
+                outcome = finish(plan, settings, judges, answerer)
+                outcomes.append(outcome)
+                tell(f"\n{outcome.text}\nresults: {outcome.folder}")
         if state.world_size > 1:
             dist.barrier()
-        # While rank 0 scores, the others go on to the next task; they meet at its barrier.
-        if state.is_main:
-            outcome = finish(plan, settings, judges, answerer)
-            outcomes.append(outcome)
-            tell(f"\n{outcome.text}\nresults: {outcome.folder}")
-    if state.world_size > 1:
-        dist.barrier()
+    finally:
+        for plan in plans:
+            plan.folder.release()
     return outcomes
 
 

@@ -39,6 +39,7 @@ def write_part(folder: TaskFolder, *lines: Answered, rank: int = 0) -> None:
 def folder(tmp_path: Path) -> TaskFolder:
     found = TaskFolder(tmp_path / "pope")
     found.claim(CARD)
+    found.release()
     return found
 
 
@@ -116,3 +117,13 @@ def test_answers_of_unknown_origin_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(ConfigError, match="is no JSON"):
         TaskFolder(tmp_path).claim(CARD)
+
+
+def test_two_runs_do_not_write_to_one_folder(folder: TaskFolder) -> None:
+    folder.claim(CARD)
+    other = TaskFolder(folder.path)
+    with pytest.raises(ConfigError, match="another process is writing to it"):
+        other.claim(CARD)
+    folder.release()
+    other.claim(CARD)
+    other.release()

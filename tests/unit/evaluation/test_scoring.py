@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from internvl_chat.errors import ConfigError
+from internvl_chat.evaluation.prompts import describe_prompts
 from internvl_chat.evaluation.scoring import as_text, score_answers, score_files
-from internvl_chat.evaluation.task import DataRoot, Score
+from internvl_chat.evaluation.task import DataRoot, Rules, Score
 from internvl_chat.evaluation.tasks.pope import POPE
 from tests.support.evaluation.scripted import SUMS, write_sums
 from tests.support.training import ROOT
@@ -49,6 +50,16 @@ def test_pope_is_the_originals(state: str) -> None:
     for block in printed.split("Category: ")[1:]:  # the original's order is a directory listing's
         assert f"Category: {block.strip()}" in blocks
     assert not overall or f"Overall{overall}".strip() in blocks
+
+
+@pytest.mark.parametrize("state", ["2024", "later"])
+def test_popes_prompts_are_the_originals(state: Rules) -> None:
+    wanted = json.loads((REFERENCE / f"prompts_{state}.json").read_text())
+    root = DataRoot(folder=REFERENCE / "work", lmu_data=REFERENCE)
+    rows = describe_prompts(POPE, root, state, None)
+    assert [row["prompt"] for row in rows] == wanted["questions"]
+    assert rows[0]["settings"] == wanted["settings"]
+    assert len(describe_prompts(POPE, root, state, 3)) == 3
 
 
 def test_both_kinds_of_files_give_the_same(root: DataRoot) -> None:
