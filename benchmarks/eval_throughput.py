@@ -105,7 +105,7 @@ def settings_in(folder: Path, model: str, batch_size: int | None) -> RunSettings
         spread=False,
         use_cpu=not torch.cuda.is_available(),
         dtype=None,
-        workers=2,
+        workers=None,
         is_scored=True,
         shows_answers=False,
     )

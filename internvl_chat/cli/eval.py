@@ -101,8 +101,14 @@ def run(
         str | None, typer.Option(help="float32, bfloat16 or float16 instead of the default.")
     ] = None,
     workers: Annotated[
-        int, typer.Option("--workers", "--num-workers", min=1, help="Threads that read images.")
-    ] = 2,
+        int | None,
+        typer.Option(
+            "--workers",
+            "--num-workers",
+            min=0,
+            help="Threads that read images: 4, on a CPU 0.",
+        ),
+    ] = None,
     rules: RulesName = None,
     judge: JudgeName = None,
     judge_base_url: JudgeUrl = None,

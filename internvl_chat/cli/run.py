@@ -102,7 +102,7 @@ def _settings(options: argparse.Namespace, name: str, checkpoint: str) -> RunSet
         spread=False,
         use_cpu=False,
         dtype=None,
-        workers=2,
+        workers=None,
         is_scored=options.mode != "infer",
         shows_answers=options.verbose,
     )

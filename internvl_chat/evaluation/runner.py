@@ -6,8 +6,9 @@ import importlib.metadata
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 _CHARACTERS_PER_TOKEN = 3
 _BATCHES_AHEAD = 3
+_WORKERS_OF_A_GPU = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,12 +293,15 @@ def _ask(
     extra = min(int(plan.generation["max_new_tokens"]), 128)
     batches = make_batches(mine, settings.batch_size, answerer.rows_at_once, extra)
     keywords = generate_keywords(plan.generation)
+    workers = settings.workers
+    if workers is None:
+        workers = 0 if state.device.type == "cpu" else _WORKERS_OF_A_GPU
     done = len(plan.questions) - len(still_open)
     progress = AnswerProgress(
         plan.task.id, len(plan.questions), done, state.world_size, state.is_main
     )
     with plan.folder.part(state.rank) as file, progress:
-        for good, bad in _prepared_ahead(batches, plan.task, answerer, settings.workers):
+        for good, bad in _prepared(batches, plan.task, answerer, workers):
             begin = time.perf_counter()
             answers = answerer.answer(good, keywords) if good else []
             seconds = (time.perf_counter() - begin) / max(len(good), 1)
@@ -336,17 +341,23 @@ def _failed(question: Question, err: DatasetError, rank: int) -> Answered:
 Batch = tuple[list[Prepared], list[tuple[Question, DatasetError]]]
 
 
-def _prepared_ahead(
+def _prepared(
     batches: Sequence[Sequence[Question]], task: TaskSpec, answerer: Answerer, workers: int
 ) -> Iterator[Batch]:
-    """The batches with their files read while the model is at work on earlier ones."""
+    """The batches with their files read: by ``workers`` while the model is at work on earlier ones,
+    or, without any, in between.
+    """
+    if not workers:
+        for batch in batches:
+            yield _collect([(one, partial(answerer.prepare, one, task.tiling)) for one in batch])
+        return
     with ThreadPoolExecutor(workers, thread_name_prefix="images") as pool:
-        waiting: list[list[tuple[Question, Future[Prepared]]]] = []
+        waiting: list[list[tuple[Question, Callable[[], Prepared]]]] = []
         try:
             for batch in batches:
-                waiting.append(
-                    [(one, pool.submit(answerer.prepare, one, task.tiling)) for one in batch]
-                )
+                futures = [pool.submit(answerer.prepare, one, task.tiling) for one in batch]
+                results = (future.result for future in futures)
+                waiting.append(list(zip(batch, results, strict=True)))
                 if len(waiting) >= _BATCHES_AHEAD:
                     yield _collect(waiting.pop(0))
             while waiting:
@@ -355,11 +366,11 @@ def _prepared_ahead(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _collect(batch: Sequence[tuple[Question, Future[Prepared]]]) -> Batch:
+def _collect(batch: Sequence[tuple[Question, Callable[[], Prepared]]]) -> Batch:
     good, bad = [], []
-    for question, future in batch:
+    for question, result in batch:
         try:
-            good.append(future.result())
+            good.append(result())
         except DatasetError as err:
             bad.append((question, err))
     return good, bad

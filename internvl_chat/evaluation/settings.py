@@ -52,8 +52,9 @@ class RunSettings:
     use_cpu: bool
     dtype: str | None
     """Of the weights; None: bfloat16 on a GPU, float32 on a CPU."""
-    workers: int
-    """Threads that read images ahead of the model."""
+    workers: int | None
+    """Threads that read images ahead of the model; None: 4 for a GPU, 0 on a CPU, whose cores the
+    model itself keeps busy."""
     is_scored: bool
     """Otherwise only answers and files in the original's formats are written."""
     shows_answers: bool
@@ -64,9 +65,8 @@ class RunSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"is {value}", where=_flag(name), fix="Give 1 or more.")
-        for name in ("max_num", "workers"):
-            if getattr(self, name) < 1:
-                raise ConfigError("is below 1", where=_flag(name), fix="Give 1 or more.")
+        if self.max_num < 1:
+            raise ConfigError("is below 1", where="--max-num", fix="Give 1 or more.")
         if self.temperature < 0:
             raise ConfigError(
                 f"is {self.temperature}", where="--temperature", fix="Give 0 or more."
