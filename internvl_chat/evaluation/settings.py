@@ -98,7 +98,7 @@ class RunSettings:
             return 1, f"the original's rule: one above 20e9 parameters, here {billions:.1f}e9"
         if self.num_beams is not None:
             return self.num_beams, "--num-beams"
-        if task.suite == "vlmevalkit" or self.rules_of(task) != "2024":
+        if task.suite == "vlmevalkit" or (self.rules or task.rules[0]) != "2024":
             return 1, "the original's default"
         return task.original_beams, "the original's default in 2024"
 

@@ -228,7 +228,9 @@ class TaskSpec:
     """None where only a server can score: then the submission file is all."""
     rules: tuple[Rules, ...] = ("2024",)
     """Sets of rules that differ in prompts or scores; the first is the default. A set that is not
-    here means the same as the first."""
+    here means the same as the first, but for the original's number of beams."""
+    rule_differences: Mapping[Rules, str] = field(default_factory=dict)
+    """Of each set but the first: one sentence of the docs on what it changes against the first."""
     export: Callable[[ExportInput], Mapping[str, str | bytes]]
     """File name -> content: the original's answer files and the server's submission."""
     read_answers: Callable[[Sequence[Path], Sequence[Question]], dict[str, str]]

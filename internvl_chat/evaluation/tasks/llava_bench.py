@@ -314,6 +314,10 @@ LLAVA_BENCH = TaskSpec(
     metric="relative grade by a judge",
     score=score,
     rules=("2024", "official"),
+    rule_differences={
+        "official": "grades written `8, 7` are read; a review without two grades is left out of "
+        "the means instead of entering them as -1"
+    },
     export=export,
     read_answers=read_answers,
     judge="gpt-4-0613",

@@ -25,6 +25,7 @@ from internvl_chat.evaluation.task import (
     ScoreInput,
     TaskSpec,
 )
+from internvl_chat.evaluation.tasks.wording import NAMED_OPTION
 
 LETTERS = ("A", "B", "C", "D", "E")
 LETTER_EN = "Answer with the option's letter from the given choices directly."
@@ -253,6 +254,10 @@ def _task(
         metric="circular accuracy",
         score=partial(score, task=name),
         rules=("2024", "official"),
+        rule_differences={
+            "official": "cells are the text that they are: options `None` or `NA` are there, `3` "
+            f"does not become `3.0`; {NAMED_OPTION}"
+        },
         export=partial(export, key=key, dropped=dropped, position=position),
         read_answers=read_answers,
         published=published,

@@ -162,8 +162,16 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
+TOOLBOX = (
+    "choices are read by the benchmark's own parser: `(B)`, a `B` between spaces, an option's text "
+    "in an answer of more than five words; where it draws one by chance the answer is wrong"
+)
+"""What the official rules change, for the docs."""
+
+
 def _task(name: str, split: str, published: str) -> TaskSpec:
     key = f"MMMU_{split}"
+    rules: tuple[Rules, ...] = ("2024",) if split == "test" else ("2024", "official")
     return TaskSpec(
         id=f"mmmu-{name}",
         suite="internvl",
@@ -185,7 +193,8 @@ def _task(name: str, split: str, published: str) -> TaskSpec:
         generation=Generation(max_new_tokens=10),
         metric="MMMU accuracy",
         score=None if split == "test" else partial(score, is_printed=split == "validation"),
-        rules=("2024", "official"),
+        rules=rules,
+        rule_differences={"official": TOOLBOX} if "official" in rules else {},
         export=partial(export, key=key),
         read_answers=read_answers,
         tiling="enlarge_first",

@@ -24,7 +24,7 @@ from internvl_chat.evaluation.task import (
     ScoreInput,
     TaskSpec,
 )
-from internvl_chat.evaluation.tasks.wording import LETTER_EN
+from internvl_chat.evaluation.tasks.wording import LETTER_EN, NAMED_OPTION
 
 QUESTIONS = "data/MMVP/Questions.csv"
 IMAGES = "data/MMVP/MMVP Images"
@@ -140,6 +140,7 @@ MMVP = TaskSpec(
     metric="pairs of letters",
     score=score,
     rules=("2024", "official"),
+    rule_differences={"official": NAMED_OPTION},
     export=export,
     read_answers=read_answers,
     published="The accuracy is 0.5866666666666667",

@@ -222,6 +222,10 @@ MVBENCH = TaskSpec(
     metric="first word against the option's letter",
     score=score,
     rules=("2024", "official"),
+    rule_differences={
+        "official": "an answer must name the right option, and no other, by letter or text; an "
+        "empty answer and an article at its beginning name none"
+    },
     export=export,
     read_answers=read_answers,
     original_beams=1,

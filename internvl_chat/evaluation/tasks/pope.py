@@ -166,6 +166,9 @@ POPE = TaskSpec(
     metric="F1 of yes and no",
     score=score,
     rules=("2024", "later"),
+    rule_differences={
+        "later": "the prompt has no space at its end; `Overall F1: …` is printed last"
+    },
     export=export,
     read_answers=read_answers,
     published="88.6",

@@ -28,7 +28,7 @@ from internvl_chat.evaluation.task import (
     ScoreInput,
     TaskSpec,
 )
-from internvl_chat.evaluation.tasks.wording import LETTER_EN
+from internvl_chat.evaluation.tasks.wording import LETTER_EN, NAMED_OPTION
 
 QUESTIONS = "data/scienceqa/scienceqa_test_img.jsonl"
 IMAGES = "data/scienceqa/images/test"
@@ -139,6 +139,10 @@ SCIENCEQA = TaskSpec(
     metric="letter of the choice",
     score=score,
     rules=("2024", "later", "official"),
+    rule_differences={
+        "later": "white space around the prompt goes; `(B)` and `(B) text` are read as B",
+        "official": NAMED_OPTION,
+    },
     export=export,
     read_answers=read_answers,
     published="Acc@1: 0.9806727813584531",

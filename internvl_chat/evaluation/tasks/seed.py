@@ -23,6 +23,7 @@ from internvl_chat.evaluation.task import (
     ScoreInput,
     TaskSpec,
 )
+from internvl_chat.evaluation.tasks.wording import NAMED_LETTER
 
 QUESTIONS = "data/SEED/seed.jsonl"
 LABELS = "data/SEED/SEED-Bench.json"
@@ -180,6 +181,7 @@ SEED = TaskSpec(
     metric="first letter",
     score=score,
     rules=("2024", "official"),
+    rule_differences={"official": NAMED_LETTER},
     export=export,
     read_answers=read_answers,
     published="70.43 / 76.44 / 47.67",

@@ -202,10 +202,11 @@ def _task(
     source: str,
     published: str,
     max_new_tokens: int,
-    has_official: bool = False,
+    official: str = "",
 ) -> TaskSpec:
+    """``official``: what those rules change, where they change anything."""
     is_scored = all(split.scorer is not None for split in splits)
-    rules: tuple[Rules, ...] = ("2024", "official") if has_official and is_scored else ("2024",)
+    differences: Mapping[Rules, str] = {"official": official} if official and is_scored else {}
     return TaskSpec(
         id=name,
         suite="internvl",
@@ -215,7 +216,8 @@ def _task(
         generation=Generation(max_new_tokens=max_new_tokens),
         metric=metric if is_scored else f"{metric}, by the server",
         score=partial(score, splits) if is_scored else None,
-        rules=rules,
+        rules=("2024", *differences),
+        rule_differences=differences,
         export=partial(export, splits),
         read_answers=partial(read_answers, splits),
         published=published,
@@ -234,19 +236,26 @@ def _data(splits: Sequence[VqaSplit]) -> tuple[DataFile, ...]:
     return tuple(dict.fromkeys(files))
 
 
-_human = partial(_task, metric="VQA accuracy", max_new_tokens=10, has_official=True)
+_human = partial(
+    _task,
+    metric="VQA accuracy",
+    max_new_tokens=10,
+    official="a comma goes between digits alone and is a space elsewhere: `red,blue` is two words; "
+    "periods go however many there are",
+)
 _chart = partial(
     _task,
     metric="relaxed accuracy",
     max_new_tokens=100,
-    has_official=True,
+    official="the 5 % are those of the right answer, not of the model's",
     source="https://github.com/vis-nlp/ChartQA",
 )
 _document = partial(
     _task,
     metric="ANLS",
     max_new_tokens=100,
-    has_official=True,
+    official="the edit distance is divided by the length of the texts that are compared, so that "
+    "surplus white space no longer helps",
     source="https://rrc.cvc.uab.es/?ch=17",
 )
 _TEXTVQA = "https://textvqa.org"
@@ -314,7 +323,7 @@ VQA_TASKS: tuple[TaskSpec, ...] = (
         (AI2D_TEST,),
         metric="exact match",
         max_new_tokens=10,
-        has_official=True,
+        official="`C.`, `(C)` and `C. stem` are C",
         published="0.7888031088082902",
         source="https://prior.allenai.org/projects/diagram-understanding",
     ),

@@ -260,6 +260,8 @@ def test_beams_of_videos_the_tsv_family_and_our_own_default(tmp_path: Path) -> N
     settings = settings_in(tmp_path, uses_original_beams=True)
     assert settings.beams_of(replace(SUMS, original_beams=1), 1)[0] == 1
     assert settings.beams_of(replace(SUMS, suite="vlmevalkit"), 1)[0] == 1
+    later = replace(settings, rules="later")  # today's default, also where nothing else differs
+    assert later.beams_of(replace(SUMS, rules=("2024",)), 1) == (1, "the original's default")
     assert settings_in(tmp_path).beams_of(SUMS, None) == (1, "one by default")
     assert settings_in(tmp_path, num_beams=4).beams_of(SUMS, None) == (4, "--num-beams")
 

@@ -43,6 +43,12 @@ from internvl_chat.evaluation.tasks.tsv.common import (
 )
 from internvl_chat.evaluation.tsv import text_of, texts_of
 
+LATER = (
+    "a letter counts among the last four words alone, `answer is X` is read, option texts only in "
+    "short answers"
+)
+OFFICIAL = "where the judge is not understood the answer is wrong, not drawn at random"
+"""What the rules change, for the docs."""
 UNREAD = "not read by rules"
 NOT_UNDERSTOOD = "not read by the judge"
 DRAWN = "drawn at random"
@@ -240,6 +246,7 @@ def choice_task(dataset: str, *, file: str | None = None, **details: Any) -> Tas
         "metric": "accuracy",
         "judge": "chatgpt-0125",
         "judged": ("hit", "log"),
+        "rule_differences": {"later": LATER, "official": OFFICIAL},
         **details,
     }
     return tsv_task(
@@ -262,6 +269,7 @@ def mmmu_test_task(dataset: str, *, file: str | None = None) -> TaskSpec:
         score=None,
         export=lambda given: export_for_server(given, dataset),
         file=file,
+        rule_differences={"later": LATER},
     )
 
 
@@ -272,6 +280,11 @@ MMMU_DEV_VAL = choice_task(
     "MMMU_DEV_VAL",
     title="MMMU dev and validation",
     columns="id, A, B, ... (options), answer, split, category, l2-category; image may be a list",
+    rule_differences={
+        "later": LATER,
+        "official": f"{OFFICIAL}; an open answer is right if it holds the right text, of which a "
+        "list names several, and is not read as a letter",
+    },
     published="0.5188888888888888 / 0.52",
     source="https://mmmu-benchmark.github.io",
 )

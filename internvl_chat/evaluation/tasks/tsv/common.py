@@ -40,6 +40,11 @@ GENERATION_BY_RULES: Mapping[Rules, Generation] = {
     "later": Generation(max_new_tokens=4096, min_new_tokens=None, extra={"top_p": None})
 }
 RULE_SETS: tuple[Rules, ...] = ("2024", "later", "official")
+FAMILY_DIFFERENCES: Mapping[Rules, str] = {
+    "later": "up to 4,096 new tokens; an image is made a JPEG only where `image_path` names one",
+    "official": "a cell is the text that it is (`None`, `NA`, `3`); no image is made a JPEG",
+}
+"""Of all sets of the family, for the docs."""
 JUDGE_SUFFIXES = {"chatgpt-0125": "openai", "gpt-4-0125": "gpt4"}
 MAX_TOKENS = 1024
 """Of a judge's reply, unless a benchmark says otherwise."""
@@ -188,6 +193,7 @@ def tsv_task(
     judge: str | None = None,
     published: str = "",
     source: str = SOURCE,
+    rule_differences: Mapping[Rules, str] | None = None,
     whole_numbers: bool = False,
     judged: tuple[str, ...] = (),
 ) -> TaskSpec:
@@ -197,9 +203,11 @@ def tsv_task(
         dataset: id, and the stem of the file below ``LMUData``.
         columns: that the file has besides those of all.
         file: where it is, if not there.
+        rule_differences: besides those of the family.
         whole_numbers, judged: see :func:`read_predictions`.
     """
     path = file or f"{dataset}.tsv"
+    own = rule_differences or {}
     return TaskSpec(
         id=dataset,
         suite="vlmevalkit",
@@ -217,6 +225,10 @@ def tsv_task(
         metric=metric,
         score=score,
         rules=RULE_SETS,
+        rule_differences={
+            rules: "; ".join([text, *([own[rules]] if rules in own else [])])
+            for rules, text in FAMILY_DIFFERENCES.items()
+        },
         export=export,
         read_answers=partial(_read, whole_numbers=whole_numbers, judged=judged),
         judge=judge,

@@ -14,7 +14,14 @@ from internvl_chat.evaluation.metrics.yes_no import (
     read_verdict,
     read_yes_no,
 )
-from internvl_chat.evaluation.task import ExportInput, Question, Score, ScoreInput, TaskSpec
+from internvl_chat.evaluation.task import (
+    ExportInput,
+    Question,
+    Rules,
+    Score,
+    ScoreInput,
+    TaskSpec,
+)
 from internvl_chat.evaluation.tasks.tsv.common import (
     SHORT,
     answer_table,
@@ -30,6 +37,11 @@ from internvl_chat.evaluation.tasks.tsv.common import (
     yes_no_prompt,
 )
 from internvl_chat.evaluation.tsv import text_of
+
+DIFFERENCES: Mapping[Rules, str] = {
+    "later": "a period after a digit stays, which matters where a long numbered list comes first",
+    "official": "case and outer spaces of the right answer do not matter",
+}
 
 
 def hallusion_prompt(row: Mapping[str, object]) -> str:
@@ -149,6 +161,7 @@ def yes_no_task(dataset: str, *, file: str | None = None) -> TaskSpec:
         file=file,
         judge="chatgpt-0125",
         judged=("extracted",),
+        rule_differences=DIFFERENCES,
     )
 
 
@@ -164,6 +177,7 @@ def hallusion_task(dataset: str, *, file: str | None = None, published: str = ""
         file=file,
         judge="chatgpt-0125",
         judged=("extracted",),
+        rule_differences=DIFFERENCES,
         published=published,
         source="https://github.com/tianyi-lab/HallusionBench",
     )

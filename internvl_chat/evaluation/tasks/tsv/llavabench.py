@@ -127,6 +127,10 @@ LLAVABENCH = tsv_task(
     export=export,
     judge="gpt-4-turbo",
     judged=("gpt4_score", "score"),
+    rule_differences={
+        "official": "a review without two marks is left out of the means instead of entering them "
+        "as -1"
+    },
     published="76.4",
     source="https://github.com/haotian-liu/LLaVA",
 )

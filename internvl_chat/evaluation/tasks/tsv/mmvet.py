@@ -120,6 +120,10 @@ MMVET_TSV = tsv_task(
     export=export,
     judge="gpt-4-turbo",
     judged=("score",),
+    rule_differences={
+        "later": "the judge may reply with 2,048 tokens instead of 3",
+        "official": "a row that asks for one capability alone counts once there, not twice",
+    },
     published="47.156",
     source="https://github.com/yuweihao/MM-Vet",
 )

@@ -84,6 +84,10 @@ OCRBENCH = tsv_task(
     metric="accepted text in the answer",
     score=score,
     export=export,
+    rule_differences={
+        "official": "a quoted text in place of the list of accepted texts is one text, not its "
+        "characters"
+    },
     published="598",
     source="https://github.com/Yuliang-Liu/MultimodalOCR",
 )
