@@ -64,12 +64,18 @@ def _run(options: argparse.Namespace, is_main: bool) -> int:
 def find_checkpoint(name: str) -> str:
     """A model's path: an existing one, else ``pretrained/NAME``.
 
+    A folder without a checkpoint's configuration gives way: below the working directory an earlier
+    run has left a folder of results under the model's name.
+
     Raises:
         ConfigError: neither is there.
     """
-    for path in (Path(name), Path("pretrained") / name):
-        if path.is_dir():
+    found = [path for path in (Path(name), Path("pretrained") / name) if path.is_dir()]
+    for path in found:
+        if any((path / one).exists() for one in ("config.json", "adapter_config.json")):
             return str(path)
+    if found:
+        return str(found[0])
     raise ConfigError(
         f"no folder {name} and no pretrained/{name}",
         where="--model",
