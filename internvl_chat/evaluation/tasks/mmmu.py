@@ -191,7 +191,7 @@ def _task(name: str, split: str, published: str) -> TaskSpec:
         ),
         load=partial(load, split=split),
         generation=Generation(max_new_tokens=10),
-        metric="MMMU accuracy",
+        metric="MMMU accuracy, by the server" if split == "test" else "MMMU accuracy",
         score=None if split == "test" else partial(score, is_printed=split == "validation"),
         rules=rules,
         rule_differences={"official": TOOLBOX} if "official" in rules else {},

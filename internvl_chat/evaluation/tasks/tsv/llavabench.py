@@ -128,8 +128,9 @@ LLAVABENCH = tsv_task(
     judge="gpt-4-turbo",
     judged=("gpt4_score", "score"),
     rule_differences={
+        "later": "today's toolkit cannot score the set; it is scored as in 2024",
         "official": "a review without two marks is left out of the means instead of entering them "
-        "as -1"
+        "as -1",
     },
     published="76.4",
     source="https://github.com/haotian-liu/LLaVA",

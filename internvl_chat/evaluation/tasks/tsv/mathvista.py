@@ -192,6 +192,6 @@ MATHVISTA_MINI = tsv_task(
     rule_differences={
         "later": "an option's letter counts among the last four words alone, `answer is X` is read",
         "official": "`14.0` is the integer 14, a right 0 needs no judge, floats are rounded to the "
-        "precision that is asked, lists can be right",
+        "precision that is asked, lists can be right, a quoted skill is one",
     },
 )
