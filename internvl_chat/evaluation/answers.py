@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from internvl_chat.errors import ConfigError, DatasetError
+from internvl_chat.evaluation.joining import add_answer
 from internvl_chat.evaluation.results import ANSWERS
+from internvl_chat.evaluation.sources import parse_json, require_answer, require_plain
 from internvl_chat.evaluation.task import Question, TaskSpec
 
 _OURS = {"id", "prompt", "answer", "tokens", "error"}
@@ -42,14 +43,14 @@ def read_answer_files(
         if not path.exists():
             raise ConfigError("no such file", where=str(path), fix="Name the answer file.")
     paths = [path / ANSWERS if (path / ANSWERS).is_file() else path for path in files]
-    own = [_own_answers(path) for path in paths]
-    if all(one is not None for one in own):
-        answers = {name: text for one in own for name, text in (one or {}).items()}
-    else:
-        try:
+    try:
+        own = [_own_answers(path) for path in paths]
+        if all(one is not None for one in own):
+            answers = {name: text for one in own for name, text in (one or {}).items()}
+        else:
             answers = task.read_answers(paths, questions)
-        except DatasetError as err:
-            raise ConfigError(err.problem, where=err.where, fix=err.fix) from err
+    except DatasetError as err:
+        raise ConfigError(err.problem, where=err.where, fix=err.fix) from err
     known = {one.id for one in questions}
     strange = [name for name in answers if name not in known]
     named = ", ".join(map(str, files))
@@ -66,22 +67,31 @@ def _own_answers(path: Path) -> dict[str, str] | None:
     """By id, of a file that the runner wrote; None for another file."""
     if not path.is_file() or path.suffix != ".jsonl":
         return None
-    answers = {}
-    lines = [line for line in path.read_bytes().split(b"\n") if line.strip()]
-    for number, line in enumerate(lines, start=1):
-        record = _record(line)
+    answers: dict[str, str] = {}
+    lines = [
+        (line, f"{path}:{number}")
+        for number, line in enumerate(path.read_bytes().split(b"\n"), start=1)
+        if line.strip()
+    ]
+    for line, where in lines:
+        record = _record(line, where)
         if record is None or not {"id", "prompt"} <= set(record) <= _OURS:
-            if number == 1:
+            if where == lines[0][1]:
                 return None
-            raise ConfigError("is no line of answers", where=f"{path}:{number}")
-        if "answer" in record:
-            answers[str(record["id"])] = str(record["answer"])
+            raise DatasetError(
+                "is no line of answers",
+                where=where,
+                fix="Mend or remove it.",
+            )
+        if record.get("answer") is not None:
+            identity = str(require_plain(record, "id", where))
+            add_answer(answers, identity, require_answer(record, "answer", where), where)
     return answers if lines else None
 
 
-def _record(line: bytes) -> dict[str, Any] | None:
+def _record(line: bytes, where: str) -> dict[str, Any] | None:
     try:
-        found = json.loads(line)
-    except ValueError:  # a UnicodeDecodeError is one too
+        found = parse_json(line.decode("utf-8-sig"), where)
+    except (DatasetError, UnicodeDecodeError):
         return None
     return found if isinstance(found, dict) else None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from internvl_chat.errors import DatasetError
-from internvl_chat.evaluation.sources import read_json, require
+from internvl_chat.evaluation.sources import read_json, require, require_answer, require_plain
 from internvl_chat.evaluation.task import Question
 
 
@@ -24,7 +24,7 @@ def require_text(record: Mapping[str, Any], name: str, where: str) -> str:
     Raises:
         DatasetError: it is not.
     """
-    value = require(dict(record), name, where)
+    value = require(record, name, where)
     if not isinstance(value, str):
         raise DatasetError(f'"{name}" is {value!r}, want a text', where=where)
     return value
@@ -77,17 +77,29 @@ def answers_by_id(
         DatasetError: a field is missing, or there is no such question.
     """
     known = {one.id for one in questions}
-    answers = {}
+    answers: dict[str, str] = {}
     for record, where in records:
-        one = str(require(dict(record), id_field, where))
+        one = str(require_plain(record, id_field, where))
         if one not in known:
             raise DatasetError(
                 f"{id_field} {one!r} is not in the data",
                 where=where,
                 fix="Take the answers to this data.",
             )
-        answers[one] = str(require(dict(record), answer_field, where))
+        add_answer(answers, one, require_answer(record, answer_field, where), where)
     return answers
+
+
+def add_answer(answers: dict[str, str], identity: str, answer: str, where: str) -> None:
+    """Put an answer to those of its file.
+
+    Raises:
+        DatasetError: the question has another one already.
+    """
+    if answers.setdefault(identity, answer) != answer:
+        raise DatasetError(
+            f"answers question {identity} again, and otherwise", where=where, fix="Keep one."
+        )
 
 
 def read_records(path: Path) -> list[tuple[dict[str, Any], str]]:

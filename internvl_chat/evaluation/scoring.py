@@ -78,12 +78,19 @@ def load_questions(
         questions = task.load(root, rules)
     except DatasetError as err:
         raise ConfigError(err.problem, where=err.where, fix=err.fix) from err
+    files = root.of(task.suite) / task.data[0].path if task.data else task.id
     if not questions:
-        raise ConfigError("the data holds no question", where=task.id)
+        raise ConfigError(
+            "the data holds no question", where=str(files), fix="docs/eval_data.md says its format."
+        )
     seen: set[str] = set()
     for one in questions:
         if one.id in seen:
-            raise ConfigError(f"two questions have the id {one.id}", where=task.id)
+            raise ConfigError(
+                f"two questions of {task.id} have the id {one.id!r}",
+                where=str(files),
+                fix="Give every question its own.",
+            )
         seen.add(one.id)
     return questions[:limit]
 

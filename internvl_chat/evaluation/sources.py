@@ -7,8 +7,9 @@ import binascii
 import csv
 import io
 import json
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from PIL import Image
 from internvl_chat.data.images import load_image, open_image, to_rgb
 from internvl_chat.data.schema import BadRecordError
 from internvl_chat.errors import DatasetError
+
+_ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True)
@@ -86,11 +89,34 @@ def read_json(path: Path) -> Any:
     Raises:
         DatasetError: missing, or no JSON.
     """
-    text = read_text(path)
+    return parse_json(read_text(path), str(path))
+
+
+def parse_json(text: str, where: str) -> Any:
+    """JSON from a file; half a surrogate pair, which no output can hold, becomes U+FFFD.
+
+    Raises:
+        DatasetError: it is none, or nested beyond reason.
+    """
     try:
-        return json.loads(text)
+        content = json.loads(text)
+        return _without_surrogates(content) if _ESCAPED_SURROGATE.search(text) else content
     except ValueError as err:
-        raise DatasetError(f"is no JSON ({err})", where=str(path)) from err
+        raise DatasetError(
+            f"is no JSON ({err})", where=where, fix="Mend it, or take the file anew."
+        ) from err
+    except RecursionError as err:
+        raise DatasetError("is no JSON (nested too deeply)", where=where) from err
+
+
+def _without_surrogates(content: Any) -> Any:
+    if isinstance(content, str):
+        return content.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(content, list):
+        return [_without_surrogates(one) for one in content]
+    if isinstance(content, dict):
+        return {_without_surrogates(k): _without_surrogates(v) for k, v in content.items()}
+    return content
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
@@ -103,26 +129,62 @@ def read_jsonl(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
         if not line.strip():
             continue
         where = f"{path}:{number}"
-        try:
-            record = json.loads(line)
-        except ValueError as err:
-            raise DatasetError(f"is no JSON ({err})", where=where) from err
+        record = parse_json(line, where)
         if not isinstance(record, dict):
             raise DatasetError("is no JSON object", where=where)
         yield record, where
 
 
-def require(record: dict[str, Any], name: str, where: str) -> Any:
+def require(record: Mapping[str, Any], name: str, where: str) -> Any:
     """A field that a record must have.
 
     Raises:
-        DatasetError: it is not there.
+        DatasetError: it is not there, or the record is no object.
     """
+    if not isinstance(record, Mapping):
+        raise DatasetError(f"is {record!r:.80}, want an object", where=where)
     if name not in record:
         raise DatasetError(
             f'has no "{name}"', where=where, fix=f"It has {', '.join(sorted(record)) or 'nothing'}."
         )
     return record[name]
+
+
+def require_list(record: Mapping[str, Any], name: str, where: str) -> list[Any]:
+    """A field that must be a list.
+
+    Raises:
+        DatasetError: it is not.
+    """
+    value = require(record, name, where)
+    if not isinstance(value, list):
+        raise DatasetError(f'"{name}" is {value!r:.80}, want a list', where=where)
+    return value
+
+
+def require_plain(
+    record: Mapping[str, Any], name: str, where: str, *, fix: str | None = None
+) -> str | int | float:
+    """A field that must be a text or a number: an id, a class, an answer.
+
+    Raises:
+        DatasetError: it is not.
+    """
+    value = require(record, name, where)
+    if not isinstance(value, str | int | float):
+        raise DatasetError(
+            f'"{name}" is {value!r:.80}, want a text or a number', where=where, fix=fix
+        )
+    return value
+
+
+def require_answer(record: Mapping[str, Any], name: str, where: str) -> str:
+    """The answer of a record in an answer file; a number is taken as its text.
+
+    Raises:
+        DatasetError: it is neither.
+    """
+    return str(require_plain(record, name, where, fix='An empty answer is "".'))
 
 
 def read_tsv(path: Path) -> Iterator[tuple[dict[str, str], str]]:

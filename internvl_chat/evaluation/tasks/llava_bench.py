@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from internvl_chat.errors import DatasetError
+from internvl_chat.evaluation.joining import add_answer, require_text
 from internvl_chat.evaluation.judge import JudgeRequest, ask_all
 from internvl_chat.evaluation.metrics.llava_bench import (
     UNREADABLE,
@@ -22,7 +23,13 @@ from internvl_chat.evaluation.metrics.llava_bench import (
     read_grades_leniently,
     summarise,
 )
-from internvl_chat.evaluation.sources import ImageFile, read_jsonl, require
+from internvl_chat.evaluation.sources import (
+    ImageFile,
+    read_jsonl,
+    require,
+    require_answer,
+    require_plain,
+)
 from internvl_chat.evaluation.task import (
     DataFile,
     DataRoot,
@@ -51,13 +58,14 @@ def load(root: DataRoot, rules: Rules) -> list[Question]:
     """Questions with GPT-4's answer, which stands on the same line, and the image's captions."""
     folder = root.folder / FOLDER
     captions = {
-        require(record, "image", where): _joined(require(record, "caption", where))
+        require_text(record, "image", where): _joined(require(record, "caption", where))
         for record, where in read_jsonl(folder / "context.jsonl")
     }
     references = list(read_jsonl(folder / "answers_gpt4.jsonl"))
     questions: list[Question] = []
     for record, where in read_jsonl(folder / "questions.jsonl"):
-        image, category = require(record, "image", where), require(record, "category", where)
+        image = require_text(record, "image", where)
+        category = require_text(record, "category", where)
         if category not in CATEGORIES:
             raise DatasetError(
                 f"category is {category!r}", where=where, fix=f"Want {', '.join(CATEGORIES)}."
@@ -69,8 +77,8 @@ def load(root: DataRoot, rules: Rules) -> list[Question]:
                 fix="Take both files of the same release.",
             )
         reference, place = references[len(questions)]
-        identity = require(record, "question_id", where)
-        text = require(record, "text", where)
+        identity = require_plain(record, "question_id", where)
+        text = require_text(record, "text", where)
         questions.append(
             Question(
                 id=str(identity),
@@ -81,7 +89,7 @@ def load(root: DataRoot, rules: Rules) -> list[Question]:
                     "question": text,
                     "category": category,
                     "context": captions.get(image, ""),
-                    "reference": require(reference, "text", place),
+                    "reference": require_text(reference, "text", place),
                     "reference_id": reference.get("answer_id", reference.get("question_id")),
                 },
             )
@@ -270,14 +278,15 @@ def _review(number: int, question: Question, content: str) -> dict[str, Any]:
 
 def read_answers(files: Sequence[Path], questions: Sequence[Question]) -> dict[str, str]:
     """Texts of answer files, and reviews, which go before the texts they are about."""
-    texts, reviews = {}, {}
+    texts: dict[str, str] = {}
+    reviews: dict[str, str] = {}
     for path in files:
         for record, where in read_jsonl(path):
-            identity = str(require(record, "question_id", where))
+            identity = str(require_plain(record, "question_id", where))
             if "tuple" in record or "content" in record:
                 reviews[identity] = f"{REVIEW_MARK}{json.dumps(_checked(record, where))}"
             else:
-                texts[identity] = str(require(record, "text", where))
+                add_answer(texts, identity, require_answer(record, "text", where), where)
     return texts | reviews
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from internvl_chat.errors import DatasetError
+from internvl_chat.evaluation.joining import add_answer
 from internvl_chat.evaluation.metrics.letters import lettered, listed, read_letter
 from internvl_chat.evaluation.metrics.mmmu import (
     SUBJECTS,
@@ -17,7 +18,7 @@ from internvl_chat.evaluation.metrics.mmmu import (
     subject_of,
     table_of,
 )
-from internvl_chat.evaluation.sources import read_json, read_jsonl, require
+from internvl_chat.evaluation.sources import read_json, read_jsonl, require, require_answer
 from internvl_chat.evaluation.task import (
     DataFile,
     DataRoot,
@@ -149,17 +150,18 @@ def read_answers(files: Sequence[Path], questions: Sequence[Question]) -> dict[s
         if path.suffix == ".jsonl":
             for record, where in read_jsonl(path):
                 identity = str(require(record, "data_id", where))
-                answers[identity] = _text(require(record, "answer", where))
+                add_answer(answers, identity, _text(record, "answer", where), where)
             continue
         content = read_json(path)
         if not isinstance(content, dict):
             raise DatasetError("is no JSON object", where=str(path), fix="Want {id: answer}.")
-        answers |= {identity: _text(answer) for identity, answer in content.items()}
+        answers |= {identity: _text(content, identity, str(path)) for identity in content}
     return answers
 
 
-def _text(value: Any) -> str:
-    return "" if value is None else str(value)
+def _text(record: Mapping[str, Any], name: str, where: str) -> str:
+    """An answer; the server's null is an empty one."""
+    return "" if record.get(name, "") is None else require_answer(record, name, where)
 
 
 TOOLBOX = (

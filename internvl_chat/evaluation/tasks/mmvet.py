@@ -8,8 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from internvl_chat.errors import DatasetError
+from internvl_chat.evaluation.joining import require_text
 from internvl_chat.evaluation.judge import JudgeRequest, ask_until
-from internvl_chat.evaluation.sources import ImageFile, read_json, read_jsonl, require
+from internvl_chat.evaluation.sources import (
+    ImageFile,
+    read_json,
+    read_jsonl,
+    require_answer,
+    require_plain,
+)
 from internvl_chat.evaluation.task import (
     DataFile,
     DataRoot,
@@ -40,10 +47,10 @@ def load(root: DataRoot, rules: Rules) -> list[Question]:
         raise DatasetError("is no JSON object", where=str(path), fix='Want {"v1_0": {...}, ...}.')
     questions = []
     for record, where in read_jsonl(root.folder / QUESTIONS):
-        identity = require(record, "question_id", where)
-        text = require(record, "text", where)
+        identity = require_plain(record, "question_id", where)
+        text = require_text(record, "text", where)
         reference = references.get(f"v1_{identity}")
-        kept = {"question_id": identity, "question": text}
+        kept: dict[str, Any] = {"question_id": identity, "question": text}
         if isinstance(reference, dict) and "answer" in reference:
             kept |= {
                 "answer": str(reference["answer"]),
@@ -53,7 +60,9 @@ def load(root: DataRoot, rules: Rules) -> list[Question]:
             Question(
                 id=str(identity),
                 prompt=f"{text} ",
-                images=(ImageFile(str(root.folder / IMAGES / require(record, "image", where))),),
+                images=(
+                    ImageFile(str(root.folder / IMAGES / require_text(record, "image", where))),
+                ),
                 record=kept,
             )
         )
@@ -130,15 +139,16 @@ def export(given: ExportInput) -> Mapping[str, str]:
 
 def read_answers(files: Sequence[Path], questions: Sequence[Question]) -> dict[str, str]:
     """Answers of such an object."""
-    answers: dict[str, Any] = {}
+    answers: dict[str, str] = {}
     for path in files:
         content = read_json(path)
         if not isinstance(content, dict):
             raise DatasetError(
                 "is no JSON object", where=str(path), fix='Want {"v1_0": "answer", ...}.'
             )
-        answers |= content
-    return {name.removeprefix("v1_"): str(answer) for name, answer in answers.items()}
+        for name in content:
+            answers[name.removeprefix("v1_")] = require_answer(content, name, str(path))
+    return answers
 
 
 MMVET = TaskSpec(

@@ -11,7 +11,7 @@ from typing import Any
 from internvl_chat.errors import DatasetError
 from internvl_chat.evaluation.joining import OpenQuestions, identity, read_records, require_text
 from internvl_chat.evaluation.metrics.mvbench import is_match, letter_of, names_truth, truth_of
-from internvl_chat.evaluation.sources import require
+from internvl_chat.evaluation.sources import require, require_answer, require_plain
 from internvl_chat.evaluation.task import (
     DataFile,
     DataRoot,
@@ -187,9 +187,9 @@ def read_answers(files: Sequence[Path], questions: Sequence[Question]) -> dict[s
         if path.name.endswith("_result_final.json"):
             continue
         for record, where in read_records(path):
-            key = (require(record, "task_type", where), require(record, "gt", where))
+            key = tuple(require_plain(record, name, where) for name in ("task_type", "gt"))
             one = waiting.take(key, where, text=str(require(record, "question", where)))
-            answers[one] = str(require(record, "pred", where))
+            answers[one] = require_answer(record, "pred", where)
     return answers
 
 

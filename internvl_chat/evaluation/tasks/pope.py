@@ -8,8 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from internvl_chat.errors import DatasetError
+from internvl_chat.evaluation.joining import add_answer, read_records, require_text
 from internvl_chat.evaluation.metrics.pope import Counts, reads_as_yes
-from internvl_chat.evaluation.sources import ImageFile, read_json, read_jsonl, require
+from internvl_chat.evaluation.sources import (
+    ImageFile,
+    read_jsonl,
+    require_answer,
+    require_plain,
+)
 from internvl_chat.evaluation.task import (
     DataFile,
     DataRoot,
@@ -35,7 +41,7 @@ def load(root: DataRoot, rules: Rules) -> list[Question]:
     met = dict.fromkeys(CATEGORIES, 0)
     questions = []
     for record, where in read_jsonl(root.folder / QUESTIONS):
-        category = require(record, "category", where)
+        category = require_plain(record, "category", where)
         if category not in labels:
             known = ", ".join(CATEGORIES)
             raise DatasetError(f"category is {category!r}, want {known}", where=where)
@@ -47,12 +53,14 @@ def load(root: DataRoot, rules: Rules) -> list[Question]:
                 where=where,
                 fix=f"Take {LABELS.format(category=category)} of the same release.",
             )
-        text = require(record, "text", where)
+        text = require_text(record, "text", where)
         questions.append(
             Question(
-                id=str(require(record, "question_id", where)),
+                id=str(require_plain(record, "question_id", where)),
                 prompt=f"{text} " if rules == "2024" else text.strip(),
-                images=(ImageFile(str(root.folder / IMAGES / require(record, "image", where))),),
+                images=(
+                    ImageFile(str(root.folder / IMAGES / require_text(record, "image", where))),
+                ),
                 record={
                     "question_id": record["question_id"],
                     "category": category,
@@ -65,7 +73,7 @@ def load(root: DataRoot, rules: Rules) -> list[Question]:
 
 def _labels(folder: Path, category: str) -> list[str]:
     path = folder / LABELS.format(category=category)
-    return [str(require(record, "label", where)) for record, where in read_jsonl(path)]
+    return [require_text(record, "label", where) for record, where in read_jsonl(path)]
 
 
 def score(given: ScoreInput) -> Score:
@@ -140,12 +148,12 @@ def export(given: ExportInput) -> Mapping[str, str]:
 
 def read_answers(files: Sequence[Path], questions: Sequence[Question]) -> dict[str, str]:
     """Answers of such a list, by ``question_id``; later files keep the raw text apart."""
-    answers = {}
+    answers: dict[str, str] = {}
     for path in files:
-        for number, record in enumerate(read_json(path)):
-            where = f"{path}, record {number}"
-            identity = str(require(record, "question_id", where))
-            answers[identity] = str(record.get("text_orig", require(record, "text", where)))
+        for record, where in read_records(path):
+            identity = str(require_plain(record, "question_id", where))
+            name = "text_orig" if "text_orig" in record else "text"
+            add_answer(answers, identity, require_answer(record, name, where), where)
     return answers
 
 

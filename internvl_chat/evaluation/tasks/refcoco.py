@@ -14,7 +14,13 @@ import numpy as np
 from internvl_chat.errors import DatasetError
 from internvl_chat.evaluation.joining import OpenQuestions, identity, read_records, require_text
 from internvl_chat.evaluation.metrics.boxes_iou import iou, read_box
-from internvl_chat.evaluation.sources import ImageFile, read_jsonl, require
+from internvl_chat.evaluation.sources import (
+    ImageFile,
+    read_jsonl,
+    require,
+    require_answer,
+    require_list,
+)
 from internvl_chat.evaluation.task import (
     DataFile,
     DataRoot,
@@ -80,6 +86,13 @@ def _box(record: dict[str, Any], where: str) -> list[float]:
     if isinstance(box, list) and len(box) == 4 and all(isinstance(x, int | float) for x in box):
         return box
     raise DatasetError(f'"bbox" is {box!r}, want [x1, y1, x2, y2]', where=where)
+
+
+def _numbers(record: dict[str, Any], name: str, where: str) -> list[float]:
+    values = require_list(record, name, where)
+    if not all(isinstance(one, int | float) for one in values):
+        raise DatasetError(f'"{name}" is {values!r:.80}, want numbers', where=where)
+    return [float(one) for one in values]
 
 
 def _size(record: dict[str, Any], name: str, where: str) -> float:
@@ -150,9 +163,9 @@ def read_answers(files: Sequence[Path], questions: Sequence[Question]) -> dict[s
             )
         split = named[0] if named else next(iter(splits), "")
         for record, where in read_records(path):
-            places = [*require(record, "gt_bbox", where), *require(record, "hw", where)]
-            one = waiting.take((split, *map(float, places)), where)
-            answers[one] = str(require(record, "answer", where))
+            places = [*_numbers(record, "gt_bbox", where), *_numbers(record, "hw", where)]
+            one = waiting.take((split, *places), where)
+            answers[one] = require_answer(record, "answer", where)
     return answers
 
 

@@ -16,7 +16,7 @@ from internvl_chat.evaluation.metrics.letters import (
     read_letter,
     read_letter_later,
 )
-from internvl_chat.evaluation.sources import ImageFile, read_jsonl, require
+from internvl_chat.evaluation.sources import ImageFile, read_jsonl, require, require_answer
 from internvl_chat.evaluation.task import (
     DataFile,
     DataRoot,
@@ -119,7 +119,8 @@ def read_answers(files: Sequence[Path], questions: Sequence[Question]) -> dict[s
         for record, where in read_jsonl(path):
             image = Path(str(require(record, "image_path", where))).parts[-2:]
             one = waiting.take(image, where, text=str(require(record, "question", where)))
-            answers[one] = str(record.get("answer_orig", require(record, "answer", where)))
+            name = "answer_orig" if "answer_orig" in record else "answer"
+            answers[one] = require_answer(record, name, where)
     return answers
 
 

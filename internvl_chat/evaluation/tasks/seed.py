@@ -11,7 +11,14 @@ from typing import Any
 from internvl_chat.errors import DatasetError
 from internvl_chat.evaluation.joining import answers_by_id, json_lines, require_text
 from internvl_chat.evaluation.metrics.letters import named_letter
-from internvl_chat.evaluation.sources import ImageFile, read_json, read_jsonl, require
+from internvl_chat.evaluation.sources import (
+    ImageFile,
+    read_json,
+    read_jsonl,
+    require,
+    require_list,
+    require_plain,
+)
 from internvl_chat.evaluation.task import (
     DataFile,
     DataRoot,
@@ -45,11 +52,11 @@ def load(root: DataRoot, rules: Rules) -> list[Question]:
     names, labels = _labels(path)
     questions = []
     for record, where in read_jsonl(root.folder / QUESTIONS):
-        question_id = require(record, "question_id", where)
+        question_id = require_plain(record, "question_id", where)
         label = labels.get(str(question_id))
         if label is None:
             raise DatasetError(f"question {question_id} is not in {path}", where=where)
-        image = f"{IMAGES}/{require(record, 'image', where)}"
+        image = f"{IMAGES}/{require_text(record, 'image', where)}"
         questions.append(
             Question(
                 id=str(question_id),
@@ -75,13 +82,13 @@ def _labels(path: Path) -> tuple[dict[str, int], dict[str, _Label]]:
     names = require(content, "question_type", str(path))
     if not isinstance(names, dict):
         raise DatasetError('"question_type" is no object', where=str(path))
-    known = set(names.values())
+    known = {require_plain(names, name, f"{path}, question_type") for name in names}
     labels: dict[str, _Label] = {}
-    for number, record in enumerate(require(content, "questions", str(path))):
+    for number, record in enumerate(require_list(content, "questions", str(path))):
         where = f"{path}, question {number}"
         if not isinstance(record, dict):
             raise DatasetError("is no JSON object", where=where)
-        type_id = require(record, "question_type_id", where)
+        type_id: Any = require_plain(record, "question_type_id", where)
         if type_id not in known:
             raise DatasetError(f"question_type_id {type_id!r} has no name", where=where)
         truth = str(require(record, "answer", where))

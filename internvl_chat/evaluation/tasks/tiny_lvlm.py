@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from internvl_chat.evaluation.joining import OpenQuestions, identity, read_records
+from internvl_chat.evaluation.joining import OpenQuestions, identity, read_records, require_text
 from internvl_chat.evaluation.metrics.tiny_lvlm import is_hit
-from internvl_chat.evaluation.sources import ImageFile, require
+from internvl_chat.evaluation.sources import ImageFile, require, require_answer
 from internvl_chat.evaluation.task import (
     DataFile,
     DataRoot,
@@ -41,8 +41,8 @@ def load(root: DataRoot, rules: Rules) -> list[Question]:
         for number, (record, where) in enumerate(
             read_records(root.folder / folder / "dataset.json")
         ):
-            text = str(require(record, "question", where))
-            image = f"{folder}/{require(record, 'image_path', where)}"
+            text = require_text(record, "question", where)
+            image = f"{folder}/{require_text(record, 'image_path', where)}"
             questions.append(
                 Question(
                     id=f"{group}/{identity(record, number)}",
@@ -98,7 +98,7 @@ def read_answers(files: Sequence[Path], questions: Sequence[Question]) -> dict[s
         for record, where in read_records(path):
             image = Path(str(require(record, "image_path", where))).parts[-2:]
             one = waiting.take(image, where, text=str(require(record, "question", where)))
-            answers[one] = str(require(record, "answer", where))
+            answers[one] = require_answer(record, "answer", where)
     return answers
 
 

@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from internvl_chat.errors import DatasetError
-from internvl_chat.evaluation.sources import ImageFile, read_json, read_jsonl, require
+from internvl_chat.evaluation.joining import add_answer
+from internvl_chat.evaluation.sources import (
+    ImageFile,
+    read_json,
+    read_jsonl,
+    require,
+    require_answer,
+)
 from internvl_chat.evaluation.task import DataRoot, ExportInput, Question, Rules, Score, ScoreInput
 
 RecordPart = Literal["prompt", "id", "answer", "annotation"]
@@ -243,7 +250,7 @@ def read_answers(
             )
         for number, record in enumerate(records):
             where = f"{path}, record {number}"
-            answers[find(number, record, where).id] = _answer(record, where)
+            add_answer(answers, find(number, record, where).id, _answer(record, where), where)
     return answers
 
 
@@ -317,7 +324,4 @@ def _by_position(path: Path, split: VqaSplit, asked: Sequence[Question]) -> Find
 
 def _answer(record: Mapping[str, Any], where: str) -> str:
     name = "prediction" if "prediction" in record and "answer" not in record else "answer"
-    value = require(dict(record), name, where)
-    if not isinstance(value, str):
-        raise DatasetError(f'"{name}" is {value!r}, want a text', where=where)
-    return value
+    return require_answer(record, name, where)

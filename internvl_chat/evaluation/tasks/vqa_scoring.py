@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from internvl_chat.errors import DatasetError
+from internvl_chat.evaluation.joining import require_text
 from internvl_chat.evaluation.metrics.anls import anls
 from internvl_chat.evaluation.metrics.averages import mean_in_order
 from internvl_chat.evaluation.metrics.exact_match import same_letter, same_text
@@ -28,7 +29,7 @@ from internvl_chat.evaluation.metrics.vqa_accuracy import (
     normalize_answer_by_wording,
     vqa_accuracy,
 )
-from internvl_chat.evaluation.sources import read_json, require
+from internvl_chat.evaluation.sources import read_json, require, require_list, require_plain
 from internvl_chat.evaluation.task import Question, Rules
 from internvl_chat.evaluation.tasks.vqa_frame import References, SplitScore
 
@@ -66,9 +67,9 @@ def read_human_answers(path: Path) -> References:
     """``{"annotations": [{"question_id": 1, "answers": [{"answer": "corgi"}, ...]}]}``"""
     references = {}
     for entry, where in _entries(path, "annotations"):
-        given = require(entry, "answers", where)
-        humans = [str(require(one, "answer", f"{where}, answers")) for one in given]
-        references[str(require(entry, "question_id", where))] = humans
+        given = require_list(entry, "answers", where)
+        humans = [str(require_plain(one, "answer", f"{where}, answers")) for one in given]
+        references[str(require_plain(entry, "question_id", where))] = humans
     return references
 
 
@@ -77,8 +78,8 @@ def read_document_answers(path: Path) -> References:
     require(_object(path), "dataset_name", str(path))
     entries = _entries(path, "data")
     return {
-        str(require(entry, "questionId", where)): {
-            "golds": [str(one) for one in require(entry, "answers", where)],
+        str(require_plain(entry, "questionId", where)): {
+            "golds": [str(one) for one in require_list(entry, "answers", where)],
             "position": position,
             "num_annotated": len(entries),
             **{field: entry[field] for field in BREAKDOWNS if field in entry},
@@ -104,19 +105,29 @@ def _gqa_reference(entry: dict[str, Any], where: str) -> dict[str, Any]:
     if not isinstance(entry, dict):
         raise DatasetError("is no JSON object", where=where)
     types = require(entry, "types", where)
-    operations = require(entry, "semantic", where)
+    operations = require_list(entry, "semantic", where)
     for operation in operations:
-        require(operation, "operation", where)
-        require(operation, "argument", where)
+        require_text(operation, "operation", where)
+        require_text(operation, "argument", where)
     return {
-        "gold": require(entry, "answer", where),
+        "gold": require_text(entry, "answer", where),
         "is_balanced": bool(require(entry, "isBalanced", where)),
-        "structural_type": require(types, "structural", where),
-        "semantic_type": require(types, "semantic", where),
+        "structural_type": require_text(types, "structural", where),
+        "semantic_type": require_text(types, "semantic", where),
         "num_steps": count_steps(operations),
         "num_words": len(str(require(entry, "question", where)).split()),
-        "group": entry.get("groups", {}).get("global"),
+        "group": _global_group(entry, where),
     }
+
+
+def _global_group(entry: Mapping[str, Any], where: str) -> str | None:
+    """None where a question belongs to none."""
+    groups = entry.get("groups") or {}
+    if not isinstance(groups, dict) or not isinstance(groups.get("global"), str | None):
+        raise DatasetError(
+            f'"groups" is {groups!r:.80}', where=where, fix='Want {"global": a text or null}.'
+        )
+    return groups.get("global")
 
 
 def _object(path: Path) -> dict[str, Any]:
