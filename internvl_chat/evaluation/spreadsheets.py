@@ -11,6 +11,8 @@ from __future__ import annotations
 import io
 import json
 import re
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +23,8 @@ from internvl_chat.evaluation.task import Question
 from internvl_chat.evaluation.tsv import PANDAS_MISSING, Cell, pandas_column, read_indices
 
 LONGEST_CELL = 32_767
-JUDGEMENT_MARK = "\x00judged "
-"""Between an answer and the JSON of what a judge said of it."""
+NUMBERS_OF_JUDGES = frozenset(["hit", "score", "gpt4_score"])
+"""Columns that hold numbers."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f]")
 Columns = dict[str, list[Cell]]
 
@@ -42,15 +44,23 @@ def _openpyxl() -> Any:
 # -- judged answers ------------------------------------------------------------------------------
 
 
-def with_judgement(answer: str, judged: Mapping[str, Any]) -> str:
+class JudgedAnswer(str):
+    """An answer of a table that a judge has been over."""
+
+    judged: dict[str, Any]
+    """What the table says of it."""
+
+
+def with_judgement(answer: str, judged: Mapping[str, Any]) -> JudgedAnswer:
     """An answer of a table that a judge has been over, with what it says of it."""
-    return f"{answer}{JUDGEMENT_MARK}{json.dumps(dict(judged))}"
+    found = JudgedAnswer(answer)
+    found.judged = dict(judged)
+    return found
 
 
 def split_judgement(answer: str) -> tuple[str, dict[str, Any]]:
     """The answer alone, and what a judge said of it where the table held it."""
-    text, mark, judged = answer.partition(JUDGEMENT_MARK)
-    return text, json.loads(judged) if mark else {}
+    return str(answer), answer.judged if isinstance(answer, JudgedAnswer) else {}
 
 
 # -- writing -------------------------------------------------------------------------------------
@@ -101,25 +111,40 @@ def read_columns(path: Path) -> Columns:
     return reader(path)
 
 
-def _read_xlsx(path: Path) -> Columns:
-    import zipfile
+def read_sheet(path: Path) -> list[list[Any]]:
+    """Cells of a workbook's first sheet, row by row.
 
+    Raises:
+        DatasetError: missing, or no workbook.
+    """
     openpyxl = _openpyxl()
     try:
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-        rows = [list(row) for row in book.worksheets[0].iter_rows(values_only=True)]
-        book.close()
+        raw = path.read_bytes()
     except OSError as err:
         raise DatasetError(f"cannot be read ({err.strerror or err})", where=str(path)) from err
+    try:
+        book = openpyxl.load_workbook(io.BytesIO(raw), read_only=True, data_only=True)
+        return [list(row) for row in book.worksheets[0].iter_rows(values_only=True)]
     except (
         zipfile.BadZipFile,
+        zlib.error,
         openpyxl.utils.exceptions.InvalidFileException,
-        KeyError,
+        OSError,
+        EOFError,
+        LookupError,
         ValueError,
-        IndexError,
-        SyntaxError,
-    ) as err:
-        raise DatasetError(f"is no xlsx ({err})", where=str(path)) from err
+        TypeError,
+        AttributeError,
+        SyntaxError,  # an XML error of either parser
+        RuntimeError,  # encrypted, or of an unknown compression
+    ) as err:  # all that damage makes of zip, XML and openpyxl
+        raise DatasetError(
+            f"is no xlsx ({err})", where=str(path), fix="Save it again, or take it anew."
+        ) from err
+
+
+def _read_xlsx(path: Path) -> Columns:
+    rows = read_sheet(path)
     if not rows:
         raise DatasetError("is empty", where=str(path))
     names = ["" if cell is None else str(cell) for cell in rows[0]]
@@ -219,9 +244,21 @@ def read_predictions(
         texts = [_text(cell, whole_numbers) for cell in columns["prediction"]]
         if judged and all(name in columns for name in judged):
             rows = [{name: columns[name][n] for name in judged} for n in range(len(texts))]
+            _refuse_texts(rows, ids, path)
             texts = [with_judgement(text, row) for text, row in zip(texts, rows, strict=True)]
         answers |= {str(one): text for one, text in zip(ids, texts, strict=True)}
     return answers
+
+
+def _refuse_texts(rows: Sequence[Mapping[str, Any]], ids: Sequence[object], path: Path) -> None:
+    for row, index in zip(rows, ids, strict=True):
+        for name in NUMBERS_OF_JUDGES & set(row):
+            if not isinstance(row[name], int | float | None):
+                raise DatasetError(
+                    f'"{name}" of index {index} is {row[name]!r:.80}, want a number',
+                    where=str(path),
+                    fix="Mend the cell, or remove the column: then a judge is asked.",
+                )
 
 
 def _text(cell: Any, whole_numbers: bool) -> str:

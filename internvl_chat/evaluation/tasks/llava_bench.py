@@ -50,8 +50,18 @@ CATEGORIES = ("conv", "detail", "complex")
 DETAIL = " Please give a detailed answer."
 TEMPERATURES = (0.2, 0.4, 0.6)
 """The original asks once; a review without two numbers is asked for again."""
-REVIEW_MARK = "\x00review "
-"""Before the JSON of a review that stands for an answer."""
+
+
+class ReviewAnswer(str):
+    """A review of an answer file, which stands for the answer it is about."""
+
+    review: dict[str, Any]
+
+    def __new__(cls, review: dict[str, Any]) -> ReviewAnswer:
+        """Of a record of the file."""
+        answer = super().__new__(cls, json.dumps(review))
+        answer.review = review
+        return answer
 
 
 def load(root: DataRoot, rules: Rules) -> list[Question]:
@@ -206,10 +216,7 @@ def _grades_of(reply: str, answer: str, rules: Rules) -> Grades | None:
 
 def as_review(answer: str) -> dict[str, Any] | None:
     """The review that stands for an answer, if one does."""
-    if not answer.startswith(REVIEW_MARK):
-        return None
-    review: dict[str, Any] = json.loads(answer.removeprefix(REVIEW_MARK))
-    return review
+    return answer.review if isinstance(answer, ReviewAnswer) else None
 
 
 def _category(question: Question) -> str:
@@ -284,7 +291,7 @@ def read_answers(files: Sequence[Path], questions: Sequence[Question]) -> dict[s
         for record, where in read_jsonl(path):
             identity = str(require_plain(record, "question_id", where))
             if "tuple" in record or "content" in record:
-                reviews[identity] = f"{REVIEW_MARK}{json.dumps(_checked(record, where))}"
+                reviews[identity] = ReviewAnswer(_checked(record, where))
             else:
                 add_answer(texts, identity, require_answer(record, "text", where), where)
     return texts | reviews

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 from internvl_chat.errors import ConfigError, DatasetError
+from internvl_chat.evaluation.joining import add_answer
 from internvl_chat.evaluation.metrics.letters import listed, named_letter, read_letter
 from internvl_chat.evaluation.metrics.mmbench import base_of, circular_verdicts, share
 from internvl_chat.evaluation.sources import EncodedImage, read_tsv
+from internvl_chat.evaluation.spreadsheets import read_sheet
 from internvl_chat.evaluation.task import (
     DataFile,
     DataRoot,
@@ -188,23 +189,22 @@ def _write_row(sheet: Any, row: int, values: Sequence[Any]) -> None:
 
 def read_answers(files: Sequence[Path], questions: Sequence[Question]) -> dict[str, str]:
     """The column ``prediction`` of such sheets, by ``index``."""
-    openpyxl = _openpyxl()
     answers: dict[str, str] = {}
     for path in files:
-        broken = (OSError, LookupError, ValueError, BadZipFile)
-        try:
-            workbook = openpyxl.load_workbook(io.BytesIO(path.read_bytes()))
-        except (*broken, openpyxl.utils.exceptions.InvalidFileException) as err:
-            raise DatasetError(f"is no xlsx file ({err})", where=str(path)) from err
-        rows = workbook.worksheets[0].iter_rows(values_only=True)
-        header = list(next(rows, ()))
+        header, *rows = read_sheet(path) or [[]]
         absent = [name for name in ("index", "prediction") if name not in header]
         if absent:
-            raise DatasetError(f"has no column {', '.join(absent)}", where=str(path))
+            raise DatasetError(
+                f"has no column {', '.join(absent)}",
+                where=str(path),
+                fix=f"It has {', '.join(map(str, header)) or 'nothing'}.",
+            )
         index, prediction = header.index("index"), header.index("prediction")
-        for row in rows:
+        for number, cells in enumerate(rows, start=2):
+            row = cells + [None] * (len(header) - len(cells))
             if row[index] is not None:
-                answers[_text(row[index])] = _text(row[prediction])
+                where = f"{path}, row {number}"
+                add_answer(answers, _text(row[index]), _text(row[prediction]), where)
     return answers
 
 

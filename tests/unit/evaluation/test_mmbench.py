@@ -246,7 +246,7 @@ def test_answer_files_that_are_none(tmp_path: Path) -> None:
     questions = load(DEV, tmp_path)
     path = tmp_path / "answers.xlsx"
     path.write_bytes(b"no sheet")
-    with pytest.raises(DatasetError, match=r"answers\.xlsx: is no xlsx file"):
+    with pytest.raises(DatasetError, match=r"answers\.xlsx: is no xlsx \(File"):
         DEV.read_answers([path], questions)
     workbook = openpyxl.Workbook()
     workbook.active.append(["index", "answer"])
