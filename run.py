@@ -9,8 +9,9 @@ TSV files are read from ``$LMUData`` or ``~/LMUData``, nothing is downloaded. Re
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from internvl_chat.cli.run import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(env_file=Path(__file__).with_name(".env")))

@@ -58,7 +58,7 @@ def _root() -> None:
     """Ask benchmarks, and score answers."""
 
 
-@app.command()
+@app.command(context_settings={"token_normalize_func": lambda name: name.replace("_", "-")})
 def run(
     checkpoint: Annotated[str, typer.Argument(help="Chat checkpoint of any kind.")],
     task: Tasks = None,
@@ -319,12 +319,17 @@ def judges_of(
     api_key: str | None = None,
     most_at_once: int | None = None,
     most_tries: int | None = None,
+    reply_seconds: float | None = None,
 ) -> JudgeOptions:
     """What was said of judges, with the environment."""
     from internvl_chat.evaluation.judge import JudgeLimits
     from internvl_chat.evaluation.judging import JudgeOptions
 
-    said = {"most_at_once": most_at_once, "most_tries": most_tries}
+    said: dict[str, Any] = {
+        "most_at_once": most_at_once,
+        "most_tries": most_tries,
+        "reply_seconds": reply_seconds,
+    }
     return JudgeOptions(
         name=name,
         base_url=base_url,

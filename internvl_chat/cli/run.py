@@ -28,8 +28,16 @@ if TYPE_CHECKING:
 _NO_JUDGE = "exact_matching"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run models x data sets in the order given; returns the exit code."""
+def main(argv: Sequence[str] | None = None, *, env_file: Path | None = None) -> int:
+    """Run models x data sets in the order given; returns the exit code.
+
+    Args:
+        argv: arguments without the program's name; ``sys.argv[1:]`` if None.
+        env_file: lines ``NAME=value`` for the environment, which goes before them; may be absent.
+    """
+    if env_file is not None and env_file.is_file():
+        for name, value in read_env_file(env_file).items():
+            os.environ.setdefault(name, value)
     options = _parser().parse_args(argv)
     is_main = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
     try:
@@ -41,10 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, is_main: bool) -> int:
+    from internvl_chat.evaluation.judging import REPLIES
     from internvl_chat.evaluation.registry import find_tasks
 
     tasks = find_tasks(options.data)
-    runs = [_settings(options, name, find_checkpoint(name)) for name in options.model]
     judges = judges_of(
         options.judge,
         options.judge_base_url,
@@ -52,35 +60,55 @@ def _run(options: argparse.Namespace, is_main: bool) -> int:
         api_key=options.judge_key,
         most_at_once=options.nproc,
         most_tries=options.retry,
+        reply_seconds=options.judge_timeout,
     )
     if options.mode == "eval":
+        runs = [_settings(options, name, name) for name in options.model]
         pairs = [(settings, task) for settings in runs for task in tasks]
-        return max(_score(*pair, judges) for pair in pairs) if is_main else 0
+        return max([_try_score(*pair, judges) for pair in pairs]) if is_main else 0
+    runs = [_settings(options, name, find_checkpoint(name)) for name in options.model]
     for settings in runs:
         require_start(settings, tasks, judges)
+        if options.rerun and is_main:
+            for task in tasks:
+                (settings.folder / task.id / REPLIES).unlink(missing_ok=True)
     return run_on_ranks(runs, tasks, judges)
 
 
 def find_checkpoint(name: str) -> str:
     """A model's path: an existing one, else ``pretrained/NAME``.
 
-    A folder without a checkpoint's configuration gives way: below the working directory an earlier
-    run has left a folder of results under the model's name.
+    A folder without a checkpoint goes last: results of an earlier run of ``NAME`` may lie there.
 
     Raises:
         ConfigError: neither is there.
     """
-    found = [path for path in (Path(name), Path("pretrained") / name) if path.is_dir()]
-    for path in found:
-        if any((path / one).exists() for one in ("config.json", "adapter_config.json")):
+    from internvl_chat.checkpoint.sources import CONFIG_NAME, is_bare_adapter
+
+    places = [path for path in (Path(name), Path("pretrained") / name) if path.is_dir()]
+    for path in places:
+        if (path / CONFIG_NAME).is_file() or is_bare_adapter(path):
             return str(path)
-    if found:
-        return str(found[0])
+    if places:
+        return str(places[-1])
     raise ConfigError(
         f"no folder {name} and no pretrained/{name}",
         where="--model",
         fix="Download the checkpoint first; nothing is fetched from the network.",
     )
+
+
+def read_env_file(path: Path) -> dict[str, str]:
+    """Names and values of a ``.env`` file; comments and other lines are passed over."""
+    found = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        name, is_set, value = line.strip().removeprefix("export ").partition("=")
+        name, value = name.strip(), value.strip()
+        if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+            value = value[1:-1]
+        if is_set and value and name.isidentifier():
+            found[name] = value
+    return found
 
 
 def _settings(options: argparse.Namespace, name: str, checkpoint: str) -> RunSettings:
@@ -114,8 +142,18 @@ def _settings(options: argparse.Namespace, name: str, checkpoint: str) -> RunSet
     )
 
 
+def _try_score(settings: RunSettings, task: TaskSpec, judges: JudgeOptions) -> int:
+    """Score, or say why not: the next pair is still to come; returns the exit code."""
+    try:
+        return _score(settings, task, judges)
+    except UserError as err:
+        typer.echo(f"error: {err}", err=True)
+        return err.exit_code
+
+
 def _score(settings: RunSettings, task: TaskSpec, judges: JudgeOptions) -> int:
-    """Score the predictions of an earlier run; returns the exit code."""
+    """Score the predictions of an earlier run and write its files; returns the exit code."""
+    from internvl_chat.evaluation.exporting import export_scored
     from internvl_chat.evaluation.judging import REPLIES
     from internvl_chat.evaluation.results import ANSWERS
     from internvl_chat.evaluation.scoring import as_text, score_files
@@ -127,8 +165,10 @@ def _score(settings: RunSettings, task: TaskSpec, judges: JudgeOptions) -> int:
         report, missing = score_files(
             task, settings.root, [path], rules=settings.rules, judge=judge
         )
-    typer.echo(as_text(report, settings.rules or task.rules[0]))
-    if missing:
+    typer.echo(as_text(report, settings.rules_of(task)))
+    if not missing:
+        export_scored(task, settings, [path], report)
+    else:
         typer.echo(f"error: {path}: {len(missing)} answers are missing", err=True)
     return int(bool(missing))
 
@@ -150,10 +190,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--nframe", type=int, help="Frames of a video.")
     add("--judge-key", help="Of that server; the environment's by default.")
     add("--judge-prompts", type=Path, help="YAML file of what the judge is asked.")
+    add("--judge-timeout", type=float, help="Seconds that a reply may take.")
     for flags in (("--nproc", "--api-nproc", "--judge-api-nproc"), ("--retry", "--judge-retry")):
         add(*flags, type=int, help="Of requests to the judge: how many at once, how many tries.")
-    for flag in ("--reuse", "--ignore", "--rerun", "--keep-failed"):
+    for flag in ("--reuse", "--ignore", "--keep-failed", "--pack", "--use-subtitle"):
         add(flag, action="store_true", help="Taken and not needed: runs resume and score anew.")
+    add("--rerun", action="store_true", help="Ask the judge anew.")
+    add("--reuse-aux", choices=("all", "infer", "none"), help="Taken and not needed, too.")
     return parser
 
 

@@ -80,9 +80,8 @@ def find_tasks(names: Iterable[str]) -> list[TaskSpec]:
             continue
         if name not in known:
             near = suggest(name, known, limit=3, write=str)
-            raise ConfigError(
-                f"no task {name!r}", where="TASK", fix=f"{near} internvl-chat eval list names all."
-            )
+            fix = f"{near} internvl-chat eval list names all.".lstrip()
+            raise ConfigError(f"no task {name!r}", where="TASK", fix=fix)
         for one in GROUPS.get(name, (name,)):
             found.setdefault(one, TASKS[one])
     return list(found.values())

@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from internvl_chat.chat.loading import default_dtype
 from internvl_chat.errors import DatasetError
+from internvl_chat.evaluation.exporting import write_export
 from internvl_chat.evaluation.fingerprints import (
     checkpoint_fingerprint,
     data_fingerprint,
@@ -34,7 +35,7 @@ from internvl_chat.evaluation.scoring import (
 from internvl_chat.evaluation.settings import RunSettings, generate_keywords
 from internvl_chat.evaluation.task import ExportInput, Question, Score, TaskSpec
 from internvl_chat.evaluation.videos import with_segments
-from internvl_chat.files import write_json, written_aside
+from internvl_chat.files import write_json
 from internvl_chat.model.constants import IMAGE_TAG
 from internvl_chat.train.distributed import DistributedState, agree
 
@@ -423,10 +424,4 @@ def _export(
         score=score,
         judge_name=judge_name,
     )
-    folder = settings.export_folder or plan.folder.path
-    for name, content in plan.task.export(given).items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        raw = content.encode() if isinstance(content, str) else content
-        with written_aside(path) as aside:
-            aside.write_bytes(raw)
+    write_export(plan.task, given, settings.export_folder or plan.folder.path)

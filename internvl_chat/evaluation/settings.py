@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from internvl_chat.errors import ConfigError
 from internvl_chat.evaluation.task import DataRoot, Rules, TaskSpec
 
+V1_1 = "internvl-chat-v1-1"
+"""In the name of the one model that VLMEvalKit asked with five beams in 2024."""
+V1_1_BEAMS = 5
 LARGE_MODEL_PARAMETERS = 20_000_000_000
 """Above this the original asks with one beam."""
 
@@ -98,7 +101,11 @@ class RunSettings:
             return 1, f"the original's rule: one above 20e9 parameters, here {billions:.1f}e9"
         if self.num_beams is not None:
             return self.num_beams, "--num-beams"
-        if task.suite == "vlmevalkit" or (self.rules or task.rules[0]) != "2024":
+        if (self.rules or task.rules[0]) != "2024":
+            return 1, "the original's default"
+        if task.suite == "vlmevalkit":
+            if V1_1 in PurePath(self.checkpoint).name.lower():
+                return V1_1_BEAMS, "VLMEvalKit's of 2024 for InternVL-Chat-V1-1"
             return 1, "the original's default"
         return task.original_beams, "the original's default in 2024"
 

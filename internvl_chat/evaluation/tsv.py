@@ -232,7 +232,7 @@ def image_of(row: Row, cell: str | None, place: str, *, dataset: str, rules: Rul
         return LostImage(label, "the image cell leads to no row with an image", place)
     is_list = cell.startswith("[") and cell.endswith("]")
     encoded = texts_of(cell) if is_list else [cell]
-    if paths and (is_list or rules != "2024"):
+    if paths and (len(encoded) > 1 or rules != "2024"):
         name = paths[0]
     else:
         name = f"{index}_0.{suffix}" if len(encoded) > 1 else f"{index}.{suffix}"

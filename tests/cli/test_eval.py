@@ -14,10 +14,13 @@ import pytest
 
 from internvl_chat.cli import main
 from internvl_chat.cli.run import main as run_main
+from internvl_chat.cli.run import read_env_file
 from internvl_chat.evaluation import registry
+from internvl_chat.evaluation.spreadsheets import write_xlsx
 from internvl_chat.evaluation.task import RULES
 from tests.support.evaluation.pope import write_pope
 from tests.support.evaluation.scripted import SUMS, write_sums
+from tests.support.evaluation.tsv import write_mmstar, write_ocrbench
 from tests.support.training import ROOT, environment
 
 MODEL = str(ROOT / "pretrained/internvl-chat-tiny")
@@ -114,6 +117,14 @@ def test_an_unreadable_image_and_missing_answers_are_exit_code_1(
     assert code == 1
     assert json.loads(out)["n"] == 6
     assert "error: 3 answers are missing: 3, 4, 5" in err
+
+
+def test_flags_may_be_written_with_underscores(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--num_beams", "1", "--out_dir=r", "--max_num", "2", "--num_segments", "4"]
+    code, _, err = say(capsys, "run", MODEL, "sums", *flags, "--check-only")
+    assert code == 0, err
 
 
 @pytest.mark.parametrize(
@@ -240,6 +251,54 @@ def test_run_py(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no folder No and no pretrained/No" in capsys.readouterr().err
     assert run_main(["--data", "smus", "--model", "Tiny"]) == 2
     assert "Did you mean" in capsys.readouterr().err
+
+
+def test_run_py_resumes_beside_its_own_results(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By default the results of NAME are in ./NAME, where a checkpoint of this name might be."""
+    (work / "pretrained").mkdir()
+    (work / "pretrained/Tiny").symlink_to(MODEL)
+    argv = ["--data", "sums", "--model", "Tiny"]
+    assert run_main(argv) == 0
+    assert (work / "Tiny/sums/answers.jsonl").exists()
+    assert run_main(argv) == 0, capsys.readouterr().err
+
+
+def test_run_py_scores_without_the_checkpoint_and_goes_on_after_a_mistake(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (work / "lmu").mkdir()
+    write_mmstar(work / "lmu")
+    write_ocrbench(work / "lmu")
+    monkeypatch.setenv("LMUData", str(work / "lmu"))
+    rows = [{"index": number, "prediction": "ABCD"[number % 4]} for number in range(12)]
+    table = work / "Gone/Gone_MMStar.xlsx"
+    table.parent.mkdir()
+    table.write_bytes(write_xlsx(("index", "prediction"), rows))
+    argv = ["--data", "OCRBench", "MMStar", "--model", "Gone", "--judge", "exact_matching"]
+    assert run_main([*argv, "--mode", "eval", "--reuse-aux", "all"]) == 2
+    captured = capsys.readouterr()
+    assert "Gone_OCRBench.xlsx: no such file" in captured.err
+    assert "Overall                  1.0" in captured.out
+    assert '"none","1.0"' in (work / "Gone/Gone_MMStar_acc.csv").read_text()
+    assert (work / "Gone/Gone_MMStar_exact_matching_result.xlsx").exists()
+    assert run_main(argv) == 2  # to be asked it must be there
+    assert "no config.json in it" in capsys.readouterr().err
+
+
+def test_run_py_reads_settings_from_a_file(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "# ours\nexport LMUData='lmu'\nMMEVAL_ROOT=\nOPENAI_API_KEY = \"of the file\"\nno line\n"
+    (work / ".env").write_text(text, encoding="utf-8")
+    assert read_env_file(work / ".env") == {"LMUData": "lmu", "OPENAI_API_KEY": "of the file"}
+    monkeypatch.setenv("OPENAI_API_KEY", "of the environment")
+    monkeypatch.setenv("LMUData", "to be restored")
+    monkeypatch.delenv("LMUData")
+    assert run_main(["--data", "smus", "--model", "Tiny"], env_file=work / ".env") == 2
+    assert os.environ["LMUData"] == "lmu"  # noqa: SIM112
+    assert os.environ["OPENAI_API_KEY"] == "of the environment"
 
 
 def test_run_py_stands_at_the_root() -> None:

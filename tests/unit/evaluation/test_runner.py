@@ -259,7 +259,11 @@ def test_the_originals_beam_rule(
 def test_beams_of_videos_the_tsv_family_and_our_own_default(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, uses_original_beams=True)
     assert settings.beams_of(replace(SUMS, original_beams=1), 1)[0] == 1
-    assert settings.beams_of(replace(SUMS, suite="vlmevalkit"), 1)[0] == 1
+    toolkit = replace(SUMS, suite="vlmevalkit", rules=("2024", "later"))
+    assert settings.beams_of(toolkit, 1)[0] == 1
+    old = replace(settings, checkpoint="pretrained/InternVL-Chat-V1-1")
+    assert old.beams_of(toolkit, 1)[0] == 5
+    assert replace(old, rules="later").beams_of(toolkit, 1)[0] == 1
     later = replace(settings, rules="later")  # today's default, also where nothing else differs
     assert later.beams_of(replace(SUMS, rules=("2024",)), 1) == (1, "the original's default")
     assert settings_in(tmp_path).beams_of(SUMS, None) == (1, "one by default")

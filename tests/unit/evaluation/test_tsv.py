@@ -195,6 +195,13 @@ def test_lists_of_images_show_the_first(tmp_path: Path) -> None:
         assert questions[0].images[0].label == f"{folder}/{single}"
 
 
+def test_a_list_of_one_image_is_that_image(tmp_path: Path) -> None:
+    path = tmp_path / "Any.tsv"
+    write_table(path, [{"question": "q", "image": str([draw(5)]), "image_path": "['a.png']"}])
+    labels = {rules: _load(path, rules)[0].images[0].label for rules in ("2024", "later")}
+    assert labels == {"2024": "Any/0.jpg", "later": "Any/a.png"}
+
+
 def test_image_modes_on_which_the_original_crashed(tmp_path: Path) -> None:
     import base64
 
