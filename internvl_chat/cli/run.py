@@ -78,19 +78,18 @@ def _run(options: argparse.Namespace, is_main: bool) -> int:
 def find_checkpoint(name: str) -> str:
     """A model's path: an existing one, else ``pretrained/NAME``.
 
-    A folder without a checkpoint goes last: results of an earlier run of ``NAME`` may lie there.
+    A folder without a checkpoint's configuration gives way: below the working directory an earlier
+    run has left a folder of results under the model's name.
 
     Raises:
         ConfigError: neither is there.
     """
-    from internvl_chat.checkpoint.sources import CONFIG_NAME, is_bare_adapter
-
-    places = [path for path in (Path(name), Path("pretrained") / name) if path.is_dir()]
-    for path in places:
-        if (path / CONFIG_NAME).is_file() or is_bare_adapter(path):
+    found = [path for path in (Path(name), Path("pretrained") / name) if path.is_dir()]
+    for path in found:
+        if any((path / one).exists() for one in ("config.json", "adapter_config.json")):
             return str(path)
-    if places:
-        return str(places[-1])
+    if found:
+        return str(found[0])
     raise ConfigError(
         f"no folder {name} and no pretrained/{name}",
         where="--model",
