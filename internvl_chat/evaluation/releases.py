@@ -21,9 +21,8 @@ from typing import Any
 
 from internvl_chat.errors import ConfigError, DatasetError
 from internvl_chat.evaluation.sources import read_json, read_jsonl, read_text, read_tsv, require
+from internvl_chat.evaluation.tasks.wording import LETTER_EN, SHORT
 
-SHORT = "Answer the question using a single word or phrase."
-LETTER = "Answer with the option's letter from the given choices directly."
 CHOICES = "ABCDE"
 MME_PERCEPTION = (
     *("existence", "count", "position", "color", "posters"),
@@ -500,7 +499,7 @@ def seed(release: Release) -> Layout:
         options = [
             f"{letter}. {require(record, f'choice_{letter.lower()}', where)}" for letter in "ABCD"
         ]
-        text = "\n".join([require(record, "question", where), *options, LETTER])
+        text = "\n".join([require(record, "question", where), *options, LETTER_EN])
         answer = require(record, "answer", where)
         rows.append({"image": image, "text": text, "question_id": identity, "answer": answer})
     folders = {
@@ -561,7 +560,7 @@ def ai2d(release: Release) -> Layout:
         rows.append(
             {
                 "image": name,
-                "question": "\n".join([require(record, "question", where), *options, LETTER]),
+                "question": "\n".join([require(record, "question", where), *options, LETTER_EN]),
                 "question_id": int(index) if index.isdecimal() else index,
                 "answer": require(record, "answer", where),
             }

@@ -29,7 +29,12 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f]")
 Columns = dict[str, list[Cell]]
 
 
-def _openpyxl() -> Any:
+def import_openpyxl() -> Any:
+    """The module that reads and writes xlsx files.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
     try:
         import openpyxl
     except ImportError as err:
@@ -68,7 +73,7 @@ def split_judgement(answer: str) -> tuple[str, dict[str, Any]]:
 
 def write_xlsx(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> bytes:
     """A workbook with one sheet: the columns' names, then the rows; None is an empty cell."""
-    book = _openpyxl().Workbook()
+    book = import_openpyxl().Workbook()
     sheet = book.active
     sheet.title = "Sheet1"
     lines = [dict(zip(columns, columns, strict=True)), *rows]
@@ -117,7 +122,7 @@ def read_sheet(path: Path) -> list[list[Any]]:
     Raises:
         DatasetError: missing, or no workbook.
     """
-    openpyxl = _openpyxl()
+    openpyxl = import_openpyxl()
     try:
         raw = path.read_bytes()
     except OSError as err:

@@ -10,11 +10,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from internvl_chat.evaluation.metrics.llava_bench import UNREADABLE, read_grades
 from internvl_chat.evaluation.metrics.tables import ScoreTable, mean
 
 CATEGORIES = ("complex", "conv", "detail")
 """In the guide's order; the original's is that of a hash table."""
-NO_MARKS = (-1.0, -1.0)
+NO_MARKS = UNREADABLE
 
 
 def read_marks(review: str | None) -> tuple[float, float]:
@@ -23,13 +24,7 @@ def read_marks(review: str | None) -> tuple[float, float]:
     Commas become spaces and single spaces divide, so that ``8, 7`` is not read; the original lets
     -1 into the means.
     """
-    parts = (review or "").split("\n")[0].replace(",", " ").split(" ")
-    if len(parts) != 2:
-        return NO_MARKS
-    try:
-        marks = (float(parts[0]), float(parts[1]))
-    except ValueError:
-        return NO_MARKS
+    marks = read_grades(review or "")
     return marks if all(map(math.isfinite, marks)) else NO_MARKS
 
 

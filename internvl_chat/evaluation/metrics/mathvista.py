@@ -14,8 +14,6 @@ from internvl_chat.evaluation.metrics.can_infer import can_infer
 from internvl_chat.evaluation.metrics.multiple_choice import LETTERS
 from internvl_chat.evaluation.metrics.tables import ScoreTable
 
-JUDGE_TEMPERATURES = (0.0, 0.5, 1.0, 1.5, 2.0)
-"""Of each try."""
 PREFETCHED = "Prefetch succeed"
 
 

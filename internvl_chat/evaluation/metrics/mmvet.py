@@ -12,8 +12,6 @@ from typing import Any
 from internvl_chat.evaluation.metrics.tables import ScoreTable
 
 CAPABILITIES = ("rec", "ocr", "know", "gen", "spat", "math")
-JUDGE_TEMPERATURES = (0.0, 0.5, 1.0, 1.5, 2.0)
-"""Of each try."""
 
 
 def read_mark(reply: str) -> float | None:

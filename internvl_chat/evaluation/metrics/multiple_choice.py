@@ -6,15 +6,14 @@ Source: https://github.com/open-compass/VLMEvalKit (vlmeval/dataset/utils/multip
 from __future__ import annotations
 
 import random
-import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from internvl_chat.evaluation.metrics.can_infer import NONE_FITS, can_infer
+from internvl_chat.evaluation.metrics.letters import LETTERS
 from internvl_chat.evaluation.metrics.tables import ScoreTable, mean
 
-LETTERS = string.ascii_uppercase
 OTHER_ANSWERS = "Other Answers"
 JUDGE_TRIES = 3
 CIRCLE = 10**6

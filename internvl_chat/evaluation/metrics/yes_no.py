@@ -13,16 +13,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from internvl_chat.evaluation.metrics.tables import ScoreTable
+from internvl_chat.evaluation.metrics.vqa_accuracy import (
+    MOST_PERIODS,
+    strip_periods,
+    strip_punctuation,
+)
 
 YesNo = Literal["Yes", "No", "Unknown"]
-JUDGE_TEMPERATURES = (0.0, 0.5, 1.0, 1.5, 2.0)
-"""Of each try."""
-_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
-_DIGIT_COMMA = re.compile(r"\d,\d")
-_PERIOD = re.compile(r"\.(?!\d)")
 _PERIOD_LATER = re.compile(r"(?<!\d)\.(?!\d)")
-MOST_PERIODS = 32
-"""The original passes a flag where the count belongs."""
 SPLIT_ORDER = (
     *("VD", "VS"),
     *("VD_ocr", "VS_chart", "VD_figure", "VS_map", "VD_illusion"),
@@ -34,15 +32,10 @@ SPLIT_ORDER = (
 def without_punctuation(text: str, *, later: bool = False) -> str:
     """Delete or blank punctuation as the VQA normaliser does, periods last.
 
-    A mark goes without trace if it touches a space anywhere in the text, or if any comma stands
-    between digits; else it leaves a space.
+    ``later``: those after a digit stay, too.
     """
-    has_digit_comma = _DIGIT_COMMA.search(text) is not None
-    out = text
-    for mark in _PUNCTUATION:
-        touches_space = f"{mark} " in text or f" {mark}" in text
-        out = out.replace(mark, "" if touches_space or has_digit_comma else " ")
-    return (_PERIOD_LATER if later else _PERIOD).sub("", out, count=MOST_PERIODS)
+    left = strip_punctuation(text)
+    return _PERIOD_LATER.sub("", left, count=MOST_PERIODS) if later else strip_periods(left)
 
 
 def read_yes_no(answer: str, *, later: bool = False) -> YesNo:

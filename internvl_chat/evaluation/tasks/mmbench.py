@@ -14,7 +14,7 @@ from internvl_chat.evaluation.joining import add_answer
 from internvl_chat.evaluation.metrics.letters import listed, named_letter, read_letter
 from internvl_chat.evaluation.metrics.mmbench import base_of, circular_verdicts, share
 from internvl_chat.evaluation.sources import EncodedImage, read_tsv
-from internvl_chat.evaluation.spreadsheets import read_sheet
+from internvl_chat.evaluation.spreadsheets import import_openpyxl, read_sheet
 from internvl_chat.evaluation.task import (
     DataFile,
     DataRoot,
@@ -26,13 +26,10 @@ from internvl_chat.evaluation.task import (
     ScoreInput,
     TaskSpec,
 )
-from internvl_chat.evaluation.tasks.wording import NAMED_OPTION
+from internvl_chat.evaluation.tasks.wording import LETTER_CN, LETTER_EN, NAMED_OPTION
+from internvl_chat.evaluation.tsv import LONGEST_REFERENCE
 
 LETTERS = ("A", "B", "C", "D", "E")
-LETTER_EN = "Answer with the option's letter from the given choices directly."
-LETTER_CN = "请直接回答选项字母。"
-LONGEST_REFERENCE = 64
-"""An image cell up to this length may be the index of the row whose image is shared."""
 
 _UNWRITABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 """What a sheet cannot hold."""
@@ -158,7 +155,7 @@ def export(
     given: ExportInput, *, key: str, dropped: Sequence[str], position: int
 ) -> Mapping[str, bytes]:
     """``{key}_{stamp}.xlsx``: the table without some columns, with the letters that were read."""
-    workbook = _openpyxl().Workbook()
+    workbook = import_openpyxl().Workbook()
     sheet = workbook.active
     sheet.title = "Sheet1"
     for number, one in enumerate(given.questions, start=1):
@@ -206,14 +203,6 @@ def read_answers(files: Sequence[Path], questions: Sequence[Question]) -> dict[s
                 where = f"{path}, row {number}"
                 add_answer(answers, _text(row[index]), _text(row[prediction]), where)
     return answers
-
-
-def _openpyxl() -> Any:
-    try:
-        import openpyxl
-    except ImportError as err:
-        raise ConfigError("xlsx files need openpyxl", fix='pip install -e ".[eval]".') from err
-    return openpyxl
 
 
 def _task(

@@ -32,11 +32,12 @@ from internvl_chat.evaluation.task import (
     TaskSpec,
 )
 from internvl_chat.evaluation.tasks.mmmu_data import parse_options, parse_reference, read_split
+from internvl_chat.evaluation.tasks.wording import LETTER_EN, SHORT
 
 FOLDER = "data/MMMU"
 SUFFIXES = {
-    "multiple-choice": "Answer with the option's letter from the given choices directly.",
-    "open": "Answer the question using a single word or phrase.",
+    "multiple-choice": LETTER_EN,
+    "open": SHORT,
 }
 
 

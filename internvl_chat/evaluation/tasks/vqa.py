@@ -26,8 +26,8 @@ from internvl_chat.evaluation.tasks.vqa_scoring import (
     score_relaxed,
     score_vqa,
 )
+from internvl_chat.evaluation.tasks.wording import SHORT
 
-SHORT = "Answer the question using a single word or phrase."
 VIZWIZ = f"When the provided information is insufficient, respond with 'Unanswerable'. {SHORT}"
 
 ROW = "JSON lines: image (path from the working directory), question, question_id"

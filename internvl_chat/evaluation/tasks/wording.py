@@ -6,6 +6,7 @@ from typing import Final
 
 SHORT: Final = "Answer the question using a single word or phrase."
 LETTER_EN: Final = "Answer with the option's letter from the given choices directly."
+LETTER_CN: Final = "请直接回答选项字母。"
 NAMED_LETTER = (
     "the letter is the one that an answer names: `b`, `(B)`, `B. two`, `the answer is B`, not the "
     "first of a word"

@@ -26,15 +26,13 @@ from internvl_chat.evaluation.task import (
     ScoreInput,
     TaskSpec,
 )
+from internvl_chat.evaluation.tasks.wording import LETTER_CN, LETTER_EN, SHORT
 from internvl_chat.evaluation.tsv import load_questions, text_of
 
 SOURCE = "https://github.com/open-compass/VLMEvalKit"
 COLUMNS = "index, question, image (base64, or another row's index)"
-LETTER_EN = "Answer with the option's letter from the given choices directly."
-LETTER_CN = "请直接回答选项字母。"
 DIRECT_EN = "Answer the question directly."
 DIRECT_CN = "请直接回答问题。"
-SHORT = "Answer the question using a single word or phrase."
 GENERATION = Generation(max_new_tokens=1024, min_new_tokens=None, extra={"top_p": None})
 GENERATION_BY_RULES: Mapping[Rules, Generation] = {
     "later": Generation(max_new_tokens=4096, min_new_tokens=None, extra={"top_p": None})
@@ -46,6 +44,8 @@ FAMILY_DIFFERENCES: Mapping[Rules, str] = {
 }
 """Of all sets of the family, for the docs."""
 JUDGE_SUFFIXES = {"chatgpt-0125": "openai", "gpt-4-0125": "gpt4"}
+JUDGE_TEMPERATURES = (0.0, 0.5, 1.0, 1.5, 2.0)
+"""Of each try, where a reply cannot be read."""
 MAX_TOKENS = 1024
 """Of a judge's reply, unless a benchmark says otherwise."""
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 from internvl_chat.evaluation.metrics.tables import ScoreTable, csv_table, print_table
 from internvl_chat.evaluation.metrics.yes_no import (
-    JUDGE_TEMPERATURES,
     YesNo,
     YesNoItem,
     hallusion_table,
@@ -23,7 +22,7 @@ from internvl_chat.evaluation.task import (
     TaskSpec,
 )
 from internvl_chat.evaluation.tasks.tsv.common import (
-    SHORT,
+    JUDGE_TEMPERATURES,
     answer_table,
     ask_by_id,
     file_stem,
@@ -36,6 +35,7 @@ from internvl_chat.evaluation.tasks.tsv.common import (
     tsv_task,
     yes_no_prompt,
 )
+from internvl_chat.evaluation.tasks.wording import SHORT
 from internvl_chat.evaluation.tsv import text_of
 
 DIFFERENCES: Mapping[Rules, str] = {

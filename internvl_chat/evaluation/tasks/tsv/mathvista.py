@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from internvl_chat.evaluation.metrics.mathvista import (
-    JUDGE_TEMPERATURES,
     PREFETCHED,
     MathItem,
     MathReading,
@@ -17,6 +16,7 @@ from internvl_chat.evaluation.metrics.mathvista import (
 from internvl_chat.evaluation.metrics.tables import ScoreTable, csv_table, print_table
 from internvl_chat.evaluation.task import ExportInput, Question, Score, ScoreInput
 from internvl_chat.evaluation.tasks.tsv.common import (
+    JUDGE_TEMPERATURES,
     answer_table,
     ask_by_id,
     file_stem,

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 
 from internvl_chat.evaluation.metrics.mmvet import (
     CAPABILITIES,
-    JUDGE_TEMPERATURES,
     mark_tables,
     read_mark,
 )
 from internvl_chat.evaluation.metrics.tables import ScoreTable, csv_table, print_table
 from internvl_chat.evaluation.task import ExportInput, Question, Score, ScoreInput
 from internvl_chat.evaluation.tasks.tsv.common import (
+    JUDGE_TEMPERATURES,
     answer_table,
     ask_by_id,
     file_stem,
