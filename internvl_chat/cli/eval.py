@@ -154,7 +154,7 @@ def run(
         is_scored=True,
         shows_answers=verbose,
     )
-    judges = judges_of(judge, judge_base_url, judge_prompts)
+    judges = judges_of(judge, judge_base_url, judge_prompts, rules=parse_rules(rules))
     require_start(settings, found, judges)
     if not check_only:
         raise typer.Exit(run_on_ranks([settings], found, judges))
@@ -267,7 +267,7 @@ def score(
         names = ", ".join(one.id for one in tasks)
         raise ConfigError(f"{task} stands for several tasks", where="TASK", fix=f"Name {names}.")
     wanted = parse_rules(rules)
-    judges = judges_of(judge, judge_base_url, judge_prompts)
+    judges = judges_of(judge, judge_base_url, judge_prompts, rules=wanted)
     with judges.open(tasks[0], files[0].absolute().parent / REPLIES) as opened:
         report, missing = score_files(tasks[0], data_root(), files, rules=wanted, judge=opened)
         warning = warning_of(summary_of(opened))
@@ -316,6 +316,7 @@ def judges_of(
     base_url: str | None,
     prompts: Path | None,
     *,
+    rules: Rules | None,
     api_key: str | None = None,
     most_at_once: int | None = None,
     most_tries: int | None = None,
@@ -332,6 +333,7 @@ def judges_of(
     }
     return JudgeOptions(
         name=name,
+        rules=rules,
         base_url=base_url,
         api_key=api_key,
         prompts=prompts,

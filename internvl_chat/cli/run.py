@@ -57,6 +57,7 @@ def _run(options: argparse.Namespace, is_main: bool) -> int:
         options.judge,
         options.judge_base_url,
         options.judge_prompts,
+        rules=parse_rules(options.rules),
         api_key=options.judge_key,
         most_at_once=options.nproc,
         most_tries=options.retry,

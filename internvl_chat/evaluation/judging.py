@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from internvl_chat.evaluation.judge import JudgeLimits, OpenAIJudge, open_judge
-from internvl_chat.evaluation.task import Judge, TaskSpec
+from internvl_chat.evaluation.task import Judge, Rules, TaskSpec
 
 REPLIES = "judge.jsonl"
 """Beside the answers: what the judge said, so that nothing is paid for twice."""
@@ -24,6 +24,8 @@ class JudgeOptions:
 
     name: str | None
     """In place of the task's own; ``exact_matching`` means none."""
+    rules: Rules | None
+    """Whose judge a task has by default; None: of its first."""
     base_url: str | None
     api_key: str | None
     prompts: Path | None
@@ -41,7 +43,7 @@ class JudgeOptions:
         judge = None
         if task.judge is not None:
             judge = open_judge(
-                self.name or task.judge,
+                self.name or task.judge_under(self.rules),
                 base_url=self.base_url,
                 api_key=self.api_key,
                 prompts=self.prompts,

@@ -500,3 +500,14 @@ def test_rules_go_before_what_a_judged_table_says(tmp_path: Path, lmu_data: Path
     score = score_answers(task, lmu_data, answers)
     assert [index for index, hit in score.per_sample.items() if hit] == ["0", "7"]
     assert score.notes[0].startswith("no judge: 10 answers")
+
+
+def test_judges_by_rules() -> None:
+    later = {name: TASKS[name].judge_under("later") for name in WRITERS}
+    asked = ("MathVista_MINI", "HallusionBench", "MMStar", "MMMU_DEV_VAL", "RealWorldQA")
+    assert later == {
+        **dict.fromkeys(asked, "gpt-4o-mini"),
+        **{"OCRBench": None, "MMVet": "gpt-4-turbo", "LLaVABench": "gpt-4-turbo"},
+    }
+    assert all(TASKS[name].judge_under(None) == TASKS[name].judge for name in WRITERS)
+    assert TASKS["MMStar"].judge_under("official") == "chatgpt-0125"

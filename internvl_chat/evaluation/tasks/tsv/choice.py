@@ -28,6 +28,7 @@ from internvl_chat.evaluation.metrics.tables import ScoreTable, csv_table, print
 from internvl_chat.evaluation.spreadsheets import split_judgement
 from internvl_chat.evaluation.task import ExportInput, Question, Score, ScoreInput, TaskSpec
 from internvl_chat.evaluation.tasks.tsv.common import (
+    JUDGES_LATER,
     answer_table,
     choice_prompt,
     file_stem,
@@ -245,6 +246,7 @@ def choice_task(dataset: str, *, file: str | None = None, **details: Any) -> Tas
         "columns": "A, B, ... (options), answer (letter); category, l2-category, split",
         "metric": "accuracy",
         "judge": "chatgpt-0125",
+        "judge_by_rules": JUDGES_LATER,
         "judged": ("hit", "log"),
         "rule_differences": {"later": LATER, "official": OFFICIAL},
         **details,

@@ -44,6 +44,8 @@ FAMILY_DIFFERENCES: Mapping[Rules, str] = {
 }
 """Of all sets of the family, for the docs."""
 JUDGE_SUFFIXES = {"chatgpt-0125": "openai", "gpt-4-0125": "gpt4"}
+JUDGES_LATER: Mapping[Rules, str] = {"later": "gpt-4o-mini"}
+"""Of multiple choice, yes or no, and MathVista."""
 JUDGE_TEMPERATURES = (0.0, 0.5, 1.0, 1.5, 2.0)
 """Of each try, where a reply cannot be read."""
 MAX_TOKENS = 1024
@@ -191,6 +193,7 @@ def tsv_task(
     file: str | None = None,
     title: str | None = None,
     judge: str | None = None,
+    judge_by_rules: Mapping[Rules, str] | None = None,
     published: str = "",
     source: str = SOURCE,
     rule_differences: Mapping[Rules, str] | None = None,
@@ -232,6 +235,7 @@ def tsv_task(
         export=export,
         read_answers=partial(_read, whole_numbers=whole_numbers, judged=judged),
         judge=judge,
+        judge_by_rules=judge_by_rules or {},
         published=published,
         source=source,
     )

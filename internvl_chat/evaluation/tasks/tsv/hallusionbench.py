@@ -23,6 +23,7 @@ from internvl_chat.evaluation.task import (
 )
 from internvl_chat.evaluation.tasks.tsv.common import (
     JUDGE_TEMPERATURES,
+    JUDGES_LATER,
     answer_table,
     ask_by_id,
     file_stem,
@@ -160,6 +161,7 @@ def yes_no_task(dataset: str, *, file: str | None = None) -> TaskSpec:
         export=lambda given: export_yes_no(given, dataset, rating_table),
         file=file,
         judge="chatgpt-0125",
+        judge_by_rules=JUDGES_LATER,
         judged=("extracted",),
         rule_differences=DIFFERENCES,
     )
@@ -176,6 +178,7 @@ def hallusion_task(dataset: str, *, file: str | None = None, published: str = ""
         export=lambda given: export_yes_no(given, dataset, hallusion_table),
         file=file,
         judge="chatgpt-0125",
+        judge_by_rules=JUDGES_LATER,
         judged=("extracted",),
         rule_differences=DIFFERENCES,
         published=published,

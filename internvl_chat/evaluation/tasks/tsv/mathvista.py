@@ -17,6 +17,7 @@ from internvl_chat.evaluation.metrics.tables import ScoreTable, csv_table, print
 from internvl_chat.evaluation.task import ExportInput, Question, Score, ScoreInput
 from internvl_chat.evaluation.tasks.tsv.common import (
     JUDGE_TEMPERATURES,
+    JUDGES_LATER,
     answer_table,
     ask_by_id,
     file_stem,
@@ -185,6 +186,7 @@ MATHVISTA_MINI = tsv_task(
     score=score,
     export=export,
     judge="gpt-4-turbo",
+    judge_by_rules=JUDGES_LATER,
     published="57.5",
     source="https://github.com/lupantech/MathVista",
     whole_numbers=True,
