@@ -89,7 +89,7 @@ def score(given: ScoreInput) -> Score:
     accuracy = sum(per_sample.values()) / len(per_sample) if per_sample else None
     return Score(
         metrics={"accuracy": accuracy},
-        printed=f"Acc@1: {accuracy}\n",
+        printed=f"Evaluating sqa_test ...\nAcc@1: {accuracy}\n",
         per_sample=per_sample,
         notes=(f"{num_empty} empty answers count as wrong",) if num_empty else (),
     )

@@ -49,7 +49,7 @@ class _Label:
 def load(root: DataRoot, rules: Rules) -> list[Question]:
     """Questions with the label file's truth and type."""
     path = root.folder / LABELS
-    names, labels = _labels(path)
+    names, labels, num_labels = _labels(path)
     questions = []
     for record, where in read_jsonl(root.folder / QUESTIONS):
         question_id = require_plain(record, "question_id", where)
@@ -68,14 +68,15 @@ def load(root: DataRoot, rules: Rules) -> list[Question]:
                     "truth": label.truth,
                     "type_id": label.type_id,
                     "type_names": names,
+                    "num_labels": num_labels,
                 },
             )
         )
     return questions
 
 
-def _labels(path: Path) -> tuple[dict[str, int], dict[str, _Label]]:
-    """Names of the types with their numbers, and labels by question id."""
+def _labels(path: Path) -> tuple[dict[str, int], dict[str, _Label], int]:
+    """Names of the types with their numbers, labels by question id, and how many there are."""
     content = read_json(path)
     if not isinstance(content, dict):
         raise DatasetError("is no JSON object", where=str(path))
@@ -84,7 +85,8 @@ def _labels(path: Path) -> tuple[dict[str, int], dict[str, _Label]]:
         raise DatasetError('"question_type" is no object', where=str(path))
     known = {require_plain(names, name, f"{path}, question_type") for name in names}
     labels: dict[str, _Label] = {}
-    for number, record in enumerate(require_list(content, "questions", str(path))):
+    records = require_list(content, "questions", str(path))
+    for number, record in enumerate(records):
         where = f"{path}, question {number}"
         if not isinstance(record, dict):
             raise DatasetError("is no JSON object", where=where)
@@ -93,7 +95,7 @@ def _labels(path: Path) -> tuple[dict[str, int], dict[str, _Label]]:
             raise DatasetError(f"question_type_id {type_id!r} has no name", where=where)
         truth = str(require(record, "answer", where))
         labels[str(require(record, "question_id", where))] = _Label(type_id, truth)
-    return names, labels
+    return names, labels, len(records)
 
 
 def score(given: ScoreInput) -> Score:
@@ -102,9 +104,10 @@ def score(given: ScoreInput) -> Score:
     per_sample: dict[str, float] = {}
     same, num_empty = [], 0
     names: dict[str, int] = {}
+    num_labels = 0
     for one in given.questions:
         answer, record = given.answers[one.id], one.record
-        names = record["type_names"]
+        names, num_labels = record["type_names"], record["num_labels"]
         said = named_letter(answer, OPTIONS) if given.rules == "official" else answer[:1]
         hit = said == record["truth"]
         by_type.setdefault(record["type_id"], []).append(hit)
@@ -122,7 +125,7 @@ def score(given: ScoreInput) -> Score:
     metrics |= {f"{name} accuracy": _percent(hits) for name, hits in totals.items()}
     return Score(
         metrics=metrics,
-        printed=_printed(metrics, len(same)),
+        printed=_printed(metrics, num_labels),
         per_sample=per_sample,
         notes=(f"{num_empty} empty answers count as wrong",) if num_empty else (),
     )
@@ -137,8 +140,9 @@ def _percent(hits: Sequence[bool]) -> float | None:
 
 
 def _printed(metrics: Mapping[str, float | None], length: int) -> str:
-    """A group without a question has no line."""
-    lines = [f"Acc@1: {metrics['Acc@1']}", f"length: {length}", "Accuracy for each data type:"]
+    """A group without a question has no line; the length is that of the label file."""
+    lines = ["Evaluating SEEDv1 ...", f"Acc@1: {metrics['Acc@1']}", f"length: {length}"]
+    lines.append("Accuracy for each data type:")
     for name, value in metrics.items():
         if name == "Acc@1" or value is None:
             continue

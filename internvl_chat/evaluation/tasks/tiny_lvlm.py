@@ -71,7 +71,8 @@ def score(given: ScoreInput) -> Score:
         per_sample[one.id] = float(hit)
     metrics: dict[str, float] = {group: sum(row) / len(row) for group, row in hits.items()}
     metrics["Overall"] = sum(metrics.values())
-    lines = [f"{name}: {value}" for name, value in metrics.items()]
+    lines = ["Evaluating updated_datasets ..."]
+    lines += [f"{name}: {value}" for name, value in metrics.items()]
     return Score(metrics=metrics, printed="\n".join(lines) + "\n", per_sample=per_sample)
 
 

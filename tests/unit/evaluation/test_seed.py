@@ -19,6 +19,7 @@ from tests.support.evaluation.choice import write_seed
 REPLIES = ["B", "A. One", "The answer is C", "d", "", "B", "A", "(C)"]
 """Truths: B A C D A B A C; types 1 1 5 5 1 9 10 10."""
 PRINTED = """\
+Evaluating SEEDv1 ...
 Acc@1: 0.375
 length: 8
 Accuracy for each data type:
@@ -31,6 +32,7 @@ Image accuracy: 50.00%
 Video accuracy: 50.00%
 """
 OFFICIAL = """\
+Evaluating SEEDv1 ...
 Acc@1: 0.375
 length: 8
 Accuracy for each data type:
@@ -77,7 +79,7 @@ def test_the_order_of_answers_and_missing_types_do_not_matter(tmp_path: Path) ->
     assert score_of(SEED, questions[::-1], answers).printed == PRINTED
     score = score_of(SEED, questions[:2], answers)
     assert score.printed == (
-        "Acc@1: 0.5\nlength: 2\nAccuracy for each data type:\n"
+        "Evaluating SEEDv1 ...\nAcc@1: 0.5\nlength: 8\nAccuracy for each data type:\n"
         "Data type Scene Understanding: 100.00%\n"
         "Total accuracy: 100.00%\nImage accuracy: 100.00%\n"
     )

@@ -34,6 +34,7 @@ REPLIES = [
     "two dogs",  # 2: 1
 ]
 PRINTED = """\
+Evaluating updated_datasets ...
 Visual_Knowledge_Acquisition: 0.5
 Object_Hallucination: 0.5
 Visual_Commonsense: 0.5
