@@ -35,6 +35,9 @@ from internvl_chat.evaluation.tasks.mmmu_data import parse_options, parse_refere
 from internvl_chat.evaluation.tasks.wording import LETTER_EN, SHORT
 
 FOLDER = "data/MMMU"
+ANSWER_KEY = "eval/mmmu/answer_dict_val.json"
+"""References of the validation split, which the original brings along; without the file they are
+the split's own."""
 SUFFIXES = {
     "multiple-choice": LETTER_EN,
     "open": SHORT,
@@ -44,8 +47,9 @@ SUFFIXES = {
 def load(root: DataRoot, rules: Rules, *, split: str) -> list[Question]:
     """The questions of a split, subject by subject; subjects that are not there are passed over."""
     folder = root.folder / FOLDER
+    references = _answer_key(root.folder / ANSWER_KEY) if split == "validation" else {}
     questions = [
-        _question(record, images, where)
+        _question(record, images, where, references)
         for record, images, where in read_split(folder, SUBJECTS, split)
     ]
     if not questions:
@@ -57,7 +61,23 @@ def load(root: DataRoot, rules: Rules, *, split: str) -> list[Question]:
     return questions
 
 
-def _question(record: dict[str, Any], images: tuple[ImageSource, ...], where: str) -> Question:
+def _answer_key(path: Path) -> dict[str, Any]:
+    """``{"validation_Art_1": {"question_type": ..., "ground_truth": text or list of texts}}``"""
+    content = read_json(path) if path.is_file() else {}
+    if not isinstance(content, dict) or not all(isinstance(one, dict) for one in content.values()):
+        raise DatasetError("is no JSON object of objects", where=str(path))
+    return {
+        identity: require(one, "ground_truth", f"{path}, {identity}")
+        for identity, one in content.items()
+    }
+
+
+def _question(
+    record: dict[str, Any],
+    images: tuple[ImageSource, ...],
+    where: str,
+    references: Mapping[str, Any],
+) -> Question:
     kind = require(record, "question_type", where)
     if kind not in SUFFIXES:
         raise DatasetError(
@@ -68,11 +88,17 @@ def _question(record: dict[str, Any], images: tuple[ImageSource, ...], where: st
     except ValueError as err:
         raise DatasetError(str(err), where=where, fix="Leave out some of the options.") from err
     text = str(require(record, "question", where)).strip()
+    identity, answer = str(require(record, "id", where)), record.get("answer")
     return Question(
-        id=str(require(record, "id", where)),
+        id=identity,
         prompt="\n".join([text, *listed(options), SUFFIXES[kind]]).strip(),
         images=images,
-        record={"options": options, "question_type": kind, "answer": record.get("answer")},
+        record={
+            "options": options,
+            "question_type": kind,
+            "answer": answer,
+            "reference": references.get(identity, answer),
+        },
     )
 
 
@@ -99,7 +125,7 @@ def score(given: ScoreInput, *, is_printed: bool) -> Score:
         notes.append(f"Not counted, for their ids name no subject of MMMU: {', '.join(unknown)}.")
     if not is_printed:
         notes.append("The original scores the validation split alone.")
-    lines = []
+    lines = ["Evaluating MMMU_validation ...", "Evaluating ..."]
     for subject in SUBJECTS:
         lines.append(f"Evaluating: {subject}")
         if subject not in verdicts:
@@ -110,7 +136,7 @@ def score(given: ScoreInput, *, is_printed: bool) -> Score:
 
 def _is_right(question: Question, answer: str, rules: Rules) -> bool:
     record = question.record
-    gold = record["answer"]
+    gold = record["reference"]
     if record["question_type"] == "open":
         return short_answer_is_right(parse_reference(gold), _stored(question, answer))
     if rules == "official":

@@ -200,7 +200,7 @@ def test_score_worked_out_by_hand(questions: list[Question], answers: dict[str, 
         "validation_Math_3",
     }
     present = ("Accounting", "Art", "Math", "Sociology")
-    lines = []
+    lines = ["Evaluating MMMU_validation ...", "Evaluating ..."]
     for subject in SUBJECTS:
         lines.append(f"Evaluating: {subject}")
         lines += [] if subject in present else [f"Skipping {subject} for not found"]
@@ -219,6 +219,31 @@ def test_score_worked_out_by_hand(questions: list[Question], answers: dict[str, 
     assert result.metrics["Overall-Business"] == 0.75
     assert result.metrics["Overall-Tech and Engineering"] is None
     assert result.notes == ("1 empty answers to choices, at which the original stops: wrong.",)
+
+
+def test_the_evaluators_own_references_go_before_the_data_s(
+    questions: list[Question], answers: dict[str, str], tmp_path: Path
+) -> None:
+    write_mmmu(tmp_path, split="validation")
+    root = DataRoot(folder=tmp_path, lmu_data=tmp_path)
+    path = tmp_path / "eval/mmmu/answer_dict_val.json"
+    path.parent.mkdir(parents=True)
+    references = {
+        "validation_Math_2": {"question_type": "short-answer", "ground_truth": ["14", "15"]},
+        "validation_Art_3": {"question_type": "multiple-choice", "ground_truth": "b"},
+    }
+    path.write_text(json.dumps(references), "utf-8")
+    found = VALIDATION.load(root, "2024")
+    assert [one.prompt for one in found] == [one.prompt for one in questions]
+    own, given = score(questions, answers).per_sample, score(found, answers).per_sample
+    assert {one for one in own if own[one] != given[one]} == set(references)
+    assert set(given.values()) == {0.0, 1.0}
+    path.write_text('{"validation_Math_2": {"ground-truth": "15"}}', "utf-8")
+    with pytest.raises(DatasetError, match=r"val\.json, validation_Math_2: has no \"ground_truth"):
+        VALIDATION.load(root, "2024")
+    path.write_text('{"validation_Math_2": "15"}', "utf-8")
+    with pytest.raises(DatasetError, match=r"answer_dict_val\.json: is no JSON object of objects"):
+        VALIDATION.load(root, "2024")
 
 
 def test_official_choices_are_the_toolbox_s(
@@ -351,7 +376,7 @@ def test_ids_of_no_subject_are_named() -> None:
     question = Question(
         id="mine",
         prompt="?",
-        record={"options": {}, "question_type": "open", "answer": "x"},
+        record={"options": {}, "question_type": "open", "answer": "x", "reference": "x"},
     )
     result = score([question], {"mine": "x"})
     assert result.metrics["Overall"] is None
