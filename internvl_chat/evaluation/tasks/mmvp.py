@@ -111,7 +111,7 @@ def export(given: ExportInput) -> Mapping[str, str]:
             "question": one.prompt,
             "answer": read_letter(given.answers[one.id], one.record["options"]),
             "gt_answers": one.record["truth"],
-            "data_id": int(one.id) if one.id.isdecimal() else one.id,
+            "data_id": one.id,
         }
         for one in given.questions
     ]

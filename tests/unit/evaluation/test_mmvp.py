@@ -85,7 +85,7 @@ def test_files_written_and_read(tmp_path: Path) -> None:
         "question": questions[1].prompt,
         "answer": "B",
         "gt_answers": "B",
-        "data_id": 2,
+        "data_id": "2",
     }
     again = MMVP.read_answers(write_files(tmp_path, files), questions)
     assert list(again.values()) == ["A", "B", "A", "(b)", "B", "A", "A", "A"]
