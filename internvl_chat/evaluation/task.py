@@ -84,6 +84,7 @@ class Generation:
 
     max_new_tokens: int
     min_new_tokens: int | None = 1
+    """None where the original says neither this nor a temperature (MME, the TSV family)."""
     num_beams: int = 1
     """Of the original's default; its beam rule and the user go before it."""
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -102,10 +103,11 @@ class Generation:
             "num_beams": num_beams or self.num_beams,
             "max_new_tokens": max_new_tokens or self.max_new_tokens,
             "do_sample": temperature > 0,
-            "temperature": temperature,
         }
         if self.min_new_tokens is not None:
             found["min_new_tokens"] = self.min_new_tokens
+        if self.min_new_tokens is not None or temperature > 0:
+            found["temperature"] = temperature
         return found
 
 
@@ -187,6 +189,9 @@ class ScoreInput:
     """By question id, as generated; complete."""
     rules: Rules
     judge: Judge | None = None
+    unanswered: frozenset[str] = frozenset()
+    """Questions whose answer is empty because there is none: wrong in POPE and MVBench too, which
+    read an empty answer as yes and as right."""
 
 
 @dataclass(frozen=True, kw_only=True)
