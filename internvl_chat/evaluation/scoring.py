@@ -167,7 +167,10 @@ def _score(
         note = f"{task.title} is scored by its server: submit the file"
         return Score(metrics={}, printed="", per_sample={}, notes=(note,))
     complete = {one.id: answers.get(one.id, "") for one in questions}
-    given = ScoreInput(questions=questions, answers=complete, rules=rules, judge=judge)
+    unanswered = frozenset(complete).difference(answers)
+    given = ScoreInput(
+        questions=questions, answers=complete, rules=rules, judge=judge, unanswered=unanswered
+    )
     return task.score(given)
 
 

@@ -145,13 +145,14 @@ def score(given: ScoreInput) -> Score:
             hit = names_truth(answer, record["candidates"], record["truth"])
         else:
             hit = is_match(answer, record["truth"])
+        hit = hit and one.id not in given.unanswered
         hits.setdefault(record["task"], []).append(hit)
         per_sample[one.id] = float(hit)
     metrics = {task: sum(row) / len(row) * 100 for task, row in hits.items()}
     everything = [hit for row in hits.values() for hit in row]
     if everything:
         metrics["Avg"] = sum(everything) / len(everything) * 100
-    num_empty = sum(not given.answers[one.id] for one in given.questions)
+    num_empty = sum(not given.answers[one.id] for one in given.questions) - len(given.unanswered)
     value = "wrong" if given.rules == "official" else "right, as the original counts them"
     return Score(
         metrics=metrics,

@@ -86,8 +86,11 @@ def score(given: ScoreInput) -> Score:
         asked = [one for one in given.questions if one.record["category"] == category]
         if not asked:
             continue
-        said = [reads_as_yes(given.answers[one.id]) for one in asked]
         truth = [bool(one.record["is_yes"]) for one in asked]
+        said = [
+            not is_yes if one.id in given.unanswered else reads_as_yes(given.answers[one.id])
+            for one, is_yes in zip(asked, truth, strict=True)
+        ]
         counts = Counts.of(said, truth)
         per_sample |= {one.id: float(a == b) for one, a, b in zip(asked, said, truth, strict=True)}
         metrics |= _metrics(category, counts)
@@ -132,17 +135,14 @@ def _lines(category: str, counts: Counts) -> list[str]:
 
 
 def export(given: ExportInput) -> Mapping[str, str]:
-    """``pope_{stamp}.json``, a list with an object per question."""
-    model = "_".join(Path(given.checkpoint).parts[-2:])
-    records: list[dict[str, Any]] = [
-        {
-            "question_id": one.record["question_id"],
-            "text": given.answers[one.id],
-            "model_id": model,
-            "metadata": {},
-        }
-        for one in given.questions
-    ]
+    """``pope_{stamp}.json``, a list with an object per question; later the answer stands twice."""
+    records: list[dict[str, Any]] = []
+    for one in given.questions:
+        text = given.answers[one.id]
+        record = {"question_id": one.record["question_id"], "text": text}
+        if given.rules == "later":
+            record["text_orig"] = text
+        records.append(record | {"model_id": given.checkpoint, "metadata": {}})
     return {f"pope_{given.stamp}.json": json.dumps(records)}
 
 
