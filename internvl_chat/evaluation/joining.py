@@ -47,21 +47,30 @@ class OpenQuestions:
         Args:
             key: what the record repeats.
             where: the record's place.
-            text: what the record holds of the question; contains its ``record["text"]``.
+            text: what the record holds of the question; contains its ``record["text"]``. Where
+                several questions have theirs in it, the longest is meant.
 
         Raises:
             DatasetError: no question is like that, or all that are have their answer.
         """
         waiting = self._open.get(key, [])
-        for number, one in enumerate(waiting):
-            if text is None or str(one.record["text"]).strip() in text:
-                return waiting.pop(number).id
+        fitting = {
+            number: 0 if text is None else len(_text_of(one))
+            for number, one in enumerate(waiting)
+            if text is None or _text_of(one) in text
+        }
+        if fitting:  # the first of the longest
+            return waiting.pop(max(fitting, key=lambda number: fitting[number])).id
         shown = key if text is None else (key, text)
         raise DatasetError(
             f"fits no question, or one that has its answer: {shown!r}",
             where=where,
             fix="Take the answers to this data.",
         )
+
+
+def _text_of(question: Question) -> str:
+    return str(question.record["text"]).strip()
 
 
 def answers_by_id(

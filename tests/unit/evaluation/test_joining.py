@@ -40,6 +40,12 @@ def test_records_go_to_the_questions_they_repeat() -> None:
         waiting.take("other", "a:5", text="Who?")
 
 
+def test_a_question_within_another_does_not_take_its_answer() -> None:
+    waiting = OpenQuestions([question(0, "How many?"), question(1, "How many? Of cups?")], bool)
+    assert waiting.take(True, "a:1", text="How many? Of cups? Be brief.") == "1"
+    assert waiting.take(True, "a:2", text="How many? Be brief.") == "0"
+
+
 def test_answers_by_id() -> None:
     rows = [({"id": 1, "said": 5}, "a:1"), ({"id": "0", "said": "x"}, "a:2")]
     answers = answers_by_id(rows, QUESTIONS, id_field="id", answer_field="said")
