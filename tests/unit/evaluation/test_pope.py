@@ -91,6 +91,21 @@ def test_written_answers_are_the_reference_files(rules: Rules) -> None:
     assert [list(one) for one in written.values()] == [list(original[key]) for key in written]
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"22": "No"}', r"a\.json: is no JSON list"),
+        ('["No"]', r"a\.json, record 0: is no JSON object"),
+        ('[{"question_id": 22}]', r'a\.json, record 0: has no "text"'),
+    ],
+)
+def test_unfit_answer_files(content: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(content, "utf-8")
+    with pytest.raises(DatasetError, match=message):
+        POPE.read_answers([path], questions_of(POPE, REFERENCE / "work"))
+
+
 @pytest.mark.parametrize("reply", ["No", "Yes", ""])
 def test_a_reply_to_everything_divides_nothing_by_zero(tmp_path: Path, reply: str) -> None:
     write_pope(tmp_path)
