@@ -100,7 +100,9 @@ def _load_split(split: VqaSplit, folder: Path, prefix: str) -> list[Question]:
         references = split.read_annotation(folder / split.annotation)
     questions: dict[str, Question] = {}
     for number, (row, where) in enumerate(read_jsonl(folder / split.questions)):
-        identity = row.get("question_id", number)
+        identity = next(
+            (row[name] for name in ("question_id", "index", "id") if name in row), number
+        )
         if f"{prefix}{identity}" in questions:
             raise DatasetError(
                 f"question_id {identity!r} was there before",

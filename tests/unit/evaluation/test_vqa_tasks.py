@@ -699,6 +699,10 @@ def test_rows_without_an_id_are_numbered(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     run = Run("vqa-chartqa-test", tmp_path)
     assert run.questions[3].id == "chartqa_test_human/3"
+    path.write_text(
+        "".join(json.dumps({"id": f"c{n}", **row}) + "\n" for n, row in enumerate(rows))
+    )
+    assert Run("vqa-chartqa-test", tmp_path).questions[3].id == "chartqa_test_human/c3"
 
 
 # ---- the original's own numbers -------------------------------------------------------------
