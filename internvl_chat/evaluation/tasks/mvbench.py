@@ -121,7 +121,6 @@ def _question(
         record={
             "task": task.title,
             "text": text,
-            "asked": asked,
             "candidates": [str(one) for one in candidates],
             "truth": truth_of(candidates, require(record, "answer", where)),
         },
@@ -166,7 +165,7 @@ def export(given: ExportInput) -> Mapping[str, str]:
     """``MVBench_{stamp}.json``, of all ranks, and the scores beside it."""
     records = [
         {
-            "question": one.record["asked"],
+            "question": one.prompt,
             "pred": given.answers[one.id],
             "gt": one.record["truth"],
             "task_type": one.record["task"],

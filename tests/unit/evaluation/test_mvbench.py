@@ -161,7 +161,7 @@ def test_files_written_and_read(tmp_path: Path) -> None:
         "MVBench_240727004726_result_final.json",
     ]
     record = json.loads(files["MVBench_240727004726.json"])[1]
-    assert record["question"].startswith("Question: What came last?\nOptions:\n(A) No\n(B) Yes")
+    assert record["question"] == questions[1].prompt
     assert {name: record[name] for name in ("pred", "gt", "task_type")} == {
         "pred": "C.",
         "gt": "(C) No",
@@ -171,6 +171,9 @@ def test_files_written_and_read(tmp_path: Path) -> None:
     assert final["Avg"] == 85.71428571428571
     paths = write_files(tmp_path, files)
     assert MVBENCH.read_answers(paths, questions) == answers
+    short = {**record, "question": "Question: What came last?\nOptions:\n(A) No\n(B) Yes\n(C) No"}
+    paths = write_files(tmp_path, {"a.json": json.dumps([short])})
+    assert MVBENCH.read_answers(paths, questions) == {questions[1].id: "C."}
     other = write_files(tmp_path, {"b.json": json.dumps([{**record, "gt": "(A) No"}])})
     with pytest.raises(DatasetError, match=r"b\.json, record 0: fits no question"):
         MVBENCH.read_answers(other, questions)
