@@ -166,8 +166,10 @@ def _score(
     if task.score is None:
         note = f"{task.title} is scored by its server: submit the file"
         return Score(metrics={}, printed="", per_sample={}, notes=(note,))
-    complete = {one.id: answers.get(one.id, "") for one in questions}
-    unanswered = frozenset(complete).difference(answers)
+    asked = {one.id: "" for one in questions}
+    complete = {name: text for name, text in answers.items() if name in asked}
+    unanswered = frozenset(asked).difference(complete)
+    complete |= {name: "" for name in asked if name in unanswered}
     given = ScoreInput(
         questions=questions, answers=complete, rules=rules, judge=judge, unanswered=unanswered
     )

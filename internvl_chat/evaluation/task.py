@@ -186,7 +186,7 @@ class ScoreInput:
     questions: Sequence[Question]
     """In the data's order; all of the task's, or the first ``--limit`` of them."""
     answers: Mapping[str, str]
-    """By question id, as generated; complete."""
+    """By question id, as generated; complete, in the order of the answer file."""
     rules: Rules
     judge: Judge | None = None
     unanswered: frozenset[str] = frozenset()

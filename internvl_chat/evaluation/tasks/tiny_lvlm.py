@@ -29,7 +29,8 @@ GROUPS = (
     "Visual_Perception",
     "Visual_Reasoning",
 )
-"""In the guide's order; the original prints in that of a directory listing."""
+"""In the guide's order; the original asks in that of a directory listing, and prints in the order
+of its answer file."""
 FOLDER = "data/tiny_lvlm/updated_datasets"
 
 
@@ -61,13 +62,14 @@ def load(root: DataRoot, rules: Rules) -> list[Question]:
 
 def score(given: ScoreInput) -> Score:
     """Share of hits in each group, and the sum of these shares."""
-    hits: dict[str, list[bool]] = {}
+    groups = {one.id: one.record["group"] for one in given.questions}
+    hits: dict[str, list[bool]] = {groups[name]: [] for name in given.answers if name in groups}
     per_sample = {}
     for one in given.questions:
         truths = one.record["truths"]
         golds = [str(gold) for gold in (truths if isinstance(truths, list) else [truths])]
         hit = is_hit(given.answers[one.id], golds)
-        hits.setdefault(one.record["group"], []).append(hit)
+        hits[one.record["group"]].append(hit)
         per_sample[one.id] = float(hit)
     metrics: dict[str, float] = {group: sum(row) / len(row) for group, row in hits.items()}
     metrics["Overall"] = sum(metrics.values())

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from internvl_chat.errors import DatasetError
 from internvl_chat.evaluation.metrics.tiny_lvlm import is_hit
 from internvl_chat.evaluation.metrics.vqa_accuracy import normalize_words
+from internvl_chat.evaluation.scoring import score_files
+from internvl_chat.evaluation.task import DataRoot
 from internvl_chat.evaluation.tasks.tiny_lvlm import GROUPS, TINY_LVLM
 from tests.support.evaluation.asking import (
     answered,
@@ -105,6 +107,21 @@ def test_scripted_answers(tmp_path: Path) -> None:
     assert score.printed == PRINTED
     assert score.metrics["Overall"] == 3.5
     assert list(score.per_sample.values()) == [1, 0, 1, 0, 0, 1, 1, 1, 1, 1, 1]
+
+
+def test_groups_are_printed_in_the_order_of_the_answer_file(tmp_path: Path) -> None:
+    write_tiny_lvlm(tmp_path)
+    root = DataRoot(folder=tmp_path, lmu_data=tmp_path)
+    questions = questions_of(TINY_LVLM, tmp_path)
+    (content,) = export_of(TINY_LVLM, questions, answered(questions, REPLIES)).values()
+    first, *lines, last = PRINTED.splitlines()
+    for records in (json.loads(content), json.loads(content)[::-1]):
+        paths = write_files(tmp_path, {"a.json": json.dumps(records)})
+        report, missing = score_files(TINY_LVLM, root, paths)
+        assert report.scores["2024"].printed.splitlines() == [first, *lines, last]
+        assert not missing
+        assert report.scores["2024"].per_sample.keys() == {one.id for one in questions}
+        lines.reverse()
 
 
 def test_files_written_and_read(tmp_path: Path) -> None:
