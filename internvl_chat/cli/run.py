@@ -68,6 +68,7 @@ def _run(options: argparse.Namespace, is_main: bool) -> int:
         pairs = [(settings, task) for settings in runs for task in tasks]
         return max([_try_score(*pair, judges) for pair in pairs]) if is_main else 0
     runs = [_settings(options, name, find_checkpoint(name)) for name in options.model]
+    _refuse_one_folder_for_two(runs)
     for settings in runs:
         require_start(settings, tasks, judges)
         if options.rerun and is_main:
@@ -96,6 +97,19 @@ def find_checkpoint(name: str) -> str:
         where="--model",
         fix="Download the checkpoint first; nothing is fetched from the network.",
     )
+
+
+def _refuse_one_folder_for_two(runs: Sequence[RunSettings]) -> None:
+    """Results go by the last part of a model's path: two of a name would meet after hours."""
+    places: dict[Path, str] = {}
+    for settings in runs:
+        other = places.setdefault(settings.folder, settings.checkpoint)
+        if Path(other).resolve() != Path(settings.checkpoint).resolve():
+            raise ConfigError(
+                f"{other} and {settings.checkpoint} would share {settings.folder}",
+                where="--model",
+                fix="Run them apart, each with a --work-dir.",
+            )
 
 
 def read_env_file(path: Path) -> dict[str, str]:

@@ -68,7 +68,7 @@ def find_tasks(names: Iterable[str]) -> list[TaskSpec]:
     A path that ends in ``.tsv`` is the benchmark that the file holds.
 
     Raises:
-        ConfigError: an id is unknown; the message offers close ones.
+        ConfigError: an id is unknown; the message offers close ones. Or two files have one name.
         DatasetError: a TSV is missing or malformed.
     """
     found: dict[str, TaskSpec] = {}
@@ -76,7 +76,12 @@ def find_tasks(names: Iterable[str]) -> list[TaskSpec]:
     for name in names:
         if name.endswith(".tsv"):
             task = task_of_tsv(Path(name))
-            found.setdefault(task.id, task)
+            if found.setdefault(task.id, task).data != task.data:
+                raise ConfigError(
+                    f"{name} and another are both called {task.id}, as their results would be",
+                    where="TASK",
+                    fix="Rename the file, or ask them apart.",
+                )
             continue
         if name not in known:
             near = suggest(name, known, limit=3, write=str)

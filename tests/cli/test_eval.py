@@ -287,6 +287,21 @@ def test_run_py_scores_without_the_checkpoint_and_goes_on_after_a_mistake(
     assert "no config.json in it" in capsys.readouterr().err
 
 
+def test_run_py_refuses_two_models_or_data_sets_of_a_name(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("a", "b"):
+        (work / folder / "Tiny").mkdir(parents=True)
+        (work / folder / "Tiny/config.json").write_text("{}")
+        write_mmstar(work / folder)
+    argv = ["--data", "a/MMStar.tsv", "--model", "a/Tiny", "b/Tiny", "--judge", "exact_matching"]
+    assert run_main(argv) == 2
+    assert "a/Tiny and b/Tiny would share Tiny" in capsys.readouterr().err
+    twice = ["--data", "a/MMStar.tsv", "b/MMStar.tsv", "--model", MODEL]
+    assert run_main(twice) == 2
+    assert "b/MMStar.tsv and another are both called MMStar" in capsys.readouterr().err
+
+
 def test_run_py_reads_settings_from_a_file(
     work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
