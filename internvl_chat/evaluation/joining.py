@@ -12,10 +12,15 @@ from internvl_chat.evaluation.sources import read_json, require, require_answer,
 from internvl_chat.evaluation.task import Question
 
 
-def identity(record: Mapping[str, Any], number: int) -> str:
-    """The id of a record: its own, else its number from 0."""
-    own = (record[name] for name in ("question_id", "index", "id") if name in record)
-    return str(next(own, number))
+def identity(record: Mapping[str, Any], number: int, where: str) -> str:
+    """The id of a record: its own, else its number from 0.
+
+    Raises:
+        DatasetError: its own is neither a text nor a number.
+    """
+    own = (name for name in ("question_id", "index", "id") if record.get(name) is not None)
+    name = next(own, None)
+    return str(number if name is None else require_plain(record, name, where))
 
 
 def require_text(record: Mapping[str, Any], name: str, where: str) -> str:

@@ -172,6 +172,34 @@ def test_wrong_types_in_data_have_a_place(given: DataRoot, name: str) -> None:
             assert not reason or scored
 
 
+@pytest.mark.parametrize(
+    ("name", "path", "field", "wrong"),
+    [
+        ("tiny_lvlm", "data/tiny_lvlm/updated_datasets/{}/dataset.json", "gt_answers", None),
+        ("tiny_lvlm", "data/tiny_lvlm/updated_datasets/{}/dataset.json", "gt_answers", [None]),
+        ("mvbench", "data/MVBench/json/action_sequence.json", "answer", None),
+        ("vqa-ai2d-test", "data/ai2diagram/test_vlmevalkit.jsonl", "question_id", [1]),
+        ("vqa-ai2d-test", "data/ai2diagram/test_vlmevalkit.jsonl", "question", ["a"]),
+        ("mmvet", "data/mm-vet/llava-mm-vet.jsonl", "text", None),
+        ("llava-bench", "data/llava-bench-in-the-wild/context.jsonl", "caption", None),
+        ("seed", "data/SEED/seed.jsonl", "text", 7),
+    ],
+)
+def test_no_wrong_value_is_asked_or_scored_as_its_name(
+    given: DataRoot, name: str, path: str, field: str, wrong: Any
+) -> None:
+    file = given.folder / path.format("Visual_Reasoning")
+    text = file.read_text("utf-8")
+    records = json.loads(text) if file.suffix == ".json" else text.splitlines()
+    records = [json.loads(one) if isinstance(one, str) else one for one in records]
+    records[0][field] = wrong
+    lines = "".join(f"{json.dumps(one)}\n" for one in records)
+    content = json.dumps(records) if file.suffix == ".json" else lines
+    reason = replaced(file, content.encode(), lambda: told(name, given))
+    assert file.name in reason
+    assert f'"{field}" is ' in reason
+
+
 # -- answers --------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from internvl_chat.evaluation.metrics.letters import named_letter
 
 
-def truth_of(candidates: Sequence[str], answer: str) -> str:
+def truth_of(candidates: Sequence[str], answer: str | float) -> str:
     """``(B) text``: of equal candidates the last counts, ``(@)`` if none is the answer."""
     letters = [letter_of(number) for number, text in enumerate(candidates) if text == answer]
     return f"({letters[-1] if letters else '@'}) {answer}"

@@ -68,7 +68,7 @@ def load(root: DataRoot, rules: Rules) -> list[Question]:
     """Questions with GPT-4's answer, which stands on the same line, and the image's captions."""
     folder = root.folder / FOLDER
     captions = {
-        require_text(record, "image", where): _joined(require(record, "caption", where))
+        require_text(record, "image", where): _joined(record, where)
         for record, where in read_jsonl(folder / "context.jsonl")
     }
     references = list(read_jsonl(folder / "answers_gpt4.jsonl"))
@@ -107,8 +107,12 @@ def load(root: DataRoot, rules: Rules) -> list[Question]:
     return questions
 
 
-def _joined(caption: Any) -> str:
-    return "\n".join(map(str, caption)) if isinstance(caption, list) else str(caption)
+def _joined(record: dict[str, Any], where: str) -> str:
+    caption = require(record, "caption", where)
+    texts = caption if isinstance(caption, list) else [caption]
+    if not all(isinstance(one, str) for one in texts):
+        raise DatasetError(f'"caption" is {caption!r:.80}, want a text or several', where=where)
+    return "\n".join(texts)
 
 
 def score(given: ScoreInput) -> Score:

@@ -91,7 +91,7 @@ MVBENCH_TASKS = tuple(
 def load(root: DataRoot, rules: Rules) -> list[Question]:
     """Questions of all tasks."""
     return [
-        _question(root, task, identity(record, number), record, where)
+        _question(root, task, identity(record, number, where), record, where)
         for task in MVBENCH_TASKS
         for number, (record, where) in enumerate(
             read_records(root.folder / JSON / f"{task.stem}.json")
@@ -122,7 +122,7 @@ def _question(
             "task": task.title,
             "text": text,
             "candidates": [str(one) for one in candidates],
-            "truth": truth_of(candidates, require(record, "answer", where)),
+            "truth": truth_of(candidates, require_plain(record, "answer", where)),
         },
     )
 

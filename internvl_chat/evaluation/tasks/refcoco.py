@@ -61,7 +61,7 @@ def _load(root: DataRoot, split: str, has_prefix: bool) -> list[Question]:
     for number, (record, where) in enumerate(read_jsonl(root.folder / _path(split))):
         text = require_text(record, "sent", where)
         image = require_text(record, "image", where)
-        own = identity(record, number)
+        own = identity(record, number, where)
         questions.append(
             Question(
                 id=f"{split}/{own}" if has_prefix else own,

@@ -46,7 +46,7 @@ def load(root: DataRoot, rules: Rules) -> list[Question]:
         image = require_text(record, "image", where)
         questions.append(
             Question(
-                id=identity(record, number),
+                id=identity(record, number, where),
                 prompt=prompt.strip() if rules == "later" else prompt,
                 images=(ImageFile(str(root.folder / image), shown=image),),
                 record={

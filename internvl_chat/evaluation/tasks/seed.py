@@ -64,7 +64,7 @@ def load(root: DataRoot, rules: Rules) -> list[Question]:
                 images=(ImageFile(str(root.folder / image), shown=image),),
                 record={
                     "question_id": question_id,
-                    "answer": require(record, "answer", where),
+                    "answer": require_plain(record, "answer", where),
                     "truth": label.truth,
                     "type_id": label.type_id,
                     "type_names": names,
@@ -93,7 +93,7 @@ def _labels(path: Path) -> tuple[dict[str, int], dict[str, _Label], int]:
         type_id: Any = require_plain(record, "question_type_id", where)
         if type_id not in known:
             raise DatasetError(f"question_type_id {type_id!r} has no name", where=where)
-        truth = str(require(record, "answer", where))
+        truth = require_text(record, "answer", where)
         labels[str(require(record, "question_id", where))] = _Label(type_id, truth)
     return names, labels, len(records)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from internvl_chat.evaluation.joining import OpenQuestions, identity, read_records, require_text
 from internvl_chat.evaluation.metrics.tiny_lvlm import is_hit
-from internvl_chat.evaluation.sources import ImageFile, require, require_answer
+from internvl_chat.evaluation.sources import ImageFile, require, require_answer, require_plain
 from internvl_chat.evaluation.task import (
     DataFile,
     DataRoot,
@@ -46,18 +47,26 @@ def load(root: DataRoot, rules: Rules) -> list[Question]:
             image = f"{folder}/{require_text(record, 'image_path', where)}"
             questions.append(
                 Question(
-                    id=f"{group}/{identity(record, number)}",
+                    id=f"{group}/{identity(record, number, where)}",
                     prompt=f"{text} {SHORT}",
                     images=(ImageFile(str(root.folder / image), shown=image),),
                     record={
                         "group": group,
                         "text": text,
                         "image": image,
-                        "truths": require(record, "gt_answers", where),
+                        "truths": _truths(record, where),
                     },
                 )
             )
     return questions
+
+
+def _truths(record: dict[str, Any], where: str) -> Any:
+    """One or a list, as the record says."""
+    truths = require(record, "gt_answers", where)
+    if isinstance(truths, list) and truths:
+        return [require_plain({"gt_answers": one}, "gt_answers", where) for one in truths]
+    return require_plain(record, "gt_answers", where)
 
 
 def score(given: ScoreInput) -> Score:

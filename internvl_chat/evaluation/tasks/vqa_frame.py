@@ -20,6 +20,7 @@ from internvl_chat.evaluation.sources import (
     read_jsonl,
     require,
     require_answer,
+    require_plain,
 )
 from internvl_chat.evaluation.task import DataRoot, ExportInput, Question, Rules, Score, ScoreInput
 
@@ -100,9 +101,8 @@ def _load_split(split: VqaSplit, folder: Path, prefix: str) -> list[Question]:
         references = split.read_annotation(folder / split.annotation)
     questions: dict[str, Question] = {}
     for number, (row, where) in enumerate(read_jsonl(folder / split.questions)):
-        identity = next(
-            (row[name] for name in ("question_id", "index", "id") if name in row), number
-        )
+        names = [name for name in ("question_id", "index", "id") if row.get(name) is not None]
+        identity = require_plain(row, names[0], where) if names else number
         if f"{prefix}{identity}" in questions:
             raise DatasetError(
                 f"question_id {identity!r} was there before",

@@ -23,10 +23,13 @@ QUESTIONS = [question(0, "What?"), question(1, "Where? "), question(2, "What?")]
 
 
 def test_identity() -> None:
-    assert identity({"id": 7, "index": 5, "question_id": "q"}, 0) == "q"
-    assert identity({"id": 7, "index": 5}, 0) == "5"
-    assert identity({"id": 7}, 0) == "7"
-    assert identity({"text": "a"}, 3) == "3"
+    assert identity({"id": 7, "index": 5, "question_id": "q"}, 0, "a.json:1") == "q"
+    assert identity({"id": 7, "index": 5}, 0, "a.json:1") == "5"
+    assert identity({"id": 7}, 0, "a.json:1") == "7"
+    assert identity({"text": "a"}, 3, "a.json:1") == "3"
+    assert identity({"id": None}, 3, "a.json:1") == "3"
+    with pytest.raises(DatasetError, match=r'a\.json:1: "id" is \[1\], want a text or a number'):
+        identity({"id": [1]}, 3, "a.json:1")
 
 
 def test_records_go_to_the_questions_they_repeat() -> None:
