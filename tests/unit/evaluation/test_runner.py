@@ -178,8 +178,13 @@ def test_another_checkpoint_or_question_is_refused(sums: Path) -> None:
 
 
 def test_batch_size_does_not_belong_to_the_answers(sums: Path) -> None:
+    answers = sums / "results/sums/answers.jsonl"
     run_scripted(settings_in(sums, batch_size=2), [SUMS], Scripted(add))
-    run_scripted(settings_in(sums, batch_size=5, workers=1), [SUMS], Scripted(add))
+    before = answers.read_bytes()
+    again = Scripted(add)
+    run_scripted(settings_in(sums, batch_size=5, workers=1), [SUMS], again)
+    assert again.batches == []  # nothing was left to ask, nothing was refused
+    assert answers.read_bytes() == before
 
 
 def test_missing_data_is_named_with_place_and_format(tmp_path: Path) -> None:
