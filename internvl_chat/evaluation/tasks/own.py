@@ -24,6 +24,7 @@ from internvl_chat.data.meta import DatasetSpec, load_meta
 from internvl_chat.data.schema import BadRecordError, Record, parse_record
 from internvl_chat.data.video import expand_video_tag
 from internvl_chat.errors import ConfigError, DatasetError
+from internvl_chat.evaluation.joining import add_answer
 from internvl_chat.evaluation.metrics.own import (
     OWN_METRICS,
     PERCENT,
@@ -38,7 +39,13 @@ from internvl_chat.evaluation.metrics.own import (
     value_of_all,
 )
 from internvl_chat.evaluation.metrics.text import table_lines
-from internvl_chat.evaluation.sources import ImageFile, read_json, read_jsonl, require
+from internvl_chat.evaluation.sources import (
+    ImageFile,
+    read_json,
+    read_jsonl,
+    require_answer,
+    require_plain,
+)
 from internvl_chat.evaluation.task import (
     DataFile,
     DataRoot,
@@ -442,14 +449,14 @@ def read_answers(files: Sequence[Path], questions: Sequence[Question]) -> dict[s
     answers: dict[str, str] = {}
     for path in files:
         for record, where in _records(path):
-            identity = str(require(record, "id", where))
+            identity = str(require_plain(record, "id", where))
             if identity not in known:
                 raise DatasetError(
                     f"answers {identity!r}, which no question is called",
                     where=where,
                     fix="Give the answers to this very data.",
                 )
-            answers[identity] = str(require(record, "answer", where))
+            add_answer(answers, identity, require_answer(record, "answer", where), where)
     return answers
 
 
