@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from internvl_chat.data.schema import BadRecordError
-from internvl_chat.errors import DatasetError
+from internvl_chat.errors import ConfigError, DatasetError
 from internvl_chat.evaluation.registry import TASKS, find_tasks
+from internvl_chat.evaluation.scoring import require_data
 from internvl_chat.evaluation.sources import EncodedImage, ImageFile
 from internvl_chat.evaluation.task import RULES, DataRoot, Question, Rules
 from internvl_chat.evaluation.tasks.tsv.by_path import task_of_tsv
@@ -316,3 +317,11 @@ def test_a_known_name_elsewhere(tmp_path: Path) -> None:
         ]
     with pytest.raises(DatasetError, match="cannot be read"):
         find_tasks(["nowhere/Mine.tsv"])
+
+
+def test_the_local_table_of_the_toolkit_counts_as_present(tmp_path: Path) -> None:
+    root = DataRoot(folder=tmp_path, lmu_data=tmp_path)
+    with pytest.raises(ConfigError, match=r"MMStar\.tsv"):
+        require_data([TASKS["MMStar"]], root, with_folders=True)
+    (tmp_path / "MMStar_local.tsv").touch()
+    require_data([TASKS["MMStar"]], root, with_folders=True)
