@@ -36,7 +36,7 @@ from benchmarks.common import machine, median_and_all, table
 from examples.tiny_model.records import make_sample
 from internvl_chat.chat import load_model
 from internvl_chat.chat.media import image_config_of
-from internvl_chat.data.images import normalize_pixels
+from internvl_chat.data.pixels import normalize_pixels
 from internvl_chat.evaluation.generate import ModelAnswerer
 from internvl_chat.evaluation.pixels import TileRule, tiles_of
 from internvl_chat.evaluation.runner import plan_tasks, run_plans

@@ -38,7 +38,7 @@ from examples.tiny_model.projector import build_projector, save_projector, shuff
 from examples.tiny_model.records import ImageSpec, draw
 from examples.tiny_model.scene import MANY, sample_scene
 from examples.tiny_model.words import sample_glyphs, sample_sign
-from internvl_chat.data.images import normalize_pixels
+from internvl_chat.data.pixels import normalize_pixels
 from internvl_chat.model.configuration_intern_vit import InternVisionConfig
 from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
 from internvl_chat.model.modeling_intern_vit import InternVisionModel

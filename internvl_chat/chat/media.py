@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from internvl_chat.config import ImageConfig, NormalizeType
-from internvl_chat.data import images, video
+from internvl_chat.data import images, pixels, video
 
 
 def image_config_of(config: Any) -> ImageConfig:
@@ -27,8 +27,8 @@ def load_tiles(image: str | Image.Image, config: ImageConfig) -> Tensor:
         rgb = images.load_image(image, where=image)
     else:
         rgb = images.to_rgb(image, where="load_image")
-    tiles = images.preprocess(rgb, config, max_tiles=config.max_dynamic_patch)
-    return images.normalize_pixels(tiles, normalize_type=config.normalize_type)
+    tiles = pixels.preprocess(rgb, config, max_tiles=config.max_dynamic_patch)
+    return pixels.normalize_pixels(tiles, normalize_type=config.normalize_type)
 
 
 def load_image(

@@ -18,15 +18,11 @@ from internvl_chat.config import MediaConfig, OrderConfig
 from internvl_chat.data.bad_samples import BadSamples
 from internvl_chat.data.encode import Encoded, Encoder
 from internvl_chat.data.expand import expand_record
-from internvl_chat.data.images import (
-    jpeg_augment,
-    load_image,
-    preprocess,
-    resolve_path,
-)
+from internvl_chat.data.images import load_image, resolve_path
 from internvl_chat.data.lengths import Lengths
 from internvl_chat.data.meta import DatasetSpec
 from internvl_chat.data.mixture import Mixture
+from internvl_chat.data.pixels import jpeg_augment, preprocess
 from internvl_chat.data.sampler import EpochPlan, Pack, plan_epoch
 from internvl_chat.data.schema import BadRecordError, Record, parse_record
 from internvl_chat.data.video import choose_frames, open_video

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from internvl_chat.config import ImageConfig
 from internvl_chat.data import boxes
-from internvl_chat.data.images import count_tiles
 from internvl_chat.data.meta import DatasetSpec
 from internvl_chat.data.schema import BadRecordError, Record, Size
+from internvl_chat.data.tiles import count_tiles
 from internvl_chat.data.video import expand_video_tag
 
 

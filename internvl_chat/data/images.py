@@ -1,9 +1,7 @@
-"""Image files -> uint8 tiles -> normalised pixels.
+"""Image files -> RGB images: found, read, opened and decoded. Nothing here needs torch.
 
-Training resizes with torch's antialiased bicubic kernel on uint8, which on one CPU thread is two to
-three times as fast as Pillow's bicubic and differs from it by at most 2 of 255 levels (the resize,
-not the decoding, is the cost). EXIF orientation is not applied: widths, heights and boxes in the
-annotations refer to the pixels as stored.
+EXIF orientation is not applied: widths, heights and boxes in the annotations refer to the pixels as
+stored.
 """
 
 from __future__ import annotations
@@ -13,22 +11,17 @@ import errno
 import io
 import logging
 import os
-import random
 import struct
 import time
 import warnings
 import zlib
 from collections.abc import Iterator
-from functools import lru_cache
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
-from internvl_chat.config import MAX_IMAGE_PIXELS, ImageConfig, NormalizeType
+from internvl_chat.config import MAX_IMAGE_PIXELS
 from internvl_chat.data.schema import BadRecordError
-from internvl_chat.model.constants import NORMALIZATION
 
 logger = logging.getLogger(__name__)
 
@@ -64,9 +57,6 @@ _DECODE_ERRORS = (
     struct.error,
     zlib.error,
 )
-
-
-# -- files --------------------------------------------------------------------------------------
 
 
 def resolve_path(root: str, path: str, *, where: str, strict: bool = False) -> str:
@@ -204,139 +194,3 @@ def _grey_to_rgb(image: Image.Image) -> Image.Image:
     elif image.mode == "F" and top <= 1:
         values = values * 255.0
     return Image.fromarray(values.clip(0, 255).round().astype(np.uint8)).convert("RGB")
-
-
-# -- pixels -------------------------------------------------------------------------------------
-
-
-def jpeg_augment(image: Image.Image, rng: random.Random) -> Image.Image:
-    """Re-encode as JPEG at a quality drawn uniformly from 75 to 100."""
-    buffer = io.BytesIO()
-    image.save(buffer, format="JPEG", quality=rng.randint(75, 100))
-    return Image.open(io.BytesIO(buffer.getvalue())).convert("RGB")
-
-
-def pad_square(image: Image.Image, normalize_type: NormalizeType = "imagenet") -> Image.Image:
-    """Paste centred on a square of the mean colour."""
-    width, height = image.size
-    if width == height:
-        return image
-    side = max(width, height)
-    mean = NORMALIZATION[normalize_type][0]
-    colour = (int(mean[0] * 255), int(mean[1] * 255), int(mean[2] * 255))
-    square = Image.new("RGB", (side, side), colour)
-    square.paste(image, ((side - width) // 2, (side - height) // 2))
-    return square
-
-
-def resize(image: Image.Image, width: int, height: int) -> Tensor:
-    """(3, height, width) uint8, antialiased bicubic, aspect ratio not kept."""
-    pixels = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).unsqueeze(0)
-    if image.size != (width, height):
-        pixels = torch.nn.functional.interpolate(
-            pixels, size=(height, width), mode="bicubic", antialias=True, align_corners=False
-        )
-    return pixels[0].contiguous()
-
-
-@lru_cache(maxsize=64)
-def _grids(min_tiles: int, max_tiles: int) -> tuple[tuple[int, int], ...]:
-    """All (columns, rows) with min <= columns * rows <= max, small grids first."""
-    found = {
-        (i, j)
-        for i in range(1, max_tiles + 1)
-        for j in range(1, max_tiles + 1)
-        if min_tiles <= i * j <= max_tiles
-    }
-    return tuple(sorted(found, key=lambda grid: (grid[0] * grid[1], grid)))
-
-
-def choose_grid(
-    size: tuple[float, float], *, min_tiles: int, max_tiles: int, image_size: int
-) -> tuple[int, int]:
-    """The grid (columns, rows) whose ratio is closest to the image's.
-
-    On a tie the larger grid wins only if the image's area exceeds half of the grid's.
-    Source: the published InternVL code's ``find_closest_aspect_ratio``.
-
-    Args:
-        size: (width, height) of the image.
-        min_tiles, max_tiles: bounds of columns * rows.
-        image_size: side of a tile in pixels.
-    """
-    width, height = size
-    ratio, half_tile = width / height, 0.5 * image_size * image_size
-    best, best_difference = (1, 1), float("inf")
-    for columns, rows in _grids(min(min_tiles, max_tiles), max_tiles):
-        difference = abs(ratio - columns / rows)
-        if difference < best_difference:
-            best, best_difference = (columns, rows), difference
-        elif difference == best_difference and width * height > half_tile * columns * rows:
-            best = (columns, rows)
-    return best
-
-
-def count_tiles(size: tuple[float, float], config: ImageConfig, *, max_tiles: int) -> int:
-    """How many tiles :func:`preprocess` makes of an image of this (width, height)."""
-    if not config.dynamic_image_size:
-        return 1
-    columns, rows = _grid_of(size, config, max_tiles)
-    return columns * rows + (config.use_thumbnail and columns * rows > 1)
-
-
-def _grid_of(size: tuple[float, float], config: ImageConfig, max_tiles: int) -> tuple[int, int]:
-    if config.pad2square:
-        size = (max(size), max(size))
-    return choose_grid(
-        size,
-        min_tiles=config.min_dynamic_patch,
-        max_tiles=max_tiles,
-        image_size=config.image_size,
-    )
-
-
-def preprocess(image: Image.Image, config: ImageConfig, *, max_tiles: int = 1) -> Tensor:
-    """Make an RGB image into tiles.
-
-    Args:
-        image: RGB.
-        config: size, padding, tiling.
-        max_tiles: the image's share of the budget; used with ``dynamic_image_size``.
-
-    Returns:
-        (n, 3, S, S) uint8; row by row, the thumbnail last.
-    """
-    if config.pad2square:
-        image = pad_square(image, config.normalize_type)
-    if not config.dynamic_image_size:
-        return resize(image, config.image_size, config.image_size).unsqueeze(0)
-    return dynamic_tiles(image, config, max_tiles=max_tiles)
-
-
-def dynamic_tiles(image: Image.Image, config: ImageConfig, *, max_tiles: int) -> Tensor:
-    """Resize to the grid's size and cut it row by row; (n, 3, S, S) uint8."""
-    side = config.image_size
-    columns, rows = _grid_of(image.size, config, max_tiles)
-    pixels = resize(image, columns * side, rows * side)
-    tiles = pixels.view(3, rows, side, columns, side).permute(1, 3, 0, 2, 4)
-    tiles = tiles.reshape(rows * columns, 3, side, side)
-    if config.use_thumbnail and rows * columns > 1:
-        tiles = torch.cat([tiles, resize(image, side, side).unsqueeze(0)])
-    return tiles
-
-
-def normalize_pixels(
-    pixels: Tensor,
-    *,
-    normalize_type: NormalizeType = "imagenet",
-    dtype: torch.dtype = torch.float32,
-) -> Tensor:
-    """(N, 3, H, W) uint8 -> (x / 255 - mean) / std in ``dtype``, on the device of ``pixels``.
-
-    One multiply and one add in fp32 (at most 5e-7 from the three separate steps), then the cast.
-    """
-    mean, std = (
-        torch.tensor(values, dtype=torch.float32, device=pixels.device).view(1, 3, 1, 1)
-        for values in NORMALIZATION[normalize_type]
-    )
-    return pixels.to(torch.float32).mul_(1 / (255 * std)).sub_(mean / std).to(dtype)

@@ -11,13 +11,7 @@ from typing import Final, Protocol
 
 from PIL import Image, ImageSequence
 
-from internvl_chat.data.images import (
-    MAX_IMAGE_PIXELS,
-    load_image,
-    open_image,
-    read_bytes,
-    to_rgb,
-)
+from internvl_chat.data.images import MAX_IMAGE_PIXELS, load_image, open_image, read_bytes, to_rgb
 from internvl_chat.data.schema import BadRecordError
 from internvl_chat.model.constants import IMAGE_TAG, VIDEO_TAG
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from internvl_chat.data.images import normalize_pixels
+from internvl_chat.data.pixels import normalize_pixels
 from internvl_chat.errors import UserError
 from internvl_chat.evaluation.pixels import TileRule, load_tiles
 from internvl_chat.evaluation.task import Question, Tiling

@@ -17,8 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from internvl_chat.config import NormalizeType
-from internvl_chat.data.images import choose_grid, load_image
+from internvl_chat.data.images import load_image
 from internvl_chat.data.schema import BadRecordError
+from internvl_chat.data.tiles import choose_grid
 from internvl_chat.data.video import open_video
 from internvl_chat.evaluation.task import Question, Tiling, VideoClip
 from internvl_chat.model.constants import IMAGE_TAG

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from internvl_chat.config import NormalizeType
-from internvl_chat.data.images import normalize_pixels
+from internvl_chat.data.pixels import normalize_pixels
 from internvl_chat.train.attention import SDPA_VARLEN
 
 FORWARD_KEYS = ("input_ids", "labels", "attention_mask", "position_ids", "image_flags")

@@ -104,7 +104,7 @@ def test_a_killed_run_keeps_its_first_answers(results: Path) -> None:
 def test_the_answers_are_the_models(results: Path) -> None:
     """``model.chat`` on the same pixels, one question after the other."""
     from internvl_chat.chat import load_model
-    from internvl_chat.data.images import normalize_pixels
+    from internvl_chat.data.pixels import normalize_pixels
     from internvl_chat.evaluation.pixels import TileRule, load_tiles
     from internvl_chat.evaluation.task import DataRoot
     from internvl_chat.evaluation.tasks.pope import POPE

@@ -11,7 +11,7 @@ from PIL import Image
 from internvl_chat import InternVLChatConfig
 from internvl_chat.chat import load_image, load_video
 from internvl_chat.chat.media import image_config_of, load_tiles
-from internvl_chat.data.images import normalize_pixels, preprocess
+from internvl_chat.data.pixels import normalize_pixels, preprocess
 from internvl_chat.data.schema import BadRecordError
 from tests.support.configs import image_config
 

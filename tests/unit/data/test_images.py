@@ -12,17 +12,10 @@ import torch
 from PIL import Image
 
 from internvl_chat.data import images
-from internvl_chat.data.images import (
-    choose_grid,
-    count_tiles,
-    jpeg_augment,
-    load_image,
-    normalize_pixels,
-    pad_square,
-    preprocess,
-    resolve_path,
-)
+from internvl_chat.data.images import load_image, resolve_path
+from internvl_chat.data.pixels import jpeg_augment, normalize_pixels, pad_square, preprocess
 from internvl_chat.data.schema import BadRecordError
+from internvl_chat.data.tiles import choose_grid, count_tiles
 from internvl_chat.model.constants import NORMALIZATION
 from tests.support.configs import image_config
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from internvl_chat.data.images import normalize_pixels
+from internvl_chat.data.pixels import normalize_pixels
 from internvl_chat.data.schema import BadRecordError
 from internvl_chat.evaluation.fingerprints import questions_fingerprint
 from internvl_chat.evaluation.generate import ModelAnswerer

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from internvl_chat.chat import load_model
-from internvl_chat.data.images import normalize_pixels
+from internvl_chat.data.pixels import normalize_pixels
 from internvl_chat.evaluation import generate
 from internvl_chat.evaluation.generate import ModelAnswerer, Prepared
 from internvl_chat.evaluation.pixels import TileRule
