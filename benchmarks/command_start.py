@@ -42,7 +42,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--verb", action="append", default=[], help="may be repeated")
     options = parser.parse_args()
-    command = ["-m", "internvl_chat_command"]
+    command = ["-m", "internvl_chat"]
     systems = {PASS: ["-c", "pass"], "internvl-chat --help": [*command, "--help"]}
     for verb in options.verb:
         systems[f"internvl-chat {verb} --help"] = [*command, verb, "--help"]

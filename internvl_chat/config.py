@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol, get_args
-
-import torch
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, get_args
 
 from internvl_chat.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 NormalizeType = Literal["imagenet", "clip", "siglip"]
 """Names of pixel statistics; the numbers are ``model.constants.NORMALIZATION``."""

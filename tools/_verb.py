@@ -12,6 +12,6 @@ def run_verb(*words: str) -> int:
     Works from any folder and without an installation.
     """
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from internvl_chat_command import main
+    from internvl_chat.cli import main
 
     return main([*words, *sys.argv[1:]])

@@ -109,16 +109,6 @@ def _enlarged_first(question: Question, rule: TileRule) -> list[Tensor]:
     return parts
 
 
-def shown_images(question: Question, *, dynamic: bool, tiling: Tiling) -> tuple[str | int, ...]:
-    """What :func:`load_tiles` would read: paths, or the number of frames of a video."""
-    if question.video is not None:
-        return (question.video.num_segments,)
-    images = question.images
-    if tiling == "enlarge_first" and not dynamic:
-        images = images[:1]
-    return tuple(source.label for source in images)
-
-
 def frame_indices(
     num_segments: int, *, first: int, last: int, rate: float, bounds: tuple[float, float] | None
 ) -> list[int]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from internvl_chat.evaluation.pixels import shown_images
 from internvl_chat.evaluation.scoring import load_questions, require_data
-from internvl_chat.evaluation.task import DataRoot, Question, Rules, TaskSpec
+from internvl_chat.evaluation.task import DataRoot, Question, Rules, TaskSpec, Tiling
 
 
 def describe_prompts(
@@ -40,3 +39,13 @@ def _said_before(question: Question) -> dict[str, Any]:
     if question.system_message is not None:
         told["system_message"] = question.system_message
     return told
+
+
+def shown_images(question: Question, *, dynamic: bool, tiling: Tiling) -> tuple[str | int, ...]:
+    """What ``pixels.load_tiles`` would read: paths, or the number of frames of a video."""
+    if question.video is not None:
+        return (question.video.num_segments,)
+    images = question.images
+    if tiling == "enlarge_first" and not dynamic:
+        images = images[:1]
+    return tuple(source.label for source in images)

@@ -182,7 +182,7 @@ def test_the_command_is_the_originals(tmp_path: Path) -> None:
     done = shell("a b", "pope", "--dynamic", cwd=tmp_path, DRY_RUN="1", MASTER_PORT="7")
     assert done.stdout.endswith(
         "-m torch.distributed.run --nnodes=1 --node_rank=0 --master_addr=127.0.0.1 "
-        f"--nproc_per_node=8 --master_port=7 {ROOT}/internvl_chat_command.py eval run "
+        "--nproc_per_node=8 --master_port=7 -m internvl_chat eval run "
         "--original-beams 'a b' pope --dynamic\n"
     )
 

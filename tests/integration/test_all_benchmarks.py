@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,3 +120,22 @@ def test_files_in_the_originals_formats_score_the_same(
             assert told["rules"]["2024"] == want["rules"]["2024"]
         else:
             assert told == want
+
+
+def test_scores_and_prompts_need_no_torch(every: EveryRun, tmp_path: Path) -> None:
+    commands = [["eval", "list", "--json"], ["eval", "--help"]]
+    for name in TASKS:
+        commands.append(["eval", "prompts", name, "--json"])
+        commands.append(["eval", "score", name, str(every.folder(name) / ANSWERS), "--json"])
+    listed = tmp_path / "commands.jsonl"
+    listed.write_text("".join(json.dumps(one) + "\n" for one in commands), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.evaluation.without_torch", str(listed)],
+        cwd=every.root,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "LMUData": str(every.root / LMU_DATA)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [0] * len(commands)

@@ -21,8 +21,8 @@ from typing import Any
 
 import typer
 
+from internvl_chat.cli.command import VERBS, _make_app, main
 from internvl_chat.train import parsing
-from internvl_chat_command import VERBS, _make_app, main
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = str(ROOT / "pretrained/internvl-chat-tiny")

@@ -16,9 +16,9 @@ from internvl_chat.evaluation.pixels import (
     frame_indices,
     load_frames,
     load_tiles,
-    shown_images,
     tiles_of,
 )
+from internvl_chat.evaluation.prompts import shown_images
 from internvl_chat.evaluation.task import Question, VideoClip
 from internvl_chat.evaluation.videos import with_segments
 

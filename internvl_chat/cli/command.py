@@ -1,8 +1,7 @@
 """The ``internvl-chat`` command: a table of verbs, and the way to their modules.
 
-``internvl-chat VERB …`` is ``internvl_chat/cli/VERB.py``, imported when it is asked for. This
-module lies outside the package because importing anything of the package registers its model with
-transformers, which takes seconds: with typer alone, help and a mistyped verb are answered at once.
+``internvl-chat VERB …`` is ``internvl_chat/cli/VERB.py``, imported when it is asked for: with typer
+alone, help and a mistyped verb are answered at once.
 
 Exit codes: 0 done, 1 ran and found problems, 2 wrong use, 3 data policy violated; ``train`` has
 more (docs/training.md).
@@ -11,13 +10,14 @@ more (docs/training.md).
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
+
+from internvl_chat.errors import UserError
 
 VERBS = {
     "train": (
@@ -66,8 +66,6 @@ def _hand_over(context: typer.Context) -> int:
     """Run the verb that ``context`` names; returns its exit code."""
     verb = str(context.info_name)
     app = import_module(f"internvl_chat.cli.{verb.replace('-', '_')}").app
-    from internvl_chat.errors import UserError  # seconds: loads the package
-
     try:
         code = app(args=context.args, prog_name=context.command_path, standalone_mode=False)
     except UserError as err:
@@ -109,7 +107,3 @@ def main(argv: Sequence[str] | None = None) -> int:
             typer.echo(f"error: {problem}{stop} See internvl-chat --help.", err=True)
         return 2
     return int(code or 0)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
