@@ -96,9 +96,12 @@ def settings_in(folder: Path, model: str, batch_size: int | None) -> RunSettings
         num_beams=None,
         uses_original_beams=False,
         temperature=0.0,
+        samples=False,
+        top_k=None,
+        top_p=None,
         max_new_tokens=None,
         dynamic=False,
-        max_num=6,
+        max_num=None,
         num_segments=None,
         load_in_8bit=False,
         load_in_4bit=False,
@@ -108,6 +111,8 @@ def settings_in(folder: Path, model: str, batch_size: int | None) -> RunSettings
         workers=None,
         is_scored=True,
         shows_answers=False,
+        table_format="xlsx",
+        score_format="csv",
     )
 
 

@@ -38,6 +38,9 @@ def settings_of(checkpoint: Path, folder: Path) -> RunSettings:
         num_beams=None,
         uses_original_beams=False,
         temperature=0.0,
+        samples=False,
+        top_k=None,
+        top_p=None,
         max_new_tokens=MAX_NEW_TOKENS,
         dynamic=False,
         max_num=1,
@@ -50,6 +53,8 @@ def settings_of(checkpoint: Path, folder: Path) -> RunSettings:
         workers=2,
         is_scored=True,
         shows_answers=False,
+        table_format="xlsx",
+        score_format="csv",
     )
 
 

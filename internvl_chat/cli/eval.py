@@ -10,6 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from internvl_chat.cli.launched import is_first_process, leave_reason, leave_status
+from internvl_chat.cli.original_flags import (
+    CheckpointFlag,
+    Cot,
+    Datasets,
+    FewShot,
+    FlagsOfOne,
+    Sample,
+    TopK,
+    TopP,
+    truth_of,
+)
 from internvl_chat.cli.own_data import (
     OwnData,
     OwnField,
@@ -27,8 +39,6 @@ if TYPE_CHECKING:
     from internvl_chat.evaluation.task import DataRoot, Rules, TaskSpec
     from internvl_chat.train.distributed import DistributedState
 
-STATUS_FILE = "EVAL_STATUS_FILE"
-"""Environment: where rank 0 leaves the exit code, torchrun having none but 0 and 1."""
 _WEEK_SECONDS = 7 * 24 * 3600.0  # a rank that is done waits for the slowest
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -86,11 +96,20 @@ def run(
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.0,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="The task's own.")] = None,
     dynamic: Annotated[bool, typer.Option("--dynamic", help="Cut images into tiles.")] = False,
-    max_num: Annotated[int, typer.Option(min=1, help="Most tiles, with --dynamic.")] = 6,
+    max_num: Annotated[
+        int | None, typer.Option(min=1, help="Most tiles, with --dynamic: the task's own, or 6.")
+    ] = None,
     num_segments: Annotated[
         int | None,
         typer.Option("--num-segments", "--num_segments", min=1, help="Frames of a video."),
     ] = None,
+    cot: Cot = False,
+    datasets: Datasets = None,
+    checkpoint_flag: CheckpointFlag = None,
+    few_shot: FewShot = None,
+    sample: Sample = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
     load_in_8bit: Annotated[bool, typer.Option("--load-in-8bit", help="int8 weights.")] = False,
     load_in_4bit: Annotated[
         bool, typer.Option("--load-in-4bit", help="nf4 language model.")
@@ -125,13 +144,16 @@ def run(
 
     Example: internvl-chat eval run pretrained/internvl-chat-tiny pope --limit 100
     """
+    from internvl_chat.evaluation.dataset_keys import tasks_of_keys
     from internvl_chat.evaluation.settings import RunSettings, results_folder
 
     own = OwnData(jsonl=jsonl, meta=meta, root=root, metrics=metric, by=by)
-    found = tasks_of(task, own)
+    names = task if datasets is None else tasks_of_keys(datasets)
+    found = tasks_of(names, own, reasons=cot, rules=parse_rules(rules))
+    checkpoint = checkpoint_flag or checkpoint
     settings = RunSettings(
         checkpoint=checkpoint,
-        folder=results_folder(out_dir, checkpoint),
+        folder=results_folder(out_dir, checkpoint, reasons=cot),
         export_folder=None,
         root=data_root(),
         rules=parse_rules(rules),
@@ -141,6 +163,9 @@ def run(
         num_beams=num_beams,
         uses_original_beams=original_beams,
         temperature=temperature,
+        samples=truth_of(sample),
+        top_k=top_k,
+        top_p=top_p,
         max_new_tokens=max_new_tokens,
         dynamic=dynamic,
         max_num=max_num,
@@ -153,11 +178,19 @@ def run(
         workers=workers,
         is_scored=True,
         shows_answers=verbose,
+        table_format="xlsx",
+        score_format="csv",
     )
-    judges = judges_of(judge, judge_base_url, judge_prompts, rules=parse_rules(rules))
+    judges = judges_of(
+        name=judge, base_url=judge_base_url, prompts=judge_prompts, rules=parse_rules(rules)
+    )
+    notes = FlagsOfOne(few_shot=few_shot, sample=sample).notes(found, settings)
     require_start(settings, found, judges)
-    if not check_only:
-        raise typer.Exit(run_on_ranks([settings], found, judges))
+    if check_only:
+        return
+    for note in notes if is_first_process() else ():
+        typer.echo(f"note: {note}", err=True)
+    raise typer.Exit(run_on_ranks([settings], found, judges))
 
 
 @app.command("list")
@@ -189,6 +222,7 @@ def prompts(
     root: OwnRoot = None,
     as_json: Json = False,
     rules: RulesName = None,
+    cot: Cot = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first n questions.")] = None,
 ) -> None:
     """Show what a model would be asked, before its chat template.
@@ -198,8 +232,9 @@ def prompts(
     from internvl_chat.evaluation.prompts import describe_prompts
 
     own = OwnData(jsonl=jsonl, meta=meta, root=root, metrics=None, by="")
-    for one in tasks_of([task] if task else None, own):
-        rows = describe_prompts(one, data_root(), parse_rules(rules), limit)
+    chosen = parse_rules(rules)
+    for one in tasks_of([task] if task else None, own, reasons=cot, rules=chosen):
+        rows = describe_prompts(one, data_root(), chosen, limit)
         if as_json:
             typer.echo(json.dumps(rows, ensure_ascii=False))
             continue
@@ -241,6 +276,7 @@ def score(
     by: OwnField = "",
     as_json: Json = False,
     rules: RulesName = None,
+    cot: Cot = False,
     judge: JudgeName = None,
     judge_base_url: JudgeUrl = None,
     judge_prompts: JudgePrompts = None,
@@ -256,21 +292,22 @@ def score(
     from internvl_chat.evaluation.scoring import as_text, score_files
 
     own = OwnData(jsonl=jsonl, meta=meta, root=root, metrics=metric, by=by)
-    mine = own.task()
     files = [*(answers or ())]
-    if mine is not None and task is not None:  # what stands in the place of an id is a file
+    if own.is_given and task is not None:  # what stands in the place of an id is a file
         files.insert(0, Path(task))
+        task = None
     if not files:
         raise ConfigError("no file", where="ANSWERS", fix="Name the answers to be scored.")
-    tasks = [mine] if mine is not None else tasks_of([task] if task else None, own)
+    wanted = parse_rules(rules)
+    # Without --rules the reasoned answers are scored by those that know of reasoning.
+    tasks = tasks_of([task] if task else None, own, reasons=cot, rules=wanted or "later")
     if len(tasks) != 1:
         names = ", ".join(one.id for one in tasks)
         raise ConfigError(f"{task} stands for several tasks", where="TASK", fix=f"Name {names}.")
-    wanted = parse_rules(rules)
-    judges = judges_of(judge, judge_base_url, judge_prompts, rules=wanted)
+    judges = judges_of(name=judge, base_url=judge_base_url, prompts=judge_prompts, rules=wanted)
     with judges.open(tasks[0], files[0].absolute().parent / REPLIES) as opened:
         report, missing = score_files(tasks[0], data_root(), files, rules=wanted, judge=opened)
-        warning = warning_of(summary_of(opened))
+        warning = warning_of(summary_of(opened.model))
     if as_json:
         typer.echo(json.dumps(report.as_dict(), ensure_ascii=False))
     else:
@@ -312,10 +349,10 @@ def parse_rules(name: str | None) -> Rules | None:
 
 
 def judges_of(
+    *,
     name: str | None,
     base_url: str | None,
     prompts: Path | None,
-    *,
     rules: Rules | None,
     api_key: str | None = None,
     most_at_once: int | None = None,
@@ -352,8 +389,10 @@ def require_start(settings: RunSettings, tasks: list[TaskSpec], judges: JudgeOpt
     from internvl_chat.evaluation.scoring import require_data
 
     require_data(tasks, settings.root, with_folders=True)
-    judges.check(tasks)
     find_chat_config(settings.checkpoint)
+    asks = settings.is_scored and is_first_process()
+    for told in judges.check(tasks, asks=asks):
+        typer.echo(f"warning: {told}", err=True)
 
 
 def run_on_ranks(runs: Sequence[RunSettings], tasks: list[TaskSpec], judges: JudgeOptions) -> int:
@@ -382,7 +421,7 @@ def run_on_ranks(runs: Sequence[RunSettings], tasks: list[TaskSpec], judges: Jud
             except UserError as err:  # all ranks', in agreement
                 if state.is_main:
                     typer.echo(f"error: {err}", err=True)
-                return _leave(err.exit_code, state)
+                return _leave(err.exit_code, state, f"error: {err}")
             outcomes = run_plans(
                 settings,
                 plans,
@@ -392,7 +431,7 @@ def run_on_ranks(runs: Sequence[RunSettings], tasks: list[TaskSpec], judges: Jud
                 tell=typer.echo,
             )
             num_unanswered += sum(len(one.unanswered) for one in outcomes)
-        return _leave(int(num_unanswered > 0), state)
+        return _leave(int(num_unanswered > 0), state, "questions could not be asked, see above")
     finally:
         shut_down()
 
@@ -406,14 +445,11 @@ def _refuse_spread_over_ranks(settings: RunSettings, state: DistributedState) ->
         )
 
 
-def _leave(code: int, state: DistributedState) -> int:
-    """The exit code of this rank; where ``evaluate.sh`` reads rank 0's, torchrun gets a zero."""
-    place = os.environ.get(STATUS_FILE, "")
-    if state.world_size == 1 or not place:
-        return code
-    if state.is_main:
-        Path(place).write_text(str(code), encoding="utf-8")
-    return 0
+def _leave(code: int, state: DistributedState, reason: str) -> int:
+    """The exit code of this rank."""
+    if code:
+        leave_reason(reason)
+    return leave_status(code, world_size=state.world_size, is_main=state.is_main)
 
 
 def _row(task: TaskSpec, root: DataRoot) -> dict[str, Any]:

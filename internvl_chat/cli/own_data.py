@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +12,7 @@ import typer
 from internvl_chat.errors import ConfigError
 
 if TYPE_CHECKING:
-    from internvl_chat.evaluation.task import TaskSpec
+    from internvl_chat.evaluation.task import Rules, TaskSpec
 
 OwnJsonl = Annotated[
     Path | None,
@@ -24,7 +24,11 @@ OwnMeta = Annotated[
 ]
 OwnRoot = Annotated[
     Path | None,
-    typer.Option("--root", metavar="DIR", help="Of image paths; by default --jsonl's folder."),
+    typer.Option(
+        "--root",
+        metavar="DIR",
+        help="Of image paths; by default --jsonl's folder. Without own records: mme's lists.",
+    ),
 ]
 OwnMetrics = Annotated[
     list[str] | None,
@@ -49,6 +53,11 @@ class OwnData:
     root: Path | None
     metrics: Sequence[str] | None
     by: str
+
+    @property
+    def is_given(self) -> bool:
+        """Whether records are named."""
+        return self.jsonl is not None or self.meta is not None
 
     def task(self) -> TaskSpec | None:
         """The benchmark of own records; None where none are named.
@@ -81,17 +90,37 @@ class OwnData:
         )
 
 
-def tasks_of(names: Sequence[str] | None, own: OwnData) -> list[TaskSpec]:
+def tasks_of(
+    names: Sequence[str] | None,
+    own: OwnData,
+    *,
+    reasons: bool = False,
+    rules: Rules | None = None,
+) -> list[TaskSpec]:
     """Tasks by their ids and the one of own records.
+
+    Args:
+        names: ids.
+        own: records; without any, ``--root`` is where MME's question lists are.
+        reasons: as ``--cot`` asks them.
+        rules: that the user chose.
 
     Raises:
         ConfigError: there is none, or an id is unknown.
     """
     from internvl_chat.evaluation.registry import find_tasks
+    from internvl_chat.evaluation.tasks.mme import with_lists
+    from internvl_chat.evaluation.variants import as_reasoned
 
-    mine = own.task()
-    if not names and mine is None:
+    found = find_tasks(names or ())
+    of_lists = [task for task in found if "--root" in task.original_flags]
+    lists = own.root if of_lists and not own.is_given else None
+    mine = (own if lists is None else replace(own, root=None)).task()
+    if not found and mine is None:
         raise ConfigError(
             "nothing to ask", where="TASK", fix="Name a task (eval list), or give --jsonl FILE."
         )
-    return [*find_tasks(names or ()), *([] if mine is None else [mine])]
+    if lists is not None:
+        found = [with_lists(task, lists) if task in of_lists else task for task in found]
+    found += [] if mine is None else [mine]
+    return as_reasoned(found, rules) if reasons else found

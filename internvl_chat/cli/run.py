@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -18,14 +17,22 @@ from internvl_chat.cli.eval import (
     require_start,
     run_on_ranks,
 )
+from internvl_chat.cli.launched import is_first_process, leave_reason
+from internvl_chat.cli.run_options import (
+    TABLE_FORMATS,
+    judge_settings,
+    make_parser,
+    refuse_foreign,
+    table_formats,
+)
 from internvl_chat.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
+    import argparse
+
     from internvl_chat.evaluation.judging import JudgeOptions
     from internvl_chat.evaluation.settings import RunSettings
     from internvl_chat.evaluation.task import TaskSpec
-
-_NO_JUDGE = "exact_matching"
 
 
 def main(argv: Sequence[str] | None = None, *, env_file: Path | None = None) -> int:
@@ -38,13 +45,14 @@ def main(argv: Sequence[str] | None = None, *, env_file: Path | None = None) -> 
     if env_file is not None and env_file.is_file():
         for name, value in read_env_file(env_file).items():
             os.environ.setdefault(name, value)
-    options = _parser().parse_args(argv)
-    is_main = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+    options = make_parser().parse_args(argv)
+    is_main = is_first_process()
     try:
         return _run(options, is_main)
     except UserError as err:
         if is_main:
             typer.echo(f"error: {err}", err=True)
+        leave_reason(f"error: {err}")
         return err.exit_code
 
 
@@ -52,16 +60,10 @@ def _run(options: argparse.Namespace, is_main: bool) -> int:
     from internvl_chat.evaluation.judging import REPLIES
     from internvl_chat.evaluation.registry import find_tasks
 
+    refuse_foreign(options)
     tasks = find_tasks(options.data)
     judges = judges_of(
-        options.judge,
-        options.judge_base_url,
-        options.judge_prompts,
-        rules=parse_rules(options.rules),
-        api_key=options.judge_key,
-        most_at_once=options.nproc,
-        most_tries=options.retry,
-        reply_seconds=options.judge_timeout,
+        prompts=options.judge_prompts, rules=parse_rules(options.rules), **judge_settings(options)
     )
     if options.mode == "eval":
         runs = [_settings(options, name, name) for name in options.model]
@@ -141,9 +143,12 @@ def _settings(options: argparse.Namespace, name: str, checkpoint: str) -> RunSet
         num_beams=None,
         uses_original_beams=True,
         temperature=0.0,
+        samples=False,
+        top_k=None,
+        top_p=None,
         max_new_tokens=None,
         dynamic=False,
-        max_num=6,
+        max_num=None,
         num_segments=options.nframe,
         load_in_8bit=False,
         load_in_4bit=False,
@@ -153,6 +158,7 @@ def _settings(options: argparse.Namespace, name: str, checkpoint: str) -> RunSet
         workers=None,
         is_scored=options.mode != "infer",
         shows_answers=options.verbose,
+        **table_formats(os.environ),
     )
 
 
@@ -173,8 +179,9 @@ def _score(settings: RunSettings, task: TaskSpec, judges: JudgeOptions) -> int:
     from internvl_chat.evaluation.scoring import as_text, score_files
 
     ours = settings.folder / task.id / ANSWERS
-    table = settings.folder / f"{settings.folder.name}_{task.id}.xlsx"
-    path = ours if ours.exists() else table
+    stem = f"{settings.folder.name}_{task.id}"
+    tables = [settings.folder / f"{stem}.{ending}" for ending in TABLE_FORMATS]
+    path = next((one for one in (ours, *tables) if one.exists()), tables[0])
     with judges.open(task, settings.folder / task.id / REPLIES) as judge:
         report, missing = score_files(
             task, settings.root, [path], rules=settings.rules, judge=judge
@@ -185,33 +192,6 @@ def _score(settings: RunSettings, task: TaskSpec, judges: JudgeOptions) -> int:
     else:
         typer.echo(f"error: {path}: {len(missing)} answers are missing", err=True)
     return int(bool(missing))
-
-
-def _parser() -> argparse.ArgumentParser:
-    """Options of both states of the toolkit, as far as their meanings agree."""
-    parser = argparse.ArgumentParser(prog="run.py", description=__doc__)
-    add = parser.add_argument
-    add("--data", nargs="+", required=True, help="Names of data sets.")
-    add("--model", nargs="+", required=True, help="Paths of checkpoints, or names in pretrained/.")
-    add("--work-dir", default=os.environ.get("MMEVAL_ROOT", "."), help="Of the results.")
-    add("--mode", choices=("all", "infer", "eval"), default="all", help="Ask, score, or both.")
-    add("--judge", help=f"Judge model; {_NO_JUDGE}: none.")
-    add("--judge-base-url", help="Of an OpenAI-style server.")
-    add("--verbose", action="store_true", help="Show every answer.")
-    add("--rules", help="2024 (by default), later or official.")
-    add("--limit", type=int, help="Only the first n questions.")
-    add("--batch-size", type=int, help="Questions at a time; chosen by default.")
-    add("--nframe", type=int, help="Frames of a video.")
-    add("--judge-key", help="Of that server; the environment's by default.")
-    add("--judge-prompts", type=Path, help="YAML file of what the judge is asked.")
-    add("--judge-timeout", type=float, help="Seconds that a reply may take.")
-    for flags in (("--nproc", "--api-nproc", "--judge-api-nproc"), ("--retry", "--judge-retry")):
-        add(*flags, type=int, help="Of requests to the judge: how many at once, how many tries.")
-    for flag in ("--reuse", "--ignore", "--keep-failed", "--pack", "--use-subtitle"):
-        add(flag, action="store_true", help="Taken and not needed: runs resume and score anew.")
-    add("--rerun", action="store_true", help="Ask the judge anew.")
-    add("--reuse-aux", choices=("all", "infer", "none"), help="Taken and not needed, too.")
-    return parser
 
 
 if __name__ == "__main__":

@@ -48,6 +48,8 @@ def export_scored(
         rules=rules,
         score=report.scores[rules],
         judge_name=report.judge,
+        table_format=settings.table_format,
+        score_format=settings.score_format,
     )
     write_export(task, given, settings.export_folder or place)
 

@@ -35,7 +35,10 @@ def questions_fingerprint(questions: Sequence[Question], folder: Path) -> str:
             one.video.num_segments,
             one.video.bounds,
         ]
-        before = [one.earlier, one.system_message] if one.earlier or one.system_message else []
+        before: list[object] = (
+            [one.earlier, one.system_message] if one.earlier or one.system_message else []
+        )
+        before += [one.max_tiles] if one.max_tiles else []
         digest.update(json.dumps([one.id, one.prompt, images, clip, *before]).encode() + b"\n")
     return digest.hexdigest()
 

@@ -18,9 +18,9 @@ several requests at a time, any other object with ``ask`` is asked in order::
 ``read_verdict`` returns None for a reply that it cannot read. The keys and the fields that each
 wants are in :data:`~internvl_chat.evaluation.judge_prompts.FIELDS`. A reply is None only where
 none could be had; the reason is counted in :meth:`OpenAIJudge.summary`. Equal requests (text,
-model, temperature, max_tokens) are asked once and their reply is kept, so scoring under several
-rules, or again after a crash, costs nothing, and repeating a request at the same temperature
-gives the same reply.
+model, temperature, max_tokens, attempt) are asked once and their reply is kept, so scoring under
+several rules, or again after a crash, costs nothing. :func:`ask_until` counts attempts at the same
+temperature, so that each of them is really asked.
 """
 
 from __future__ import annotations
@@ -79,6 +79,10 @@ MAX_RETRY_AFTER_SECONDS = 120.0
 """An endpoint that asks for a longer pause counts as down."""
 
 
+PROBE_TRIES = 3
+"""Of the request that finds out whether a judge answers at all."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class JudgeRequest:
     """One question to a judge."""
@@ -88,6 +92,8 @@ class JudgeRequest:
     fields: Mapping[str, str]
     temperature: float
     max_tokens: int
+    attempt: int = 0
+    """How often it was asked before, as it is, and its reply could not be read."""
 
 
 @runtime_checkable
@@ -120,7 +126,7 @@ def ask_until(
     *,
     temperatures: Sequence[float],
 ) -> list[Parsed | None]:
-    """What is read of replies; those that cannot be read are asked for again, hotter.
+    """What is read of replies; those that cannot be read are asked for again, hotter or as before.
 
     Args:
         judge: any.
@@ -133,8 +139,11 @@ def ask_until(
     """
     found: list[Parsed | None] = [None] * len(requests)
     waiting = list(range(len(requests)))
-    for temperature in temperatures:
-        hotter = [replace(requests[place], temperature=temperature) for place in waiting]
+    for number, temperature in enumerate(temperatures):
+        attempt = list(temperatures[:number]).count(temperature)
+        hotter = [
+            replace(requests[place], temperature=temperature, attempt=attempt) for place in waiting
+        ]
         for place, reply in zip(waiting, ask_all(judge, hotter), strict=True):
             found[place] = None if reply is None else read(reply)
         waiting = [place for place in waiting if found[place] is None]
@@ -175,6 +184,7 @@ class OpenAIJudge:
         prompts: what is asked.
         cache: where replies are kept.
         limits: how hard the endpoint is asked.
+        proxy: that requests go through.
         prices: US dollars per million tokens of prompt and reply; None looks in :data:`PRICES`.
     """
 
@@ -187,6 +197,7 @@ class OpenAIJudge:
         prompts: JudgePrompts,
         cache: JudgeCache,
         limits: JudgeLimits | None = None,
+        proxy: str | None = None,
         prices: tuple[float, float] | None = None,
     ) -> None:
         self.name = name
@@ -196,7 +207,10 @@ class OpenAIJudge:
         self._prices = prices or PRICES.get(self.version)
         self._cache = cache
         self._endpoint = JudgeEndpoint(
-            endpoint_url(base_url), api_key, limit_seconds=self._limits.reply_seconds
+            endpoint_url(base_url),
+            api_key,
+            limit_seconds=self._limits.reply_seconds,
+            proxy=proxy,
         )
         self._pacer = JudgePacer(
             self._limits.most_at_once,
@@ -218,7 +232,7 @@ class OpenAIJudge:
         order = []
         for one in requests:
             body = self._body(one.key, one.fields, one.temperature, one.max_tokens)
-            order.append(content_sha256(body))
+            order.append(content_sha256(body, one.attempt))
             asked.setdefault(order[-1], (one.key, body))
         pool = ThreadPoolExecutor(self._limits.most_at_once, thread_name_prefix="judge")
         try:
@@ -237,6 +251,29 @@ class OpenAIJudge:
         finally:
             pool.shutdown(cancel_futures=True)
         return [replies[sha256] for sha256 in order]
+
+    def absence(self) -> str:
+        """Why nothing can be asked of it, after a request of a word; empty where it answers.
+
+        Nothing is asked where replies are kept: it has answered then.
+        """
+        if len(self._cache):
+            return ""
+        body = {
+            "model": self.version,
+            "messages": [{"role": "user", "content": "hello"}],
+            "temperature": 0.0,
+            "max_tokens": 16,
+        }
+        reason = ""
+        for _ in range(PROBE_TRIES):
+            outcome = self._try_once(body)
+            if isinstance(outcome, JudgeReply) or _is_alive(outcome):
+                return ""
+            reason = outcome.reason
+            if outcome.verdict == "give up":
+                break
+        return reason
 
     def _body(
         self, key: str, fields: Mapping[str, str], temperature: float, max_tokens: int
@@ -361,6 +398,11 @@ _STOPPED = JudgeFailure(
 )
 
 
+def _is_alive(failure: JudgeFailure) -> bool:
+    """Whether a judge that works may say so to a word: busy, silent, or of other wants."""
+    return failure.verdict == "skip" or failure.reason in ("http 429", "empty")
+
+
 def _patience(failure: JudgeFailure) -> JudgeFailure:
     """A pause that is too long to be waited for ends the asking."""
     wait = failure.retry_after_seconds
@@ -400,7 +442,8 @@ def open_judge(
         prompts: of ``--judge-prompts``.
         replies: JSON lines file that keeps replies, in the run's folder.
         limits: how hard the endpoint is asked.
-        environ: ``os.environ``; ``LOCAL_LLM`` there goes before every name.
+        environ: ``os.environ``; ``LOCAL_LLM`` there goes before every name, ``EVAL_PROXY`` is a
+            proxy for the judge alone.
 
     Raises:
         ConfigError: of the base URL, the key, the prompts or the file of replies.
@@ -419,6 +462,7 @@ def open_judge(
         prompts=load_judge_prompts(prompts),
         cache=JudgeCache(replies),
         limits=limits,
+        proxy=_first(environ, "EVAL_PROXY"),
     )
 
 

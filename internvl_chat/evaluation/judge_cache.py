@@ -16,13 +16,14 @@ from internvl_chat.evaluation.judge_endpoint import JudgeReply
 logger = logging.getLogger(__name__)
 
 
-def content_sha256(body: Mapping[str, Any]) -> str:
-    """Hash of a request: model, messages, temperature and max_tokens.
+def content_sha256(body: Mapping[str, Any], attempt: int = 0) -> str:
+    """Hash of a request: model, messages, temperature, max_tokens, and which attempt it is.
 
     Equal requests have equal replies, whatever the judge would say a second time; a scorer that
-    wants another reply asks at another temperature.
+    could not read a reply counts its attempts.
     """
-    text = json.dumps(body, sort_keys=True)  # ASCII, lone surrogates escaped
+    numbered = {**body, "attempt": attempt} if attempt else body
+    text = json.dumps(numbered, sort_keys=True)  # ASCII, lone surrogates escaped
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 

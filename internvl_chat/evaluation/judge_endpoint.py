@@ -80,9 +80,12 @@ class JudgeEndpoint:
         url: of :func:`endpoint_url`.
         api_key: sent as a bearer token; None for a server that wants none.
         limit_seconds: for a whole reply.
+        proxy: URL of a proxy that requests go through, in place of the environment's.
     """
 
-    def __init__(self, url: str, api_key: str | None, *, limit_seconds: float) -> None:
+    def __init__(
+        self, url: str, api_key: str | None, *, limit_seconds: float, proxy: str | None = None
+    ) -> None:
         try:
             import httpx
         except ImportError as err:
@@ -100,7 +103,14 @@ class JudgeEndpoint:
         self._limit_seconds = limit_seconds
         self._limit_name = "max_tokens"
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._client = httpx.Client(headers=headers, timeout=limit_seconds)
+        try:
+            self._client = httpx.Client(headers=headers, timeout=limit_seconds, proxy=proxy)
+        except (ValueError, httpx.InvalidURL, ImportError) as err:
+            raise ConfigError(
+                f"the judge's proxy cannot be used ({err})",
+                where="EVAL_PROXY",
+                fix="Set http://HOST:PORT, or unset it.",
+            ) from err
 
     def send(self, body: Mapping[str, Any]) -> JudgeReply | JudgeFailure:
         """Post a chat completion; never raises for what the other side does.

@@ -48,7 +48,7 @@ def open_model(settings: RunSettings, state: DistributedState) -> ModelAnswerer:
         )
     rule = TileRule(
         side=images.image_size,
-        max_tiles=settings.max_num if settings.dynamic else None,
+        max_tiles=settings.most_tiles,
         has_thumbnail=bool(model.config.use_thumbnail),
         normalize_type=images.normalize_type,
     )

@@ -81,11 +81,13 @@ def load_tiles(
         BadRecordError: a file cannot be used, or tags and images do not agree.
     """
     if question.video is not None:
-        parts = [tiles_of(frame, rule) for frame in load_frames(question.video)]
+        frames = load_frames(question.video)
+        parts = [tiles_of(frame, rule, max_tiles=question.max_tiles) for frame in frames]
     elif tiling == "enlarge_first":
         parts = _enlarged_first(question, rule)
     else:
-        parts = [tiles_of(source.open(), rule) for source in question.images]
+        images = (source.open() for source in question.images)
+        parts = [tiles_of(image, rule, max_tiles=question.max_tiles) for image in images]
     if not parts:
         return None, []
     counts = [len(part) for part in parts]

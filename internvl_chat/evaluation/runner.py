@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -167,8 +167,7 @@ def _plan(
 ) -> Plan:
     rules = settings.rules_of(task)
     questions = load_questions(task, settings.root, rules, settings.limit)
-    if settings.num_segments is not None:
-        questions = [with_segments(one, settings.num_segments) for one in questions]
+    questions = [_as_asked(one, settings) for one in questions]
     num_beams, why = settings.beams_of(task, size)
     generation = settings.generation_of(task, num_beams)
     sampled = {"seed": settings.seed} if generation["do_sample"] else {}
@@ -180,7 +179,7 @@ def _plan(
         "checkpoint": checkpoint,
         **generation,
         **sampled,
-        "max_num": settings.max_num if settings.dynamic else None,
+        "max_num": settings.most_tiles,
         "weights": weights,
     }
     card = {
@@ -210,15 +209,17 @@ def _plan(
     )
 
 
+def _as_asked(question: Question, settings: RunSettings) -> Question:
+    """With the number of frames and of tiles that the user wants."""
+    if settings.num_segments is not None:
+        question = with_segments(question, settings.num_segments)
+    if settings.max_num is not None or not settings.dynamic:
+        question = replace(question, max_tiles=None)
+    return question
+
+
 def _with_open(plan: Plan, ids: frozenset[str]) -> Plan:
-    return Plan(
-        task=plan.task,
-        questions=plan.questions,
-        folder=plan.folder,
-        card=plan.card,
-        generation=plan.generation,
-        open_ids=ids,
-    )
+    return replace(plan, open_ids=ids)
 
 
 def _weights(settings: RunSettings, state: DistributedState) -> str:
@@ -395,7 +396,9 @@ def finish(
         ids = frozenset(one.id for one in plan.questions)
         with judges(plan.task, plan.folder.path / REPLIES) as judge:
             report = score_answers(plan.task, settings.root, answers, ids=ids, judge=judge)
-            card["judge"] = summary_of(judge)
+            card["judge"] = summary_of(judge.model)
+            if judge.absence:
+                card["judge_absence"] = judge.absence
         write_json(plan.folder.path / SCORE, report.as_dict())
         text, score = as_text(report, rules), report.scores[rules]
         judge_name, warning = report.judge, warning_of(card["judge"])
@@ -423,5 +426,7 @@ def _export(
         rules=settings.rules_of(plan.task),
         score=score,
         judge_name=judge_name,
+        table_format=settings.table_format,
+        score_format=settings.score_format,
     )
     write_export(plan.task, given, settings.export_folder or plan.folder.path)

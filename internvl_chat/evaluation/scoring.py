@@ -10,6 +10,7 @@ from typing import Any
 
 from internvl_chat.errors import ConfigError, DatasetError
 from internvl_chat.evaluation.answers import read_answer_files
+from internvl_chat.evaluation.judging import NOBODY, OpenedJudge
 from internvl_chat.evaluation.task import (
     RULES,
     DataRoot,
@@ -33,6 +34,8 @@ class ScoreReport:
     """Sets that mean the same share one."""
     judge: str | None
     """None: nobody was asked."""
+    why_no_judge: str = ""
+    """Why not, although somebody was to be asked."""
 
     @property
     def disagree(self) -> list[str]:
@@ -44,8 +47,8 @@ class ScoreReport:
     @property
     def notes(self) -> tuple[str, ...]:
         """What is missing or doubtful, each once."""
-        found = (note for score in self.scores.values() for note in score.notes)
-        return tuple(dict.fromkeys(found))
+        found = [note for score in self.scores.values() for note in score.notes]
+        return tuple(dict.fromkeys([*([self.why_no_judge] if self.why_no_judge else []), *found]))
 
     def as_dict(self) -> dict[str, Any]:
         """For programs; numbers that JSON does not know are null."""
@@ -129,7 +132,7 @@ def score_answers(
     *,
     wanted: Sequence[Rules] = RULES,
     ids: frozenset[str] | None = None,
-    judge: Judge | None = None,
+    judge: OpenedJudge = NOBODY,
 ) -> ScoreReport:
     """Score under each of the rules wanted.
 
@@ -150,10 +153,10 @@ def score_answers(
             questions = load_questions(task, root, own)
             questions = [one for one in questions if ids is None or one.id in ids]
             count = len(questions)
-            done[own] = _score(task, questions, answers, own, judge)
+            done[own] = _score(task, questions, answers, own, judge.model)
         scores[rules] = done[own]
-    name = judge.name if judge is not None and task.judge is not None else None
-    return ScoreReport(task=task.id, n=count, scores=scores, judge=name)
+    name = judge.model.name if judge.model is not None and task.judge is not None else None
+    return ScoreReport(task=task.id, n=count, scores=scores, judge=name, why_no_judge=judge.absence)
 
 
 def _score(
@@ -220,7 +223,7 @@ def score_files(
     files: Sequence[Path],
     *,
     rules: Rules | None = None,
-    judge: Judge | None = None,
+    judge: OpenedJudge = NOBODY,
 ) -> tuple[ScoreReport, list[str]]:
     """Score answer files of any kind.
 

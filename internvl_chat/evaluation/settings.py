@@ -7,11 +7,13 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from internvl_chat.errors import ConfigError
-from internvl_chat.evaluation.task import DataRoot, Rules, TaskSpec
+from internvl_chat.evaluation.task import DataRoot, Rules, ScoreFormat, TableFormat, TaskSpec
 
 V1_1 = "internvl-chat-v1-1"
 """In the name of the one model that VLMEvalKit asked with five beams in 2024."""
 V1_1_BEAMS = 5
+DEFAULT_MAX_NUM = 6
+_COUNTS = ("batch_size", "limit", "num_beams", "max_new_tokens", "max_num", "num_segments", "top_k")
 LARGE_MODEL_PARAMETERS = 20_000_000_000
 """Above this the original asks with one beam."""
 
@@ -40,12 +42,18 @@ class RunSettings:
     """The original's default and its beam rule go where ``num_beams`` is None."""
     temperature: float
     """Above 0 an answer is sampled."""
+    samples: bool
+    """Of tasks whose evaluator has the flag (MME): sample at the checkpoint's temperature."""
+    top_k: int | None
+    """Sampled tokens are among so many likeliest; None: the task's, or the checkpoint's."""
+    top_p: float | None
+    """... among the likeliest of so much probability together."""
     max_new_tokens: int | None
     """None: the task's."""
     dynamic: bool
     """Cut images into tiles."""
-    max_num: int
-    """Most tiles of an image, with ``dynamic``."""
+    max_num: int | None
+    """Most tiles of an image, with ``dynamic``; None: the task's, else 6."""
     num_segments: int | None
     """Frames of a video; None: the task's."""
     load_in_8bit: bool
@@ -62,14 +70,18 @@ class RunSettings:
     """Otherwise only answers and files in the original's formats are written."""
     shows_answers: bool
     """Each answer is shown as it comes."""
+    table_format: TableFormat
+    """Of the TSV family's tables of answers."""
+    score_format: ScoreFormat
+    """... and of its tables of scores."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "limit", "num_beams", "max_new_tokens", "num_segments"):
+        for name in _COUNTS:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"is {value}", where=_flag(name), fix="Give 1 or more.")
-        if self.max_num < 1:
-            raise ConfigError("is below 1", where="--max-num", fix="Give 1 or more.")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ConfigError(f"is {self.top_p}", where="--top-p", fix="Give 0 < p <= 1.")
         if self.temperature < 0:
             raise ConfigError(
                 f"is {self.temperature}", where="--temperature", fix="Give 0 or more."
@@ -115,7 +127,15 @@ class RunSettings:
             num_beams=num_beams,
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
+            samples=self.samples and task.original_flags.get("--sample", False),
+            top_k=self.top_k,
+            top_p=self.top_p,
         )
+
+    @property
+    def most_tiles(self) -> int | None:
+        """Of an image whose question does not say otherwise; None without ``dynamic``."""
+        return (self.max_num or DEFAULT_MAX_NUM) if self.dynamic else None
 
 
 def generate_keywords(settings: dict[str, Any]) -> dict[str, Any]:
@@ -126,10 +146,13 @@ def generate_keywords(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name not in idle}
 
 
-def results_folder(out_dir: Path, checkpoint: str) -> Path:
-    """``{out_dir}/{parent}_{name}`` of the last two parts of the checkpoint's path."""
+def results_folder(out_dir: Path, checkpoint: str, *, reasons: bool = False) -> Path:
+    """``{out_dir}/{parent}_{name}`` of the last two parts of the checkpoint's path.
+
+    With ``reasons`` (``--cot``) its name ends in ``_cot``.
+    """
     parts = [part for part in Path(checkpoint).parts if part not in ("/", ".", "..")]
-    return out_dir / "_".join(parts[-2:])
+    return out_dir / "_".join([*parts[-2:], *(["cot"] if reasons else [])])
 
 
 def _flag(name: str) -> str:

@@ -8,6 +8,7 @@ becoming numbers.
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import re
@@ -91,6 +92,23 @@ def write_xlsx(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> byt
     buffer = io.BytesIO()
     book.save(buffer)
     return buffer.getvalue()
+
+
+def write_tsv(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Cells between tabs, all of them quoted, as pandas writes them; None is an empty cell."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, delimiter="\t", quoting=csv.QUOTE_ALL, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        cells = (row.get(name) for name in columns)
+        writer.writerow(["" if cell is None else cell for cell in cells])
+    return buffer.getvalue().encode("utf-8", "backslashreplace")
+
+
+def write_json_table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """A list with an object per row; None stays null."""
+    full = [{name: row.get(name) for name in columns} for row in rows]
+    return json.dumps(full, indent=4, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
 def escape_cell(text: str) -> str:

@@ -20,6 +20,8 @@ Rules = Literal["2024", "later", "official"]
 metric as its authors define it, where a bug of the evaluators moves the score."""
 RULES: tuple[Rules, ...] = get_args(Rules)
 Suite = Literal["internvl", "vlmevalkit"]
+TableFormat = Literal["xlsx", "tsv", "json"]
+ScoreFormat = Literal["csv", "json"]
 Tiling = Literal["each", "enlarge_first"]
 """``each``: all images of a question, tiled alike. ``enlarge_first`` (MMMU): the first
 alone; with ``--dynamic`` the first at twice its size, tiled, then the others with a tile each, all
@@ -69,6 +71,9 @@ class Question:
     """(question, answer) rounds before the prompt, whose images come first in ``images``."""
     system_message: str | None = None
     """In place of the checkpoint's own."""
+    max_tiles: int | None = None
+    """Most tiles of an image with ``--dynamic``, where the data or its evaluator say so; what the
+    user says goes before it."""
     record: Mapping[str, Any] = field(default_factory=dict)
     """What scoring and the answer files need of the data: JSON values, no image."""
 
@@ -96,13 +101,23 @@ class Generation:
         num_beams: int | None = None,
         max_new_tokens: int | None = None,
         temperature: float = 0.0,
+        samples: bool = False,
+        top_k: int | None = None,
+        top_p: float | None = None,
     ) -> dict[str, Any]:
-        """As the original names them, for people and for ``run.json``; None is the benchmark's."""
+        """As the original names them, for people and for ``run.json``; None is the benchmark's.
+
+        Args:
+            num_beams, max_new_tokens, temperature, top_k, top_p: what the user says.
+            samples: at the temperature of the checkpoint, where the user gives none.
+        """
+        limits = {"top_k": top_k, "top_p": top_p}
         found: dict[str, Any] = {
             **self.extra,
+            **{name: value for name, value in limits.items() if value is not None},
             "num_beams": num_beams or self.num_beams,
             "max_new_tokens": max_new_tokens or self.max_new_tokens,
-            "do_sample": temperature > 0,
+            "do_sample": temperature > 0 or samples,
         }
         if self.min_new_tokens is not None:
             found["min_new_tokens"] = self.min_new_tokens
@@ -208,6 +223,8 @@ class ExportInput:
     score: Score | None = None
     judge_name: str | None = None
     """As it was asked for; it stands in names of files."""
+    table_format: TableFormat = "xlsx"
+    score_format: ScoreFormat = "csv"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,6 +269,10 @@ class TaskSpec:
     original_beams: int = 5
     """What ``--num-beams`` was in 2024 where nobody gave it, before the beam rule; one in the TSV
     family."""
+    original_flags: Mapping[str, bool] = field(default_factory=dict)
+    """Flags that this task's evaluator alone has, and whether they have an effect there."""
+    reasoning: TaskSpec | None = None
+    """The same task as ``--cot`` asks and reads it; None where the original has no such flag."""
     tiling: Tiling = "each"
     """Which images are shown, and in how many tiles; see :data:`Tiling`."""
     published: str = ""

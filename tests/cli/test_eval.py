@@ -325,3 +325,24 @@ def test_run_py_stands_at_the_root() -> None:
     )
     assert done.returncode == 0
     assert "--mode {all,infer,eval}" in done.stdout
+
+
+@pytest.mark.distributed
+def test_torchruns_last_lines_are_our_message(tmp_path: Path) -> None:
+    """Its exit code is 1 whatever ours is, and its traceback comes last: the reason ends it."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    done = subprocess.run(
+        [*launcher, str(ROOT / "run.py"), "--data", "MMSta", "--model", "x", "--verbose"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 1
+    lines = done.stderr.rstrip().splitlines()
+    reason = "error: TASK: no task 'MMSta'. Did you mean MMStar"
+    assert lines[-2].startswith(f"  traceback : {reason}")
+    assert set(lines[-1]) == {"="}
+    # Of the processes themselves one speaks.
+    assert sum(line.startswith(reason) for line in lines) == 1

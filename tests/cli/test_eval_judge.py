@@ -52,7 +52,8 @@ def test_a_judge_grades_and_is_paid_once(
     assert score["judge"] == card["judge"]["name"] == "a-judge"
     assert score["rules"]["2024"]["metrics"]["judge"] == 0.5
     distinct = card["judge"]["num_replies"]
-    assert card["judge"]["retries"] == {"http 429": 3}
+    # Two of the refusals met the words that find out whether anybody is there, busy or not.
+    assert card["judge"]["retries"] == {"http 429": 1}
     assert card["judge"]["prompt_tokens"] == 10 * distinct
     assert server.url not in json.dumps(card)
     asked = len(server.bodies)
@@ -72,8 +73,26 @@ def test_without_a_judge_the_rest_is_scored(work: Path, capsys: pytest.CaptureFi
     assert "there is no judge" in capsys.readouterr().out
 
 
-def test_a_judge_that_is_down_is_told(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_judge_that_is_down_is_told_before_and_after(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with judge_server(lambda *_: refused(401, "no such key")) as server:
+        assert run("--judge", "a-judge", "--judge-base-url", server.url) == 0
+    told = capsys.readouterr()
+    reason = "the judge a-judge does not answer (http 401, key refused)"
+    assert told.err.index(f"warning: {reason}") < told.err.index("7/7")
+    assert f"note: {reason}\n" in told.out
+    card = json.loads((FOLDER / "run.json").read_text("utf-8"))
+    score = json.loads((FOLDER / "score.json").read_text("utf-8"))
+    assert (card["judge"], score["judge"]) == (None, None)
+    assert card["judge_absence"] == score["notes"][0] == reason
+    assert [body["messages"][-1]["content"] for body in server.bodies] == ["hello", "hello"]
+
+
+def test_a_judge_that_falls_silent_is_told(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with judge_server(
+        lambda _, body: said("Hi") if body["messages"][-1]["content"] == "hello" else refused(401)
+    ) as server:
         assert run("--judge", "a-judge", "--judge-base-url", server.url) == 0
     assert "requests to the judge a-judge had no reply" in capsys.readouterr().out
     card = json.loads((FOLDER / "run.json").read_text("utf-8"))

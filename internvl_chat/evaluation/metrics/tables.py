@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -73,6 +74,12 @@ def csv_table(table: ScoreTable) -> str:
     writer.writerow(table.columns)
     writer.writerows(["" if cell is None else cell for cell in row] for row in table.rows)
     return buffer.getvalue()
+
+
+def json_table(table: ScoreTable) -> str:
+    """A list with an object per row; a mean of nothing is null."""
+    rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    return json.dumps(rows, indent=4, ensure_ascii=False)
 
 
 def mean(values: Sequence[float]) -> float | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from internvl_chat.errors import DatasetError
+from internvl_chat.errors import ConfigError, DatasetError
 from internvl_chat.evaluation.joining import OpenQuestions
 from internvl_chat.evaluation.metrics.mme import TaskCount, stored
 from internvl_chat.evaluation.sources import ImageFile
@@ -61,13 +63,19 @@ class StoredAnswer(str):
         return answer
 
 
-def load(root: DataRoot, rules: Rules) -> list[Question]:
-    """Questions of all tasks, those about the same image next to each other."""
+def load(root: DataRoot, rules: Rules, *, lists: Path | None = None) -> list[Question]:
+    """Questions of all tasks, those about the same image next to each other.
+
+    Args:
+        root: where the release lies.
+        rules: of no account here.
+        lists: folder of question lists that a user names; each task must have its own there.
+    """
     questions = []
     for task in TASK_NAMES:
         folder = root.folder / RELEASE / task
-        given = root.folder / LISTS / f"{task}.txt"
-        rows = list(_listed(given) if given.is_file() else _rebuilt(folder))
+        given = (lists or root.folder / LISTS) / f"{task}.txt"
+        rows = list(_listed(given) if lists or given.is_file() else _rebuilt(folder))
         for number, (image, text, truth) in enumerate(rows):
             questions.append(
                 Question(
@@ -228,6 +236,27 @@ def _answer_files(paths: Sequence[Path]) -> Iterator[Path]:
         yield from found
 
 
+def with_lists(task: TaskSpec, folder: Path) -> TaskSpec:
+    """The task with the question lists of a folder, as the original's ``--root`` names it.
+
+    Args:
+        task: MME.
+        folder: relative to the working directory, or to ``eval/mme``, the original's own.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    places = (folder, Path(LISTS).parent / folder)
+    found = next((place for place in places if place.is_dir()), None)
+    if found is None:
+        raise ConfigError(
+            f"no folder {places[0]} and no {places[1]}",
+            where="--root",
+            fix="Name the folder of the question lists, {task}.txt, or leave --root out.",
+        )
+    return replace(task, load=partial(load, lists=found))
+
+
 MME = TaskSpec(
     id="mme",
     suite="internvl",
@@ -250,6 +279,7 @@ MME = TaskSpec(
     export=export,
     read_answers=read_answers,
     single_process=True,
+    original_flags={"--root": True, "--sample": True},
     published="1614.0419167667067 / 558.2142857142858",
     source="https://github.com/BradyFU/Awesome-Multimodal-Large-Language-Models",
 )

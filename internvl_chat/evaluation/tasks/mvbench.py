@@ -91,7 +91,7 @@ MVBENCH_TASKS = tuple(
 def load(root: DataRoot, rules: Rules) -> list[Question]:
     """Questions of all tasks."""
     return [
-        _question(root, task, identity(record, number, where), record, where)
+        _question(root, rules, task, identity(record, number, where), record, where)
         for task in MVBENCH_TASKS
         for number, (record, where) in enumerate(
             read_records(root.folder / JSON / f"{task.stem}.json")
@@ -100,7 +100,12 @@ def load(root: DataRoot, rules: Rules) -> list[Question]:
 
 
 def _question(
-    root: DataRoot, task: MVBenchTask, own_id: str, record: dict[str, Any], where: str
+    root: DataRoot,
+    rules: Rules,
+    task: MVBenchTask,
+    own_id: str,
+    record: dict[str, Any],
+    where: str,
 ) -> Question:
     text = require_text(record, "question", where)
     candidates = require(record, "candidates", where)
@@ -118,6 +123,7 @@ def _question(
             bounds=_bounds(record, where) if task.is_bounded else None,
             frames_per_second=FOLDER_RATE if task.is_frames else None,
         ),
+        max_tiles=1 if rules == "later" else None,
         record={
             "task": task.title,
             "text": text,
@@ -221,10 +227,11 @@ MVBENCH = TaskSpec(
     generation=Generation(max_new_tokens=1000),
     metric="first word against the option's letter",
     score=score,
-    rules=("2024", "official"),
+    rules=("2024", "later", "official"),
     rule_differences={
+        "later": "with `--dynamic` a frame is one tile, unless `--max-num` says otherwise",
         "official": "an answer must name the right option, and no other, by letter or text; an "
-        "empty answer and an article at its beginning name none"
+        "empty answer and an article at its beginning name none",
     },
     export=export,
     read_answers=read_answers,

@@ -247,6 +247,7 @@ def _questions_of(raw: bytes, spec: DatasetSpec, identity: str, where: str) -> l
             video=_video(record, spec, where),
             earlier=turns[:number],
             system_message=record.system,
+            max_tiles=spec.max_dynamic_patch,
             record={"dataset": spec.name, "references": references or [answer], "fields": known},
         )
         for number, (question, answer) in enumerate(turns)

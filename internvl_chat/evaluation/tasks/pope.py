@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from internvl_chat.errors import DatasetError
 from internvl_chat.evaluation.joining import add_answer, read_records, require_text
+from internvl_chat.evaluation.metrics.final_answer import final_answer
 from internvl_chat.evaluation.metrics.pope import Counts, reads_as_yes
 from internvl_chat.evaluation.sources import (
     ImageFile,
@@ -27,6 +30,12 @@ from internvl_chat.evaluation.task import (
     ScoreInput,
     TaskSpec,
 )
+from internvl_chat.evaluation.tasks.wording import (
+    CHAIN_OF_THOUGHT,
+    COT_TOKENS,
+    NO_COT_IN_2024,
+    SHORT,
+)
 
 CATEGORIES = ("random", "popular", "adversarial")
 """In the guide's order; the original prints in that of a directory listing."""
@@ -35,8 +44,11 @@ IMAGES = "data/pope/val2014"
 LABELS = "data/pope/coco/coco_pope_{category}.json"
 
 
-def load(root: DataRoot, rules: Rules) -> list[Question]:
-    """Questions with their labels, which stand at the same position of the category's file."""
+def load(root: DataRoot, rules: Rules, *, reasons: bool = False) -> list[Question]:
+    """Questions with their labels, which stand at the same position of the category's file.
+
+    With ``reasons`` they are worded as ``--cot`` does it.
+    """
     labels = {category: _labels(root.folder, category) for category in CATEGORIES}
     met = dict.fromkeys(CATEGORIES, 0)
     questions = []
@@ -57,7 +69,7 @@ def load(root: DataRoot, rules: Rules) -> list[Question]:
         questions.append(
             Question(
                 id=str(require_plain(record, "question_id", where)),
-                prompt=f"{text} " if rules == "2024" else text.strip(),
+                prompt=_prompt(text, rules, reasons),
                 images=(
                     ImageFile(str(root.folder / IMAGES / require_text(record, "image", where))),
                 ),
@@ -71,24 +83,34 @@ def load(root: DataRoot, rules: Rules) -> list[Question]:
     return questions
 
 
+def _prompt(text: str, rules: Rules, reasons: bool) -> str:
+    if reasons:
+        return CHAIN_OF_THOUGHT.replace("{question}", text.replace(SHORT, "").strip())
+    return f"{text} " if rules == "2024" else text.strip()
+
+
 def _labels(folder: Path, category: str) -> list[str]:
     path = folder / LABELS.format(category=category)
     return [require_text(record, "label", where) for record, where in read_jsonl(path)]
 
 
-def score(given: ScoreInput) -> Score:
-    """Counts by category; their mean F1 under the later rules and as the guide does by hand."""
+def score(given: ScoreInput, *, reasons: bool = False) -> Score:
+    """Counts by category; their mean F1 under the later rules and as the guide does by hand.
+
+    With ``reasons`` only the final answer of each is read.
+    """
     metrics: dict[str, float | None] = {}
     per_sample: dict[str, float] = {}
     lines = ["Evaluating pope ..."]
     f1s: list[float] = []
+    stated = _stated(given.answers, reasons)
     for category in CATEGORIES:
         asked = [one for one in given.questions if one.record["category"] == category]
         if not asked:
             continue
         truth = [bool(one.record["is_yes"]) for one in asked]
         said = [
-            not is_yes if one.id in given.unanswered else reads_as_yes(given.answers[one.id])
+            not is_yes if one.id in given.unanswered else reads_as_yes(stated[one.id])
             for one, is_yes in zip(asked, truth, strict=True)
         ]
         counts = Counts.of(said, truth)
@@ -100,7 +122,16 @@ def score(given: ScoreInput) -> Score:
     metrics["overall_f1"] = overall
     if given.rules == "later":
         lines.append(f"Overall F1: {overall:.2f}")
-    return Score(metrics=metrics, printed="\n".join(lines) + "\n", per_sample=per_sample)
+    return Score(
+        metrics=metrics,
+        printed="\n".join(lines) + "\n",
+        per_sample=per_sample,
+        notes=(NO_COT_IN_2024,) if reasons else (),
+    )
+
+
+def _stated(answers: Mapping[str, str], reasons: bool) -> Mapping[str, str]:
+    return {name: final_answer(text) for name, text in answers.items()} if reasons else answers
 
 
 def _metrics(category: str, counts: Counts) -> dict[str, float]:
@@ -134,14 +165,18 @@ def _lines(category: str, counts: Counts) -> list[str]:
     ]
 
 
-def export(given: ExportInput) -> Mapping[str, str]:
-    """``pope_{stamp}.json``, a list with an object per question; later the answer stands twice."""
+def export(given: ExportInput, *, reasons: bool = False) -> Mapping[str, str]:
+    """``pope_{stamp}.json``, a list with an object per question.
+
+    Later the whole answer stands beside what was read of it, the same without ``reasons``.
+    """
     records: list[dict[str, Any]] = []
     for one in given.questions:
-        text = given.answers[one.id]
+        whole = given.answers[one.id]
+        text = final_answer(whole) if reasons else whole
         record = {"question_id": one.record["question_id"], "text": text}
         if given.rules == "later":
-            record["text_orig"] = text
+            record["text_orig"] = whole
         records.append(record | {"model_id": given.checkpoint, "metadata": {}})
     return {f"pope_{given.stamp}.json": json.dumps(records)}
 
@@ -157,7 +192,7 @@ def read_answers(files: Sequence[Path], questions: Sequence[Question]) -> dict[s
     return answers
 
 
-POPE = TaskSpec(
+_DIRECT = TaskSpec(
     id="pope",
     suite="internvl",
     title="POPE",
@@ -181,4 +216,17 @@ POPE = TaskSpec(
     read_answers=read_answers,
     published="88.6",
     source="https://github.com/RUCAIBox/POPE",
+)
+POPE = replace(
+    _DIRECT,
+    reasoning=replace(
+        _DIRECT,
+        load=partial(load, reasons=True),
+        generation=Generation(max_new_tokens=COT_TOKENS),
+        score=partial(score, reasons=True),
+        export=partial(export, reasons=True),
+        rules=("later",),
+        rule_differences={},
+        published="",
+    ),
 )

@@ -187,6 +187,7 @@ def _spec(id: str, title: str, splits: Sequence[str]) -> TaskSpec:
         generation=Generation(max_new_tokens=100),
         metric="IoU of at least 0.5",
         score=score,
+        original_flags={"--sample": False},
         export=export,
         read_answers=read_answers,
         published=" / ".join(SPLITS[split] for split in splits),

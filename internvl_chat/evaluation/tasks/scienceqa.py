@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from internvl_chat.errors import DatasetError
 from internvl_chat.evaluation.joining import OpenQuestions, identity, json_lines, require_text
+from internvl_chat.evaluation.metrics.final_answer import final_answer
 from internvl_chat.evaluation.metrics.letters import (
     LETTERS,
     lettered,
@@ -28,21 +31,30 @@ from internvl_chat.evaluation.task import (
     ScoreInput,
     TaskSpec,
 )
-from internvl_chat.evaluation.tasks.wording import LETTER_EN, NAMED_OPTION
+from internvl_chat.evaluation.tasks.wording import (
+    CHAIN_OF_THOUGHT,
+    COT_TOKENS,
+    LETTER_EN,
+    NAMED_OPTION,
+    NO_COT_IN_2024,
+)
 
 QUESTIONS = "data/scienceqa/scienceqa_test_img.jsonl"
 IMAGES = "data/scienceqa/images/test"
 _READERS = {"2024": read_letter, "later": read_letter_later, "official": named_letter}
 
 
-def load(root: DataRoot, rules: Rules) -> list[Question]:
-    """Questions with hint and lettered choices."""
+def load(root: DataRoot, rules: Rules, *, reasons: bool = False) -> list[Question]:
+    """Questions with hint and lettered choices; with ``reasons`` as ``--cot`` words them."""
     questions = []
     for number, (record, where) in enumerate(read_jsonl(root.folder / QUESTIONS)):
         options = _options(record, where)
         text, hint = require_text(record, "question", where), record.get("hint")
         lines = [str(hint)] if hint else []
-        prompt = "\n".join([*lines, text, *listed(options), LETTER_EN])
+        ending = "" if reasons else LETTER_EN
+        prompt = "\n".join([*lines, text, *listed(options), ending])
+        if reasons:
+            prompt = CHAIN_OF_THOUGHT.replace("{question}", prompt.strip())
         image = require_text(record, "image", where)
         questions.append(
             Question(
@@ -77,12 +89,13 @@ def _truth(record: dict[str, Any], options: Mapping[str, str], where: str) -> st
     return LETTERS[index]
 
 
-def score(given: ScoreInput) -> Score:
-    """Share of questions whose letter is right."""
+def score(given: ScoreInput, *, reasons: bool = False) -> Score:
+    """Share of questions whose letter is right; with ``reasons`` that of the final answer."""
     read = _READERS[given.rules]
     per_sample, num_empty = {}, 0
     for one in given.questions:
         answer = given.answers[one.id]
+        answer = final_answer(answer) if reasons else answer
         num_empty += not answer.strip()
         letter = read(answer, one.record["options"])
         per_sample[one.id] = float(letter == one.record["truth"])
@@ -91,11 +104,14 @@ def score(given: ScoreInput) -> Score:
         metrics={"accuracy": accuracy},
         printed=f"Evaluating sqa_test ...\nAcc@1: {accuracy}\n",
         per_sample=per_sample,
-        notes=(f"{num_empty} empty answers count as wrong",) if num_empty else (),
+        notes=(
+            *((f"{num_empty} empty answers count as wrong",) if num_empty else ()),
+            *((NO_COT_IN_2024,) if reasons else ()),
+        ),
     )
 
 
-def export(given: ExportInput) -> Mapping[str, str]:
+def export(given: ExportInput, *, reasons: bool = False) -> Mapping[str, str]:
     """``sqa_test_{stamp}.jsonl``, with letters as answers; later the whole answer beside it."""
     read = _READERS["2024" if given.rules == "2024" else "later"]
     records = []
@@ -103,7 +119,7 @@ def export(given: ExportInput) -> Mapping[str, str]:
         answer = given.answers[one.id]
         record = {
             "question": one.prompt,
-            "answer": read(answer, one.record["options"]),
+            "answer": read(final_answer(answer) if reasons else answer, one.record["options"]),
             "gt_answers": one.record["truth"],
             "image_path": one.record["image"],
         }
@@ -124,7 +140,7 @@ def read_answers(files: Sequence[Path], questions: Sequence[Question]) -> dict[s
     return answers
 
 
-SCIENCEQA = TaskSpec(
+_DIRECT = TaskSpec(
     id="scienceqa",
     suite="internvl",
     title="ScienceQA test, questions with an image",
@@ -148,4 +164,17 @@ SCIENCEQA = TaskSpec(
     read_answers=read_answers,
     published="Acc@1: 0.9806727813584531",
     source="https://github.com/lupantech/ScienceQA",
+)
+SCIENCEQA = replace(
+    _DIRECT,
+    reasoning=replace(
+        _DIRECT,
+        load=partial(load, reasons=True),
+        generation=Generation(max_new_tokens=COT_TOKENS),
+        score=partial(score, reasons=True),
+        export=partial(export, reasons=True),
+        rules=("later", "official"),
+        rule_differences={"official": NAMED_OPTION},
+        published="",
+    ),
 )

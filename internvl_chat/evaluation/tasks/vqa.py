@@ -220,6 +220,7 @@ def _task(
         rule_differences=differences,
         export=partial(export, splits),
         read_answers=partial(read_answers, splits),
+        original_flags={"--few-shot": False},
         published=published,
         source=source,
     )

@@ -98,9 +98,12 @@ def settings_in(folder: Path, **changes: Any) -> RunSettings:
         "num_beams": None,
         "uses_original_beams": False,
         "temperature": 0.0,
+        "samples": False,
+        "top_k": None,
+        "top_p": None,
         "max_new_tokens": None,
         "dynamic": False,
-        "max_num": 6,
+        "max_num": None,
         "num_segments": None,
         "load_in_8bit": False,
         "load_in_4bit": False,
@@ -110,6 +113,8 @@ def settings_in(folder: Path, **changes: Any) -> RunSettings:
         "workers": 2,
         "is_scored": True,
         "shows_answers": False,
+        "table_format": "xlsx",
+        "score_format": "csv",
     }
     return RunSettings(**(values | changes))
 

@@ -478,3 +478,83 @@ def test_the_key_is_nowhere_in_the_logs(make: Make, caplog: pytest.LogCaptureFix
         assert ask(judge) is None
     assert KEY not in caplog.text
     assert KEY not in repr(judge.summary()) + repr(vars(judge))
+
+
+# -- is it there? ---------------------------------------------------------------------------------
+
+
+def test_each_attempt_at_the_same_temperature_is_asked(make: Make, tmp_path: Path) -> None:
+    """Three tries are three requests, and a second run takes all of them from the file."""
+    replies = tmp_path / "judge.jsonl"
+    with judge_server(lambda number, body: said("hm" if number < 2 else "Yes")) as server:
+        for _ in range(2):
+            judge = make(server.url, replies=replies)
+            found = ask_until(
+                judge,
+                [request()],
+                lambda text: text if text == "Yes" else None,
+                temperatures=(0, 0, 0),
+            )
+            assert found == ["Yes"]
+            judge.close()
+    assert [body["temperature"] for body in server.bodies] == [0, 0, 0]
+    assert len({json.loads(line)["sha256"] for line in replies.open()}) == 3
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        (said("Hello!"), ""),
+        (said(""), ""),
+        (refused(429), ""),
+        (refused(400), ""),
+        (refused(401), "http 401, key refused"),
+        (refused(404), "http 404, no such model or address"),
+        (refused(429, "insufficient_quota"), "http 429, quota used up"),
+        (refused(500), "http 500"),
+        (Said(body=b"<html>"), "garbage"),
+        (Said(breaks=True), "connection broken"),
+    ],
+)
+def test_a_word_finds_out_whether_a_judge_answers(make: Make, reply: Said, reason: str) -> None:
+    with judge_server(lambda number, body: reply) as server:
+        judge = make(server.url)
+        assert judge.absence() == reason
+    assert server.texts()[0] == "hello"
+    assert len(server.bodies) == (
+        3 if reason in ("http 500", "garbage", "connection broken") else 1
+    )
+    assert judge.summary()["num_replies"] == judge.summary()["num_without_reply"] == 0
+
+
+def test_nobody_there(make: Make) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        judge = make(f"http://127.0.0.1:{taken.getsockname()[1]}/v1")
+        assert judge.absence() == "unreachable"
+
+
+def test_a_judge_with_kept_replies_is_not_asked_a_word(make: Make, tmp_path: Path) -> None:
+    with judge_server(lambda number, body: said("Yes")) as server:
+        judge = make(server.url, replies=tmp_path / "judge.jsonl")
+        ask(judge)
+        judge.close()
+    again = make("http://127.0.0.1:9/v1", replies=tmp_path / "judge.jsonl")
+    assert again.absence() == ""
+    assert ask(again) == "Yes"
+
+
+def test_requests_go_through_the_proxy_of_the_environment() -> None:
+    """The server plays the proxy: it is asked for the whole URL of the other."""
+    with judge_server(lambda number, body: said("Yes")) as server:
+        environ = {
+            "OPENAI_BASE_URL": "http://judge.invalid/v1",
+            "EVAL_PROXY": server.url.removesuffix("/v1"),
+        }
+        judge = open_judge("m", environ=environ, limits=QUICK)
+        assert judge is not None
+        assert judge.absence() == ""
+        judge.close()
+    assert server.headers[0]["host"] == "judge.invalid"
+    with pytest.raises(ConfigError, match="EVAL_PROXY: the judge's proxy cannot be used"):
+        open_judge("m", environ={"OPENAI_API_KEY": "k", "EVAL_PROXY": "no proxy"})

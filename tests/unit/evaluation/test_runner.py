@@ -279,7 +279,7 @@ def test_beams_of_videos_the_tsv_family_and_our_own_default(tmp_path: Path) -> N
     ("changes", "told"),
     [
         ({"batch_size": 0}, "--batch-size: is 0"),
-        ({"max_num": 0}, "--max-num: is below 1"),
+        ({"max_num": 0}, "--max-num: is 0"),
         ({"temperature": -1.0}, "--temperature: is -1.0"),
         ({"load_in_8bit": True, "load_in_4bit": True}, "exclude each other"),
     ],

@@ -24,7 +24,7 @@ from internvl_chat.evaluation.metrics.multiple_choice import (
     options_of,
     render_options,
 )
-from internvl_chat.evaluation.metrics.tables import ScoreTable, csv_table, print_table
+from internvl_chat.evaluation.metrics.tables import ScoreTable, print_table
 from internvl_chat.evaluation.spreadsheets import split_judgement
 from internvl_chat.evaluation.task import ExportInput, Question, Score, ScoreInput, TaskSpec
 from internvl_chat.evaluation.tasks.tsv.common import (
@@ -40,6 +40,7 @@ from internvl_chat.evaluation.tasks.tsv.common import (
     plain_answers,
     question_of,
     request,
+    score_file,
     tsv_task,
 )
 from internvl_chat.evaluation.tsv import text_of, texts_of
@@ -148,8 +149,9 @@ def _by_judge(given: ScoreInput, waiting: Sequence[ChoiceItem]) -> dict[str, Cho
         return {}
     readings: dict[str, ChoiceReading] = {}
     left = list(waiting)
-    for _ in range(JUDGE_TRIES):
-        replies = ask_all(given.judge, [_request(item) for item in left])
+    for number in range(JUDGE_TRIES):
+        requests = [replace(_request(item), attempt=number) for item in left]
+        replies = ask_all(given.judge, requests)
         for item, reply in zip(left, replies, strict=True):
             if reply and (found := can_infer(reply, item.options, later=given.rules == "later")):
                 readings[item.id] = ChoiceReading.of(item, found, f"judge: {reply}")
@@ -220,11 +222,13 @@ def score_choices(given: ScoreInput, dataset: str) -> Score:
 def export_choices(given: ExportInput, dataset: str) -> dict[str, str | bytes]:
     """The table of answers; with a score, that with ``hit`` and ``log``, and the means."""
     stem = file_stem(given, dataset)
-    files: dict[str, str | bytes] = {f"{stem}.xlsx": answer_table(given)}
+    files: dict[str, str | bytes] = {f"{stem}.{given.table_format}": answer_table(given)}
     if given.score is not None:
         table = table_of(given.questions, given.score.per_sample, dataset)
-        files[f"{stem}_{judge_suffix(given)}_result.xlsx"] = answer_table(given, scored=True)
-        files[f"{stem}_acc.csv"] = csv_table(table)
+        files[f"{stem}_{judge_suffix(given)}_result.{given.table_format}"] = answer_table(
+            given, scored=True
+        )
+        files[f"{stem}_acc.{given.score_format}"] = score_file(given, table)
     return files
 
 
@@ -237,7 +241,10 @@ def export_for_server(given: ExportInput, dataset: str) -> dict[str, str | bytes
         answer = split_judgement(given.answers[one.id])[0]
         letter = can_infer(answer, options_of(one.record), later=later)
         chosen[str(one.record.get("id", one.id))] = letter or answer
-    return {f"{stem}.xlsx": answer_table(given), f"{stem}.json": json.dumps(chosen, indent=4)}
+    if given.table_format == "json":  # whose place the submission takes
+        given = replace(given, table_format="xlsx")
+    table = {f"{stem}.{given.table_format}": answer_table(given)}
+    return {**table, f"{stem}.json": json.dumps(chosen, indent=4)}
 
 
 def choice_task(dataset: str, *, file: str | None = None, **details: Any) -> TaskSpec:

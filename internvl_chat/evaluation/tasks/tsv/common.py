@@ -9,9 +9,12 @@ from typing import Any, TypeVar
 
 from internvl_chat.evaluation.judge import JudgeRequest, ask_until
 from internvl_chat.evaluation.metrics.multiple_choice import LETTERS
+from internvl_chat.evaluation.metrics.tables import ScoreTable, csv_table, json_table
 from internvl_chat.evaluation.spreadsheets import (
     read_predictions,
     split_judgement,
+    write_json_table,
+    write_tsv,
     write_xlsx,
 )
 from internvl_chat.evaluation.task import (
@@ -50,6 +53,8 @@ JUDGE_TEMPERATURES = (0.0, 0.5, 1.0, 1.5, 2.0)
 """Of each try, where a reply cannot be read."""
 MAX_TOKENS = 1024
 """Of a judge's reply, unless a benchmark says otherwise."""
+
+_WRITERS = {"xlsx": write_xlsx, "tsv": write_tsv, "json": write_json_table}
 
 Parsed = TypeVar("Parsed")
 Prompt = Callable[[Mapping[str, Any]], str]
@@ -166,8 +171,13 @@ def answer_table(given: ExportInput, *, scored: bool = False) -> bytes:
         if scored and given.score is not None:
             row |= given.score.added_columns.get(one.id, {})
         rows.append(row)
-    columns = dict.fromkeys(name for row in rows for name in row)
-    return write_xlsx(tuple(columns), rows)
+    columns = tuple(dict.fromkeys(name for row in rows for name in row))
+    return _WRITERS[given.table_format](columns, rows)
+
+
+def score_file(given: ExportInput, table: ScoreTable) -> str:
+    """A table of scores in the format that is wanted."""
+    return json_table(table) if given.score_format == "json" else csv_table(table)
 
 
 # -- tasks ---------------------------------------------------------------------------------------

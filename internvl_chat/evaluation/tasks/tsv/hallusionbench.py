@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from internvl_chat.evaluation.metrics.tables import ScoreTable, csv_table, print_table
+from internvl_chat.evaluation.metrics.tables import ScoreTable, print_table
 from internvl_chat.evaluation.metrics.yes_no import (
     YesNo,
     YesNoItem,
@@ -33,6 +33,7 @@ from internvl_chat.evaluation.tasks.tsv.common import (
     plain_answers,
     question_of,
     request,
+    score_file,
     tsv_task,
     yes_no_prompt,
 )
@@ -141,11 +142,11 @@ def export_yes_no(
 ) -> dict[str, str | bytes]:
     """The table of answers; with a score, that with ``extracted`` and ``score``, and the rates."""
     stem = file_stem(given, dataset)
-    files: dict[str, str | bytes] = {f"{stem}.xlsx": answer_table(given)}
+    files: dict[str, str | bytes] = {f"{stem}.{given.table_format}": answer_table(given)}
     if given.score is not None:
-        files[f"{stem}_auxmatch.xlsx"] = answer_table(given, scored=True)
-        files[f"{stem}_score.csv"] = csv_table(
-            table_of(items_of(given.questions, given.score.per_sample))
+        files[f"{stem}_auxmatch.{given.table_format}"] = answer_table(given, scored=True)
+        files[f"{stem}_score.{given.score_format}"] = score_file(
+            given, table_of(items_of(given.questions, given.score.per_sample))
         )
     return files
 

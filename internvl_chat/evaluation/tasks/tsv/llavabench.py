@@ -12,7 +12,7 @@ from internvl_chat.evaluation.metrics.llavabench_tsv import (
     marks_table,
     read_marks,
 )
-from internvl_chat.evaluation.metrics.tables import ScoreTable, csv_table, print_table
+from internvl_chat.evaluation.metrics.tables import ScoreTable, print_table
 from internvl_chat.evaluation.task import ExportInput, Question, Score, ScoreInput
 from internvl_chat.evaluation.tasks.tsv.common import (
     MAX_TOKENS,
@@ -22,6 +22,7 @@ from internvl_chat.evaluation.tasks.tsv.common import (
     lacking,
     plain_answers,
     question_of,
+    score_file,
     tsv_task,
 )
 from internvl_chat.evaluation.tsv import text_of, texts_of
@@ -107,13 +108,13 @@ def score(given: ScoreInput) -> Score:
 def export(given: ExportInput) -> dict[str, str | bytes]:
     """The table of answers; with marks, that with both, and the means."""
     stem = file_stem(given, DATASET)
-    files: dict[str, str | bytes] = {f"{stem}.xlsx": answer_table(given)}
+    files: dict[str, str | bytes] = {f"{stem}.{given.table_format}": answer_table(given)}
     if given.score is not None and given.score.added_columns:
         added = [given.score.added_columns[one.id] for one in given.questions]
         marks = [(one["gpt4_score"], one["score"]) for one in added]
         table = table_of(given.questions, marks, official=given.rules == "official")
-        files[f"{stem}_openai_result.xlsx"] = answer_table(given, scored=True)
-        files[f"{stem}_score.csv"] = csv_table(table)
+        files[f"{stem}_openai_result.{given.table_format}"] = answer_table(given, scored=True)
+        files[f"{stem}_score.{given.score_format}"] = score_file(given, table)
     return files
 
 

@@ -13,7 +13,7 @@ from internvl_chat.evaluation.metrics.mathvista import (
     prefetch,
     skill_table,
 )
-from internvl_chat.evaluation.metrics.tables import ScoreTable, csv_table, print_table
+from internvl_chat.evaluation.metrics.tables import ScoreTable, print_table
 from internvl_chat.evaluation.task import ExportInput, Question, Score, ScoreInput
 from internvl_chat.evaluation.tasks.tsv.common import (
     JUDGE_TEMPERATURES,
@@ -28,6 +28,7 @@ from internvl_chat.evaluation.tasks.tsv.common import (
     plain_answers,
     question_of,
     request,
+    score_file,
     tsv_task,
 )
 from internvl_chat.evaluation.tsv import literal, text_of
@@ -161,13 +162,13 @@ def score(given: ScoreInput) -> Score:
 def export(given: ExportInput) -> dict[str, str | bytes]:
     """The table of answers; with a score, that with ``res`` and ``log``, and the counts."""
     stem = file_stem(given, DATASET)
-    files: dict[str, str | bytes] = {f"{stem}.xlsx": answer_table(given)}
+    files: dict[str, str | bytes] = {f"{stem}.{given.table_format}": answer_table(given)}
     if given.score is not None:
         readings = [_reading(given.score, one) for one in given.questions]
         table = table_of(given.questions, readings, official=given.rules == "official")
         suffix = judge_suffix(given)
-        files[f"{stem}_{suffix}.xlsx"] = answer_table(given, scored=True)
-        files[f"{stem}_{suffix}_score.csv"] = csv_table(table)
+        files[f"{stem}_{suffix}.{given.table_format}"] = answer_table(given, scored=True)
+        files[f"{stem}_{suffix}_score.{given.score_format}"] = score_file(given, table)
     return files
 
 

@@ -9,7 +9,7 @@ from internvl_chat.evaluation.metrics.mmvet import (
     mark_tables,
     read_mark,
 )
-from internvl_chat.evaluation.metrics.tables import ScoreTable, csv_table, print_table
+from internvl_chat.evaluation.metrics.tables import ScoreTable, print_table
 from internvl_chat.evaluation.task import ExportInput, Question, Score, ScoreInput
 from internvl_chat.evaluation.tasks.tsv.common import (
     JUDGE_TEMPERATURES,
@@ -22,6 +22,7 @@ from internvl_chat.evaluation.tasks.tsv.common import (
     plain_answers,
     question_of,
     request,
+    score_file,
     tsv_task,
 )
 from internvl_chat.evaluation.tsv import text_of
@@ -99,14 +100,14 @@ def score(given: ScoreInput) -> Score:
 def export(given: ExportInput) -> dict[str, str | bytes]:
     """The table of answers; with marks, that with ``score`` and ``log``, and both means."""
     stem = file_stem(given, DATASET)
-    files: dict[str, str | bytes] = {f"{stem}.xlsx": answer_table(given)}
+    files: dict[str, str | bytes] = {f"{stem}.{given.table_format}": answer_table(given)}
     if given.score is not None and given.score.per_sample:
         official = given.rules == "official"
         coarse, fine = tables_of(given.questions, given.score.per_sample, official=official)
         suffix = judge_suffix(given)
-        files[f"{stem}_{suffix}.xlsx"] = answer_table(given, scored=True)
-        files[f"{stem}_{suffix}_score.csv"] = csv_table(coarse)
-        files[f"{stem}_{suffix}_score_fine.csv"] = csv_table(fine)
+        files[f"{stem}_{suffix}.{given.table_format}"] = answer_table(given, scored=True)
+        files[f"{stem}_{suffix}_score.{given.score_format}"] = score_file(given, coarse)
+        files[f"{stem}_{suffix}_score_fine.{given.score_format}"] = score_file(given, fine)
     return files
 
 

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 
 from internvl_chat.evaluation.metrics.multiple_choice import accuracy_table
 from internvl_chat.evaluation.metrics.ocrbench import CATEGORIES, accepted_texts, is_hit, totals
-from internvl_chat.evaluation.metrics.tables import csv_table, print_table
+from internvl_chat.evaluation.metrics.tables import print_table
 from internvl_chat.evaluation.task import ExportInput, Question, Score, ScoreInput, TaskSpec
 from internvl_chat.evaluation.tasks.tsv.common import (
     answer_table,
     file_stem,
     lacking,
     plain_answers,
+    score_file,
     short_prompt,
     tsv_task,
 )
@@ -70,7 +71,7 @@ def _totals(questions: Sequence[Question], hits: dict[str, float]) -> dict[str, 
 def export(given: ExportInput) -> dict[str, str | bytes]:
     """The table of answers; with a score, the result as JSON."""
     stem = file_stem(given, DATASET)
-    files: dict[str, str | bytes] = {f"{stem}.xlsx": answer_table(given)}
+    files: dict[str, str | bytes] = {f"{stem}.{given.table_format}": answer_table(given)}
     if given.score is not None:
         result = _totals(given.questions, dict(given.score.per_sample))
         files[f"{stem}_score.json"] = json.dumps(result, indent=4, ensure_ascii=False)
@@ -125,11 +126,11 @@ def short_task(dataset: str, *, file: str | None = None) -> TaskSpec:
 
     def export_short(given: ExportInput) -> dict[str, str | bytes]:
         stem = file_stem(given, dataset)
-        files: dict[str, str | bytes] = {f"{stem}.xlsx": answer_table(given)}
+        files: dict[str, str | bytes] = {f"{stem}.{given.table_format}": answer_table(given)}
         if given.score is not None:
             hits = [given.score.per_sample[one.id] for one in given.questions]
             table = accuracy_table([one.record for one in given.questions], hits)
-            files[f"{stem}_acc.csv"] = csv_table(table)
+            files[f"{stem}_acc.{given.score_format}"] = score_file(given, table)
         return files
 
     return tsv_task(
