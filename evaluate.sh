@@ -50,6 +50,10 @@ case $task in mme | mmvet | llava-bench) GPUS=1 ;; esac
 for word; do
     case $word in --auto) GPUS=1 ;; esac
 done
+# In a step of srun its tasks are the processes: `srun -n 8 sh evaluate.sh CHECKPOINT TASK`.
+if [ -n "${SLURM_STEP_ID:-}" ] && [ "${SLURM_NTASKS:-1}" -gt 1 ]; then
+    GPUS=1
+fi
 
 PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONPATH
