@@ -12,29 +12,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from internvl_chat.errors import ConfigError
-from internvl_chat.evaluation.releases import (
-    Layout,
-    Release,
-    ai2d,
-    as_it_is,
+from internvl_chat.evaluation.releases.as_they_are import as_it_is, mmmu, mvbench
+from internvl_chat.evaluation.releases.choice import ai2d, mmvp, scienceqa, seed
+from internvl_chat.evaluation.releases.open_ended import mmvet
+from internvl_chat.evaluation.releases.release import Layout, Release
+from internvl_chat.evaluation.releases.vqa import (
     chartqa,
     docvqa,
     gqa,
     infovqa,
-    mme,
-    mmmu,
-    mmvet,
-    mmvp,
-    mvbench,
     okvqa,
-    pope,
-    scienceqa,
-    seed,
     textvqa,
     textvqa_ocr,
     vizwiz_test,
     vizwiz_val,
 )
+from internvl_chat.evaluation.releases.yes_no import mme, pope
 from internvl_chat.files import written_aside
 from internvl_chat.model.suggestions import suggest
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from internvl_chat.evaluation.releases import MME_COGNITION, MME_PERCEPTION
+from internvl_chat.evaluation.releases.yes_no import MME_COGNITION, MME_PERCEPTION
 
 TEN = ["corgi"] * 4 + ["dog"] * 6
 

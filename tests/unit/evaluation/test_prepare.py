@@ -11,7 +11,8 @@ import pytest
 from internvl_chat.errors import ConfigError, DatasetError
 from internvl_chat.evaluation.prepare import PREPARATIONS, prepare
 from internvl_chat.evaluation.registry import TASKS
-from internvl_chat.evaluation.releases import MME_COGNITION, MME_PERCEPTION, most_common
+from internvl_chat.evaluation.releases.release import most_common
+from internvl_chat.evaluation.releases.yes_no import MME_COGNITION, MME_PERCEPTION
 from internvl_chat.evaluation.sources import ImageFile
 from internvl_chat.evaluation.task import DataRoot
 from tests.support.evaluation.releases import RELEASES, write
