@@ -15,6 +15,7 @@ from internvl_chat.errors import ConfigError
 from internvl_chat.evaluation.releases.as_they_are import as_it_is, mmmu, mvbench
 from internvl_chat.evaluation.releases.choice import ai2d, mmvp, scienceqa, seed
 from internvl_chat.evaluation.releases.open_ended import mmvet
+from internvl_chat.evaluation.releases.refcoco import refcoco
 from internvl_chat.evaluation.releases.release import Layout, Release
 from internvl_chat.evaluation.releases.vqa import (
     chartqa,
@@ -28,6 +29,7 @@ from internvl_chat.evaluation.releases.vqa import (
     vizwiz_val,
 )
 from internvl_chat.evaluation.releases.yes_no import mme, pope
+from internvl_chat.evaluation.tasks.refcoco import SPLITS as REFCOCO_SPLITS
 from internvl_chat.files import written_aside
 from internvl_chat.model.suggestions import suggest
 
@@ -45,6 +47,13 @@ class Preparation:
 
 def _tsv(name: str) -> Preparation:
     return Preparation(wants=name, read=as_it_is({f"data/mmbench/{name}": name}))
+
+
+def _reference_set(split: str) -> Preparation:
+    name = split.partition("_")[0]
+    author = "umd" if name == "refcocog" else "unc"
+    wants = f"{name}/ with instances.json and refs({author}).p"
+    return Preparation(wants=wants, read=refcoco(split))
 
 
 _MMMU = Preparation(wants="a folder per subject with parquet, arrow or JSON lines", read=mmmu)
@@ -109,10 +118,14 @@ PREPARATIONS: dict[str, Preparation] = {
             {f"{_LLAVA_FOLDER}/images": "images"},
         ),
     ),
+    "refcoco": Preparation(
+        wants="refcoco/, refcoco+/, refcocog/: each instances.json and refs(unc).p or refs(umd).p",
+        read=refcoco(*REFCOCO_SPLITS),
+    ),
+    **{one.replace("_", "-"): _reference_set(one) for one in REFCOCO_SPLITS},
     "mvbench": Preparation(wants="json/ with 20 files, video/", read=mvbench),
 }
-"""By task id. What is not here is used as it is published (the TSV family), or its release has a
-format that is not known here (RefCOCO's pickled references)."""
+"""By task id. What is not here is used as it is published: the TSV family."""
 
 
 def prepare(task_id: str, source: Path, target: Path) -> list[Path]:

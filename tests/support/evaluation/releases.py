@@ -6,12 +6,14 @@ import base64
 import csv
 import io
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from internvl_chat.evaluation.releases.yes_no import MME_COGNITION, MME_PERCEPTION
+from internvl_chat.evaluation.tasks.refcoco import REFCOCO
 
 TEN = ["corgi"] * 4 + ["dog"] * 6
 
@@ -235,6 +237,48 @@ def write_mmmu(root: Path) -> None:
     write(root / "MMMU/Accounting/validation-00000-of-00001.parquet", "")
 
 
+def write_refcoco(root: Path) -> None:
+    """The three sets, references pickled as Python 2 did it: two sentences a reference."""
+    image(root / "train2014/COCO_train2014_000000000009.jpg", "jpeg")
+    images = [
+        {
+            "id": 9,
+            "file_name": "COCO_train2014_000000000009.jpg",
+            "height": 480,
+            "width": 640,
+        }
+    ]
+    annotations = [{"id": 77, "image_id": 9, "bbox": [10.5, 20.0, 100.0, 50.25]}]
+    for name, author, splits in (
+        ("refcoco", "unc", ("train", "val", "testA", "testB")),
+        ("refcoco+", "unc", ("train", "val", "testA", "testB")),
+        ("refcocog", "umd", ("train", "val", "test")),
+    ):
+        write(root / name / "instances.json", {"images": images, "annotations": annotations})
+        references = [
+            {
+                "ref_id": number,
+                "ann_id": 77,
+                "image_id": 9,
+                "category_id": 1,
+                "file_name": "COCO_train2014_000000000009_77.jpg",
+                "split": split,
+                "sent_ids": [2 * number, 2 * number + 1],
+                "sentences": [
+                    {
+                        "sent_id": 2 * number + n,
+                        "raw": f"Left mug, {split}!",
+                        "sent": f"left mug {split} {n}",
+                        "tokens": ["left", "mug", split],
+                    }
+                    for n in range(2)
+                ],
+            }
+            for number, split in enumerate(splits)
+        ]
+        (root / name / f"refs({author}).p").write_bytes(pickle.dumps(references, protocol=2))
+
+
 RELEASES = {
     "mme": write_mme,
     "vqa-okvqa-val": write_okvqa,
@@ -267,5 +311,6 @@ RELEASES = {
     "mmvp": write_mmvp,
     "llava-bench": write_llava_bench,
     "mvbench": write_mvbench,
+    **{task.id: write_refcoco for task in REFCOCO},
 }
 """Task id -> what writes its release into a folder."""

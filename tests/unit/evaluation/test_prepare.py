@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -412,3 +414,75 @@ def test_characters_that_no_file_can_hold(source: Path, work: Path) -> None:
 def test_most_common() -> None:
     assert most_common(["b", "a", "a", "b"]) == "b"
     assert most_common([]) == ""
+
+
+def test_refcoco(source: Path, work: Path) -> None:
+    RELEASES["refcoco"](source)
+    written = prepare("refcoco-testA", source / "refcoco", work)
+    assert [path.relative_to(work).as_posix() for path in written] == [
+        "data/refcoco/refcoco_testA.jsonl"
+    ]
+    assert rows(written[0]) == [
+        {
+            "image": "data/coco/train2014/COCO_train2014_000000000009.jpg",
+            "sent": f"left mug testA {n}",
+            "bbox": [10.5, 20.0, 110.5, 70.25],
+            "height": 480,
+            "width": 640,
+        }
+        for n in range(2)
+    ]
+    whole = prepare("refcoco", source, work)
+    assert len(whole) == 8  # seven files more and the images
+    assert (work / "data/coco/train2014").is_symlink()
+
+
+class Command:
+    """What a pickle of an attacker holds."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.marker}",)
+
+
+def test_a_pickle_runs_nothing(source: Path, work: Path, tmp_path: Path) -> None:
+    RELEASES["refcoco"](source)
+    marker = tmp_path / "ran"
+    place = source / "refcoco/refs(unc).p"
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        bad = pickle.dumps([{"split": "val", "x": Command(marker)}], protocol=protocol)
+        place.write_bytes(bad)
+        with pytest.raises(DatasetError, match=r"no pickle of plain values \(it names .*system\)"):
+            prepare("refcoco-val", source, work)
+    place.write_bytes(f"(S'touch {marker}'\nios\nsystem\n.".encode())  # the oldest form
+    with pytest.raises(DatasetError, match=r"it names os.system"):
+        prepare("refcoco-val", source, work)
+    assert not marker.exists()
+    assert not work.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "no pickle of plain values"),
+        (b"garbage", "no pickle of plain values"),
+        (b"\x80\x02Q.", "no pickle of plain values"),
+        (pickle.dumps({"a": 1}), "the content is no list"),
+        (pickle.dumps([7]), "record 0: is no JSON object"),
+        (pickle.dumps([{"split": "train"}]), "holds no reference of the split val"),
+        (pickle.dumps([{"split": "val", "ann_id": 8}]), "has no ann_id 8"),
+        (pickle.dumps([{"split": "val", "ann_id": [8]}]), r"has no ann_id \[8\]"),
+        (
+            pickle.dumps([{"split": "val", "ann_id": 77, "image_id": 9, "sentences": ["x"]}]),
+            'a sentence has no text "sent"',
+        ),
+    ],
+)
+def test_malformed_references(source: Path, work: Path, content: bytes, told: str) -> None:
+    RELEASES["refcoco"](source)
+    (source / "refcoco/refs(unc).p").write_bytes(content)
+    with pytest.raises(DatasetError, match=told):
+        prepare("refcoco-val", source, work)
+    assert not work.exists()
