@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slurm
 MODEL = str(ROOT / "pretrained/internvl-chat-tiny")
 RESULTS = "results/pretrained_internvl-chat-tiny/pope"
 ASKED = (MODEL, "pope", "--num-beams", "1", "--max-new-tokens", "6")
-COMMAND = (sys.executable, str(ROOT / "internvl_chat_command.py"), "eval", "run", *ASKED)
+COMMAND = (sys.executable, "-m", "internvl_chat", "eval", "run", *ASKED)
 SCRIPT = ("sh", str(ROOT / "evaluate.sh"), *ASKED)
 ON_TWO_NODES = ("srun", "--partition=train", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1")
 
@@ -64,7 +64,7 @@ def test_two_nodes_answer_as_one_process(
 
 
 def test_exit_codes_come_through_srun(cluster: Cluster, tmp_path: Path) -> None:
-    done = asked(tmp_path / "a", *ON_TWO_NODES, *COMMAND[:4], MODEL, "pop", cluster=cluster)
+    done = asked(tmp_path / "a", *ON_TWO_NODES, *COMMAND[:5], MODEL, "pop", cluster=cluster)
     assert done.returncode == 2, done.stderr
     assert "Did you mean pope?" in done.stderr
     folder = tmp_path / "b"
