@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from internvl_chat.cli.data_check import check
+
 if TYPE_CHECKING:
     from internvl_chat.config import DataConfig
 
 _PUBLISHED_TOKENS = 256  # a tile of the published models: 448 pixels, patches of 14, ratio 0.5
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(check)
 
 Meta = Annotated[Path, typer.Argument(help="Meta JSON: the datasets.")]
 Model = Annotated[
@@ -74,6 +77,8 @@ def preview(
             typer.echo(f"error: {err}", err=True)
             exit_code = err.exit_code
             continue
+        for remark in one.loaded.record.warnings:
+            typer.echo(f"warning: {one.file}:{one.line}: {remark}", err=True)
         if as_json:
             typer.echo(json.dumps(one.as_dict(), ensure_ascii=False))
         else:

@@ -9,7 +9,7 @@ character of an answer or of the end-of-turn mark behind it.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -73,6 +73,8 @@ class Encoder:
                 fix="Add the special tokens to it (checkpoint.add_special_tokens).",
             )
         self._context_id = ids[IMG_CONTEXT_TOKEN]
+        self._marks = dict.fromkeys(self.tokens.control_tokens(), "the tokenizer")
+        self._marks |= marks_of(self.template)
         self._bos_id: int | None = None
         self._bos_text = ""
         if self.template.bos_in_training:
@@ -83,18 +85,10 @@ class Encoder:
         """Write the conversation with ONE placeholder per image.
 
         Raises:
-            BadRecordError: the text holds one of the template's control tokens.
+            BadRecordError: the text holds a control token of the template or the tokenizer.
         """
         template = self.template
-        texts = [*chain.from_iterable(turns), system or ""]
-        for mark in template_marks(template):
-            if any(mark in text for text in texts):
-                raise BadRecordError(
-                    "CONTROL_TOKEN",
-                    f"the text holds {mark}, a control token of template {template.name}",
-                    where=where,
-                    fix="Remove or spell it differently.",
-                )
+        refuse_marks(turns, system, self._marks, where=where)
         placed = [(question.replace(IMAGE_TAG, _ONE_IMAGE), answer) for question, answer in turns]
         return template.render(placed, self.config.system_message if system is None else system)
 
@@ -206,6 +200,34 @@ def _label(rendered: Rendered, tokens: Tokens) -> np.ndarray:
         inside = (ends > answer.start) & (tokens.starts < answer.end)
         labels[inside] = tokens.ids[inside]
     return labels
+
+
+def refuse_marks(turns: Turns, system: str | None, marks: Mapping[str, str], *, where: str) -> None:
+    """Refuse control tokens in what people wrote: a model must not learn to end inside an answer.
+
+    Args:
+        turns: (question, answer) pairs.
+        system: the record's own system message.
+        marks: control token -> whose it is.
+        where: ``file:line``, for messages.
+
+    Raises:
+        BadRecordError: the text holds one.
+    """
+    for text in (*chain.from_iterable(turns), system or ""):
+        for mark, owner in marks.items():
+            if mark in text:
+                raise BadRecordError(
+                    "CONTROL_TOKEN",
+                    f"the text holds {mark}, a control token of {owner}",
+                    where=where,
+                    fix="Remove or spell it differently.",
+                )
+
+
+def marks_of(template: Template) -> dict[str, str]:
+    """A template's control tokens for :func:`refuse_marks`."""
+    return dict.fromkeys(template_marks(template), f"template {template.name}")
 
 
 @lru_cache(maxsize=32)

@@ -96,7 +96,7 @@ def _convert_boxes(
         else:
             assert size is not None, "needs_sizes() asks for sizes of pixel boxes"
             converted = boxes.pixel_to_1000(text, size, pad_size=pad_size)
-        problems.extend(converted.problems)
+        problems.extend(f"BOX_INVERTED: {problem}" for problem in converted.problems)
         return converted.text
 
     return tuple((convert(q), convert(a)) for q, a in record.turns), tuple(problems)

@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -25,6 +26,7 @@ BoxFormat = Literal["keep", "unit_to_1000", "pixel_to_1000"]
 BOX_FORMATS: tuple[BoxFormat, ...] = ("keep", "unit_to_1000", "pixel_to_1000")
 REQUIRED_KEYS = ("root", "annotation", "data_augment", "repeat_time", "length")
 OPTIONAL_KEYS = ("max_dynamic_patch", "box_format", "weight")
+_LARGEST = 1e15  # of any number in a meta
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,19 +55,43 @@ class DatasetSpec:
         return math.floor(Fraction(repr(self.repeat_time)) * num_records)
 
 
-class _Duplicates:
-    """Collects repeated keys while JSON is parsed: json.loads would keep the last silently."""
+@dataclass(frozen=True, kw_only=True)
+class MetaProblem:
+    """Something about a meta JSON; ``data/check/codes.py`` says how bad it is."""
 
-    def __init__(self) -> None:
-        self.keys: list[str] = []
+    code: str
+    dataset: str | None
+    problem: str
+    mend: str
+    where: str
+    """The file, with a line where one is known."""
 
-    def __call__(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        table: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in table:
-                self.keys.append(key)
-            table[key] = value
-        return table
+    @property
+    def sentence(self) -> str:
+        """With the dataset's name and the mend."""
+        entry = "" if self.dataset is None else f'entry "{self.dataset}": '
+        return f"{entry}{self.problem} {self.mend}".rstrip()
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetaReading:
+    """A meta JSON as far as it can be read."""
+
+    specs: tuple[DatasetSpec, ...]
+    """Entries whose root and annotation are known, in the file's order; what is wrong in them
+    besides is as by default. Names may occur twice."""
+    problems: tuple[MetaProblem, ...]
+    warnings: tuple[MetaProblem, ...]
+
+
+class _Object(dict[str, Any]):
+    """A JSON object that remembers repeated keys: json.loads would keep the last silently."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self.pairs = pairs
+        seen: set[str] = set()
+        self.repeated = [key for key, _ in pairs if key in seen or seen.add(key)]  # type: ignore[func-returns-value]
 
 
 def load_meta(path: str | os.PathLike[str]) -> list[DatasetSpec]:
@@ -82,70 +108,91 @@ def load_meta(path: str | os.PathLike[str]) -> list[DatasetSpec]:
         DatasetError: the file is missing, empty, no JSON object, names no dataset, or an entry is
             wrong; the message names dataset and key for each problem.
     """
+    reading = read_meta(path)
+    for warning in reading.warnings:
+        logger.warning("%s: %s", warning.where, warning.sentence)
+    problems = reading.problems
+    if len(problems) == 1:
+        raise DatasetError(problems[0].sentence, where=problems[0].where)
+    if problems:
+        listed = "\n  ".join(problem.sentence for problem in problems)
+        raise DatasetError(f"{len(problems)} problems:\n  {listed}", where=str(path))
+    return list(reading.specs)
+
+
+def read_meta(path: str | os.PathLike[str]) -> MetaReading:
+    """As :func:`load_meta`, but tells problems instead of raising, and goes on after each."""
     meta_path = Path(path)
-    table = _parse(meta_path)
-    problems: list[str] = []
+    table, problems, warnings = _parse(meta_path)
     specs: list[DatasetSpec] = []
-    for name, entry in table.items():
-        found: list[str] = []
-        spec = _check_entry(name, entry, meta_path, found)
-        problems += [f'entry "{name}": {problem}' for problem in found]
+    names: set[str] = set()
+    for name, entry in table:
+        checker = _Entry(name, meta_path)
+        if name in names:
+            checker.problem(
+                "DUPLICATE_DATASET",
+                f'two entries named "{name}"; JSON would silently keep the last',
+                "Rename or delete one.",
+            )
+        names.add(name)
+        spec = checker.check(entry)
+        problems += checker.problems
+        warnings += checker.warnings
         if spec is not None:
             specs.append(spec)
-    if len(problems) == 1:
-        raise DatasetError(problems[0], where=str(meta_path))
-    if problems:
-        listed = "\n  ".join(problems)
-        raise DatasetError(f"{len(problems)} problems:\n  {listed}", where=str(meta_path))
-    return specs
+    return MetaReading(specs=tuple(specs), problems=tuple(problems), warnings=tuple(warnings))
 
 
-def _parse(path: Path) -> dict[str, Any]:
+_Table = list[tuple[str, Any]]
+
+
+def _parse(path: Path) -> tuple[_Table, list[MetaProblem], list[MetaProblem]]:
+    """(entries, problems, warnings) of the file."""
     where = str(path)
+
+    def one(problem: str, mend: str, *, line: int | None = None, code: str = "META_FILE") -> Any:
+        place = where if line is None else f"{where}:{line}"
+        return MetaProblem(code=code, dataset=None, problem=problem, mend=mend, where=place)
+
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as err:
-        raise DatasetError(
-            "no such meta file", where=where, fix="Check --meta_path; it is relative to the cwd."
-        ) from err
-    except IsADirectoryError as err:
-        raise DatasetError(
-            "is a directory, want a meta JSON file", where=where, fix="Name the .json in it."
-        ) from err
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        mend = "Check --meta_path; it is relative to the cwd."
+        return [], [one("no such meta file.", mend)], []
+    except IsADirectoryError:
+        return [], [one("is a directory, want a meta JSON file.", "Name the .json in it.")], []
+    except (OSError, ValueError) as err:  # a null character in the path is a ValueError
+        return [], [one(f"cannot be read: {err}.", "Check the path and its permissions.")], []
+    warnings = []
+    encoding = "utf-8-sig"
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        encoding = "utf-16"
+        warnings.append(one("the file is in UTF-16.", "Save it as UTF-8.", code="UTF16"))
+    try:
+        text = raw.decode(encoding)
     except UnicodeDecodeError as err:
-        raise DatasetError(f"not UTF-8 ({err})", where=where, fix="Re-encode the file.") from err
+        return [], [one(f"not UTF-8 ({err}).", "Re-encode the file.")], []
     if not text.strip():
-        raise DatasetError("the meta file is empty", where=where, fix="Describe a dataset in it.")
-    duplicates = _Duplicates()
+        return [], [one("the meta file is empty.", "Describe a dataset in it.")], warnings
     try:
-        table = json.loads(text, object_pairs_hook=duplicates)
+        table = json.loads(text, object_pairs_hook=_Object)
     except json.JSONDecodeError as err:
-        raise DatasetError(
-            f"not JSON: {err.msg} (column {err.colno})", where=f"{where}:{err.lineno}"
-        ) from err
-    if duplicates.keys:
-        key = duplicates.keys[0]
-        known = key in REQUIRED_KEYS + OPTIONAL_KEYS
-        what = f'key "{key}" appears twice in one entry' if known else f'two entries named "{key}"'
-        raise DatasetError(
-            f"{what}; JSON would silently keep the last",
-            where=where,
-            fix="Delete one." if known else "Rename or delete one.",
-        )
-    if not isinstance(table, dict):
-        raise DatasetError(
-            f"want an object of datasets, got a JSON {_json_type(table)}",
-            where=where,
-            fix='Write {"my_dataset": {"root": …, "annotation": …, …}}.',
-        )
+        problem = one(f"not JSON: {err.msg} (column {err.colno}).", "", line=err.lineno)
+        return [], [problem], warnings
+    except (ValueError, RecursionError) as err:  # numbers of thousands of digits, deep nesting
+        return [], [one(f"not JSON that can be read: {err}.", "Write it anew.")], warnings
+    if not isinstance(table, _Object):
+        mend = 'Write {"my_dataset": {"root": …, "annotation": …, …}}.'
+        shown = f"want an object of datasets, got a JSON {_json_type(table)}."
+        return [], [one(shown, mend)], warnings
     if not table:
-        raise DatasetError("names no dataset", where=where, fix="Add at least one entry.")
-    return table
+        return [], [one("names no dataset.", "Add at least one entry.")], warnings
+    return table.pairs, [], warnings
 
 
 def _json_type(value: object) -> str:
     names: dict[type, str] = {
-        dict: "object",
+        _Object: "object",
         list: "array",
         str: "string",
         bool: "boolean",
@@ -157,7 +204,14 @@ def _json_type(value: object) -> str:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return abs(value) <= _LARGEST  # neither NaN nor infinite
+
+
+def _has_controls(text: str) -> bool:
+    """Control characters or halves of surrogate pairs: no path or name can be printed with them."""
+    return any(unicodedata.category(character) in ("Cc", "Cs") for character in text)
 
 
 def _numeric_string(value: object) -> bool:
@@ -165,71 +219,97 @@ def _numeric_string(value: object) -> bool:
         return False
     try:
         return math.isfinite(float(value))
-    except ValueError:
+    except (ValueError, OverflowError):
         return False
 
 
 def _bad_type(key: str, value: object, want: str) -> str:
     shown = json.dumps(value, ensure_ascii=False)
+    if len(shown) > 80:
+        shown = shown[:77] + "..."
     text = f"{key} is {shown}, want {want}."
     if _numeric_string(value) or value in ("true", "false", "True", "False"):
         text += " Remove the quotes."
     return text
 
 
-def _check_entry(
-    name: str, entry: object, meta_path: Path, problems: list[str]
-) -> DatasetSpec | None:
-    if not name.strip():
-        problems.append("the dataset's name is empty. Give it one.")
-    if not isinstance(entry, dict):
-        problems.append(f"is a JSON {_json_type(entry)}, want an object with {REQUIRED_KEYS}.")
-        return None
-    _warn_unknown_keys(name, entry, meta_path)
-    for key in REQUIRED_KEYS:
-        if key not in entry:
-            close = close_names(key, sorted(set(entry) - set(REQUIRED_KEYS)))
-            hint = f' Is "{close[0]}" a misspelling of it?' if close else ""
-            problems.append(f'key "{key}" is missing.{hint}')
+class _Entry:
+    """Checks one entry; what is wrong is collected."""
 
-    values: dict[str, Any] = {}
-    for key, check in _CHECKS.items():
-        if key in entry:
-            value, problem = check(key, entry[key])
-            if problem:
-                problems.append(problem)
-            else:
-                values[key] = value
-    if "annotation" in values:
-        found = _resolve(values["annotation"], meta_path)
+    def __init__(self, name: str, meta_path: Path) -> None:
+        self.name, self.meta_path = name, meta_path
+        self.problems: list[MetaProblem] = []
+        self.warnings: list[MetaProblem] = []
+
+    def problem(self, code: str, problem: str, mend: str = "") -> None:
+        self.problems.append(self._problem(code, problem, mend))
+
+    def _problem(self, code: str, problem: str, mend: str) -> MetaProblem:
+        name = self.name.encode("utf-8", "backslashreplace").decode()  # half a surrogate pair
+        where = str(self.meta_path)
+        return MetaProblem(code=code, dataset=name, problem=problem, mend=mend, where=where)
+
+    def check(self, entry: object) -> DatasetSpec | None:
+        """The dataset, if its root and annotation are known."""
+        if not self.name.strip():
+            self.problem("META_ENTRY", "the dataset's name is empty.", "Give it one.")
+        if _has_controls(self.name):
+            self.problem("META_ENTRY", "the name holds control characters.", "Rename it.")
+        if not isinstance(entry, _Object):
+            kind = _json_type(entry)
+            self.problem("META_ENTRY", f"is a JSON {kind}, want an object with {REQUIRED_KEYS}.")
+            return None
+        self._check_keys(entry)
+        values: dict[str, Any] = {}
+        for key, check in _CHECKS.items():
+            if key in entry:
+                value, problem = check(key, entry[key])
+                if problem:
+                    self.problem("META_ENTRY", problem)
+                else:
+                    values[key] = value
+        found = self._annotation(values["annotation"]) if "annotation" in values else None
+        if found is None or "root" not in values:
+            return None
+        values["annotation"] = found
+        values["root"] = _resolve(values["root"], self.meta_path) or values["root"]
+        return DatasetSpec(name=self.name, **values)
+
+    def _check_keys(self, entry: _Object) -> None:
+        known = REQUIRED_KEYS + OPTIONAL_KEYS
+        for key in dict.fromkeys(entry.repeated):
+            self.problem(
+                "META_ENTRY",
+                f'key "{key}" appears twice in one entry; JSON would silently keep the last.',
+                "Delete one.",
+            )
+        for key in REQUIRED_KEYS:
+            if key not in entry:
+                close = close_names(key, sorted(set(entry) - set(REQUIRED_KEYS)))
+                hint = f'Is "{close[0]}" a misspelling of it?' if close else ""
+                self.problem("META_ENTRY", f'key "{key}" is missing.', hint)
+        for key in entry:
+            if key not in known:
+                close = close_names(key, known, cutoff=0.0)
+                shown = key.encode("utf-8", "backslashreplace").decode()
+                problem = f'unknown key "{shown}" is ignored; the nearest known key is "{close[0]}"'
+                self.warnings.append(self._problem("META_KEY", problem, ""))
+
+    def _annotation(self, value: str) -> str | None:
+        """The annotation file, if it is there and of a kind that is read."""
+        found = _resolve(value, self.meta_path)
         if found is None or not os.path.isfile(found):
-            tried = " and ".join(_candidates(values["annotation"], meta_path))
-            problems.append(
-                f'annotation "{values["annotation"]}" does not exist (tried {tried}). '
-                "Download it or correct the path."
+            tried = " and ".join(_candidates(value, self.meta_path))
+            self.problem(
+                "ANNOTATION",
+                f'annotation "{value}" does not exist (tried {tried}).',
+                "Download it or correct the path.",
             )
-        elif not found.endswith((".jsonl", ".json")):
-            problems.append(f'annotation "{values["annotation"]}" is no .jsonl or .json file.')
-        values["annotation"] = found or values["annotation"]
-    if "root" in values:
-        values["root"] = _resolve(values["root"], meta_path) or values["root"]
-    if problems:
-        return None
-    return DatasetSpec(name=name, **values)
-
-
-def _warn_unknown_keys(name: str, entry: dict[str, Any], meta_path: Path) -> None:
-    known = REQUIRED_KEYS + OPTIONAL_KEYS
-    for key in entry:
-        if key not in known:
-            close = close_names(key, known, cutoff=0.0)
-            logger.warning(
-                '%s: entry "%s": unknown key "%s" is ignored; the nearest known key is "%s"',
-                meta_path,
-                name,
-                key,
-                close[0],
-            )
+            return None
+        if not found.endswith((".jsonl", ".json")):
+            self.problem("ANNOTATION", f'annotation "{value}" is no .jsonl or .json file.')
+            return None
+        return found
 
 
 def _candidates(value: str, meta_path: Path) -> list[str]:
@@ -242,8 +322,11 @@ def _candidates(value: str, meta_path: Path) -> list[str]:
 def _resolve(value: str, meta_path: Path) -> str | None:
     """The first candidate that exists; the working directory comes before the meta's folder."""
     for candidate in _candidates(value, meta_path):
-        if os.path.exists(candidate or "."):
-            return candidate
+        try:
+            if os.path.exists(candidate or "."):
+                return candidate
+        except (ValueError, UnicodeEncodeError):  # no path on this system
+            return None
     return None
 
 
@@ -252,6 +335,8 @@ _Checked = tuple[Any, str | None]
 
 def _check_string(key: str, value: object) -> _Checked:
     if isinstance(value, str) and (value or key == "root"):
+        if _has_controls(value):
+            return None, f"{key} holds control characters: {json.dumps(value)}."
         return value, None
     return None, _bad_type(key, value, "a path")
 
@@ -269,7 +354,7 @@ def _check_positive(key: str, value: object) -> _Checked:
 
 
 def _check_length(key: str, value: object) -> _Checked:
-    if isinstance(value, str) and value.strip().isdigit():
+    if isinstance(value, str) and value.strip().isdecimal() and len(value) < 20:
         value = int(value)  # published metas hold numbers in strings
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value, None

@@ -6,18 +6,30 @@ pairs and the questions hold exactly one ``<image>`` tag per image (or one ``<vi
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
+from internvl_chat.data.remarks import (
+    NAN_REMARK,
+    VIDEO_ENDINGS,
+    record_key_remarks,
+    text_remarks,
+    turn_key_remarks,
+)
 from internvl_chat.errors import DatasetError
 from internvl_chat.model.constants import IMAGE_TAG, IMG_CONTEXT_TOKEN, VIDEO_TAG
 
 _USER = {"human", "user"}
 _ASSISTANT = {"gpt", "assistant"}
 _CONTROL = (IMG_CONTEXT_TOKEN, "<|im_start|>", "<|im_end|>")
-_LOOKS_SPECIAL = ("<img>", "</img>")
+_BOM = b"\xef\xbb\xbf"
+_STRING_OR_NAN = re.compile(rb'"(?:[^"\\]|\\.)*"|-?\bInfinity\b|\bNaN\b', re.DOTALL)
+_Stage = TypeVar("_Stage")
 
 # Fields below that hold one value per image are tuples of (width, height).
 Size = tuple[float, float]
@@ -62,6 +74,26 @@ class Record:
     """Tokens as its author counted them; informative, lengths are always counted anew."""
     dropped_leading_answer: bool = False
     warnings: tuple[str, ...] = ()
+    """``CODE: what`` each; see ``data/remarks.py``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """Everything that reading a record found, also where it is bad."""
+
+    record: Record | None
+    """None if there are problems."""
+    data: dict[str, Any] | None
+    """The JSON object, if it is one."""
+    problems: tuple[BadRecordError, ...]
+    """In the order in which :func:`parse_record` looks for them."""
+    remarks: tuple[str, ...]
+    """As ``Record.warnings``."""
+    messages: tuple[tuple[str, str], ...]
+    """(``user`` or ``assistant``, text) of the turns that could be read."""
+    media: tuple[str, ...]
+    """Paths of images or of the video, as written."""
+    is_video: bool
 
 
 def parse_record(raw: bytes | str, *, where: str) -> Record:
@@ -74,62 +106,157 @@ def parse_record(raw: bytes | str, *, where: str) -> Record:
     Raises:
         BadRecordError: the record breaks a rule; the message says which and how to mend it.
     """
+    reading = read_record(raw, where=where)
+    if reading.problems:
+        raise reading.problems[0]
+    assert reading.record is not None, "a record without problems is one"
+    return reading.record
+
+
+def read_record(raw: bytes | str, *, where: str) -> Reading:
+    """As :func:`parse_record`, but tells all problems of the record instead of raising the first.
+
+    Args:
+        raw, where: of :func:`parse_record`.
+    """
+    remarks: tuple[str, ...] = ()
     try:
-        data = orjson.loads(raw)
-    except orjson.JSONDecodeError as err:
+        try:
+            data = orjson.loads(raw)
+        except orjson.JSONDecodeError as err:
+            data, remarks = _leniently(raw, err, where)
+        reader = _Reader(data, where, remarks)
+    except BadRecordError as err:
+        return Reading(
+            record=None,
+            data=None,
+            problems=(err,),
+            remarks=remarks,
+            messages=(),
+            media=(),
+            is_video=False,
+        )
+    return reader.reading()
+
+
+def _leniently(
+    raw: bytes | str, err: orjson.JSONDecodeError, where: str
+) -> tuple[Any, tuple[str, ...]]:
+    """What is no JSON but has one clear reading: NaN as Python writes it, a byte-order mark.
+
+    Raises:
+        BadRecordError: it has none.
+    """
+    text = raw.encode("utf-8", "surrogatepass") if isinstance(raw, str) else bytes(raw)
+    text = text.removeprefix(_BOM)
+    found: list[bytes] = []
+
+    def replace(match: re.Match[bytes]) -> bytes:
+        if match[0].startswith(b'"'):
+            return match[0]
+        found.append(match[0])
+        return b"null"
+
+    if b"NaN" in text or b"Infinity" in text:
+        text = _STRING_OR_NAN.sub(replace, text)
+    try:
+        return orjson.loads(text), (NAN_REMARK,) if found else ()
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        text.decode("utf-8")
+    except UnicodeDecodeError as broken:
         raise BadRecordError(
-            "JSON",
-            f"not JSON: {err.msg} (column {err.colno})",
+            "NOT_UTF8",
+            f"not JSON: byte 0x{text[broken.start]:02x} at column {broken.start + 1} is not UTF-8",
             where=where,
-            fix="Write one JSON object a line.",
+            fix="Save the file as UTF-8.",
         ) from err
-    return _Reader(data, where).record()
+    raise BadRecordError(
+        "JSON",
+        f"not JSON: {err.msg} (column {err.colno})",
+        where=where,
+        fix="Write one JSON object a line.",
+    ) from err
 
 
 class _Reader:
     """Turns a parsed JSON value into a Record; every failure names ``where``."""
 
-    def __init__(self, data: Any, where: str) -> None:
+    def __init__(self, data: Any, where: str, remarks: tuple[str, ...]) -> None:
         self.where = where
         if not isinstance(data, dict):
             raise self.error("SCHEMA", f"a record is a {type(data).__name__}, want an object")
         self.data: dict[str, Any] = data
-        self.warnings: list[str] = []
+        self.remarks = dict.fromkeys((*remarks, *record_key_remarks(data)))
+        self.problems: list[BadRecordError] = []
 
     def error(self, code: str, problem: str, fix: str | None = None) -> BadRecordError:
         return BadRecordError(code, problem, where=self.where, fix=fix)
 
-    def record(self) -> Record:
-        messages, dropped, system = self.messages()
-        turns = self.turns(messages)
-        images, video = self.images(), self.video()
-        if images and video:
-            raise self.error("SCHEMA", 'has both "image" and "video"', "Split it into two records.")
-        self.check_text(turns, system)
-        turns = self.place_video_tag(turns) if video else self.place_image_tags(turns, len(images))
-        return Record(
-            turns=tuple(turns),
-            images=images,
-            video=video,
-            clip=self.clip() if video else None,
-            sizes=self.sizes(len(images)) if images else None,
-            system=system,
-            length=self.length(),
-            dropped_leading_answer=dropped,
-            warnings=tuple(self.warnings),
+    def attempt(self, stage: Callable[[], _Stage], otherwise: _Stage) -> _Stage:
+        """What a stage gives, or ``otherwise`` with its problem noted."""
+        try:
+            return stage()
+        except BadRecordError as err:
+            self.problems.append(err)
+            return otherwise
+
+    def reading(self) -> Reading:
+        no_messages: tuple[list[tuple[str, str]], bool, str | None] = ([], False, None)
+        messages, dropped, system = self.attempt(self.messages, no_messages)
+        turns: list[tuple[str, str]] = []
+        if not self.problems:
+            turns = self.attempt(lambda: self.turns(messages), turns)
+        no_images: tuple[str, ...] = ()
+        images = self.attempt(self.images, no_images)
+        video = self.attempt(self.video, None)
+        self.attempt(lambda: self.check_text(messages, system, video), None)
+        if turns:
+            placed = self.attempt(lambda: self.place_tags(turns, images, video), turns)
+        clip = self.attempt(self.clip, None) if video else None
+        sizes = self.attempt(lambda: self.sizes(len(images)), None) if images else None
+        record = None
+        if not self.problems:
+            record = Record(
+                turns=tuple(placed),
+                images=images,
+                video=video,
+                clip=clip,
+                sizes=sizes,
+                system=system,
+                length=self.length(),
+                dropped_leading_answer=dropped,
+                warnings=tuple(self.remarks),
+            )
+        return Reading(
+            record=record,
+            data=self.data,
+            problems=tuple(self.problems),
+            remarks=tuple(self.remarks),
+            messages=tuple(messages),
+            media=(video,) if video else images,
+            is_video=video is not None,
         )
 
     # -- conversation ---------------------------------------------------------------------------
 
     def messages(self) -> tuple[list[tuple[str, str]], bool, str | None]:
         """(role, text) pairs without system turn and leading answer; whether one was dropped."""
-        raw = self.data.get("conversations", self.data.get("messages"))
+        raw = self.data.get("conversations") or self.data.get("messages")
         if not isinstance(raw, list) or not raw:
             raise self.error(
                 "SCHEMA", '"conversations" is missing or empty', "Give it a list of turns."
             )
-        messages = [self.message(number, turn) for number, turn in enumerate(raw)]
+        messages = []
+        for number, turn in enumerate(raw):
+            try:
+                messages.append(self.message(number, turn))
+            except BadRecordError as err:
+                self.problems.append(err)
         system = self.system()
+        if not messages:
+            return messages, False, system
         if messages[0][0] == "system":
             if system is None:
                 system = messages[0][1]
@@ -140,11 +267,15 @@ class _Reader:
     def message(self, number: int, turn: Any) -> tuple[str, str]:
         if not isinstance(turn, dict):
             raise self.error("SCHEMA", f"turn {number} is no object")
+        if len(turn) > 2:
+            self.remarks.update(dict.fromkeys(turn_key_remarks(turn)))
         role = turn.get("from", turn.get("role"))
         text = turn.get("value", turn.get("content"))
         if not isinstance(text, str):
             raise self.error(
-                "SCHEMA", f'the text ("value") of turn {number} is {_shown(text)}, no string'
+                "SCHEMA",
+                f'the text ("value") of turn {number} is {_shown(text)}, no string',
+                'Write the text as one string; files go under "image" or "video".',
             )
         if isinstance(role, str):
             if role in _USER:
@@ -180,12 +311,18 @@ class _Reader:
             raise self.error("SCHEMA", f'"system" is {_shown(value)}, want a string')
         return value
 
-    def check_text(self, turns: list[tuple[str, str]], system: str | None) -> None:
+    def check_text(
+        self, messages: list[tuple[str, str]], system: str | None, video: str | None
+    ) -> None:
         """Refuse control tokens: in the text they would break counting or masking."""
-        texts = [text for turn in turns for text in turn]
+        questions = [text for role, text in messages if role == "user"]
+        answers = [text for role, text in messages if role != "user"]
         if system is not None:
-            texts.append(system)
-        for text in texts:
+            questions.append(system)
+        self.remarks.update(
+            dict.fromkeys(text_remarks(questions, answers, video=video is not None))
+        )
+        for text in (*questions, *answers):
             if "<" not in text:
                 continue
             for token in _CONTROL:
@@ -195,14 +332,13 @@ class _Reader:
                         f"the text holds the control token {token}",
                         "Remove or spell it differently.",
                     )
-            for token in _LOOKS_SPECIAL:
-                if token in text:
-                    self.warnings.append(f"the text holds a literal {token}")
 
     # -- images and video -----------------------------------------------------------------------
 
     def images(self) -> tuple[str, ...]:
-        value = self.data.get("image", self.data.get("images"))
+        value = self.data.get("image")
+        if value is None or value == "" or value == []:
+            value = self.data.get("images")
         if value is None or value == "" or value == []:
             return ()
         paths = [value] if isinstance(value, str) else value
@@ -210,6 +346,13 @@ class _Reader:
             raise self.error(
                 "SCHEMA", f'"image" is {_shown(value)}, want a path or a list of paths'
             )
+        for path in paths:
+            if path.lower().endswith(VIDEO_ENDINGS):
+                raise self.error(
+                    "VIDEO_AS_IMAGE",
+                    f'the video {_shown(path)} stands under "image"',
+                    'Name it under "video" and write <video> for it.',
+                )
         return tuple(paths)
 
     def video(self) -> str | None:
@@ -218,6 +361,8 @@ class _Reader:
             return None
         if not isinstance(value, str):
             raise self.error("SCHEMA", f'"video" is {_shown(value)}, want one path')
+        if self.data.get("image") or self.data.get("images"):
+            raise self.error("SCHEMA", 'has both "image" and "video"', "Split it into two records.")
         return value
 
     def clip(self) -> tuple[float, float] | None:
@@ -232,6 +377,11 @@ class _Reader:
         ):
             raise self.error("SCHEMA", f'"clip" is {_shown(value)}, want [start, end] in seconds')
         return float(value[0]), float(value[1])
+
+    def place_tags(
+        self, turns: list[tuple[str, str]], images: tuple[str, ...], video: str | None
+    ) -> list[tuple[str, str]]:
+        return self.place_video_tag(turns) if video else self.place_image_tags(turns, len(images))
 
     def place_image_tags(
         self, turns: list[tuple[str, str]], num_images: int
@@ -278,9 +428,18 @@ class _Reader:
                 )
 
     def sizes(self, num_images: int) -> tuple[Size, ...] | None:
-        width, height = self.data.get("width"), self.data.get("height")
-        widths = width if isinstance(width, list) else [width]
-        heights = height if isinstance(height, list) else [height]
+        sides = []
+        for key in ("width", "height"):
+            value = self.data.get(key)
+            values = value if isinstance(value, list) else [value]
+            if isinstance(value, list) and value and len(value) != num_images:
+                raise self.error(
+                    "SCHEMA",
+                    f'"{key}" lists {len(value)} numbers for {num_images} images',
+                    "Write one number an image, in the images' order.",
+                )
+            sides.append(values)
+        widths, heights = sides
         if not len(widths) == len(heights) == num_images:
             return None
         if not all(_is_number(v) and v > 0 for v in [*widths, *heights]):
@@ -293,7 +452,9 @@ class _Reader:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return math.isfinite(value)  # 1e999 is read as infinity
 
 
 def _shown(value: object) -> str:

@@ -24,6 +24,7 @@ from tokenizers import Tokenizer
 from tokenizers.processors import Sequence as ProcessorSequence
 
 from internvl_chat.errors import ConfigError
+from internvl_chat.model.constants import SPECIAL_TOKENS
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +101,21 @@ class TextTokenizer:
         ids = self.encode(token).ids
         known = self.tokenizer.convert_tokens_to_ids(token)
         return int(ids[0]) if len(ids) == 1 and ids[0] == known else None
+
+    def control_tokens(self) -> tuple[str, ...]:
+        """Special tokens that text would turn into, but for those that people are meant to write.
+
+        What begins, ends or pads a row, and what models give a meaning of their own. Image tokens,
+        ``<ref>`` and ``<box>`` have rules of their own.
+        """
+        added = self.tokenizer.added_tokens_decoder.values()
+        special = {str(token) for token in added if token.special}
+        special.update(map(str, self.tokenizer.all_special_tokens))
+        return tuple(
+            token
+            for token in sorted(special.difference(SPECIAL_TOKENS))
+            if token.strip() and self.token_id(token) is not None
+        )
 
     def fingerprint(self) -> str:
         """Digest of everything that decides ids; equal across processes."""

@@ -101,6 +101,19 @@ def parse(argv: Sequence[str], *, device: torch.device | None = None) -> RunArgu
     )
 
 
+def data_flags(argv: Sequence[str]) -> dict[str, Any]:
+    """Those of training's data flags that are given, by name, for verbs that look at its data.
+
+    Raises:
+        ConfigError: another flag, or an unreadable value; all that were found, together.
+    """
+    problems: list[str] = []
+    parser = _Parser(DataArguments, allow_abbrev=False, add_help=False)
+    given = _parse_groups(parser, list(argv), problems)
+    require(problems)
+    return given
+
+
 def _build(kind: type[Any], values: dict[str, Any]) -> Any:
     return kind(**{f.name: values[f.name] for f in fields(kind) if f.init and f.name in values})
 

@@ -1,0 +1,148 @@
+"""``internvl-chat data check``: options in, :class:`DataCheck` run, findings out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from internvl_chat.config import DataConfig
+    from internvl_chat.data.check.run import Progress
+
+_PATCH_PIXELS = 14  # of the published models
+
+Decode = Annotated[bool, typer.Option("--decode", help="Open and decode images and videos.")]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        "--tokenizer",
+        "--model",
+        metavar="CKPT",
+        help="Count tokens: a chat checkpoint, which also gives template and images, or a bare "
+        "tokenizer.",
+    ),
+]
+Findings = Annotated[bool, typer.Option("--json", help="One JSON object a finding.")]
+Fix = Annotated[
+    Path | None,
+    typer.Option(metavar="OUT", help="Write a cleaned copy and what was changed: a new folder."),
+]
+
+
+def check(
+    context: typer.Context,
+    meta: Annotated[Path, typer.Argument(help="Meta JSON: the datasets.")],
+    decode: Decode = False,
+    tokenizer: Checkpoint = None,
+    as_json: Findings = False,
+    fix: Fix = None,
+) -> None:
+    """Check every record as training reads it: what is wrong, where, and how to mend it.
+
+    Training's own data flags are accepted too (--conv_style, --max_seq_length, --strict_root, ...).
+    Exit code 1 if there is an error, 0 with warnings only; codes are in docs/data_checks.md.
+
+    Example: internvl-chat data check meta.json --decode --tokenizer pretrained/internvl-chat-tiny
+    """
+    from internvl_chat.data.check import report
+    from internvl_chat.data.check.run import DataCheck
+
+    config, loaded = _config(str(meta), tokenizer, context.args)
+    if fix is not None:
+        _require_new(fix)
+    examples = report.Examples()
+    with _progress() as progress:
+        run = DataCheck(config, tokenizer=loaded, decode=decode, progress=progress)
+        for one in run.findings():
+            examples.add(one)
+            if as_json:
+                typer.echo(report.as_json(one))
+    if not as_json:
+        if run.datasets:
+            typer.echo(report.counts_table([dataset.counts for dataset in run.datasets]))
+        told = examples.as_text()
+        typer.echo(f"\n{told}\n" if told else "")
+        typer.echo(f"{run.num_errors} errors, {run.num_warnings} warnings")
+    raise typer.Exit(1 if run.num_errors else 0)
+
+
+def _require_new(folder: Path) -> None:
+    from internvl_chat.errors import ConfigError
+
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(
+            f"{folder} exists and is not empty", where="--fix", fix="Name a new folder."
+        )
+
+
+def _config(meta: str, tokenizer: Path | None, flags: Sequence[str]) -> tuple[DataConfig, Any]:
+    """What a run with these flags would be told, and its tokenizer.
+
+    Flags go before the checkpoint, the checkpoint before the defaults.
+    """
+    from internvl_chat.model.configuration_internvl_chat import num_image_token
+    from internvl_chat.model.templates import find_template
+    from internvl_chat.train.arguments import DataArguments, data_config
+    from internvl_chat.train.parsing import data_flags
+
+    given = data_flags(flags)
+    stored: dict[str, Any] = {}
+    patch, loaded = _PATCH_PIXELS, None
+    if tokenizer is not None:
+        stored, patch = _stored(tokenizer)
+    arguments = DataArguments(**{**stored, **given, "meta_path": meta})
+    tokens = num_image_token(arguments.force_image_size, patch, arguments.down_sample_ratio)
+    config = data_config(arguments, num_image_token=max(tokens, 1), meta_path=meta)
+    find_template(config.encode.conv_style)  # an unknown one is found before files are read
+    if tokenizer is not None:
+        from internvl_chat.checkpoint.tokenizer import (
+            add_special_tokens,
+            check_template_tokens,
+            load_tokenizer,
+        )
+
+        loaded = load_tokenizer(str(tokenizer))
+        add_special_tokens(loaded)
+        check_template_tokens(loaded, config.encode.conv_style)
+    return config, loaded
+
+
+def _stored(checkpoint: Path) -> tuple[dict[str, Any], int]:
+    """(data flags as the checkpoint was trained, side of a patch in pixels)."""
+    from internvl_chat.checkpoint.artifacts import normalize_type_of
+    from internvl_chat.checkpoint.sources import is_bare_adapter, read_chat_config, read_json
+    from internvl_chat.config import ImageConfig
+
+    stored = checkpoint / "config.json"
+    model_type = read_json(stored).get("model_type") if stored.is_file() else None
+    if not is_bare_adapter(checkpoint) and model_type != "internvl_chat":
+        return {}, _PATCH_PIXELS  # a tokenizer, perhaps a language model's
+    chat = read_chat_config(checkpoint)
+    images = ImageConfig.of_checkpoint(chat, normalize_type=normalize_type_of(checkpoint))
+    flags = {**images.stored(), "down_sample_ratio": chat.downsample_ratio}
+    if chat.template:
+        flags["conv_style"] = chat.template
+    return flags, int(chat.vision_config.patch_size)
+
+
+@contextmanager
+def _progress() -> Iterator[Progress | None]:
+    """A bar on stderr where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    with Bar(console=console, transient=True) as bar:
+        task = bar.add_task("checking")
+
+        def update(dataset: str, done: int, total: int) -> None:
+            bar.update(task, description=f"checking {dataset}", completed=done, total=total)
+
+        yield update

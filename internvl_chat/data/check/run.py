@@ -1,0 +1,258 @@
+"""``data check`` from end to end: meta, annotation files, records in parallel, duplicates."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from internvl_chat.config import DataConfig
+from internvl_chat.data.annotations import AnnotationFile
+from internvl_chat.data.check.duplicates import HashRuns, dataset_and_record
+from internvl_chat.data.check.findings import DatasetCounts, Finding, finding
+from internvl_chat.data.check.records import (
+    BAD_RECORD,
+    NO_HASH,
+    OK,
+    WARNED,
+    ChunkFindings,
+    RecordChecker,
+)
+from internvl_chat.data.encode import Encoder, marks_of
+from internvl_chat.data.meta import DatasetSpec, read_meta
+from internvl_chat.errors import DatasetError
+from internvl_chat.model.templates import find_template
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[str, int, int], None]
+"""Told (dataset, records done, records of all datasets so far known)."""
+
+_CHUNK_RECORDS: Final = 1024
+_DECODED_CHUNK: Final = 32
+_PARALLEL_FROM: Final = 4096
+_DECODED_PARALLEL_FROM: Final = 128
+_MAX_PROCESSES: Final = 32
+_CHUNKS_AHEAD: Final = 4
+"""Chunks a process may be ahead: bounds what waits to be told."""
+_UTF16_MARKS: Final = (b"\xff\xfe", b"\xfe\xff", b"{\0", b"[\0", b"\0{", b"\0[")
+
+
+@dataclass
+class CheckedDataset:
+    """A dataset whose annotation file could be opened."""
+
+    spec: DatasetSpec
+    file: AnnotationFile
+    counts: DatasetCounts
+    states: np.ndarray
+    """(n,) uint8 state of each record, on disk."""
+
+
+class DataCheck:
+    """A check of the datasets of a meta JSON.
+
+    Args:
+        config: what training would be told.
+        tokenizer: with the image tokens added; None leaves out what needs token counts.
+        decode: open images and videos.
+        num_processes: that check records; by default one a core, and one for small files.
+        progress: is told how far it is.
+
+    Attributes:
+        datasets: those that could be opened, once :meth:`findings` is through.
+    """
+
+    def __init__(
+        self,
+        config: DataConfig,
+        *,
+        tokenizer: Any = None,
+        decode: bool = False,
+        num_processes: int | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.config, self.decode = config, decode
+        self.encoder = None if tokenizer is None else Encoder(tokenizer, config.encode)
+        self.marks = marks_of(find_template(config.encode.conv_style))
+        self.num_processes, self.progress = num_processes, progress
+        self.datasets: list[CheckedDataset] = []
+        self.num_errors = self.num_warnings = 0
+
+    def findings(self) -> Iterator[Finding]:
+        """Everything that is wrong: the meta, then each dataset's records, then duplicates."""
+        with tempfile.TemporaryDirectory(prefix="internvl_chat-check-") as folder:
+            for one in self._findings(Path(folder)):
+                self.num_errors += one.severity == "error"
+                self.num_warnings += one.severity == "warning"
+                yield one
+
+    def checker(self, number: int) -> RecordChecker:
+        """What checks the records of an opened dataset."""
+        dataset = self.datasets[number]
+        return RecordChecker(
+            dataset.spec,
+            dataset.file,
+            dataset=number,
+            media=self.config.media,
+            marks=self.marks,
+            encoder=self.encoder,
+            decode=self.decode,
+        )
+
+    def _findings(self, folder: Path) -> Iterator[Finding]:
+        meta = read_meta(self.config.meta_path)
+        for one in (*meta.problems, *meta.warnings):
+            named = one.where.removeprefix(f"{self.config.meta_path}:")
+            line = int(named) if named.isdecimal() else None
+            yield finding(
+                one.code,
+                one.problem,
+                one.mend,
+                dataset=one.dataset,
+                file=self.config.meta_path,
+                line=line,
+            )
+        for spec in meta.specs:
+            yield from self._open(spec, folder)
+        for name in ("records", "ids"):
+            (folder / name).mkdir()
+        records, ids = HashRuns(folder / "records"), HashRuns(folder / "ids")
+        for number in range(len(self.datasets)):
+            yield from self._records(number, records, ids)
+        yield from self._duplicates(records, "DUPLICATE_RECORD", "the same record as")
+        yield from self._duplicates(ids, "DUPLICATE_ID", "the same id as")
+        for dataset in self.datasets:
+            dataset.counts.ok = int((dataset.states == OK).sum())
+            dataset.counts.warned = int((dataset.states == WARNED).sum())
+            dataset.counts.bad = int((dataset.states == BAD_RECORD).sum())
+
+    def _open(self, spec: DatasetSpec, folder: Path) -> Iterator[Finding]:
+        """Open the annotation file; what is wrong with it as a whole."""
+        try:
+            file = AnnotationFile(spec.annotation)
+        except DatasetError as err:
+            where = err.where or spec.annotation
+            yield finding("ANNOTATION", err.problem, err.fix, dataset=spec.name, file=where)
+            return
+        if _is_utf16(spec.annotation):
+            message = "the annotation file is in UTF-16"
+            yield finding("UTF16", message, dataset=spec.name, file=spec.annotation)
+        if spec.length is not None and spec.length != len(file):
+            message = f"length says {spec.length}, {spec.annotation} holds {len(file)} records"
+            yield finding(
+                "LENGTH_MISMATCH",
+                message,
+                f'Write "length": {len(file)}, or download the file again if it was cut.',
+                dataset=spec.name,
+                file=self.config.meta_path,
+            )
+        counts = DatasetCounts(spec.name, records=len(file))
+        counts.tokens = None if self.encoder is None else 0
+        path = folder / f"states{len(self.datasets)}"
+        states = np.memmap(path, dtype=np.uint8, mode="w+", shape=(len(file),))
+        self.datasets.append(CheckedDataset(spec, file, counts, states))
+
+    def _records(self, number: int, records: HashRuns, ids: HashRuns) -> Iterator[Finding]:
+        dataset = self.datasets[number]
+        file, counts = dataset.file, dataset.counts
+        done, total = sum(len(one.file) for one in self.datasets[:number]), self._total()
+        for chunk in self._chunks(number):
+            size = len(chunk.states)
+            dataset.states[chunk.first : chunk.first + size] = np.frombuffer(chunk.states, np.uint8)
+            counts.num_images += chunk.media_count
+            if counts.tokens is not None:
+                counts.tokens += chunk.num_tokens
+            place = {"dataset": number, "first": chunk.first, "missing": NO_HASH}
+            records.add(chunk.record_hashes, **place)  # type: ignore[arg-type]
+            ids.add(chunk.id_hashes, **place)  # type: ignore[arg-type]
+            for record, (code, message, mend) in chunk.findings:
+                yield finding(
+                    code,
+                    message,
+                    mend,
+                    dataset=dataset.spec.name,
+                    file=file.path,
+                    line=file.line(record),
+                )
+            done += size
+            if self.progress is not None:
+                self.progress(dataset.spec.name, done, total)
+
+    def _total(self) -> int:
+        return sum(len(one.file) for one in self.datasets)
+
+    def _chunks(self, number: int) -> Iterator[ChunkFindings]:
+        """Chunks in the records' order, checked by as many processes as there are cores."""
+        total = len(self.datasets[number].file)
+        size = _DECODED_CHUNK if self.decode else _CHUNK_RECORDS
+        spans = [(first, min(first + size, total)) for first in range(0, total, size)]
+        checker = self.checker(number)
+        num_processes = self.num_processes
+        if num_processes is None:
+            cores = min(len(os.sched_getaffinity(0)), _MAX_PROCESSES)
+            enough = _DECODED_PARALLEL_FROM if self.decode else _PARALLEL_FROM
+            num_processes = cores if total >= enough else 1
+        if min(num_processes, len(spans)) <= 1:
+            for first, last in spans:
+                yield checker.chunk(first, last)
+            return
+        # Forked: the children share tokenizer and maps; they use neither threads nor devices.
+        with ProcessPoolExecutor(
+            min(num_processes, len(spans)),
+            mp_context=multiprocessing.get_context("fork"),
+            initializer=_adopt,
+            initargs=(checker,),
+        ) as pool:
+            waiting: deque[Future[ChunkFindings]] = deque()
+            for first, last in spans:
+                if len(waiting) >= _CHUNKS_AHEAD * num_processes:
+                    yield waiting.popleft().result()
+                waiting.append(pool.submit(_adopted_chunk, first, last))
+            while waiting:
+                yield waiting.popleft().result()
+
+    def _duplicates(self, runs: HashRuns, code: str, what: str) -> Iterator[Finding]:
+        for place, first in runs.duplicates():
+            dataset, record = dataset_and_record(place)
+            other, other_record = dataset_and_record(first)
+            checked, earlier = self.datasets[dataset], self.datasets[other]
+            state = max(int(checked.states[record]), WARNED)
+            checked.states[record] = state
+            yield finding(
+                code,
+                f"{what} {earlier.file.where(other_record)}",
+                dataset=checked.spec.name,
+                file=checked.file.path,
+                line=checked.file.line(record),
+            )
+
+
+def _is_utf16(path: str) -> bool:
+    with contextlib.suppress(OSError), open(path, "rb") as handle:
+        return handle.read(2) in _UTF16_MARKS
+    return False
+
+
+_adopted: RecordChecker | None = None
+
+
+def _adopt(checker: RecordChecker) -> None:
+    global _adopted
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # of this child: the processes are parallel
+    _adopted = checker
+
+
+def _adopted_chunk(first: int, last: int) -> ChunkFindings:
+    assert _adopted is not None, "the pool's initializer has run"
+    return _adopted.chunk(first, last)

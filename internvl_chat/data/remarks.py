@@ -1,0 +1,182 @@
+"""What in a record trains, but hardly as its author meant: keys that nothing reads, leftovers in
+the text.
+
+Pure, and cheap enough to run on every record whenever it is read: counting tokens ahead of training
+and ``data check`` both tell it. A remark is one string, ``CODE: what``, so that equal ones can be
+counted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from internvl_chat.model.suggestions import suggest
+
+IMAGE_ENDINGS: Final = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif"),
+    *(".svg", ".avif", ".jp2", ".jfif", ".ppm"),
+)
+VIDEO_ENDINGS: Final = (
+    *(".mp4", ".avi", ".mov", ".mkv", ".webm", ".flv", ".wmv", ".m4v", ".mpg", ".mpeg", ".3gp"),
+    *(".ts", ".ogv"),
+)
+RECORD_KEYS: Final = frozenset(
+    {
+        *("id", "image", "images", "video", "clip", "width", "height", "length", "system"),
+        *("conversations", "messages"),
+    }
+)
+TURN_KEYS: Final = frozenset({"from", "value", "role", "content"})
+_METADATA: Final = frozenset(
+    {
+        *("model", "source", "question_id", "idx", "index", "uid", "uuid", "dataset", "task"),
+        *("dataset_name", "data_source", "task_type", "category", "type", "split", "license"),
+        *("score", "image_id", "ann_id", "annotation_id", "lang", "language", "tags", "version"),
+        *("metadata", "meta", "info", "comment", "note", "timestamp", "date", "author", "name"),
+        *("difficulty", "topic", "url", "quality", "num_turns", "origin", "created_at", "md5"),
+    }
+)
+"""Says nothing about images, text or the loss: no remark."""
+
+_MEDIA_KEY: Final = re.compile(
+    r"(?:image|img|photo|pic|video|vid|movie|audio|frame|visual)s?"
+    r"[_-]?(?:path|file|name|file_?name|url|uri|list|data|bytes|base64|folder|dir)?s?|"
+    r"(?:multi_?modal|mm)_?(?:data|input)s?|pixel_values",
+    re.IGNORECASE,
+)
+# "weight": 1, "loss": true, … learn as usual; any other value would not.
+_LEARN_KEY: Final = re.compile(
+    r"(?:loss|weight|train|trainable|training|learn|supervised?|is_trained|train_on|"
+    r"train_on_(?:inputs?|prompt|response|turn)|compute_loss|calculate_loss|has_loss|kto_tag)"
+    r"(?:_?(?:weight|scale|factor|mask|detail)s?)?",
+    re.IGNORECASE,
+)
+# "mask": true, … do not learn.
+_SKIP_KEY: Final = re.compile(
+    r"(?:mask|masked|ignore|ignored|skip|exclude|excluded)"
+    r"(?:_?(?:loss|train|training|history|turn|label)s?)?|(?:no|without)_?(?:loss|train|training)",
+    re.IGNORECASE,
+)
+_LEARN_AS_USUAL: Final = (True, 1, "true", "True", "1", "1.0", "yes", "all", "default", None)
+_SKIP_NOT: Final = (False, 0, "false", "False", "0", "no", "", None)
+
+_STRAY: Final = re.compile(
+    r"<\|(?:image|vision|video|audio|img)[A-Za-z0-9_]*\|>"
+    r"|<(?:video|audio|ImageHere|VideoHere|image_placeholder|video_placeholder|im_patch|im_start|"
+    r"im_end|vid_patch|image_pad|Image|IMAGE|IMG|Video|VIDEO)>"
+    r"|<(?:image|img|video)[_-]?\d+>"
+    r"|<\s+(?:image|video)\s*>|<(?:image|video)\s+>|\[IMG\]|\[IMAGE\]"
+)
+_REFUSED: Final = re.compile(r"<\|im_(?:start|end)\|>")  # an error already
+_SENTENCE: Final = re.compile(r"</?s>")
+_TEMPLATE: Final = re.compile(
+    r"\[/?INST\]|<</?SYS>>"
+    r"|<\|[A-Za-z][A-Za-z0-9_]*\|>"
+    r"|</?(?:start|end)_of_turn>|<(?:bos|eos|pad)>|\[gMASK\]|<reserved_\d+>|<｜[^｜<>]{1,30}｜>"
+    r"|(?m:^#{2,3} ?(?:Human|Assistant|USER|ASSISTANT): ?)"
+)
+_VICUNA: Final = re.compile(r"(?:\A|\s)USER:\s.*?(?:\s|</s>)ASSISTANT:", re.DOTALL)
+_ALPACA: Final = re.compile(r"^### Instruction:.*?^### Response:", re.DOTALL | re.MULTILINE)
+
+NAN_REMARK: Final = "NAN: a field is NaN or Infinity, which is not JSON; it is read as null"
+
+
+def split_remark(remark: str) -> tuple[str, str]:
+    """(code, what) of a remark."""
+    code, _, what = remark.partition(": ")
+    return code, what
+
+
+def record_key_remarks(data: dict[str, Any]) -> Iterator[str]:
+    """Keys of a record that nothing reads."""
+    for key, other in (("images", "image"), ("messages", "conversations")):
+        if data.get(key) and data.get(other) and data[key] not in (data[other], [data[other]]):
+            code = "MEDIA_KEY" if key == "images" else "UNKNOWN_KEY"
+            yield f'{code}: key "{key}" is not used beside "{other}"'
+    for key in data.keys() - RECORD_KEYS:
+        yield from _key_remarks(key, data[key], "", RECORD_KEYS)
+
+
+def turn_key_remarks(turn: dict[str, Any]) -> Iterator[str]:
+    """Keys of a turn that nothing reads."""
+    for key in turn.keys() - TURN_KEYS:
+        yield from _key_remarks(key, turn[key], " of a turn", TURN_KEYS)
+
+
+def _key_remarks(key: str, value: object, of: str, known: frozenset[str]) -> Iterator[str]:
+    if value is None or value == "" or value == [] or value == {}:
+        return
+    if _names_media(value) and key not in _METADATA:
+        yield f'MEDIA_KEY: key "{key}"{of} is not read: what it names is not seen'
+        return
+    if _LEARN_KEY.fullmatch(key) or (key == "label" and value is False):
+        if value not in _LEARN_AS_USUAL:
+            yield f'LOSS_MARK: key "{key}"{of} is {_shown(value)}, but the text is learned as any'
+        return
+    if _SKIP_KEY.fullmatch(key):
+        if value not in _SKIP_NOT:
+            yield f'LOSS_MARK: key "{key}"{of} is {_shown(value)}, but the text is learned as any'
+        return
+    if key in _METADATA:
+        return
+    if _MEDIA_KEY.fullmatch(key):
+        yield f'MEDIA_KEY: key "{key}"{of} is not read: what it names is not seen'
+        return
+    hint = suggest(key, sorted(known), cutoff=0.75, write=lambda name: f'"{name}"')
+    yield f'UNKNOWN_KEY: key "{key}"{of} is not read. {hint}'.rstrip()
+
+
+def _names_media(value: object) -> bool:
+    if isinstance(value, list) and value:
+        value = value[0]
+    if isinstance(value, dict):
+        value = value.get("path") or value.get("url") or value.get("bytes")
+    return isinstance(value, str) and value[-6:].lower().endswith(IMAGE_ENDINGS + VIDEO_ENDINGS)
+
+
+def _shown(value: object) -> str:
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= 30 else text[:27] + "..."
+
+
+def text_remarks(questions: Sequence[str], answers: Sequence[str], *, video: bool) -> list[str]:
+    """Leftovers of other prompts and tags that mean nothing here.
+
+    Args:
+        questions, answers: the text of the turns.
+        video: whether the record has a video, whose tag may stand in a question.
+    """
+    found: dict[str, None] = {}
+    for text in questions:
+        if "<" in text or "[" in text:
+            for match in _STRAY.finditer(text):
+                tag = match[0]
+                if (tag == "<video>" and video) or f"`{tag}`" in text or "</video>" in text:
+                    continue
+                found[f"STRAY_TAG: a question holds a literal {tag}, which stands for nothing"] = (
+                    None
+                )
+    for text in questions:
+        _leftovers(text, found, told=_STRAY)
+    for text in answers:
+        _leftovers(text, found, told=_REFUSED)
+    return list(found)
+
+
+def _leftovers(text: str, found: dict[str, None], *, told: re.Pattern[str]) -> None:
+    if "<" in text:
+        for tag in ("<img>", "</img>"):
+            if tag in text:
+                found[f"IMG_TAG: the text holds a literal {tag}"] = None
+        for mark in dict.fromkeys(_SENTENCE.findall(text)):
+            found[f"SENTENCE_MARK: the text holds {mark}"] = None
+    if "<" in text or "[" in text or "##" in text:
+        for mark in dict.fromkeys(match.strip() for match in _TEMPLATE.findall(text)):
+            if not told.fullmatch(mark) and not _REFUSED.fullmatch(mark):
+                found[f"OTHER_TEMPLATE: the text holds {mark}, a mark of another template"] = None
+    if "ASSISTANT:" in text and _VICUNA.search(text):
+        found["OTHER_TEMPLATE: the text holds USER: … ASSISTANT:, another model's prompt"] = None
+    if "### Response:" in text and _ALPACA.search(text):
+        found["OTHER_TEMPLATE: the text holds ### Instruction: … ### Response:"] = None
