@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from internvl_chat.cli import data_author
 from internvl_chat.cli.data_check import check
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ _PUBLISHED_TOKENS = 256  # a tile of the published models: 448 pixels, patches o
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(check)
+data_author.register(app)
 
 Meta = Annotated[Path, typer.Argument(help="Meta JSON: the datasets.")]
 Model = Annotated[

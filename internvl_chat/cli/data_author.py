@@ -1,0 +1,211 @@
+"""``internvl-chat data …``: the verbs by which datasets are made and brought into shape, thin."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from internvl_chat.errors import ConfigError
+
+if TYPE_CHECKING:
+    from internvl_chat.data.boxes import BoxForm
+    from internvl_chat.data.convert.files import Progress
+    from internvl_chat.data.convert.importing import Format
+
+_FORMAT_LIST = "llava, openai, sharegpt, alpaca, csv, parquet, coco or refcoco"
+
+AsJson = Annotated[bool, typer.Option("--json", help="Report as a JSON object.")]
+ImageRootOption = Annotated[
+    Path | None,
+    typer.Option("--root", metavar="DIR", help="Folder of image paths; by default the file's own."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these verbs to ``internvl-chat data``."""
+    app.command("convert-boxes")(convert_boxes)
+    app.command("import")(import_)
+    app.command("export")(export)
+
+
+def convert_boxes(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="JSONL file or JSON array.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="New file.")],
+    source_form: Annotated[str, typer.Option("--from", help="unit, 1000 or pixel.")],
+    target_form: Annotated[str, typer.Option("--to", help="unit, 1000 or pixel.")],
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Images' folder: sizes for pixels that records do not state."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rewrite boxes: 0-1 floats (unit), <box> elements in 0-1000 (1000) or pixels (pixel).
+
+    Example: internvl-chat data convert-boxes refcoco.jsonl refcoco_1000.jsonl --from unit --to 1000
+    """
+    from internvl_chat.data.boxes import BOX_FORMS
+    from internvl_chat.data.convert.box_files import convert_file
+
+    for option, form in (("--from", source_form), ("--to", target_form)):
+        _require_choice(option, form, BOX_FORMS)
+    forms = (cast("BoxForm", source_form), cast("BoxForm", target_form))
+    with bar("converting") as progress:
+        report = convert_file(source, target, forms, root=root, progress=progress)
+    _echo(report, as_json)
+
+
+def import_(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="File; a folder for some formats.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="New .jsonl.")],
+    source_format: Annotated[str, typer.Option("--from", help=f"{_FORMAT_LIST}.")],
+    root: ImageRootOption = None,
+    meta: Annotated[
+        Path | None,
+        typer.Option(help="Meta JSON that gets the entry; a new OUT.meta.json by default."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Of the dataset in the meta JSON; OUT's by default.")
+    ] = None,
+    question: Annotated[
+        str | None,
+        typer.Option(
+            help="Asked where the source has none; {} is COCO's category, RefCOCO's text."
+        ),
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="Of tables: image=, question=, answer=, system= or id=NAME; repeatable."),
+    ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Of tables: rows in a row that agree in it are one conversation; by default a "
+            "row is a record.",
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Of RefCOCO's release.")] = "train",
+    train_masked: Annotated[
+        bool, typer.Option("--train-masked", help="Learn answers marked as not to be learned.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make records and a meta JSON out of another format; what is left out is told.
+
+    Records that cannot be taken go to OUT.left.jsonl with the reason; the exit code is then 1.
+
+    Example: internvl-chat data import --from sharegpt chats.json data/chats.jsonl --root images
+    """
+    from internvl_chat.data.convert.importing import FORMATS, ImportPlan, import_records
+
+    _require_choice("--from", source_format, FORMATS)
+    plan = ImportPlan(
+        source=source,
+        target=target,
+        source_format=cast("Format", source_format),
+        image_root=root,
+        meta_path=meta,
+        dataset_name=name,
+        common_question=question,
+        named_columns=_columns(column or ()),
+        group_column=group,
+        reference_split=split,
+        train_masked=train_masked,
+    )
+    with bar("importing") as progress:
+        report = import_records(plan, progress)
+    _echo(report, as_json)
+    raise typer.Exit(1 if report.notes.left_records else 0)
+
+
+def export(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="JSONL file or JSON array.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="New file.")],
+    target_format: Annotated[str, typer.Option("--to", help=f"{_FORMAT_LIST}.")],
+    root: ImageRootOption = None,
+    embed: Annotated[
+        bool | None,
+        typer.Option(
+            "--embed/--paths",
+            help="Images as bytes, or by their paths; bytes in parquet, paths else, by default.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write records in another format; what is left out is told.
+
+    The exit code is 1 if records were left out.
+
+    Example: internvl-chat data export --to sharegpt mine.jsonl mine_sharegpt.json
+    """
+    from internvl_chat.data.convert.exporting import ExportPlan, export_records
+    from internvl_chat.data.convert.importing import FORMATS
+
+    _require_choice("--to", target_format, FORMATS)
+    if embed and target_format not in ("openai", "parquet"):
+        raise ConfigError("has no place for bytes", where=f"--embed --to {target_format}")
+    plan = ExportPlan(
+        records=source,
+        written=target,
+        target_format=cast("Format", target_format),
+        images_below=root,
+        embed=target_format == "parquet" if embed is None else embed,
+    )
+    with bar("exporting") as progress:
+        report = export_records(plan, progress)
+    _echo(report, as_json)
+    raise typer.Exit(1 if report.notes.left_records else 0)
+
+
+@contextmanager
+def bar(title: str) -> Iterator[Progress]:
+    """A bar on stderr where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+    )
+    with Bar(*columns, console=console, disable=not console.is_terminal, transient=True) as shown:
+        task = shown.add_task(title, total=None)
+        yield lambda done, total: shown.update(task, completed=done, total=max(total, 1))
+
+
+def _echo(report: Any, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(report.as_dict(), ensure_ascii=False))
+    else:
+        typer.echo(report.as_text())
+
+
+def _require_choice(option: str, value: str, choices: Sequence[str]) -> None:
+    from internvl_chat.model.suggestions import suggest
+
+    if value not in choices:
+        raise ConfigError(
+            f"{value!r} is none of {', '.join(choices)}",
+            where=option,
+            fix=suggest(value, choices) or None,
+        )
+
+
+def _columns(pairs: Sequence[str]) -> dict[str, str]:
+    columns = {}
+    for pair in pairs:
+        role, equals, name = pair.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"{pair!r} is none", where="--column", fix="Write image=NAME.")
+        columns[role] = name
+    return columns

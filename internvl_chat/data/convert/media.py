@@ -1,0 +1,195 @@
+"""Images inside records (data URLs, base64, structs of bytes), written out and read back."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import io
+import os
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+from PIL import Image
+
+from internvl_chat.data.convert.notes import Notes, UnfitRecordError
+from internvl_chat.files import written_aside
+
+_DATA_URL: Final = re.compile(r"data:(?P<type>[^;,]*)(?P<options>(?:;[^,]*)?),", re.IGNORECASE)
+_ENDINGS: Final = {
+    "JPEG": ".jpg",
+    "MPO": ".jpg",
+    "PNG": ".png",
+    "GIF": ".gif",
+    "WEBP": ".webp",
+    "BMP": ".bmp",
+    "TIFF": ".tiff",
+    "PPM": ".ppm",
+    "AVIF": ".avif",
+    "JPEG2000": ".jp2",
+}
+_TYPES: Final = {
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".png": "image/png",
+    ".gif": "image/gif",
+    ".webp": "image/webp",
+    ".bmp": "image/bmp",
+    ".tiff": "image/tiff",
+    ".tif": "image/tiff",
+    ".avif": "image/avif",
+}
+
+
+@dataclass(frozen=True)
+class EmbeddedImage:
+    """An image whose bytes stand in the record."""
+
+    raw: bytes
+
+
+def image_reference(value: Any) -> str | EmbeddedImage:
+    """A path, or the bytes of an image, out of what formats put in an image's place.
+
+    Understands a path, ``file:`` and ``data:`` URLs, ``bytes``, ``{"bytes": ..., "path": ...}``
+    (bytes as they are or in base64) and ``{"url": ...}``.
+
+    Raises:
+        UnfitRecordError: none of these, or an image on the net: nothing is downloaded.
+    """
+    if isinstance(value, Mapping):
+        raw = value.get("bytes")
+        if raw:
+            return image_reference(raw) if isinstance(raw, bytes) else _from_base64(str(raw))
+        path = value.get("path") or value.get("url") or value.get("image")
+        if path is None:
+            raise UnfitRecordError("an image with neither bytes nor path")
+        return image_reference(path)
+    if isinstance(value, bytes):
+        return EmbeddedImage(value)
+    if not isinstance(value, str) or not value:
+        raise UnfitRecordError(f"an image that is a {type(value).__name__}, not a path")
+    if value[:5].lower() == "data:":
+        return _from_data_url(value)
+    scheme = urlsplit(value).scheme.lower() if "://" in value[:12] else ""
+    if scheme in ("http", "https", "s3", "gs", "ftp"):
+        raise UnfitRecordError(f"an image on the net ({scheme}:); download it and name its path")
+    return unquote(urlsplit(value).path) if scheme == "file" else value
+
+
+def _from_data_url(url: str) -> EmbeddedImage:
+    match = _DATA_URL.match(url)
+    if match is None:
+        raise UnfitRecordError("a data: URL without a comma")
+    if not match["options"].lower().endswith(";base64"):
+        raise UnfitRecordError("a data: URL that is not base64")
+    return _from_base64(url[match.end() :])
+
+
+def _from_base64(text: str) -> EmbeddedImage:
+    try:
+        # Percent signs and line breaks are what copying does to it.
+        return EmbeddedImage(base64.b64decode("".join(unquote(text).split()), validate=True))
+    except (binascii.Error, ValueError) as err:
+        raise UnfitRecordError("an image whose base64 is damaged") from err
+
+
+def data_url(raw: bytes, path: str) -> str:
+    """An image as a ``data:`` URL; its type goes by the bytes, else by the name."""
+    found = _identify(raw)
+    ending = found[0] if found else Path(path).suffix.lower()
+    media_type = _TYPES.get(ending, "application/octet-stream")
+    return f"data:{media_type};base64,{base64.b64encode(raw).decode('ascii')}"
+
+
+def _identify(raw: bytes) -> tuple[str, tuple[int, int]] | None:
+    """(ending, (width, height)) by the header; None if Pillow knows no such image."""
+    try:
+        # A size that Pillow warns or refuses at is for training's own limit to judge.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(raw))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    return _ENDINGS.get(image.format or "", f".{(image.format or 'img').lower()}"), image.size
+
+
+class ImageStore:
+    """The folder that embedded images are written to, each once, named by its content.
+
+    Args:
+        folder: made when the first image is written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.num_written = 0
+        self.num_shared = 0
+
+    def write(self, image: EmbeddedImage) -> tuple[str, tuple[int, int]]:
+        """Write an image unless it is there.
+
+        Returns:
+            Its path relative to the folder that holds :attr:`folder`, and (width, height).
+
+        Raises:
+            UnfitRecordError: the bytes are no image.
+        """
+        found = _identify(image.raw)
+        if found is None:
+            raise UnfitRecordError("embedded bytes that are no image")
+        ending, size = found
+        name = hashlib.blake2b(image.raw, digest_size=10).hexdigest()
+        relative = f"{self.folder.name}/{name[:2]}/{name}{ending}"
+        path = self.folder.parent / relative
+        if path.exists():
+            self.num_shared += 1
+            return relative, size
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written_aside(path) as aside:
+            aside.write_bytes(image.raw)
+        self.num_written += 1
+        return relative, size
+
+
+class ImageRoot:
+    """Where images named by a path are looked for, to say how many are missing.
+
+    Args:
+        root: folder that paths are relative to.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = os.path.abspath(root)
+        self.num_named = 0
+
+    def check(self, path: str, notes: Notes) -> str:
+        """The path as it goes into the record: relative to the root where it lies in it."""
+        self.num_named += 1
+        joined = os.path.normpath(os.path.join(self._root, path))
+        inside = joined.startswith(self._root.rstrip(os.sep) + os.sep)
+        if not inside:
+            notes.remarks["image paths outside the root, which training refuses (give --root)"] += 1
+        elif os.path.isabs(path):
+            path = os.path.relpath(joined, self._root)
+            notes.remarks["absolute image paths made relative to the root"] += 1
+        if not os.path.exists(joined):
+            notes.remarks["named images that do not exist below the root"] += 1
+        return path
+
+    def read(self, path: str) -> bytes:
+        """The bytes of an image.
+
+        Raises:
+            UnfitRecordError: it cannot be read.
+        """
+        try:
+            with open(os.path.join(self._root, path), "rb") as file:
+                return file.read()
+        except OSError as err:
+            raise UnfitRecordError(f"an image that cannot be read ({err.strerror})") from err
