@@ -61,35 +61,39 @@ def read_coco(
         by_annotation: fill ``annotation_boxes`` in place of ``boxes`` and ``captions``.
 
     Raises:
-        DatasetError: it is no such file, or an annotation is of no image.
+        DatasetError: it is no such file.
     """
-    with open(path, "rb") as file, _mapped(file, path) as text:
+    # Not closed by hand: parts of it are referred to until the last is decoded.
+    text = _mapped(path)
+    found = CocoFile()
+    try:
+        sections = msgspec.json.decode(text, type=_Sections)
+        found.categories = {one["id"]: str(one["name"]) for one in sections.categories}
+        for raw in sections.images:
+            image = msgspec.json.decode(raw)
+            found.images[image["id"]] = {k: image[k] for k in ("file_name", "width", "height")}
+            _count_left(image, _IMAGE_KEYS, "images", notes)
+    except (msgspec.DecodeError, KeyError, TypeError) as err:
+        raise DatasetError(
+            f"is no COCO file of images and annotations ({err})", where=str(path)
+        ) from err
+    total = len(sections.annotations)
+    for number, raw in enumerate(sections.annotations):
+        if number % 4096 == 0:
+            progress(number, total)
+        where = f"{path}, annotation {number}"
         try:
-            sections = msgspec.json.decode(text, type=_Sections)
-            found = CocoFile()
-            found.categories = {one["id"]: str(one["name"]) for one in sections.categories}
-            for raw in sections.images:
-                image = msgspec.json.decode(raw)
-                found.images[image["id"]] = {k: image[k] for k in ("file_name", "width", "height")}
-                _count_left(image, _IMAGE_KEYS, "images", notes)
-            total = len(sections.annotations)
-            for number, raw in enumerate(sections.annotations):
-                if number % 4096 == 0:
-                    progress(number, total)
-                _add_annotation(raw, found, notes, by_annotation, f"{path}, annotation {number}")
-            progress(total, total)
-        except (msgspec.DecodeError, KeyError, TypeError) as err:
-            raise DatasetError(
-                f"is no COCO file of images and annotations ({err})", where=str(path)
-            ) from err
-        finally:
-            sections = None  # type: ignore[assignment]  # its parts refer to the mapped file
+            _add_annotation(raw, found, notes, by_annotation, where)
+        except (msgspec.DecodeError, KeyError, TypeError, ValueError, ZeroDivisionError):
+            notes.leave_record(where, "an annotation with a field missing or of the wrong type")
+    progress(total, total)
     return found
 
 
-def _mapped(file: Any, path: Path) -> mmap.mmap:
+def _mapped(path: Path) -> mmap.mmap:
     try:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        with open(path, "rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except ValueError as err:
         raise DatasetError("is empty", where=str(path)) from err
 

@@ -35,9 +35,7 @@ def canonical(text: str) -> str:
 
 @settings(max_examples=300, deadline=None)
 @given(text=any_text, size=sizes, target=st.sampled_from(["unit", "pixel"]))
-def test_from_1000_and_back_is_the_identity(
-    text: str, size: tuple[int, int], target: str
-) -> None:
+def test_from_1000_and_back_is_the_identity(text: str, size: tuple[int, int], target: str) -> None:
     there = convert_boxes(text, "1000", target, size=size)  # type: ignore[arg-type]
     if there.num_boxes:
         back = convert_boxes(there.text, target, "1000", size=size)  # type: ignore[arg-type]
