@@ -31,6 +31,9 @@ def register(app: typer.Typer) -> None:
     app.command("convert-boxes")(convert_boxes)
     app.command("import")(import_)
     app.command("export")(export)
+    app.command("split")(split)
+    app.command("init")(init)
+    app.command("stats")(stats)
 
 
 def convert_boxes(
@@ -162,6 +165,81 @@ def export(
         report = export_records(plan, progress)
     _echo(report, as_json)
     raise typer.Exit(1 if report.notes.left_records else 0)
+
+
+def split(
+    source: Annotated[Path, typer.Argument(metavar="META|JSONL", help="What is cut in two.")],
+    val: Annotated[
+        float, typer.Option(help="Share of the records held out; from 1 on their number.")
+    ] = 0.1,
+    seed: Annotated[int, typer.Option(help="The same one gives the same halves.")] = 0,
+    by: Annotated[
+        str,
+        typer.Option(
+            help="What is never in both halves: image, content (of its file), record, or a field "
+            "of the records."
+        ),
+    ] = "image",
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="For the new files; beside the source else.")
+    ] = None,
+    root: ImageRootOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hold records out: two files and two meta JSONs, no image in both.
+
+    Example: internvl-chat data split photos/meta.json --val 0.1
+    """
+    from internvl_chat.data.convert.splitting import split_records
+
+    with bar("splitting") as progress:
+        report = split_records(
+            source, out, share=val, seed=seed, by=by, root=root, progress=progress
+        )
+    _echo(report, as_json)
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of images.")],
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Table with image, question, answer.")
+    ] = None,
+    question: Annotated[
+        str, typer.Option(help="Asked where the table has none.")
+    ] = "Describe this image.",
+    name: Annotated[
+        str | None, typer.Option(help="Of the dataset; the folder's by default.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make annotation.jsonl and meta.json in a folder of images, from a table or to be filled in.
+
+    Example: internvl-chat data init photos --csv photos/questions.csv
+    """
+    from internvl_chat.data.convert.skeleton import make_skeleton
+
+    with bar("reading") as progress:
+        report = make_skeleton(folder, table=csv, question=question, name=name, progress=progress)
+    _echo(report, as_json)
+    raise typer.Exit(1 if report.notes.left_records else 0)
+
+
+def stats(
+    source: Annotated[Path, typer.Argument(metavar="META|JSONL", help="What is counted.")],
+    as_json: AsJson = False,
+) -> None:
+    """Count records, images, rounds, words, boxes and sizes by dataset; no image is opened.
+
+    Example: internvl-chat data stats shell/data/internvl_1_2_finetune.json
+    """
+    from internvl_chat.data.convert.counting import as_table, count_datasets
+
+    with bar("counting") as progress:
+        found = count_datasets(source, progress)
+    if as_json:
+        typer.echo(json.dumps({one.name: one.as_dict() for one in found}, ensure_ascii=False))
+    else:
+        typer.echo(as_table(found))
 
 
 @contextmanager

@@ -1,0 +1,270 @@
+"""Records in two halves, so that no image (or scan, or patient) is in both."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from internvl_chat.data.convert.files import (
+    Progress,
+    decode,
+    encode,
+    is_array,
+    no_progress,
+    read_lines,
+    record_file,
+    refuse_existing,
+    require_file,
+)
+from internvl_chat.data.convert.meta_entry import add_to_meta, meta_entry
+from internvl_chat.data.json2jsonl import iterate_array
+from internvl_chat.data.meta import DatasetSpec, load_meta
+from internvl_chat.errors import ConfigError, DatasetError
+
+HALVES = ("train", "val")
+_OF_VAL = ("box_format", "max_dynamic_patch")  # what says how to read, not how often to learn
+
+
+@dataclass(frozen=True)
+class SplitSource:
+    """One annotation file to be cut in two."""
+
+    name: str
+    annotation: Path
+    root: str
+    options: Mapping[str, Any]
+    """Other keys of its entry."""
+
+
+@dataclass
+class SplitReport:
+    """How many records went where."""
+
+    metas: list[str]
+    counts: dict[str, dict[str, int]]
+    """Dataset -> half -> records."""
+    num_groups: int
+    """Different images (or values of the field) by which the records were told apart."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For programs."""
+        return dataclasses.asdict(self)
+
+    def as_text(self) -> str:
+        """For people."""
+        lines = [
+            f"{name}: {counts['train']} train, {counts['val']} val"
+            for name, counts in self.counts.items()
+        ]
+        return "\n".join([*lines, f"{self.num_groups} groups; {', '.join(self.metas)}"])
+
+
+def split_records(
+    source: Path,
+    folder: Path | None,
+    *,
+    share: float,
+    seed: int,
+    by: str,
+    root: Path | None = None,
+    progress: Progress = no_progress,
+) -> SplitReport:
+    """Cut a JSONL file, or every dataset of a meta JSON, into ``train`` and ``val``.
+
+    Lines are copied to the byte. The same seed gives the same halves, whatever the records' order.
+    Memory: 8 bytes a record, and an entry for each image of a record that has several.
+
+    Args:
+        source: a meta JSON, or records as JSONL or ``.json`` array.
+        folder: for the new files; beside the source by default.
+        share: of the records that ``val`` gets as nearly as groups allow, or if 1 or more their
+            number.
+        by: ``image`` (by its path), ``content`` (by the file's bytes), ``record``, or a field of
+            the records.
+        root: of a JSONL file's images, its own folder by default.
+
+    Raises:
+        ConfigError: a new file exists, the share is none, or a record lacks the field.
+        DatasetError: a line is no record, or a half would be empty.
+    """
+    if not share > 0:
+        raise ConfigError(f"{share} is no share", where="--val", fix="Give 0.1, or 500 records.")
+    sources = _sources(source, root)
+    folder = folder or source.parent
+    stem = source.stem
+    metas = [
+        folder / f"{stem}.{half}.{'json' if _is_meta(source) else 'meta.json'}" for half in HALVES
+    ]
+    outputs = {
+        (one.name, half): folder / f"{_file_name(one.name)}.{half}.jsonl"
+        for one in sources
+        for half in HALVES
+    }
+    refuse_existing(*metas, *outputs.values())
+    keys = _group_keys(sources, by, seed, progress)
+    limit = _limit(keys, share)
+    start, counts = 0, {}
+    for one in sources:
+        files = [outputs[one.name, half] for half in HALVES]
+        counts[one.name], num_records = _write(one, files, keys[start:], limit)
+        start += num_records
+    for half, meta in zip(HALVES, metas, strict=True):
+        for one in sources:
+            length = counts[one.name][half]
+            if length:
+                options = {k: v for k, v in one.options.items() if half == "train" or k in _OF_VAL}
+                output = outputs[one.name, half]
+                add_to_meta(meta, one.name, meta_entry(Path(one.root), output, length, **options))
+    return SplitReport([str(meta) for meta in metas], counts, len(np.unique(keys)))
+
+
+def _is_meta(path: Path) -> bool:
+    """A ``.json`` that begins with an object is a meta JSON; with a list, it holds records."""
+    return path.suffix == ".json" and not is_array(path)
+
+
+def _sources(path: Path, root: Path | None) -> list[SplitSource]:
+    require_file(path)
+    if not _is_meta(path):
+        return [SplitSource(path.stem, path, str(root or path.parent), {})]
+    return [_of_spec(spec) for spec in load_meta(path)]
+
+
+def _of_spec(spec: DatasetSpec) -> SplitSource:
+    defaults = {field.name: field.default for field in dataclasses.fields(DatasetSpec)}
+    options = {
+        key: getattr(spec, key)
+        for key in ("data_augment", "repeat_time", "max_dynamic_patch", "box_format", "weight")
+        if getattr(spec, key) != defaults[key]
+    }
+    return SplitSource(spec.name, Path(spec.annotation), spec.root, options)
+
+
+def _file_name(name: str) -> str:
+    return name.replace(os.sep, "_")
+
+
+def _lines(source: SplitSource, progress: Progress = no_progress) -> Iterator[tuple[bytes, str]]:
+    if is_array(source.annotation):
+        for number, record in enumerate(iterate_array(source.annotation), start=1):
+            yield encode(record), f"{source.annotation}, element {number}"
+    else:
+        yield from read_lines(source.annotation, progress)
+
+
+def _group_keys(
+    sources: Sequence[SplitSource], by: str, seed: int, progress: Progress
+) -> np.ndarray:
+    """(n,) uint64: equal for records that must not be parted, in random order otherwise."""
+    groups = _Groups()
+    firsts: list[np.ndarray] = []
+    salt = str(seed).encode()[:64]
+    for source in sources:
+        numbers = array("Q")
+        for line, where in _lines(source, progress):
+            names = _names(decode(line, where), by, source, where)
+            numbers.append(groups.join([_digest(salt, name) for name in names]))
+        firsts.append(np.array(numbers, dtype=np.uint64))
+    keys = np.concatenate(firsts) if firsts else np.zeros(0, np.uint64)
+    return groups.settle(keys)
+
+
+def _names(record: Mapping[str, Any], by: str, source: SplitSource, where: str) -> list[bytes]:
+    """What a record must not share with one of the other half."""
+    if by not in ("image", "content", "record"):
+        if record.get(by) is None:
+            raise ConfigError(f"has no field {by!r}", where=where, fix="Name another with --by.")
+        return [orjson.dumps(record[by])]
+    value = record.get("image", record.get("images")) or record.get("video") or []
+    paths = [value] if isinstance(value, str) else value
+    if by == "record" or not paths or not all(isinstance(path, str) for path in paths):
+        # Without media equal conversations go together.
+        shown = record.get("conversations", record.get("messages"))
+        return [encode({"by": shown, "media": paths} if by == "record" else {"by": shown})]
+    full = [os.path.realpath(os.path.join(source.root, path)) for path in paths]
+    return [_content(path, where) if by == "content" else os.fsencode(path) for path in full]
+
+
+def _content(path: str, where: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "blake2b").digest()
+    except OSError as err:
+        raise DatasetError(f"{path} cannot be read ({err.strerror})", where=where) from err
+
+
+def _digest(salt: bytes, name: bytes) -> int:
+    digest = hashlib.blake2b(name, digest_size=8, key=salt).digest()
+    return int.from_bytes(digest, "little")
+
+
+class _Groups:
+    """Union of the images that stand in one record; only those of several images are held."""
+
+    def __init__(self) -> None:
+        self._parent: dict[int, int] = {}
+
+    def join(self, digests: Sequence[int]) -> int:
+        """Put these together; returns one of them."""
+        first = digests[0]
+        for other in digests[1:]:
+            one, two = self._find(first), self._find(other)
+            self._parent[max(one, two)] = self._parent[min(one, two)] = min(one, two)
+        return first
+
+    def _find(self, digest: int) -> int:
+        while (above := self._parent.get(digest, digest)) != digest:
+            self._parent[digest] = self._parent.get(above, above)
+            digest = above
+        return digest
+
+    def settle(self, keys: np.ndarray) -> np.ndarray:
+        """The group of each key."""
+        if not self._parent:
+            return keys
+        return np.array([self._find(int(key)) for key in keys], dtype=np.uint64)
+
+
+def _limit(keys: np.ndarray, share: float) -> int:
+    """Groups up to this one are ``val``: digests are random, so this draws whole groups.
+
+    Raises:
+        DatasetError: there are fewer than two groups.
+    """
+    groups, sizes = np.unique(keys, return_counts=True)
+    if len(groups) < 2:
+        raise DatasetError(
+            f"{len(keys)} records of {len(groups)} group cannot be parted",
+            fix="Choose what must not be in both halves with --by.",
+        )
+    wanted = share * len(keys) if share < 1 else min(share, len(keys))
+    sums = np.cumsum(sizes)
+    # At least one group on each side.
+    best = int(np.argmin(np.abs(sums[:-1] - wanted)))
+    return int(groups[best])
+
+
+def _write(
+    source: SplitSource, files: Sequence[Path], keys: np.ndarray, limit: int
+) -> tuple[dict[str, int], int]:
+    with ExitStack() as stack:
+        train, val = (stack.enter_context(record_file(path)) for path in files)
+        number = 0
+        for line, _ in _lines(source):
+            (val if int(keys[number]) <= limit else train).write_raw(line)
+            number += 1
+        counts = {"train": train.num_records, "val": val.num_records}
+    for path, count in zip(files, counts.values(), strict=True):
+        if not count:
+            path.unlink()  # an annotation without records is an error to everyone
+    return counts, number
