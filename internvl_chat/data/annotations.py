@@ -1,140 +1,203 @@
 """Annotation files, read record by record without holding the text.
 
-A ``.jsonl`` file is memory-mapped; where its records start is worked out once, cached beside other
-derived files, and mapped too. A rank's own memory therefore does not grow with the file: pages are
-the kernel's, shared by all ranks and workers. A ``.json`` array is indexed the same way.
+Where the records start is worked out once, cached beside other derived files, and mapped
+(:mod:`internvl_chat.data.offsets`). The text is read from the file record by record: a rank's own
+memory does not grow with the file, the kernel's page cache is shared by all ranks and workers, and
+a file that is cut short or changed under a running job is an error and no crash.
 """
 
 from __future__ import annotations
 
 import logging
-import mmap
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
-import numpy as np
-
-from internvl_chat.data.cache import build_once, cache_dir, digest, file_identity
+from internvl_chat.data.cache import build_once, cache_path, digest, path_key
+from internvl_chat.data.encodings import UTF8, encoding_of, recode
+from internvl_chat.data.file_version import FileVersion
+from internvl_chat.data.offsets import Offsets, build_offsets
 from internvl_chat.errors import DatasetError
 
 logger = logging.getLogger(__name__)
 
-_CHUNK_BYTES = 1 << 26
 _BLANK = b" \t\r\n"
-_FORMAT = 1  # of the sidecar; raise when its layout changes
+_FORMAT = 2  # of the sidecar; raise when its layout changes
+_TELL_FROM_BYTES = 1 << 28  # smaller files are indexed before one could read that they are
 
 
 class AnnotationFile:
     """Records of one annotation file by number.
 
     Args:
-        path: ``.jsonl`` (a record a line; blank lines are skipped) or ``.json`` (an array).
+        path: ``.jsonl`` (a record a line; blank lines are skipped) or ``.json`` (an array), in
+            UTF-8, or in UTF-16 or -32 (read by way of a copy in the cache).
 
     Raises:
-        DatasetError: the file is missing, holds no record, or is a ``.json`` that is no array.
+        DatasetError: the file is missing, holds no record, is a ``.json`` that is no array, or
+            changed since this object, sent from another process, was made.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = str(path)
+        self.path = os.fspath(path)
         self._open()
 
     def _open(self) -> None:
         try:
-            self._text = _map(self.path)
-            sidecar = cache_dir() / f"{Path(self.path).stem}-{self.identity}.offsets.npy"
-        except OSError as err:
-            raise DatasetError(f"cannot be read: {err.strerror}", where=self.path) from err
-        build_once(sidecar, self._build)
-        # (3, n): start and end byte of each record, and its line number (1 based).
-        self._table = np.load(sidecar, mmap_mode="r")
-        if self._table.shape[1] == 0:
+            self._handle = _OpenFile(self.path)
+            self._version = FileVersion.of(self._handle.number)
+            self.encoding = encoding_of(os.pread(self._handle.number, 4, 0))
+        except (OSError, ValueError) as err:  # ValueError: a NUL in the name
+            problem = getattr(err, "strerror", None) or err
+            raise DatasetError(f"cannot be read: {problem}", where=self.path) from err
+        self._text, self._text_version = self._handle, self._version
+        if self.encoding != UTF8:
+            self._text = self._recoded()
+            self._text_version = FileVersion.of(self._text.number)
+        sidecar = cache_path(self.path, self.identity, ".offsets")
+        self._offsets = self._mapped(sidecar)
+        if len(self._offsets) == 0:
             raise DatasetError(
                 "holds no record", where=self.path, fix="Write one JSON object a line."
             )
 
     @property
     def identity(self) -> str:
-        """Digest of path, size and modification time: changes when the file does."""
-        return digest(_FORMAT, *file_identity(self.path))
+        """Digest of path, size, modification time and samples of the content, when opened."""
+        return digest(_FORMAT, path_key(os.path.realpath(self.path)), self._version)
+
+    @property
+    def is_array(self) -> bool:
+        """Whether it is a JSON array, by its name."""
+        return self.path.endswith(".json")
+
+    def _mapped(self, sidecar: Path) -> Offsets:
+        """The sidecar, built if it is not there, or not whole."""
+        build_once(sidecar, self._build)
+        try:
+            return Offsets(sidecar)
+        except ValueError as err:
+            logger.warning("%s is damaged (%s) and made anew", sidecar, err)
+        sidecar.unlink(missing_ok=True)
+        build_once(sidecar, self._build)
+        return Offsets(sidecar)
 
     def _build(self, partial: Path) -> None:
-        if self.path.endswith(".json"):
-            table = _index_array(self._text, self.path)
-        else:
-            table = _index_lines(self._text)
-        with open(partial, "wb") as handle:
-            np.save(handle, table)
+        if self._version.size >= _TELL_FROM_BYTES:
+            logger.info("indexing %s (%.1f GB)", self.path, self._version.size / 1e9)
+        build_offsets(self._text.number, partial, is_array=self.is_array, where=self.path)
+        if not self._version.is_of(self._handle.number):
+            raise self._changed()
+
+    def _recoded(self) -> _OpenFile:
+        """A copy of the text in UTF-8, made once."""
+
+        def build(partial: Path) -> None:
+            logger.warning(
+                "%s is in %s; reading it by way of a copy in the cache. UTF-8 needs none: "
+                "iconv -f %s -t UTF-8",
+                *(self.path, self.encoding.upper(), self.encoding.upper()),
+            )
+            try:
+                with open(self.path, "rb") as source, open(partial, "wb") as target:
+                    recode(source, target, self.encoding)
+            except UnicodeDecodeError as err:
+                raise DatasetError(
+                    f"begins as {self.encoding.upper()}, but is not valid: {err.reason}",
+                    where=self.path,
+                    fix="Save it again as UTF-8.",
+                ) from err
+
+        path = cache_path(self.path, self.identity, ".utf8")
+        build_once(path, build)
+        return _OpenFile(str(path))
 
     def __len__(self) -> int:
-        return self._table.shape[1]
+        return len(self._offsets)
 
     def read(self, index: int) -> tuple[bytes, str]:
-        """The bytes of record ``index`` (0 based) and where they stand, as ``file:line``."""
-        start, end, line = self._table[:, index]
-        return self._text[start:end], f"{self.path}:{line}"
+        """The bytes of record ``index`` (0 based) and where they stand, as ``file:line``.
+
+        Raises:
+            DatasetError: the file changed since it was opened.
+            IndexError: there is no such record.
+        """
+        start, stop = self._offsets.span(index)
+        return self._trimmed(self._bytes(start, stop), index), self.where(index)
+
+    def read_range(self, first: int, last: int) -> Iterator[tuple[bytes, str]]:
+        """As :meth:`read` for the records ``first .. last - 1``, read from the file at once."""
+        starts = self._offsets.starts(first, last)
+        text = self._bytes(starts[0], starts[-1])
+        for number in range(last - first):
+            raw = text[starts[number] - starts[0] : starts[number + 1] - starts[0]]
+            yield self._trimmed(raw, first + number), self.where(first + number)
+
+    def _bytes(self, start: int, stop: int) -> bytes:
+        raw = os.pread(self._text.number, stop - start, start)
+        while len(raw) < stop - start and (
+            more := os.pread(self._text.number, stop - start - len(raw), start + len(raw))
+        ):
+            raw += more
+        if not self._text_version.is_of(self._text.number) or len(raw) < stop - start:
+            self._check_change()
+        return raw
+
+    def _trimmed(self, raw: bytes, index: int) -> bytes:
+        """A record without what stands between it and the next."""
+        if not self.is_array:
+            return raw.partition(b"\n")[0]
+        if index + 1 < len(self):
+            raw = raw.rstrip(_BLANK).removesuffix(b",")
+        return raw.rstrip(_BLANK)
+
+    def _check_change(self) -> None:
+        """The file was touched: go on if its records are where they were."""
+        if not self._text_version.begins(self._text.number):
+            raise self._changed()
+        logger.warning(
+            "%s was touched or appended to while in use; going on with the %d records it had",
+            *(self.path, len(self)),
+        )
+        now = FileVersion.of(self._text.number)
+        # Compare with what it looks like now, but only the part that it had.
+        self._text_version = FileVersion(now.size, now.modified_ns, now.spots)
+
+    def _changed(self) -> DatasetError:
+        return DatasetError(
+            f"changed while it was in use (it had {self._version.size} bytes, it has "
+            f"{os.fstat(self._handle.number).st_size})",
+            where=self.path,
+            fix="Leave the file alone while a job reads it; write a new one beside it and rename. "
+            "Start the job again.",
+        )
 
     def where(self, index: int) -> str:
         """``file:line`` of record ``index``."""
-        return f"{self.path}:{self._table[2, index]}"
+        return f"{self.path}:{self._offsets.line(index)}"
 
     def line(self, index: int) -> int:
         """Line number, from 1, of record ``index``."""
-        return int(self._table[2, index])
+        return self._offsets.line(index)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path}  # maps do not travel to spawned workers: reopen there
+        return {"path": self.path, "version": self._version}  # maps do not travel: reopen there
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.path = state["path"]
         self._open()
+        if self._version != state["version"]:
+            raise self._changed()
 
 
-def _map(path: str) -> mmap.mmap | bytes:
-    with open(path, "rb") as handle:
-        if os.fstat(handle.fileno()).st_size == 0:
-            return b""  # an empty file cannot be mapped
-        return mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+class _OpenFile:
+    """A file descriptor for ``os.pread``, which no two readers disturb; closed when it goes."""
 
+    def __init__(self, path: str) -> None:
+        # O_NONBLOCK: a named pipe, which is refused next, would wait for its writer.
+        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
 
-def _index_lines(text: mmap.mmap | bytes) -> np.ndarray:
-    """(3, n) int64 of the non-blank lines, a byte-order mark left out."""
-    found = [np.zeros(0, dtype=np.int64)]
-    for begin in range(0, len(text), _CHUNK_BYTES):
-        chunk = np.frombuffer(text[begin : begin + _CHUNK_BYTES], dtype=np.uint8)
-        found.append(np.flatnonzero(chunk == 10) + begin)
-    ends = np.concatenate(found)
-    if len(text) and (len(ends) == 0 or ends[-1] != len(text) - 1):
-        ends = np.append(ends, len(text))  # the last line has no newline
-    starts = np.empty_like(ends)
-    starts[:1] = 3 if text[:3] == b"\xef\xbb\xbf" else 0
-    starts[1:] = ends[:-1] + 1
-    lines = np.arange(1, len(ends) + 1, dtype=np.int64)
-    keep = np.ones(len(ends), dtype=bool)
-    for index in np.flatnonzero(ends - starts < 16):  # no record is that short
-        keep[index] = bool(text[starts[index] : ends[index]].strip(_BLANK))
-    return np.stack([starts[keep], ends[keep], lines[keep]])
-
-
-def _index_array(text: mmap.mmap | bytes, path: str) -> np.ndarray:
-    """(3, n) int64 of the elements of a JSON array; the text is held while this runs."""
-    raw = bytes(text)
-    try:
-        elements = msgspec.json.decode(raw.removeprefix(b"\xef\xbb\xbf"), type=list[msgspec.Raw])
-    except msgspec.DecodeError as err:
-        raise DatasetError(
-            f"a .json annotation must be an array of records ({err})",
-            where=path,
-            fix="Name a file with one object a line .jsonl.",
-        ) from err
-    table = np.zeros((3, len(elements)), dtype=np.int64)
-    position, line = 0, 1
-    for number, element in enumerate(elements):
-        record = bytes(element)
-        start = raw.index(record, position)  # at most a comma and white space further on
-        line += raw.count(b"\n", position, start)
-        table[:, number] = start, start + len(record), line
-        line += record.count(b"\n")
-        position = start + len(record)
-    return table
+    def __del__(self) -> None:
+        if hasattr(self, "number"):
+            os.close(self.number)

@@ -149,7 +149,7 @@ def test_index_fills_the_cache(folder: Path, capsys: pytest.CaptureFixture[str])
     command = ["data", "index", str(folder / "meta.json"), "--tokenizer", str(folder / "tokenizer")]
     assert main([*command, "--max-bad-ratio", "0.5"]) == 0
     assert "6 samples of 2 datasets" in capsys.readouterr().out
-    assert list((folder / "cache").glob("a-*.offsets.npy"))
+    assert list((folder / "cache").glob("a-*.offsets"))
     assert len(list((folder / "cache").glob("a-*.lengths.npy"))) == 1  # the same file twice
     assert main(command) == 3
     assert "are bad, more than --max_bad_ratio 0.01 allows" in capsys.readouterr().err
