@@ -87,7 +87,7 @@ def build_once(path: Path, build: Callable[[Path], None]) -> bool:
         Whether this process built it.
 
     Raises:
-        DatasetError: there is no room, or the directory cannot be written.
+        DatasetError: there is no room, the directory cannot be written, or a read fails.
     """
     if path.exists():
         return False
@@ -104,14 +104,14 @@ def build_once(path: Path, build: Callable[[Path], None]) -> bool:
 
 @contextlib.contextmanager
 def told(path: Path) -> Iterator[None]:
-    """Turn what goes wrong with the disk while ``path`` is written into an error for the user."""
+    """Turn what goes wrong with the disk while ``path`` is made into an error for the user."""
     try:
         yield
     except OSError as err:
         raise DatasetError(
-            f"cannot be written: {err.strerror or err}",
+            f"cannot be made: {err.strerror or err}",
             where=str(path),
-            fix="Set INTERNVL_CHAT_CACHE to a directory with room for it.",
+            fix="INTERNVL_CHAT_CACHE may name a directory on another disk.",
         ) from err
 
 

@@ -8,12 +8,10 @@ it (then the header only).
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +19,16 @@ import orjson
 
 from internvl_chat.config import MediaConfig
 from internvl_chat.data.annotations import AnnotationFile
-from internvl_chat.data.cache import build_once, cache_dir, digest
+from internvl_chat.data.cache import cache_path, digest, locked, path_key, told
 from internvl_chat.data.encode import Encoder
 from internvl_chat.data.expand import ExpandedRecord, expand_record, needs_sizes
 from internvl_chat.data.images import open_image, resolve_path
+from internvl_chat.data.length_journal import CountedChunk, LengthJournal
 from internvl_chat.data.meta import DatasetSpec
+from internvl_chat.data.processes import forked_map, usable_cores
 from internvl_chat.data.schema import BadRecordError, Record, Size, parse_record
 from internvl_chat.data.video import choose_frames, open_video
+from internvl_chat.files import written_aside
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,6 @@ BAD = -1
 """Length of a record that cannot be trained on."""
 _CHUNK_RECORDS = 512
 _PARALLEL_FROM = 4096
-_MAX_PROCESSES = 32
 _FORMAT = 1  # of the cache; raise when counting or its layout changes
 
 
@@ -54,19 +54,6 @@ class Lengths:
     warnings: dict[str, int]
 
 
-@dataclass
-class _Chunk:
-    """Counts of the records from ``first`` on."""
-
-    first: int
-    tokens: list[int]
-    tiles: list[int]
-    bad: list[tuple[int, str, str, str | None]] = field(default_factory=list)
-    num_truncated: int = 0
-    num_dropped: int = 0
-    warnings: Counter[str] = field(default_factory=Counter)
-
-
 @dataclass(frozen=True)
 class _Counter:
     """What counting one dataset needs."""
@@ -76,12 +63,14 @@ class _Counter:
     encoder: Encoder
     media: MediaConfig
 
-    def chunk(self, first: int) -> _Chunk:
+    def chunk(self, first: int) -> CountedChunk:
+        """Count ``_CHUNK_RECORDS`` records, or as many as there are."""
         last = min(first + _CHUNK_RECORDS, len(self.file))
-        chunk = _Chunk(first, [BAD] * (last - first), [0] * (last - first))
+        tokens = np.full(last - first, BAD, dtype=np.int32)
+        chunk = CountedChunk(first, tokens, np.zeros_like(tokens))
+        warnings: Counter[str] = Counter()
         places, rendered, tiles, wheres = [], [], [], []
-        for number in range(first, last):
-            raw, where = self.file.read(number)
+        for number, (raw, where) in enumerate(self.file.read_range(first, last), first):
             try:
                 record = parse_record(raw, where=where)
                 expanded = self._expand(record, where)
@@ -90,7 +79,7 @@ class _Counter:
                 chunk.bad.append((number, err.code, err.problem, err.fix))
                 continue
             chunk.num_dropped += record.dropped_leading_answer
-            chunk.warnings.update(expanded.warnings)
+            warnings.update(expanded.warnings)
             places.append(number)
             rendered.append(one)
             tiles.append(expanded.num_tiles)
@@ -104,6 +93,7 @@ class _Counter:
             chunk.tokens[number - first], truncated = found
             chunk.tiles[number - first] = sum(counts)
             chunk.num_truncated += truncated
+        chunk.warnings = dict(warnings)
         return chunk
 
     def _expand(self, record: Record, where: str) -> ExpandedRecord:
@@ -149,8 +139,8 @@ def token_lengths(
 ) -> Lengths:
     """Counts of every record of a dataset, from the cache if they were made before.
 
-    Processes that ask at once (ranks, jobs) count once: the others wait. Works before any process
-    group or device exists.
+    Processes that ask at once (ranks, jobs) count once: the others wait. A count that was
+    interrupted is continued. Works before any process group or device exists.
 
     Args:
         spec, file: the dataset.
@@ -159,6 +149,9 @@ def token_lengths(
         is_main: whether to show progress.
         num_processes: how many count; by default as many as there are cores, at most 32, and one
             for small files.
+
+    Raises:
+        DatasetError: the file changed meanwhile, the cache has no room, or a process died.
     """
     key = digest(
         _FORMAT,
@@ -167,18 +160,18 @@ def token_lengths(
         asdict(encoder.config),
         asdict(encoder.template),
         asdict(media),
-        [os.path.abspath(spec.root or "."), spec.box_format, spec.max_dynamic_patch],
+        [path_key(os.path.abspath(spec.root or ".")), spec.box_format, spec.max_dynamic_patch],
     )
-    path = cache_dir() / f"{Path(file.path).stem}-{key}.lengths.npy"
+    path = cache_path(file.path, key, ".lengths.npy")
     report = path.with_suffix(".json")
-
-    def build(partial: Path) -> None:
-        table, summary = _count(_Counter(spec, file, encoder, media), is_main, num_processes)
-        report.write_bytes(orjson.dumps(summary))  # before the table, whose presence means done
-        with open(partial, "wb") as handle:
-            np.save(handle, table)
-
-    build_once(path, build)
+    if not path.exists():
+        with locked(path) as alone:
+            if not path.exists():
+                counter = _Counter(spec, file, encoder, media)
+                ending = ".part" if alone else f".{os.getpid()}.part"
+                journal = path.with_suffix(ending)
+                with told(journal):
+                    _count(counter, journal, path, report, is_main, num_processes)
     table = np.load(path, mmap_mode="r")
     summary = orjson.loads(report.read_bytes())
     return Lengths(
@@ -195,72 +188,67 @@ def token_lengths(
 
 
 def _count(
-    counter: _Counter, is_main: bool, num_processes: int | None
-) -> tuple[np.ndarray, dict[str, object]]:
-    """((2, n) int32 tokens and tiles, what else to keep)."""
+    counter: _Counter,
+    journal_path: Path,
+    path: Path,
+    report: Path,
+    is_main: bool,
+    num_processes: int | None,
+) -> None:
+    """Count what the journal does not hold yet, then write its sum to ``path`` and ``report``."""
     total = len(counter.file)
-    table = np.zeros((2, total), dtype=np.int32)
+    if num_processes is None:
+        num_processes = usable_cores() if total >= _PARALLEL_FROM else 1
+    with LengthJournal(journal_path) as journal:
+        first = journal.num_records
+        if first:
+            logger.info("%s: going on behind %d counted records", counter.spec.name, first)
+        chunks = forked_map(
+            counter.chunk, range(first, total, _CHUNK_RECORDS), num_processes=num_processes
+        )
+        for chunk in _shown(chunks, counter.spec.name, first, total, is_main):
+            journal.append(chunk)
+        with written_aside(path) as partial:
+            summary = _write_table(journal, partial, total)
+            with written_aside(report) as partial_report:  # before the table: that means done
+                partial_report.write_bytes(orjson.dumps(summary))
+    journal_path.unlink(missing_ok=True)
+
+
+def _write_table(journal: LengthJournal, path: Path, total: int) -> dict[str, object]:
+    """Write (2, n) int32 tokens and tiles; what else is to be kept."""
+    table = np.lib.format.open_memmap(path, "w+", dtype=np.int32, shape=(2, total))
     bad: list[tuple[int, str, str, str | None]] = []
     warnings: Counter[str] = Counter()
     truncated = dropped = 0
-    for chunk in _shown(_chunks(counter, total, num_processes), counter.spec.name, total, is_main):
+    for chunk in journal.chunks():
         table[:, chunk.first : chunk.first + len(chunk.tokens)] = chunk.tokens, chunk.tiles
         bad += chunk.bad
         warnings.update(chunk.warnings)
         truncated += chunk.num_truncated
         dropped += chunk.num_dropped
-    summary: dict[str, object] = {
+    table.flush()
+    return {
         "bad": sorted(bad),
         "warnings": dict(warnings.most_common(100)),
         "num_truncated": truncated,
         "num_dropped": dropped,
     }
-    return table, summary
 
 
-def _chunks(counter: _Counter, total: int, num_processes: int | None) -> Iterator[_Chunk]:
-    if num_processes is None:
-        cores = len(os.sched_getaffinity(0))
-        num_processes = min(cores, _MAX_PROCESSES) if total >= _PARALLEL_FROM else 1
-    firsts = range(0, total, _CHUNK_RECORDS)
-    if num_processes <= 1:
-        yield from map(counter.chunk, firsts)
-        return
-    # Forked: the children share the tokenizer and the maps; they use neither threads nor devices.
-    with ProcessPoolExecutor(
-        min(num_processes, len(firsts)),
-        mp_context=multiprocessing.get_context("fork"),
-        initializer=_adopt,
-        initargs=(counter,),
-    ) as pool:
-        yield from pool.map(_adopted_chunk, firsts)
-
-
-_adopted: _Counter | None = None
-
-
-def _adopt(counter: _Counter) -> None:
-    global _adopted
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # of this child: the processes are parallel
-    _adopted = counter
-
-
-def _adopted_chunk(first: int) -> _Chunk:
-    assert _adopted is not None, "the pool's initializer has run"
-    return _adopted.chunk(first)
-
-
-def _shown(chunks: Iterable[_Chunk], name: str, total: int, is_main: bool) -> Iterator[_Chunk]:
+def _shown(
+    chunks: Iterable[CountedChunk], name: str, first: int, total: int, is_main: bool
+) -> Iterator[CountedChunk]:
     """Pass chunks on, with a progress bar where there is enough to wait for."""
-    if not is_main or total < _PARALLEL_FROM:
+    if not is_main or total - first < _PARALLEL_FROM:
         yield from chunks
         return
     from rich.console import Console
     from rich.progress import Progress
 
-    logger.info("counting the tokens of %d records of %s", total, name)
+    logger.info("counting the tokens of %d records of %s", total - first, name)
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(f"tokens of {name}", total=total)
+        task = progress.add_task(f"tokens of {name}", total=total, completed=first)
         for chunk in chunks:
             progress.update(task, advance=len(chunk.tokens))
             yield chunk

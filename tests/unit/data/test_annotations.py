@@ -338,7 +338,7 @@ def test_no_room_for_the_sidecar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(annotations, "build_offsets", full)
-    with pytest.raises(DatasetError, match=r"No space left.*Set INTERNVL_CHAT_CACHE"):
+    with pytest.raises(DatasetError, match=r"No space left.*INTERNVL_CHAT_CACHE"):
         AnnotationFile(write(tmp_path / "a.jsonl", b'{"a":1}\n'))
 
 
