@@ -49,14 +49,14 @@ def check(
     Example: internvl-chat data check meta.json --decode --tokenizer pretrained/internvl-chat-tiny
     """
     from internvl_chat.data.check import report
+    from internvl_chat.data.check.cleaning import Cleaner
     from internvl_chat.data.check.run import DataCheck
 
     config, loaded = _config(str(meta), tokenizer, context.args)
-    if fix is not None:
-        _require_new(fix)
+    cleaner = None if fix is None else Cleaner(fix)
     examples = report.Examples()
     with _progress() as progress:
-        run = DataCheck(config, tokenizer=loaded, decode=decode, progress=progress)
+        run = DataCheck(config, tokenizer=loaded, decode=decode, progress=progress, cleaner=cleaner)
         for one in run.findings():
             examples.add(one)
             if as_json:
@@ -67,16 +67,9 @@ def check(
         told = examples.as_text()
         typer.echo(f"\n{told}\n" if told else "")
         typer.echo(f"{run.num_errors} errors, {run.num_warnings} warnings")
+        if run.summary:
+            typer.echo(f"\n{run.summary}")
     raise typer.Exit(1 if run.num_errors else 0)
-
-
-def _require_new(folder: Path) -> None:
-    from internvl_chat.errors import ConfigError
-
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(
-            f"{folder} exists and is not empty", where="--fix", fix="Name a new folder."
-        )
 
 
 def _config(meta: str, tokenizer: Path | None, flags: Sequence[str]) -> tuple[DataConfig, Any]:

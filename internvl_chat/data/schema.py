@@ -209,10 +209,12 @@ class _Reader:
         if not self.problems:
             turns = self.attempt(lambda: self.turns(messages), turns)
         no_images: tuple[str, ...] = ()
+        before = len(self.problems)
         images = self.attempt(self.images, no_images)
         video = self.attempt(self.video, None)
+        media_known = len(self.problems) == before
         self.attempt(lambda: self.check_text(messages, system, video), None)
-        if turns:
+        if turns and media_known:
             placed = self.attempt(lambda: self.place_tags(turns, images, video), turns)
         clip = self.attempt(self.clip, None) if video else None
         sizes = self.attempt(lambda: self.sizes(len(images)), None) if images else None

@@ -17,7 +17,7 @@ _LIST: Final = re.compile(rf"\s*\[\s*{_FOUR}(?:\s*,\s*{_FOUR})*\s*\]\s*")
 _GROUP: Final = re.compile(_FOUR)
 _VALUE: Final = re.compile(_NUMBER)
 # As data/boxes.py: behind \left or v2 stands an interval or a subscript.
-_BARE: Final = re.compile(rf"(?<![\w\]\\]){_FOUR}(?!\[)")
+_BARE: Final = re.compile(rf"(?<![\w\]\\{{]){_FOUR}(?!\[)")
 _COMMAND: Final = re.compile(r"\\[A-Za-z]+\Z")
 _SHOWN: Final = 60
 

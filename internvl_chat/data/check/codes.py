@@ -197,13 +197,17 @@ _MEDIA: Final = [
             'Check "root" in the meta JSON and the record\'s path.',
         ),
         ("UNREADABLE_FILE", "A file cannot be read.", "Check its permissions and the disk."),
-        ("EMPTY_FILE", "A file has no content.", "Download or copy the file again."),
+        ("FILE_TOO_LARGE", "A file is too large to be an image.", "Check what the file is."),
         (
             "VIDEO_AS_IMAGE",
             'A video stands under "image".',
             'Name it under "video" and write <video> for it.',
         ),
-        ("NOT_AN_IMAGE", "A file is no image.", "Download or convert the file."),
+        (
+            "NOT_AN_IMAGE",
+            "A file is no image: empty, an error page, a Git LFS pointer, another format.",
+            "Download or convert the file.",
+        ),
         ("TRUNCATED_IMAGE", "An image file ends early.", "Download or copy the file again."),
         ("BROKEN_IMAGE", "An image cannot be decoded.", "Download or convert the file."),
         (
@@ -217,6 +221,7 @@ _MEDIA: Final = [
             'Correct "width" and "height".',
         ),
         ("EMPTY_VIDEO", "A video or a folder holds no frame.", "Download or extract it again."),
+        ("NOT_A_VIDEO", "A file is no video.", "Download or convert the file."),
         ("BROKEN_VIDEO", "A video cannot be opened or decoded.", "Download or convert the file."),
         (
             "CLIP",

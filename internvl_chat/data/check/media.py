@@ -116,10 +116,10 @@ def look_at_file(path: str, *, where: str, max_pixels: int, is_video: bool) -> N
             read_bytes(path, where=where)
     elif not stat.S_ISREG(status.st_mode):
         raise BadRecordError("UNREADABLE_FILE", f"{path} is no regular file", where=where)
-    elif status.st_size == 0:
-        raise BadRecordError("EMPTY_FILE", f"{path} is empty", where=where)
     elif status.st_size < _SMALL_BYTES and not is_video:
         open_image(read_bytes(path, where=where), where=where, path=path, max_pixels=max_pixels)
+    elif status.st_size == 0:
+        open_video(path, where=where, max_pixels=max_pixels)
 
 
 class MediaChecker:

@@ -19,6 +19,7 @@ from internvl_chat.data.annotations import AnnotationFile
 from internvl_chat.data.check.box_text import box_problems, holds_boxes
 from internvl_chat.data.check.codes import check_of
 from internvl_chat.data.check.media import ImageFacts, MediaChecker
+from internvl_chat.data.check.mending import MendContext, mend_record
 from internvl_chat.data.check.repetition import is_repetitive
 from internvl_chat.data.encode import Encoder, refuse_marks
 from internvl_chat.data.expand import ExpandedRecord, expand_record, needs_sizes
@@ -49,6 +50,8 @@ class ChunkFindings:
     id_hashes: list[bytes] = field(default_factory=list)
     num_tokens: int = 0
     media_count: int = 0
+    mends: list[tuple[int, bytes | None, list[tuple[str, str]]]] = field(default_factory=list)
+    """(record, line in its place or None to leave it out, (code, what was done) of each mend)."""
 
 
 @dataclass
@@ -71,6 +74,7 @@ class RecordChecker:
         marks: control tokens of the template, where there is no ``encoder``.
         encoder: counts tokens; None leaves that out.
         decode: open images and videos.
+        mending: also mend what is found, or tell that a record is to be left out.
     """
 
     def __init__(
@@ -83,8 +87,9 @@ class RecordChecker:
         marks: dict[str, str],
         encoder: Encoder | None,
         decode: bool,
+        mending: bool = False,
     ) -> None:
-        self.spec, self.file, self.media = spec, file, media
+        self.spec, self.file, self.media, self.mending = spec, file, media, mending
         self.marks, self.encoder = marks, encoder
         self.files = MediaChecker(spec, media, decode=decode)
         self._salt = dataset.to_bytes(8, "little")
@@ -103,7 +108,33 @@ class RecordChecker:
         for number, ones in found.items():
             chunk.findings += [(number, one) for one in ones]
             chunk.states[number - first] = state_of(ones)
+            if self.mending and ones:
+                self._mend(number, ones, chunk)
         return chunk
+
+    def _mend(self, number: int, found: list[Found], chunk: ChunkFindings) -> None:
+        """Note the mended line of a record, or that it is to be left out."""
+        raw, where = self.file.read(number)
+        reading = read_record(raw, where=where)
+        mended = None
+        if reading.data is not None:
+            pixels = pixel_size(reading.record, self.spec)
+            sizes = self._image_sizes(reading, where)
+            context = MendContext(pixels=pixels, image_sizes=sizes)
+            mended = mend_record(reading.data, {code for code, _, _ in found}, context)
+        if mended is not None:
+            found = self.examine(mended[0], where)
+        if state_of(found) == BAD_RECORD:
+            reasons = [(code, message) for code, message, _ in found if is_error(code)]
+            chunk.mends.append((number, None, reasons))
+        elif mended is not None:
+            chunk.mends.append((number, *mended))
+
+    def _image_sizes(self, reading: Reading, where: str) -> tuple[tuple[int, int], ...] | None:
+        if not self.files.decode or reading.is_video:
+            return None
+        _, facts = self.files.images(reading.media, where)
+        return tuple(fact.size for fact in facts if fact is not None)
 
     def examine(self, raw: bytes, where: str) -> list[Found]:
         """Everything that is wrong with one record."""
@@ -275,9 +306,12 @@ def state_of(found: Sequence[Found]) -> int:
     """OK, WARNED or BAD_RECORD."""
     if not found:
         return OK
-    if any(check_of(code).severity == "error" for code, _, _ in found):
-        return BAD_RECORD
-    return WARNED
+    return BAD_RECORD if any(is_error(code) for code, _, _ in found) else WARNED
+
+
+def is_error(code: str) -> bool:
+    """Whether training refuses it, or it costs the sample."""
+    return check_of(code).severity == "error"
 
 
 def _of(err: BadRecordError) -> Found:

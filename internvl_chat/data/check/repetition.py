@@ -23,10 +23,6 @@ def repeated_share(texts: Sequence[str]) -> float:
     10-grams are of words, and of characters in scripts without blanks. None goes from one text into
     the next. Tags and drawn rules (``-----``) are left out; fewer than ten 10-grams count as none.
     """
-    grams = _grams(texts)
-    # A gram that occurs twice is lost once among the distinct ones: most text is done here.
-    if len(grams) < _FEWEST or len(set(grams)) > len(grams) * (1 - _SHARE / 2):
-        return 0.0
     grams = _grams([_RULE.sub(r"\1", _TAG.sub(" ", text)) for text in texts])
     if len(grams) < _FEWEST:
         return 0.0
@@ -36,6 +32,10 @@ def repeated_share(texts: Sequence[str]) -> float:
 def is_repetitive(texts: Sequence[str]) -> bool:
     """Whether more than 40 % of the 10-grams occur more than once."""
     if sum(map(len, texts)) < 2 * _N - 1:
+        return False
+    grams = _grams(texts)
+    # A gram that occurs twice is lost once among the distinct ones: most text is done here.
+    if len(grams) < _FEWEST or len(set(grams)) > len(grams) * (1 - _SHARE / 2):
         return False
     return repeated_share(texts) > _SHARE
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from internvl_chat.config import DataConfig
 from internvl_chat.data.annotations import AnnotationFile
+from internvl_chat.data.check.cleaning import Cleaner
 from internvl_chat.data.check.duplicates import HashRuns, dataset_and_record
 from internvl_chat.data.check.findings import DatasetCounts, Finding, finding
 from internvl_chat.data.check.records import (
@@ -68,9 +69,11 @@ class DataCheck:
         decode: open images and videos.
         num_processes: that check records; by default one a core, and one for small files.
         progress: is told how far it is.
+        cleaner: takes what is mended and left out; None mends nothing.
 
     Attributes:
         datasets: those that could be opened, once :meth:`findings` is through.
+        summary: what the cleaner wrote.
     """
 
     def __init__(
@@ -81,13 +84,16 @@ class DataCheck:
         decode: bool = False,
         num_processes: int | None = None,
         progress: Progress | None = None,
+        cleaner: Cleaner | None = None,
     ) -> None:
+        self.cleaner = cleaner
         self.config, self.decode = config, decode
         self.encoder = None if tokenizer is None else Encoder(tokenizer, config.encode)
         self.marks = marks_of(find_template(config.encode.conv_style))
         self.num_processes, self.progress = num_processes, progress
         self.datasets: list[CheckedDataset] = []
         self.num_errors = self.num_warnings = 0
+        self.summary = ""
 
     def findings(self) -> Iterator[Finding]:
         """Everything that is wrong: the meta, then each dataset's records, then duplicates."""
@@ -108,6 +114,7 @@ class DataCheck:
             marks=self.marks,
             encoder=self.encoder,
             decode=self.decode,
+            mending=self.cleaner is not None,
         )
 
     def _findings(self, folder: Path) -> Iterator[Finding]:
@@ -115,7 +122,7 @@ class DataCheck:
         for one in (*meta.problems, *meta.warnings):
             named = one.where.removeprefix(f"{self.config.meta_path}:")
             line = int(named) if named.isdecimal() else None
-            yield finding(
+            told = finding(
                 one.code,
                 one.problem,
                 one.mend,
@@ -123,11 +130,16 @@ class DataCheck:
                 file=self.config.meta_path,
                 line=line,
             )
+            self._note(told)
+            yield told
         for spec in meta.specs:
             yield from self._open(spec, folder)
         for name in ("records", "ids"):
             (folder / name).mkdir()
         records, ids = HashRuns(folder / "records"), HashRuns(folder / "ids")
+        if self.cleaner is not None:
+            for dataset in self.datasets:
+                self.cleaner.open(dataset.spec, dataset.file, folder)
         for number in range(len(self.datasets)):
             yield from self._records(number, records, ids)
         yield from self._duplicates(records, "DUPLICATE_RECORD", "the same record as")
@@ -136,6 +148,14 @@ class DataCheck:
             dataset.counts.ok = int((dataset.states == OK).sum())
             dataset.counts.warned = int((dataset.states == WARNED).sum())
             dataset.counts.bad = int((dataset.states == BAD_RECORD).sum())
+        if self.cleaner is not None:
+            self.summary = self.cleaner.write()
+
+    def _note(self, one: Finding) -> None:
+        """Tell the cleaner about what is no record's."""
+        if self.cleaner is not None:
+            left = one.code in ("ANNOTATION", "META_FILE")
+            self.cleaner.note(one, "left out" if left else "changed", one.message)
 
     def _open(self, spec: DatasetSpec, folder: Path) -> Iterator[Finding]:
         """Open the annotation file; what is wrong with it as a whole."""
@@ -143,20 +163,26 @@ class DataCheck:
             file = AnnotationFile(spec.annotation)
         except DatasetError as err:
             where = err.where or spec.annotation
-            yield finding("ANNOTATION", err.problem, err.fix, dataset=spec.name, file=where)
+            told = finding("ANNOTATION", err.problem, err.fix, dataset=spec.name, file=where)
+            self._note(told)
+            yield told
             return
         if _is_utf16(spec.annotation):
             message = "the annotation file is in UTF-16"
-            yield finding("UTF16", message, dataset=spec.name, file=spec.annotation)
+            told = finding("UTF16", message, dataset=spec.name, file=spec.annotation)
+            self._note(told)
+            yield told
         if spec.length is not None and spec.length != len(file):
             message = f"length says {spec.length}, {spec.annotation} holds {len(file)} records"
-            yield finding(
+            told = finding(
                 "LENGTH_MISMATCH",
                 message,
                 f'Write "length": {len(file)}, or download the file again if it was cut.',
                 dataset=spec.name,
                 file=self.config.meta_path,
             )
+            self._note(told)
+            yield told
         counts = DatasetCounts(spec.name, records=len(file))
         counts.tokens = None if self.encoder is None else 0
         path = folder / f"states{len(self.datasets)}"
@@ -185,6 +211,8 @@ class DataCheck:
                     file=file.path,
                     line=file.line(record),
                 )
+            if self.cleaner is not None:
+                self.cleaner.chunk(number, chunk)
             done += size
             if self.progress is not None:
                 self.progress(dataset.spec.name, done, total)
@@ -229,6 +257,9 @@ class DataCheck:
             checked, earlier = self.datasets[dataset], self.datasets[other]
             state = max(int(checked.states[record]), WARNED)
             checked.states[record] = state
+            if self.cleaner is not None and code == "DUPLICATE_RECORD":
+                message = f"{what} {earlier.file.where(other_record)}"
+                self.cleaner.duplicate(dataset, record, (other, other_record), message)
             yield finding(
                 code,
                 f"{what} {earlier.file.where(other_record)}",
