@@ -9,6 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
+def printable(text: str) -> str:
+    """The text with what UTF-8 cannot hold (bytes of file names, half characters) written out."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 class UserError(Exception):
     """Something the user gave is wrong.
 

@@ -17,7 +17,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
-from internvl_chat.errors import DatasetError
+from internvl_chat.errors import DatasetError, printable
 from internvl_chat.model.suggestions import close_names, suggest
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class MetaReading:
     warnings: tuple[MetaProblem, ...]
 
 
-class _Object(dict[str, Any]):
+class _JsonObject(dict[str, Any]):
     """A JSON object that remembers repeated keys: json.loads would keep the last silently."""
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
@@ -175,13 +175,13 @@ def _parse(path: Path) -> tuple[_Table, list[MetaProblem], list[MetaProblem]]:
     if not text.strip():
         return [], [one("the meta file is empty.", "Describe a dataset in it.")], warnings
     try:
-        table = json.loads(text, object_pairs_hook=_Object)
+        table = json.loads(text, object_pairs_hook=_JsonObject)
     except json.JSONDecodeError as err:
         problem = one(f"not JSON: {err.msg} (column {err.colno}).", "", line=err.lineno)
         return [], [problem], warnings
     except (ValueError, RecursionError) as err:  # numbers of thousands of digits, deep nesting
         return [], [one(f"not JSON that can be read: {err}.", "Write it anew.")], warnings
-    if not isinstance(table, _Object):
+    if not isinstance(table, _JsonObject):
         mend = 'Write {"my_dataset": {"root": …, "annotation": …, …}}.'
         shown = f"want an object of datasets, got a JSON {_json_type(table)}."
         return [], [one(shown, mend)], warnings
@@ -192,7 +192,7 @@ def _parse(path: Path) -> tuple[_Table, list[MetaProblem], list[MetaProblem]]:
 
 def _json_type(value: object) -> str:
     names: dict[type, str] = {
-        _Object: "object",
+        _JsonObject: "object",
         list: "array",
         str: "string",
         bool: "boolean",
@@ -224,7 +224,10 @@ def _numeric_string(value: object) -> bool:
 
 
 def _bad_type(key: str, value: object, want: str) -> str:
-    shown = json.dumps(value, ensure_ascii=False)
+    try:
+        shown = json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        shown = "a deeply nested value"
     if len(shown) > 80:
         shown = shown[:77] + "..."
     text = f"{key} is {shown}, want {want}."
@@ -245,9 +248,14 @@ class _Entry:
         self.problems.append(self._problem(code, problem, mend))
 
     def _problem(self, code: str, problem: str, mend: str) -> MetaProblem:
-        name = self.name.encode("utf-8", "backslashreplace").decode()  # half a surrogate pair
-        where = str(self.meta_path)
-        return MetaProblem(code=code, dataset=name, problem=problem, mend=mend, where=where)
+        # JSON may spell halves of surrogate pairs, which no terminal takes.
+        return MetaProblem(
+            code=code,
+            dataset=printable(self.name),
+            problem=printable(problem),
+            mend=printable(mend),
+            where=str(self.meta_path),
+        )
 
     def check(self, entry: object) -> DatasetSpec | None:
         """The dataset, if its root and annotation are known."""
@@ -255,7 +263,7 @@ class _Entry:
             self.problem("META_ENTRY", "the dataset's name is empty.", "Give it one.")
         if _has_controls(self.name):
             self.problem("META_ENTRY", "the name holds control characters.", "Rename it.")
-        if not isinstance(entry, _Object):
+        if not isinstance(entry, _JsonObject):
             kind = _json_type(entry)
             self.problem("META_ENTRY", f"is a JSON {kind}, want an object with {REQUIRED_KEYS}.")
             return None
@@ -275,7 +283,7 @@ class _Entry:
         values["root"] = _resolve(values["root"], self.meta_path) or values["root"]
         return DatasetSpec(name=self.name, **values)
 
-    def _check_keys(self, entry: _Object) -> None:
+    def _check_keys(self, entry: _JsonObject) -> None:
         known = REQUIRED_KEYS + OPTIONAL_KEYS
         for key in dict.fromkeys(entry.repeated):
             self.problem(
@@ -291,8 +299,7 @@ class _Entry:
         for key in entry:
             if key not in known:
                 close = close_names(key, known, cutoff=0.0)
-                shown = key.encode("utf-8", "backslashreplace").decode()
-                problem = f'unknown key "{shown}" is ignored; the nearest known key is "{close[0]}"'
+                problem = f'unknown key "{key}" is ignored; the nearest known key is "{close[0]}"'
                 self.warnings.append(self._problem("META_KEY", problem, ""))
 
     def _annotation(self, value: str) -> str | None:

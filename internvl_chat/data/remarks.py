@@ -77,8 +77,9 @@ _TEMPLATE: Final = re.compile(
     r"|</?(?:start|end)_of_turn>|<(?:bos|eos|pad)>|\[gMASK\]|<reserved_\d+>|<｜[^｜<>]{1,30}｜>"
     r"|(?m:^#{2,3} ?(?:Human|Assistant|USER|ASSISTANT): ?)"
 )
-_VICUNA: Final = re.compile(r"(?:\A|\s)USER:\s.*?(?:\s|</s>)ASSISTANT:", re.DOTALL)
-_ALPACA: Final = re.compile(r"^### Instruction:.*?^### Response:", re.DOTALL | re.MULTILINE)
+# (opening, closing): found one after the other, as one lazy pattern takes quadratic time.
+_VICUNA: Final = (re.compile(r"(?:\A|\s)USER:\s"), re.compile(r"(?:\s|</s>)ASSISTANT:"))
+_ALPACA: Final = (re.compile(r"(?m:^### Instruction:)"), re.compile(r"(?m:^### Response:)"))
 
 NAN_REMARK: Final = "NAN: a field is NaN or Infinity, which is not JSON; it is read as null"
 
@@ -92,7 +93,7 @@ def split_remark(remark: str) -> tuple[str, str]:
 def record_key_remarks(data: dict[str, Any]) -> Iterator[str]:
     """Keys of a record that nothing reads."""
     for key, other in (("images", "image"), ("messages", "conversations")):
-        if data.get(key) and data.get(other) and data[key] not in (data[other], [data[other]]):
+        if data.get(key) and data.get(other) and not _same(data[key], data[other]):
             code = "MEDIA_KEY" if key == "images" else "UNKNOWN_KEY"
             yield f'{code}: key "{key}" is not used beside "{other}"'
     for key in data.keys() - RECORD_KEYS:
@@ -113,11 +114,11 @@ def _key_remarks(key: str, value: object, of: str, known: frozenset[str]) -> Ite
         return
     if _LEARN_KEY.fullmatch(key) or (key == "label" and value is False):
         if value not in _LEARN_AS_USUAL:
-            yield f'LOSS_MARK: key "{key}"{of} is {_shown(value)}, but the text is learned as any'
+            yield f'LOSS_MARK: key "{key}"{of} is {shown(value)}, but the text is learned as any'
         return
     if _SKIP_KEY.fullmatch(key):
         if value not in _SKIP_NOT:
-            yield f'LOSS_MARK: key "{key}"{of} is {_shown(value)}, but the text is learned as any'
+            yield f'LOSS_MARK: key "{key}"{of} is {shown(value)}, but the text is learned as any'
         return
     if key in _METADATA:
         return
@@ -136,9 +137,25 @@ def _names_media(value: object) -> bool:
     return isinstance(value, str) and value[-6:].lower().endswith(IMAGE_ENDINGS + VIDEO_ENDINGS)
 
 
-def _shown(value: object) -> str:
-    text = str(value).lower() if isinstance(value, bool) else repr(value)
-    return text if len(text) <= 30 else text[:27] + "..."
+def _same(one: object, other: object) -> bool:
+    try:
+        return one in (other, [other])
+    except RecursionError:  # lists in lists in lists
+        return False
+
+
+def shown(value: object, limit: int = 60) -> str:
+    """A JSON value for a message, shortened."""
+    try:
+        text = str(value).lower() if isinstance(value, bool) else repr(value)
+    except RecursionError:
+        text = f"a deeply nested {type(value).__name__}"
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def _in_turn(pair: tuple[re.Pattern[str], re.Pattern[str]], text: str) -> bool:
+    opening = pair[0].search(text)
+    return opening is not None and pair[1].search(text, opening.end() - 1) is not None
 
 
 def text_remarks(questions: Sequence[str], answers: Sequence[str], *, video: bool) -> list[str]:
@@ -146,7 +163,7 @@ def text_remarks(questions: Sequence[str], answers: Sequence[str], *, video: boo
 
     Args:
         questions, answers: the text of the turns.
-        video: whether the record has a video, whose tag may stand in a question.
+        video: whether the record has a video, whose tag a question may hold.
     """
     found: dict[str, None] = {}
     for text in questions:
@@ -155,7 +172,7 @@ def text_remarks(questions: Sequence[str], answers: Sequence[str], *, video: boo
                 tag = match[0]
                 if (tag == "<video>" and video) or f"`{tag}`" in text or "</video>" in text:
                     continue
-                found[f"STRAY_TAG: a question holds a literal {tag}, which stands for nothing"] = (
+                found[f"STRAY_TAG: a question holds a literal {tag}, which means nothing here"] = (
                     None
                 )
     for text in questions:
@@ -176,7 +193,7 @@ def _leftovers(text: str, found: dict[str, None], *, told: re.Pattern[str]) -> N
         for mark in dict.fromkeys(match.strip() for match in _TEMPLATE.findall(text)):
             if not told.fullmatch(mark) and not _REFUSED.fullmatch(mark):
                 found[f"OTHER_TEMPLATE: the text holds {mark}, a mark of another template"] = None
-    if "ASSISTANT:" in text and _VICUNA.search(text):
+    if "ASSISTANT:" in text and _in_turn(_VICUNA, text):
         found["OTHER_TEMPLATE: the text holds USER: … ASSISTANT:, another model's prompt"] = None
-    if "### Response:" in text and _ALPACA.search(text):
+    if "### Response:" in text and _in_turn(_ALPACA, text):
         found["OTHER_TEMPLATE: the text holds ### Instruction: … ### Response:"] = None

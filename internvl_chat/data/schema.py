@@ -18,6 +18,7 @@ from internvl_chat.data.remarks import (
     NAN_REMARK,
     VIDEO_ENDINGS,
     record_key_remarks,
+    shown,
     text_remarks,
     turn_key_remarks,
 )
@@ -28,7 +29,7 @@ _USER = {"human", "user"}
 _ASSISTANT = {"gpt", "assistant"}
 _CONTROL = (IMG_CONTEXT_TOKEN, "<|im_start|>", "<|im_end|>")
 _BOM = b"\xef\xbb\xbf"
-_STRING_OR_NAN = re.compile(rb'"(?:[^"\\]|\\.)*"|-?\bInfinity\b|\bNaN\b', re.DOTALL)
+_STRING_OR_NAN = re.compile(rb'"(?:[^"\\]|\\.)*(?:"|\Z)|-?\bInfinity\b|\bNaN\b', re.DOTALL)
 _Stage = TypeVar("_Stage")
 
 # Fields below that hold one value per image are tuples of (width, height).
@@ -276,7 +277,7 @@ class _Reader:
         if not isinstance(text, str):
             raise self.error(
                 "SCHEMA",
-                f'the text ("value") of turn {number} is {_shown(text)}, no string',
+                f'the text ("value") of turn {number} is {shown(text)}, no string',
                 'Write the text as one string; files go under "image" or "video".',
             )
         if isinstance(role, str):
@@ -287,7 +288,7 @@ class _Reader:
             if role == "system" and number == 0:
                 return "system", text
         raise self.error(
-            "ROLE", f"unknown role {_shown(role)} in turn {number}", 'Use "human" and "gpt".'
+            "ROLE", f"unknown role {shown(role)} in turn {number}", 'Use "human" and "gpt".'
         )
 
     def turns(self, messages: list[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -310,7 +311,7 @@ class _Reader:
     def system(self) -> str | None:
         value = self.data.get("system")
         if value is not None and not isinstance(value, str):
-            raise self.error("SCHEMA", f'"system" is {_shown(value)}, want a string')
+            raise self.error("SCHEMA", f'"system" is {shown(value)}, want a string')
         return value
 
     def check_text(
@@ -345,14 +346,12 @@ class _Reader:
             return ()
         paths = [value] if isinstance(value, str) else value
         if not isinstance(paths, list) or not all(isinstance(p, str) and p for p in paths):
-            raise self.error(
-                "SCHEMA", f'"image" is {_shown(value)}, want a path or a list of paths'
-            )
+            raise self.error("SCHEMA", f'"image" is {shown(value)}, want a path or a list of paths')
         for path in paths:
             if path.lower().endswith(VIDEO_ENDINGS):
                 raise self.error(
                     "VIDEO_AS_IMAGE",
-                    f'the video {_shown(path)} stands under "image"',
+                    f'the video {shown(path)} stands under "image"',
                     'Name it under "video" and write <video> for it.',
                 )
         return tuple(paths)
@@ -362,7 +361,7 @@ class _Reader:
         if value is None or value == "":
             return None
         if not isinstance(value, str):
-            raise self.error("SCHEMA", f'"video" is {_shown(value)}, want one path')
+            raise self.error("SCHEMA", f'"video" is {shown(value)}, want one path')
         if self.data.get("image") or self.data.get("images"):
             raise self.error("SCHEMA", 'has both "image" and "video"', "Split it into two records.")
         return value
@@ -377,7 +376,7 @@ class _Reader:
             or not all(_is_number(v) for v in value)
             or not 0 <= value[0] < value[1]
         ):
-            raise self.error("SCHEMA", f'"clip" is {_shown(value)}, want [start, end] in seconds')
+            raise self.error("SCHEMA", f'"clip" is {shown(value)}, want [start, end] in seconds')
         return float(value[0]), float(value[1])
 
     def place_tags(
@@ -457,8 +456,3 @@ def _is_number(value: object) -> bool:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
     return math.isfinite(value)  # 1e999 is read as infinity
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -10,9 +10,6 @@ from internvl_chat.model.constants import BOX_END_TOKEN, BOX_START_TOKEN
 
 _NUMBER: Final = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)"
 _FOUR: Final = rf"\[\s*{_NUMBER}(?:\s*,\s*{_NUMBER}){{3}}\s*\]"
-_TAGGED: Final = re.compile(
-    rf"{re.escape(BOX_START_TOKEN)}(.*?){re.escape(BOX_END_TOKEN)}", re.DOTALL
-)
 _LIST: Final = re.compile(rf"\s*\[\s*{_FOUR}(?:\s*,\s*{_FOUR})*\s*\]\s*")
 _GROUP: Final = re.compile(_FOUR)
 _VALUE: Final = re.compile(_NUMBER)
@@ -34,9 +31,11 @@ def box_problems(
         has_image: whether bare groups of four numbers can be boxes.
         pixels: (width, height) if bare boxes are in pixels, else they are in 0-1.
     """
-    for match in _TAGGED.finditer(text):
-        yield from _tagged_problems(match[0], match[1])
-    rest = _TAGGED.sub(" ", text)
+    pieces = list(_pieces(text))
+    for is_tagged, piece in pieces:
+        if is_tagged:
+            yield from _tagged_problems(piece)
+    rest = " ".join(piece for is_tagged, piece in pieces if not is_tagged)
     for tag in (BOX_START_TOKEN, BOX_END_TOKEN):
         if tag in rest:
             yield "BOX_MALFORMED", f"a {tag} without its counterpart"
@@ -52,16 +51,37 @@ def order_boxes(text: str, *, has_image: bool, pixels: Sides | None = None) -> s
     Boxes without area are left as they are.
     """
 
-    def tagged(match: re.Match[str]) -> str:
-        if not _LIST.fullmatch(match[1]):
-            return match[0]
-        return _GROUP.sub(lambda group: _ordered(group[0]), match[0])
+    done = []
+    for is_tagged, piece in _pieces(text):
+        if not is_tagged:
+            done.append(_order_bare(piece, has_image, pixels))
+        elif _LIST.fullmatch(_inside(piece)):
+            done.append(_GROUP.sub(lambda group: _ordered(group[0]), piece))
+        else:
+            done.append(piece)
+    return "".join(done)
 
-    pieces, position = [], 0
-    for match in _TAGGED.finditer(text):
-        pieces += [_order_bare(text[position : match.start()], has_image, pixels), tagged(match)]
-        position = match.end()
-    return "".join([*pieces, _order_bare(text[position:], has_image, pixels)])
+
+def _pieces(text: str) -> Iterator[tuple[bool, str]]:
+    """(whether it is ``<box>…</box>``, piece) in order; together they are the text.
+
+    By hand, as a lazy regular expression takes quadratic time where the end is missing.
+    """
+    position = 0
+    while True:
+        start = text.find(BOX_START_TOKEN, position)
+        end = text.find(BOX_END_TOKEN, start) if start >= 0 else -1
+        if end < 0:
+            break
+        end += len(BOX_END_TOKEN)
+        yield False, text[position:start]
+        yield True, text[start:end]
+        position = end
+    yield False, text[position:]
+
+
+def _inside(tagged: str) -> str:
+    return tagged[len(BOX_START_TOKEN) : -len(BOX_END_TOKEN)]
 
 
 def holds_boxes(text: str) -> bool:
@@ -71,9 +91,10 @@ def holds_boxes(text: str) -> bool:
     return "[" in text and any(True for _ in _bare_boxes(text, None))
 
 
-def _tagged_problems(whole: str, inside: str) -> Iterator[tuple[str, str]]:
+def _tagged_problems(tagged: str) -> Iterator[tuple[str, str]]:
+    inside = _inside(tagged)
     if not _LIST.fullmatch(inside):
-        yield "BOX_MALFORMED", f"{_short(whole)} is no list of boxes"
+        yield "BOX_MALFORMED", f"{_short(tagged)} is no list of boxes"
         return
     for group in _GROUP.findall(inside):
         values = _values(group)

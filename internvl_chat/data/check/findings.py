@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from internvl_chat.data.check.codes import Severity, check_of
+from internvl_chat.errors import printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,9 @@ def finding(
     """A finding with the severity, and failing ``mend`` the mend, of its code's row."""
     row = check_of(code)
     message = " ".join(message.split()).removesuffix(".")
-    return Finding(code, row.severity, dataset, file, line, message, mend or row.mend)
+    name = None if dataset is None else printable(dataset)
+    mend = printable(mend or row.mend)
+    return Finding(code, row.severity, name, printable(file), line, printable(message), mend)
 
 
 @dataclass
@@ -50,13 +53,18 @@ class DatasetCounts:
     """A row of the table."""
 
     dataset: str
-    records: int = 0
-    ok: int = 0
+    num_records: int
+    num_ok: int
     """Records about which nothing was found."""
-    warned: int = 0
+    num_warned: int
     """Records with warnings only."""
-    bad: int = 0
+    num_bad: int
     """Records with an error."""
-    tokens: int | None = None
+    num_tokens: int | None
     """None without a tokenizer."""
-    num_images: int = 0
+    num_images: int
+
+    @classmethod
+    def before(cls, dataset: str, num_records: int, *, counts_tokens: bool) -> DatasetCounts:
+        """Of a dataset of which no record was looked at yet."""
+        return cls(dataset, num_records, 0, 0, 0, 0 if counts_tokens else None, 0)

@@ -139,8 +139,10 @@ class MediaChecker:
         """Where a file lies.
 
         Raises:
-            BadRecordError: outside root.
+            BadRecordError: outside root, or no path at all.
         """
+        if "\0" in name:
+            raise BadRecordError("UNREADABLE_FILE", f"{name!r} holds a NUL character", where=where)
         return resolve_path(self.spec.root, name, where=where, strict=self.media.strict_root)
 
     def images(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -32,13 +31,15 @@ class _Draft:
 
     data: dict[str, Any]
     turns: list[Turn]
-    notes: list[tuple[str, str]] = field(default_factory=list)
+    steps: list[tuple[str, str]] = field(default_factory=list)
     """(code, what was done)."""
 
     @property
     def paths(self) -> list[str]:
         value = self.data.get("image") or self.data.get("images") or []
-        return [value] if isinstance(value, str) else list(value)
+        if isinstance(value, str):
+            return [value]
+        return value if isinstance(value, list) else []
 
     def texts(self, *, users: bool) -> Iterable[tuple[Turn, str]]:
         """(turn, key of its text) of questions or of answers."""
@@ -64,23 +65,25 @@ def mend_record(
     """The record with what is clear mended.
 
     Args:
-        data: the JSON object; left as it is.
+        data: the JSON object; it is changed.
         codes: what was found about it.
         context: of the record.
 
     Returns:
         (one line of JSON, (code, what was done) of each mend), or None if nothing could be done.
     """
-    draft_data = copy.deepcopy(data)
-    raw = draft_data.get("conversations") or draft_data.get("messages")
+    raw = data.get("conversations") or data.get("messages")
     turns = raw if isinstance(raw, list) and all(isinstance(turn, dict) for turn in raw) else []
-    draft = _Draft(draft_data, turns)
+    draft = _Draft(data, turns)
     for code, mend in _MENDS.items():
         if code in codes:
             mend(draft, context)
-    if not draft.notes:
+    if not draft.steps:
         return None
-    return orjson.dumps(draft.data), draft.notes
+    try:
+        return orjson.dumps(draft.data), draft.steps
+    except orjson.JSONEncodeError:  # nested more deeply than is written
+        return None
 
 
 def one_line(raw: bytes) -> bytes:
@@ -102,7 +105,7 @@ def _role(turn: Turn) -> str | None:
 
 
 def _nan(draft: _Draft, context: MendContext) -> None:
-    draft.notes.append(("NAN", "NaN written as null"))
+    draft.steps.append(("NAN", "NaN written as null"))
 
 
 def _roles(draft: _Draft, context: MendContext) -> None:
@@ -111,7 +114,7 @@ def _roles(draft: _Draft, context: MendContext) -> None:
         key, role = ("from" if "from" in turn else "role"), _role(turn)
         if role in names and turn[key] not in names[role]:
             known = names[role][key == "role"]
-            draft.notes.append(("ROLE", f"role {turn[key]!r} written as {known!r}"))
+            draft.steps.append(("ROLE", f"role {turn[key]!r} written as {known!r}"))
             turn[key] = known
 
 
@@ -119,7 +122,7 @@ def _turns(draft: _Draft, context: MendContext) -> None:
     roles = [_role(turn) for turn in draft.turns]
     if len(roles) > 1 and roles[-2:] == ["assistant", "user"]:
         del draft.turns[-1]
-        draft.notes.append(("TURNS", "the last question, which has no answer, left out"))
+        draft.steps.append(("TURNS", "the last question, which has no answer, left out"))
 
 
 def _video(draft: _Draft, context: MendContext) -> None:
@@ -131,7 +134,7 @@ def _video(draft: _Draft, context: MendContext) -> None:
     draft.data["video"] = paths[0]
     for turn, key in draft.texts(users=True):
         turn[key] = turn[key].replace(IMAGE_TAG, VIDEO_TAG)
-    draft.notes.append(("VIDEO_AS_IMAGE", 'the video named under "video"'))
+    draft.steps.append(("VIDEO_AS_IMAGE", 'the video named under "video"'))
 
 
 def _tags_in_answers(draft: _Draft, context: MendContext) -> None:
@@ -141,7 +144,7 @@ def _tags_in_answers(draft: _Draft, context: MendContext) -> None:
             text = text.replace(f"{tag}\n", "").replace(f" {tag}", "").replace(tag, "")
         if text != turn[key] and text.strip():
             turn[key] = text
-            draft.notes.append(("TAG_IN_ANSWER", "a tag taken out of an answer"))
+            draft.steps.append(("TAG_IN_ANSWER", "a tag taken out of an answer"))
 
 
 def _tags(draft: _Draft, context: MendContext) -> None:
@@ -157,7 +160,7 @@ def _tags(draft: _Draft, context: MendContext) -> None:
     if num_tags < num_files:
         turn, key = questions[0]
         turn[key] = f"{tag}\n" * (num_files - num_tags) + turn[key]
-        draft.notes.append(("TAG_MISMATCH", f"{num_files - num_tags} missing {tag} put in"))
+        draft.steps.append(("TAG_MISMATCH", f"{num_files - num_tags} missing {tag} put in"))
     elif num_tags > num_files:
         kept = 0
         for turn, key in questions:
@@ -168,7 +171,7 @@ def _tags(draft: _Draft, context: MendContext) -> None:
                 )
                 kept += 1
             turn[key] = head
-        draft.notes.append(("TAG_MISMATCH", f"{num_tags - num_files} surplus {tag} left out"))
+        draft.steps.append(("TAG_MISMATCH", f"{num_tags - num_files} surplus {tag} left out"))
 
 
 def _ends(draft: _Draft, context: MendContext) -> None:
@@ -177,7 +180,7 @@ def _ends(draft: _Draft, context: MendContext) -> None:
             text = _CLOSING.sub("", _OPENING.sub("", turn[key]))
             if text != turn[key] and text:
                 turn[key] = text
-                draft.notes.append(("SENTENCE_MARK", "a mark at the end of a text left out"))
+                draft.steps.append(("SENTENCE_MARK", "a mark at the end of a text left out"))
 
 
 def _boxes(draft: _Draft, context: MendContext) -> None:
@@ -187,7 +190,7 @@ def _boxes(draft: _Draft, context: MendContext) -> None:
             text = order_boxes(turn[key], has_image=has_image, pixels=context.pixels)
             if text != turn[key]:
                 turn[key] = text
-                draft.notes.append(("BOX_INVERTED", "corners of boxes exchanged"))
+                draft.steps.append(("BOX_INVERTED", "corners of boxes exchanged"))
 
 
 def _sizes(draft: _Draft, context: MendContext) -> None:
@@ -198,7 +201,7 @@ def _sizes(draft: _Draft, context: MendContext) -> None:
         numbers = [size[axis] for size in sizes]
         one = len(numbers) == 1 and not isinstance(draft.data.get(key), list)
         draft.data[key] = numbers[0] if one else numbers
-    draft.notes.append(("SIZE_DIFFERS", "width and height written as the image's"))
+    draft.steps.append(("SIZE_DIFFERS", "width and height written as the image's"))
 
 
 # In this order: each may rely on those before it.

@@ -260,12 +260,13 @@ class RecordChecker:
         media = [os.path.normpath(os.path.join(self._root, name)) for name in names]
         clip = record.clip if record.video is not None else None
         kind = "video" if record.video is not None else "images"
-        content = orjson.dumps([kind, media, clip, record.system, record.turns])
+        content = orjson.dumps([kind, clip, record.system, record.turns])
+        content += b"\0".join(map(os.fsencode, media))  # a path need not be UTF-8
         return blake2b(content, digest_size=HASH_BYTES).digest()
 
     def _id_hash(self, data: dict[str, Any] | None) -> bytes:
         value = None if data is None else data.get("id")
-        if value is None or value == "":
+        if not isinstance(value, str | int | float) or value == "":
             return NO_HASH
         return blake2b(orjson.dumps(value), digest_size=HASH_BYTES, salt=self._salt).digest()
 

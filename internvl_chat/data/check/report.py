@@ -64,19 +64,19 @@ def as_json(one: Finding) -> str:
 
 
 def _cells(row: DatasetCounts) -> tuple[str, ...]:
-    tokens = "-" if row.tokens is None else str(row.tokens)
-    numbers = (row.records, row.ok, row.warned, row.bad)
+    tokens = "-" if row.num_tokens is None else str(row.num_tokens)
+    numbers = (row.num_records, row.num_ok, row.num_warned, row.num_bad)
     return (row.dataset, *map(str, numbers), tokens, str(row.num_images))
 
 
 def _sum(rows: Sequence[DatasetCounts]) -> DatasetCounts:
-    counted = [row.tokens for row in rows if row.tokens is not None]
+    counted = [row.num_tokens for row in rows if row.num_tokens is not None]
     return DatasetCounts(
-        "all",
-        records=sum(row.records for row in rows),
-        ok=sum(row.ok for row in rows),
-        warned=sum(row.warned for row in rows),
-        bad=sum(row.bad for row in rows),
-        tokens=sum(counted) if counted else None,
+        dataset="all",
+        num_records=sum(row.num_records for row in rows),
+        num_ok=sum(row.num_ok for row in rows),
+        num_warned=sum(row.num_warned for row in rows),
+        num_bad=sum(row.num_bad for row in rows),
+        num_tokens=sum(counted) if counted else None,
         num_images=sum(row.num_images for row in rows),
     )

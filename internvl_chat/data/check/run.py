@@ -145,9 +145,9 @@ class DataCheck:
         yield from self._duplicates(records, "DUPLICATE_RECORD", "the same record as")
         yield from self._duplicates(ids, "DUPLICATE_ID", "the same id as")
         for dataset in self.datasets:
-            dataset.counts.ok = int((dataset.states == OK).sum())
-            dataset.counts.warned = int((dataset.states == WARNED).sum())
-            dataset.counts.bad = int((dataset.states == BAD_RECORD).sum())
+            dataset.counts.num_ok = int((dataset.states == OK).sum())
+            dataset.counts.num_warned = int((dataset.states == WARNED).sum())
+            dataset.counts.num_bad = int((dataset.states == BAD_RECORD).sum())
         if self.cleaner is not None:
             self.summary = self.cleaner.write()
 
@@ -183,8 +183,8 @@ class DataCheck:
             )
             self._note(told)
             yield told
-        counts = DatasetCounts(spec.name, records=len(file))
-        counts.tokens = None if self.encoder is None else 0
+        has_encoder = self.encoder is not None
+        counts = DatasetCounts.before(spec.name, len(file), counts_tokens=has_encoder)
         path = folder / f"states{len(self.datasets)}"
         states = np.memmap(path, dtype=np.uint8, mode="w+", shape=(len(file),))
         self.datasets.append(CheckedDataset(spec, file, counts, states))
@@ -197,8 +197,8 @@ class DataCheck:
             size = len(chunk.states)
             dataset.states[chunk.first : chunk.first + size] = np.frombuffer(chunk.states, np.uint8)
             counts.num_images += chunk.media_count
-            if counts.tokens is not None:
-                counts.tokens += chunk.num_tokens
+            if counts.num_tokens is not None:
+                counts.num_tokens += chunk.num_tokens
             place = {"dataset": number, "first": chunk.first, "missing": NO_HASH}
             records.add(chunk.record_hashes, **place)  # type: ignore[arg-type]
             ids.add(chunk.id_hashes, **place)  # type: ignore[arg-type]

@@ -54,9 +54,9 @@ def test_the_cleaned_corpus_has_no_error(tmp_path: Path, full: bool) -> None:
     errors = {(one.file, one.line) for one in found(first) if one.severity == "error"}
     told = {(change["file"], change["line"]) for change in changes}
     assert errors <= told
-    kept = sum(one.counts.records for one in again.datasets)
+    kept = sum(one.counts.num_records for one in again.datasets)
     left_out = {(c["file"], c["line"]) for c in changes if c["action"] == "left out"}
-    assert kept == sum(one.counts.records for one in first.datasets) - len(left_out)
+    assert kept == sum(one.counts.num_records for one in first.datasets) - len(left_out)
     assert kept > 100
 
 

@@ -80,4 +80,4 @@ def test_the_clean_twin_gives_nothing(
 ) -> None:
     findings, check = run(corpora[1].meta, decode=decode, tokens=tokens)
     assert findings == []
-    assert all(one.counts.ok == one.counts.records > 0 for one in check.datasets)
+    assert all(one.counts.num_ok == one.counts.num_records > 0 for one in check.datasets)

@@ -136,7 +136,7 @@ def test_duplicates_across_datasets_but_ids_within_one(folder: Path) -> None:
         ("DUPLICATE_RECORD", "y", "b.jsonl", 3),
         ("DUPLICATE_ID", "y", "b.jsonl", 2),
     ]
-    assert [(one.counts.ok, one.counts.warned) for one in run.datasets] == [(3, 0), (1, 2)]
+    assert [(one.counts.num_ok, one.counts.num_warned) for one in run.datasets] == [(3, 0), (1, 2)]
 
 
 def test_many_processes_find_what_one_finds(folder: Path) -> None:
