@@ -118,11 +118,10 @@ def index(
         max_bad_ratio,
     )
     dataset = build_train_dataset(config, loaded_tokenizer, output_dir=None, seed=0)
-    good = dataset.lengths >= 0
+    tokens = sum(int(v[v >= 0].sum(dtype=np.int64)) for _, v in dataset.lengths.blocks())
     typer.echo(
         f"{len(dataset)} samples of {len(dataset.dataset_names)} datasets, "
-        f"{int(dataset.lengths[good].sum(dtype=np.int64))} tokens, "
-        f"{dataset.bad_samples.total} bad records"
+        f"{tokens} tokens, {dataset.bad_samples.total} bad records"
     )
 
 

@@ -7,6 +7,7 @@ import multiprocessing
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -191,9 +192,9 @@ class SftDataset(Dataset[list[Example]]):
         self.mixture, self.loader, self.bad_samples = mixture, loader, bad_samples
         self.seed, self.resample = seed, resample
         self.lengths = mixture.expand([one.tokens for one in lengths])
-        """(len(self),) int32 ids per sample; negative for bad ones."""
+        """(len(self),) int32 ids by sample; negative for bad ones."""
         self.tiles = mixture.expand([one.tiles for one in lengths])
-        """(len(self),) int32 image tiles per sample."""
+        """(len(self),) int32 image tiles by sample."""
         # Shared with workers that were forked before the epoch changed.
         self._epoch = multiprocessing.Value("q", 0)
 
@@ -213,7 +214,7 @@ class SftDataset(Dataset[list[Example]]):
         """The order of an epoch; see :func:`plan_epoch`."""
         indices = None
         if self.resample:
-            indices = self.mixture.resample(self.lengths >= 0, seed=self.seed, epoch=epoch)
+            indices = self.mixture.resample(self.lengths, seed=self.seed, epoch=epoch)
         return plan_epoch(
             self.lengths,
             seed=self.seed,
@@ -272,8 +273,9 @@ class SftDataset(Dataset[list[Example]]):
         """The first sample after ``index``, around the end, that fits where ``planned`` stood."""
         avoid = taken.union(pack.indices)
         limit = int(self.lengths[planned])
-        if len(pack.indices) == 1 and limit <= int(self.lengths[self.lengths >= 0].min()):
-            limit = int(self.lengths.max())  # nothing is as short: a row may grow, a pack may not
+        shortest, longest = self._extremes
+        if len(pack.indices) == 1 and limit <= shortest:
+            limit = longest  # nothing is as short: a row may grow, a pack may not
         total = len(self)
         stop = planned if index < planned else planned + total
         for first in range(index + 1, stop, _SEARCH_CHUNK):
@@ -283,6 +285,12 @@ class SftDataset(Dataset[list[Example]]):
                 if place not in avoid:
                     return place
         return None
+
+    @cached_property
+    def _extremes(self) -> tuple[int, int]:
+        """Length of the shortest and of the longest good sample."""
+        found = [values[values >= 0] for _, values in self.lengths.blocks()]
+        return min(int(v.min()) for v in found if len(v)), max(int(v.max(initial=0)) for v in found)
 
     def _example(self, index: int, dataset: int, record: int, *, padding: bool) -> Example:
         raw, where = self.mixture.files[dataset].read(record)

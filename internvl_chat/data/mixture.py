@@ -7,11 +7,13 @@ a dataset has. Nothing here holds anything per sample.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from internvl_chat.data.annotations import AnnotationFile
 from internvl_chat.data.meta import DatasetSpec
+from internvl_chat.data.per_sample import BLOCK, PerSample
 from internvl_chat.errors import DatasetError
 
 
@@ -70,13 +72,11 @@ class Mixture:
         dataset, record = self.locate(index)
         return self.files[dataset].read(record)
 
-    def expand(self, per_record: Sequence[np.ndarray]) -> np.ndarray:
-        """Per-record values of each dataset, laid out per sample."""
-        return np.concatenate(
-            [np.resize(v, n) for v, n in zip(per_record, self.num_samples, strict=True)]
-        )
+    def expand(self, per_record: Sequence[np.ndarray]) -> PerSample:
+        """Per-record values of each dataset, by sample."""
+        return PerSample(per_record, self.num_samples)
 
-    def resample(self, good: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
+    def resample(self, lengths: PerSample, *, seed: int, epoch: int) -> np.ndarray:
         """Sample indices of an epoch under ``use_data_resampling``.
 
         As many samples as there are good ones, shared out among the datasets by the square root of
@@ -84,34 +84,44 @@ class Mixture:
         what is left out changes with the epoch.
 
         Args:
-            good: (len(self),) bool.
+            lengths: tokens by sample; negative ones are bad.
             seed, epoch: source of randomness.
         """
-        if not good.any():
-            return np.zeros(0, dtype=np.int64)
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch, 1])))
-        members = [part + first for part, first in self._good_by_dataset(good)]
+        counts = [len(self._good(lengths, number)) for number in range(len(self.specs))]
+        if not sum(counts):
+            return np.zeros(0, dtype=np.int64)
         weights = np.array(
-            [
-                spec.weight * np.sqrt(len(part))
-                for spec, part in zip(self.specs, members, strict=True)
-            ]
+            [spec.weight * np.sqrt(count) for spec, count in zip(self.specs, counts, strict=True)]
         )
-        quotas = _apportion(int(good.sum()), weights)
-        drawn = []
-        for part, quota in zip(members, quotas, strict=True):
-            rounds = -(-quota // len(part)) if len(part) else 0
-            for number in range(rounds):
-                take = min(len(part), quota - number * len(part))
-                drawn.append(part[rng.permutation(len(part))[:take]])
-        return np.concatenate(drawn)
+        quotas = _apportion(sum(counts), weights)
+        drawn = np.empty(sum(quotas), dtype=self._index_type)
+        filled = 0
+        for number, quota in enumerate(quotas):
+            good = self._good(lengths, number) if quota else np.zeros(0, dtype=np.int32)
+            while quota:
+                part = good.copy()
+                rng.shuffle(part)  # the same as good[rng.permutation(len(good))]
+                take = min(len(part), quota)
+                drawn[filled : filled + take] = part[:take]
+                filled, quota = filled + take, quota - take
+        return drawn
 
-    def _good_by_dataset(self, good: np.ndarray) -> list[tuple[np.ndarray, int]]:
-        parts, first = [], 0
-        for count in self.num_samples:
-            parts.append((np.flatnonzero(good[first : first + count]), first))
-            first += count
-        return parts
+    @property
+    def _index_type(self) -> type[np.signedinteger[Any]]:
+        return np.int32 if len(self) < 2**31 else np.int64
+
+    def _good(self, lengths: PerSample, dataset: int) -> np.ndarray:
+        """The samples of a dataset that are not bad."""
+        last = int(self._ends[dataset])
+        first = last - self.num_samples[dataset]
+        found = [
+            (np.flatnonzero(lengths[begin : min(begin + BLOCK, last)] >= 0) + begin).astype(
+                self._index_type
+            )
+            for begin in range(first, last, BLOCK)
+        ]
+        return np.concatenate(found)
 
 
 def _apportion(total: int, weights: np.ndarray) -> list[int]:

@@ -14,14 +14,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from torch.utils.data import Sampler
 
 from internvl_chat.config import OrderMode
+from internvl_chat.data.packing import Limits, descending, pack_in_windows
+from internvl_chat.data.per_sample import BLOCK, Values
 
 _GROUP_WINDOW_SAMPLES = 16_384
 _GROUP_WINDOW_STEPS = 64
-_PACK_WINDOW_SAMPLES = 16_384
-_LEVELS = 32  # steps in which the room for tiles is told apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +39,8 @@ class EpochPlan:
 
     samples: np.ndarray
     """Sample indices of all packs, joined."""
-    offsets: np.ndarray
-    """(num_packs + 1,): pack u is ``samples[offsets[u]:offsets[u + 1]]``."""
+    offsets: np.ndarray | None
+    """(num_packs + 1,): pack u is ``samples[offsets[u]:offsets[u + 1]]``; None: one sample each."""
     global_batch_size: int
     """Packs per step."""
     num_steps: int
@@ -51,14 +50,20 @@ class EpochPlan:
     @property
     def num_packs(self) -> int:
         """Packs, padding packs not counted."""
-        return len(self.offsets) - 1
+        return len(self.samples) if self.offsets is None else len(self.offsets) - 1
+
+    def span(self, number: int) -> tuple[int, int]:
+        """Where the samples of pack ``number`` begin and end in ``samples``."""
+        if self.offsets is None:
+            return number, number + 1
+        return int(self.offsets[number]), int(self.offsets[number + 1])
 
     def pack(self, number: int) -> Pack:
         """Pack ``number`` of the epoch; beyond the last one, the padding."""
         padding = number >= self.num_packs
         number = self.padding_pack if padding else number
-        indices = self.samples[self.offsets[number] : self.offsets[number + 1]]
-        return Pack(tuple(indices.tolist()), padding)
+        first, last = self.span(number)
+        return Pack(tuple(self.samples[first:last].tolist()), padding)
 
     def packs(self, step: int) -> list[Pack]:
         """The ``global_batch_size`` packs of a step."""
@@ -79,19 +84,19 @@ class EpochPlan:
         borders = np.minimum(
             np.array([first_step, last_step]) * self.global_batch_size, self.num_packs
         )
-        first, last = self.offsets[borders]
+        first, last = borders if self.offsets is None else self.offsets[borders]
         return int(last - first)
 
 
 def plan_epoch(
-    lengths: np.ndarray,
+    lengths: Values,
     *,
     seed: int,
     epoch: int,
     global_batch_size: int,
     mode: OrderMode = "random",
     max_packed_tokens: int | None = None,
-    tiles: np.ndarray | None = None,
+    tiles: Values | None = None,
     max_packed_tiles: int | None = None,
     indices: np.ndarray | None = None,
     window_steps: int | None = None,
@@ -119,50 +124,59 @@ def plan_epoch(
     """
     if global_batch_size < 1:
         raise ValueError(f"global_batch_size is {global_batch_size}, want a number > 0")
-    lengths = np.asarray(lengths)
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch])))
     order = _shuffled(lengths, indices, rng)
+    offsets = None
     if mode == "packed":
-        samples, offsets = _pack(order, lengths, rng, max_packed_tokens, tiles, max_packed_tiles)
-    else:
-        if mode == "grouped":
-            order = _group(order, lengths, rng, global_batch_size, window_steps)
-        elif mode != "random":
-            raise ValueError(f"mode is {mode!r}, want random, grouped or packed")
-        samples, offsets = order, np.arange(len(order) + 1)
-    num_packs = len(offsets) - 1
+        limits = _limits(order, lengths, max_packed_tokens, tiles, max_packed_tiles)
+        order, offsets = _pack(order, lengths, rng, tiles, limits)
+    elif mode == "grouped":
+        order = _group(order, lengths, rng, global_batch_size, window_steps)
+    elif mode != "random":
+        raise ValueError(f"mode is {mode!r}, want random, grouped or packed")
+    num_packs = len(order) if offsets is None else len(offsets) - 1
     num_steps, rest = divmod(num_packs, global_batch_size)
     if drop_last and num_steps == 0:
         raise ValueError(f"{num_packs} packs do not fill one step of {global_batch_size}")
     first_of_last = num_packs - rest if rest else max(num_packs - global_batch_size, 0)
     return EpochPlan(
-        samples=samples,
+        samples=order,
         offsets=offsets,
         global_batch_size=global_batch_size,
         num_steps=num_steps + (rest > 0 and not drop_last),
-        padding_pack=_shortest(samples, offsets, lengths, first_of_last),
+        padding_pack=_shortest(order, offsets, lengths, first_of_last),
     )
 
 
-def _shuffled(
-    lengths: np.ndarray, indices: np.ndarray | None, rng: np.random.Generator
-) -> np.ndarray:
+def _shuffled(lengths: Values, indices: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
     """The samples of an epoch in random order."""
-    good = np.flatnonzero(lengths >= 0) if indices is None else np.asarray(indices)
-    if len(good) == 0:
+    dtype = np.int32 if len(lengths) < 2**31 else np.int64
+    if indices is None:
+        order = np.empty(len(lengths), dtype=dtype)
+        count = 0
+        for first in range(0, len(lengths), BLOCK):
+            good = np.flatnonzero(lengths[first : first + BLOCK] >= 0) + first
+            order[count : count + len(good)] = good
+            count += len(good)
+        order = order[:count]
+    else:
+        order = np.array(indices, dtype=dtype)
+    if len(order) == 0:
         raise ValueError("no sample to plan: all records are bad, or there are none")
-    order = good[rng.permutation(len(good))]
-    return order.astype(np.int32 if len(lengths) < 2**31 else np.int64, copy=False)
+    rng.shuffle(order)  # in place; the same as order[rng.permutation(len(order))]
+    return order
 
 
-def _shortest(samples: np.ndarray, offsets: np.ndarray, lengths: np.ndarray, first: int) -> int:
+def _shortest(samples: np.ndarray, offsets: np.ndarray | None, lengths: Values, first: int) -> int:
+    if offsets is None:
+        return first + int(np.argmin(lengths[samples[first:]]))
     sums = np.add.reduceat(lengths[samples[offsets[first] :]], offsets[first:-1] - offsets[first])
     return first + int(np.argmin(sums))
 
 
 def _group(
     order: np.ndarray,
-    lengths: np.ndarray,
+    lengths: Values,
     rng: np.random.Generator,
     global_batch_size: int,
     window_steps: int | None,
@@ -176,111 +190,79 @@ def _group(
         window_steps = max(_GROUP_WINDOW_STEPS, _GROUP_WINDOW_SAMPLES // global_batch_size)
     whole = len(order) // global_batch_size * global_batch_size
     body, rest = order[:whole], order[whole:]
+    made = np.empty_like(order)
+    heaviest = np.zeros(0, dtype=np.int64)
     if whole:
-        longest = np.argsort(-lengths[body], kind="stable")[:global_batch_size]
-        others = np.ones(whole, dtype=bool)
-        others[longest] = False
-        heaviest, body = body[longest], body[others]
-    else:
-        heaviest = body
+        heaviest = _longest(lengths[body], global_batch_size)
+        made[:global_batch_size] = body[heaviest]
+        body = np.delete(body, heaviest)
     window = window_steps * global_batch_size
     for first in range(0, len(body), window):
         part = body[first : first + window]
-        body[first : first + window] = part[np.argsort(-lengths[part], kind="stable")]
+        part[:] = part[descending(lengths[part])]
     steps = body.reshape(-1, global_batch_size)
-    steps = steps[rng.permutation(len(steps))]
-    rest = rest[np.argsort(-lengths[rest], kind="stable")]
-    return np.concatenate([heaviest, steps.reshape(-1), rest])
+    shuffled = rng.permutation(len(steps))
+    target = made[len(heaviest) : whole].reshape(-1, global_batch_size)
+    np.take(steps, shuffled, axis=0, out=target)
+    made[whole:] = rest[descending(lengths[rest])] if len(rest) else rest
+    return made
 
 
-def _pack(
+def _longest(lengths: np.ndarray, count: int) -> np.ndarray:
+    """``argsort(-lengths, kind="stable")[:count]`` without sorting all."""
+    least = np.partition(lengths, len(lengths) - count)[len(lengths) - count]
+    above = np.flatnonzero(lengths > least)
+    above = above[np.argsort(-lengths[above], kind="stable")]
+    return np.concatenate([above, np.flatnonzero(lengths == least)[: count - len(above)]])
+
+
+def _limits(
     order: np.ndarray,
-    lengths: np.ndarray,
-    rng: np.random.Generator,
+    lengths: Values,
     max_packed_tokens: int | None,
-    tiles: np.ndarray | None,
+    tiles: Values | None,
     max_packed_tiles: int | None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Best fit, longest first, within windows of the shuffled order; the packs are shuffled."""
-    longest = int(lengths[order].max())
+) -> Limits:
+    """Check the limits of packs."""
+    longest = max(
+        int(lengths[order[first : first + BLOCK]].max()) for first in range(0, len(order), BLOCK)
+    )
     if max_packed_tokens is None or max_packed_tokens < longest:
         raise ValueError(
             f"max_packed_tokens is {max_packed_tokens}, but the longest sample has {longest}"
         )
     if max_packed_tiles is not None and tiles is None:
         raise ValueError("max_packed_tiles needs the tiles of every sample")
-    packs: list[list[int]] = []
-    for first in range(0, len(order), _PACK_WINDOW_SAMPLES):
-        part = order[first : first + _PACK_WINDOW_SAMPLES]
-        if max_packed_tiles is None or tiles is None:
-            packs += _best_fit(part, lengths[part], max_packed_tokens)
-            continue
-        tokens, images = (lengths[part], max_packed_tokens), (tiles[part], max_packed_tiles)
-        scarce, other = tokens, images
-        if images[0].sum() / images[1] > tokens[0].sum() / tokens[1]:
-            scarce, other = images, tokens
-        packs += _best_fit(part, *scarce, *other)
-    packs = [packs[number] for number in rng.permutation(len(packs)).tolist()]
-    sizes = np.fromiter((len(pack) for pack in packs), dtype=np.int64, count=len(packs))
-    offsets = np.concatenate([[0], np.cumsum(sizes)])
-    samples = np.fromiter(
-        (index for pack in packs for index in pack), dtype=order.dtype, count=len(order)
-    )
+    return Limits(max_packed_tokens, max_packed_tiles)
+
+
+def _pack(
+    order: np.ndarray,
+    lengths: Values,
+    rng: np.random.Generator,
+    tiles: Values | None,
+    limits: Limits,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Best fit within windows of the shuffled order; the packs are shuffled.
+
+    Returns:
+        Samples pack by pack, and (packs + 1,) where each pack begins among them.
+    """
+    sizes = pack_in_windows(order, lengths, tiles, limits)
+    begins = np.cumsum(sizes, dtype=np.int64) - sizes
+    shuffled = rng.permutation(len(sizes))
+    sizes, begins = sizes[shuffled], begins[shuffled]
+    offsets = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+    samples = np.empty_like(order)
+    for first in range(0, len(sizes), BLOCK):
+        last = min(first + BLOCK, len(sizes))
+        start, stop = offsets[first], offsets[last]
+        moves = np.repeat(begins[first:last] - offsets[first:last], sizes[first:last])
+        samples[start:stop] = order[moves + np.arange(start, stop)]
     return samples, offsets
 
 
-def _best_fit(
-    samples: np.ndarray,
-    sizes: np.ndarray,
-    capacity: int,
-    other_sizes: np.ndarray | None = None,
-    other_capacity: int = 0,
-) -> list[list[int]]:
-    """Put each sample, largest first, into the open pack that it leaves the least room in.
-
-    Open packs lie in buckets by free room; bit f of ``occupied`` says that bucket f holds one,
-    so the best bucket is the lowest set bit from the sample's size upwards. With a second kind of
-    size there is such a set of buckets for each amount of room left in it (rounded down to one of
-    ``_LEVELS``). A pack always takes its first sample, however large.
-    """
-    largest = np.argsort(-sizes, kind="stable")
-    items = samples[largest].tolist()
-    needs = np.minimum(sizes[largest], capacity).tolist()
-    grain = max(1, -(-other_capacity // _LEVELS))
-    top = other_capacity // grain
-    if other_sizes is None:
-        others = [0] * len(items)
-    else:
-        others = np.minimum(-(-other_sizes[largest] // grain), top).tolist()
-    packs: list[list[int]] = []
-    occupied = [0] * (top + 1)
-    buckets: dict[tuple[int, int], list[int]] = {}
-    for item, need, other in zip(items, needs, others, strict=True):
-        free, level = capacity + 1, -1
-        for candidate in range(other, top + 1):
-            fitting = occupied[candidate] >> need
-            if fitting:
-                found = need + (fitting & -fitting).bit_length() - 1
-                if found < free:
-                    free, level = found, candidate
-        if level < 0:
-            free, level, number = capacity, top, len(packs)
-            packs.append([item])
-        else:
-            bucket = buckets[level, free]
-            number = bucket.pop()
-            if not bucket:
-                occupied[level] ^= 1 << free
-            packs[number].append(item)
-        level, free = level - other, free - need
-        bucket = buckets.setdefault((level, free), [])
-        if not bucket:
-            occupied[level] |= 1 << free
-        bucket.append(number)
-    return packs
-
-
-class StepBatchSampler(Sampler[list[Pack]]):
+class StepBatchSampler:
     """One rank's micro batches of an epoch, as a DataLoader's ``batch_sampler``.
 
     Args:

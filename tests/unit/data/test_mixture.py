@@ -8,6 +8,7 @@ import pytest
 
 from internvl_chat.data.meta import DatasetSpec
 from internvl_chat.data.mixture import Mixture
+from internvl_chat.data.per_sample import PerSample
 from internvl_chat.errors import DatasetError
 
 
@@ -55,18 +56,19 @@ def test_a_repeat_time_that_leaves_nothing(spec: Callable[..., DatasetSpec]) -> 
 
 def test_resampling_shares_by_the_square_root_of_size(spec: Callable[..., DatasetSpec]) -> None:
     mixture = Mixture([spec("a", 400), spec("b", 100), spec("c", 25, weight=2.0)])
-    good = np.ones(len(mixture), dtype=bool)
-    good[:100] = False  # 300, 100, 25 are left
-    drawn = mixture.resample(good, seed=0, epoch=0)
+    lengths = np.ones(len(mixture), dtype=np.int32)
+    lengths[:100] = -1  # 300, 100, 25 are left
+    drawn = mixture.resample(PerSample([lengths], [len(mixture)]), seed=0, epoch=0)
     counts = np.bincount([mixture.locate(int(i))[0] for i in drawn], minlength=3)
     # 425 in proportion to 17.32 : 10 : 2 x 5
     assert counts.tolist() == [197, 114, 114]
-    assert good[drawn].all()
+    assert (lengths[drawn] == 1).all()
     _, times = np.unique(drawn[drawn < 400], return_counts=True)
     assert times.max() == 1  # none again before all have come
     _, times = np.unique(drawn[drawn >= 500], return_counts=True)
     assert (times.min(), times.max()) == (4, 5)
-    again = mixture.resample(good, seed=0, epoch=0)
-    other = mixture.resample(good, seed=0, epoch=1)
+    again = mixture.resample(PerSample([lengths], [len(mixture)]), seed=0, epoch=0)
+    other = mixture.resample(PerSample([lengths], [len(mixture)]), seed=0, epoch=1)
     assert drawn.tolist() == again.tolist() != other.tolist()
-    assert len(mixture.resample(~good & False, seed=0, epoch=0)) == 0
+    none = PerSample([np.full_like(lengths, -1)], [len(mixture)])
+    assert len(mixture.resample(none, seed=0, epoch=0)) == 0

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from internvl_chat.config import OrderMode
+from internvl_chat.data import packing
 from internvl_chat.data.sampler import EpochPlan, Pack, StepBatchSampler, plan_epoch
 
 MODES: tuple[OrderMode, ...] = ("random", "grouped", "packed")
@@ -201,6 +202,35 @@ def test_a_limit_on_tiles() -> None:
     assert sorted(alone.pack(n).indices for n in range(2)) == [(0,), (1,)]
     with pytest.raises(ValueError, match="needs the tiles"):
         plan(mode="packed", max_packed_tiles=4)
+
+
+@pytest.mark.parametrize("tiles_limit", [None, 7, 40, 500])
+@pytest.mark.parametrize("heavy", [False, True])
+def test_many_windows_are_packed_as_one_by_one(
+    monkeypatch: pytest.MonkeyPatch, tiles_limit: int | None, heavy: bool
+) -> None:
+    """A resumed run relies on it, whichever of both packed before."""
+    monkeypatch.setattr(packing, "PACK_WINDOW_SAMPLES", 50)
+    rng = np.random.default_rng(0)
+    lengths = log_normal(1_980) if heavy else rng.integers(0, 9, 1_980).astype(np.int32)
+    tiles = rng.integers(0, 7, len(lengths)) * rng.integers(0, 2, len(lengths))
+    tiles[::97] = 50
+    limits = packing.Limits(2_048 if heavy else 8, tiles_limit)
+    shuffled = rng.permutation(len(lengths)).astype(np.int32)
+    found = []
+    for many in (1, 10**9):
+        monkeypatch.setattr(packing, "_MANY_WINDOWS", many)
+        order = shuffled.copy()
+        sizes = packing.pack_in_windows(order, lengths, tiles, limits)
+        found.append((order.tolist(), sizes.tolist()))
+    assert found[0] == found[1]
+
+
+def test_a_shuffle_in_place_is_the_permutation_that_old_checkpoints_know() -> None:
+    values = np.arange(50, dtype=np.int32) * 3
+    shuffled = values.copy()
+    np.random.default_rng(4).shuffle(shuffled)
+    assert shuffled.tolist() == values[np.random.default_rng(4).permutation(50)].tolist()
 
 
 # -- ranks and resuming -------------------------------------------------------------------------
