@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from internvl_chat.cli.options import cleaned_up_when_terminated
 from internvl_chat.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,6 +25,29 @@ ImageRootOption = Annotated[
     Path | None,
     typer.Option("--root", metavar="DIR", help="Folder of image paths; by default the file's own."),
 ]
+ImportMeta = Annotated[
+    Path | None,
+    typer.Option(help="Meta JSON that gets the entry; a new OUT.meta.json by default."),
+]
+DatasetName = Annotated[
+    str | None, typer.Option(help="Of the dataset in the meta JSON; the file's or folder's else.")
+]
+CommonQuestion = Annotated[
+    str | None,
+    typer.Option(help="Asked where the source has none; {} is COCO's category, RefCOCO's text."),
+]
+TableColumn = Annotated[
+    list[str] | None,
+    typer.Option(help="Of tables: image=, question=, answer=, system= or id=NAME; repeatable."),
+]
+GroupColumn = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="Of tables: rows that follow each other and agree in it are one conversation; a row "
+        "is a record else.",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -34,6 +58,7 @@ def register(app: typer.Typer) -> None:
     app.command("split")(split)
     app.command("init")(init)
     app.command("stats")(stats)
+    app.command("layout")(layout)
 
 
 def convert_boxes(
@@ -69,31 +94,11 @@ def import_(
     target: Annotated[Path, typer.Argument(metavar="OUT", help="New .jsonl.")],
     source_format: Annotated[str, typer.Option("--from", help=f"{_FORMAT_LIST}.")],
     root: ImageRootOption = None,
-    meta: Annotated[
-        Path | None,
-        typer.Option(help="Meta JSON that gets the entry; a new OUT.meta.json by default."),
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option(help="Of the dataset in the meta JSON; OUT's by default.")
-    ] = None,
-    question: Annotated[
-        str | None,
-        typer.Option(
-            help="Asked where the source has none; {} is COCO's category, RefCOCO's text."
-        ),
-    ] = None,
-    column: Annotated[
-        list[str] | None,
-        typer.Option(help="Of tables: image=, question=, answer=, system= or id=NAME; repeatable."),
-    ] = None,
-    group: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COLUMN",
-            help="Of tables: rows in a row that agree in it are one conversation; by default a "
-            "row is a record.",
-        ),
-    ] = None,
+    meta: ImportMeta = None,
+    name: DatasetName = None,
+    question: CommonQuestion = None,
+    column: TableColumn = None,
+    group: GroupColumn = None,
     split: Annotated[str, typer.Option(help="Of RefCOCO's release.")] = "train",
     train_masked: Annotated[
         bool, typer.Option("--train-masked", help="Learn answers marked as not to be learned.")
@@ -207,9 +212,7 @@ def init(
     question: Annotated[
         str, typer.Option(help="Asked where the table has none.")
     ] = "Describe this image.",
-    name: Annotated[
-        str | None, typer.Option(help="Of the dataset; the folder's by default.")
-    ] = None,
+    name: DatasetName = None,
     as_json: AsJson = False,
 ) -> None:
     """Make annotation.jsonl and meta.json in a folder of images, from a table or to be filled in.
@@ -242,9 +245,46 @@ def stats(
         typer.echo(as_table(found))
 
 
+def layout(
+    root: Annotated[Path, typer.Option(metavar="DIR", help="The guide's folder.")] = Path(
+        "playground"
+    ),
+    convert: Annotated[
+        bool,
+        typer.Option(
+            "--convert", help="First SynthDoG-EN's Parquet to images, OCR-VQA's images to .jpg."
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Hold playground/ against the guide's tree: what is there, missing, to be moved or converted.
+
+    The exit code is 1 if something is missing.
+
+    Example: internvl-chat data layout --root playground
+    """
+    from internvl_chat.data.convert.layout import check_layout
+    from internvl_chat.data.convert.layout_images import convert_layout
+
+    if not root.is_dir():
+        raise ConfigError("no such folder", where=str(root), fix="Name it with --root.")
+    converted = []
+    if convert:
+        with bar("converting") as progress:
+            converted = convert_layout(root, progress)
+    with bar("looking") as progress:
+        report = check_layout(root, progress)
+    if as_json:
+        done = [one.as_dict() for one in converted]
+        typer.echo(json.dumps(report.as_dict() | {"converted": done}, ensure_ascii=False))
+    else:
+        typer.echo("\n".join([*(one.as_text() for one in converted), report.as_text()]))
+    raise typer.Exit(0 if report.is_complete else 1)
+
+
 @contextmanager
 def bar(title: str) -> Iterator[Progress]:
-    """A bar on stderr where that is a terminal."""
+    """A bar on stderr where that is a terminal; SIGTERM leaves no half-written file."""
     from rich.console import Console
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
@@ -256,7 +296,10 @@ def bar(title: str) -> Iterator[Progress]:
         TaskProgressColumn(),
         TimeRemainingColumn(),
     )
-    with Bar(*columns, console=console, disable=not console.is_terminal, transient=True) as shown:
+    with (
+        cleaned_up_when_terminated(),
+        Bar(*columns, console=console, disable=not console.is_terminal, transient=True) as shown,
+    ):
         task = shown.add_task(title, total=None)
         yield lambda done, total: shown.update(task, completed=done, total=max(total, 1))
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from internvl_chat.cli.options import verb_app
+from internvl_chat.cli.options import cleaned_up_when_terminated, verb_app
 
 app = verb_app()
 
@@ -26,4 +26,6 @@ def json2jsonl(
     from internvl_chat.data.json2jsonl import convert
 
     target = source.with_suffix(".jsonl") if target is None else target
-    typer.echo(f"{target}: {convert(source, target)} records written and compared.")
+    with cleaned_up_when_terminated():
+        count = convert(source, target)
+    typer.echo(f"{target}: {count} records written and compared.")

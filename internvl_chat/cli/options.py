@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -48,6 +50,23 @@ def echo_report(text: str, report: Any, output: str, as_json: bool) -> None:
         typer.echo(json.dumps({"output": output, **values}))
     else:
         typer.echo(f"{output}: {text}.")
+
+
+@contextmanager
+def cleaned_up_when_terminated() -> Iterator[None]:
+    """Let a scheduler's SIGTERM end the block as an exception, so that half-written files go."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def parse_size(text: str) -> int:

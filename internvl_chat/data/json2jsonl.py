@@ -36,6 +36,7 @@ def convert(source: Path, target: Path) -> int:
         raise ConfigError(
             "exists and is not overwritten", where=str(target), fix="Name a new file."
         )
+    next(iterate_array(source), None)  # no folder is made for what is no array
     target.parent.mkdir(parents=True, exist_ok=True)
     count = 0
     with written_aside(target) as staging:

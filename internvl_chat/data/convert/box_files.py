@@ -48,7 +48,7 @@ class BoxReport:
     """What looks like boxes and was left, and lines that are no records."""
     suspicious: list[str] = field(default_factory=list)
     """``file:line: ...`` of the first thousand."""
-    left: list[str] = field(default_factory=list)
+    left_places: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """For programs."""
@@ -62,7 +62,7 @@ class BoxReport:
         ]
         for count, what, places in (
             (self.num_suspicious, "boxes with corners out of order", self.suspicious),
-            (self.num_left, "left as they are", self.left),
+            (self.num_left, "left as they are", self.left_places),
         ):
             if count:
                 lines += [f"{what}: {count}", *(f"  {place}" for place in places[:_SHOWN])]
@@ -73,8 +73,8 @@ class BoxReport:
     def leave(self, where: str, told: str) -> None:
         """Count and list what is left."""
         self.num_left += 1
-        if len(self.left) < MAX_LISTED:
-            self.left.append(f"{where}: {told}")
+        if len(self.left_places) < MAX_LISTED:
+            self.left_places.append(f"{where}: {told}")
 
     def suspect(self, where: str, told: str) -> None:
         """Count and list a box with corners out of order."""

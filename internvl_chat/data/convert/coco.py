@@ -42,12 +42,12 @@ class _Sections(msgspec.Struct):
 class CocoFile:
     """What is read of a file."""
 
-    images: dict[Any, Row] = field(default_factory=dict)
+    image_table: dict[Any, Row] = field(default_factory=dict)
     """Image id -> ``file_name``, ``width``, ``height``."""
     boxes: dict[Any, list[tuple[str, Box]]] = field(default_factory=lambda: defaultdict(list))
     """Image id -> (category, box in 0-1)."""
     captions: dict[Any, list[str]] = field(default_factory=lambda: defaultdict(list))
-    categories: dict[Any, str] = field(default_factory=dict)
+    category_names: dict[Any, str] = field(default_factory=dict)
     annotation_boxes: dict[Any, tuple[Any, Box]] = field(default_factory=dict)
     """Annotation id -> (image id, box in 0-1); for RefCOCO."""
 
@@ -68,10 +68,10 @@ def read_coco(
     found = CocoFile()
     try:
         sections = msgspec.json.decode(text, type=_Sections)
-        found.categories = {one["id"]: str(one["name"]) for one in sections.categories}
+        found.category_names = {one["id"]: str(one["name"]) for one in sections.categories}
         for raw in sections.images:
             image = msgspec.json.decode(raw)
-            found.images[image["id"]] = {k: image[k] for k in ("file_name", "width", "height")}
+            found.image_table[image["id"]] = {k: image[k] for k in ("file_name", "width", "height")}
             _count_left(image, _IMAGE_KEYS, "images", notes)
     except (msgspec.DecodeError, KeyError, TypeError) as err:
         raise DatasetError(
@@ -105,7 +105,7 @@ def _add_annotation(
     _count_left(keys, _ANNOTATION_KEYS, "annotations", notes)
     one = {key: msgspec.json.decode(keys[key]) for key in _ANNOTATION_KEYS if key in keys}
     image_id = one["image_id"]
-    image = found.images.get(image_id)
+    image = found.image_table.get(image_id)
     if image is None:
         notes.leave_record(where, "an annotation of an image that is not in the file")
     elif "caption" in one:
@@ -117,7 +117,7 @@ def _add_annotation(
         if by_annotation:
             found.annotation_boxes[one["id"]] = (image_id, box)
         else:
-            name = found.categories.get(one["category_id"])
+            name = found.category_names.get(one["category_id"])
             if name is None:
                 notes.leave_record(where, "an annotation of an unknown category")
             else:
@@ -144,7 +144,7 @@ def coco_drafts(
     Args:
         question: in place of the usual one; ``{}`` stands for the category.
     """
-    for image_id, image in found.images.items():
+    for image_id, image in found.image_table.items():
         where = f"image {image_id}"
         boxes, captions = found.boxes.get(image_id), found.captions.get(image_id)
         if not boxes and not captions:

@@ -48,10 +48,10 @@ class Draft:
     """A record in the making."""
 
     turns: list[Turn]
-    images: list[Any] = field(default_factory=list)
+    images: list[Any]
     """Paths, URLs, or :class:`EmbeddedImage` that are yet to be written."""
-    video: str | None = None
-    system: str | None = None
+    video: str | None
+    system: str | None
     rest: Row = field(default_factory=dict)
     """Other keys of the record, in their order: ``id``, sizes, what is carried on."""
 

@@ -48,7 +48,7 @@ _TYPES: Final = {
 
 @dataclass(frozen=True)
 class EmbeddedImage:
-    """An image whose bytes stand in the record."""
+    """An image whose bytes are in the record."""
 
     raw: bytes
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from internvl_chat.data.convert.conversations import (
@@ -32,14 +31,17 @@ _ROLES = {"human": "user", "gpt": "assistant"}
 _MESSAGE_KEYS = {"role", "content", "weight", "loss", "tool_calls", "tool_call_id"}
 
 
-@dataclass
 class _Media:
-    """What the parts of a record's messages name, in reading order."""
+    """What the parts of a record's messages name, in reading order.
 
-    images: list[str | EmbeddedImage] = field(default_factory=list)
-    videos: list[str] = field(default_factory=list)
-    beside: list[Any] = field(default_factory=list)
-    """Images of the record that parts ``{"type": "image"}`` refer to in order."""
+    Args:
+        beside: images of the record that parts ``{"type": "image"}`` refer to in order.
+    """
+
+    def __init__(self, beside: list[Any]) -> None:
+        self.images: list[str | EmbeddedImage] = []
+        self.videos: list[str] = []
+        self.beside = beside
 
 
 def from_openai(source: Mapping[str, Any], notes: Notes, *, train_masked: bool = False) -> Draft:
@@ -51,7 +53,7 @@ def from_openai(source: Mapping[str, Any], notes: Notes, *, train_masked: bool =
     raw = source.get("messages", source.get("conversations"))
     if not isinstance(raw, list) or not raw:
         raise UnfitRecordError('"messages" is missing or empty')
-    media = _Media(beside=as_list(source.get("images", source.get("image"))))
+    media = _Media(as_list(source.get("images", source.get("image"))))
     system: str | None = None
     turns: list[Turn] = []
     for message in raw:

@@ -177,7 +177,7 @@ def _of_reference(
     if box is None:
         notes.leave_record(where, "a reference to an annotation that has no box")
         return
-    image = coco.images[image_id]
+    image = coco.image_table[image_id]
     for sentence in ref.get("sentences", ()):
         rest = {
             "id": f"{ref.get('ref_id')}_{sentence.get('sent_id')}",

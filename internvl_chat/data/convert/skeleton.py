@@ -105,10 +105,16 @@ def make_skeleton(
         raise ConfigError(
             "holds no image", where=str(folder), fix=f"Images end in {', '.join(ENDINGS)}."
         )
-    annotation, meta = folder / ANNOTATION, folder / META
     dataset = name or folder.resolve().name
     if table is None:
         return _empty(folder, images, dataset, question, progress)
+    return _filled(folder, images, table, dataset, question, progress)
+
+
+def _filled(
+    folder: Path, images: list[str], table: Path, dataset: str, question: str, progress: Progress
+) -> SkeletonReport:
+    annotation, meta = folder / ANNOTATION, folder / META
     plan = ImportPlan(
         source=table,
         target=annotation,

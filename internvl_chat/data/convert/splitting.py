@@ -209,7 +209,7 @@ def _digest(salt: bytes, name: bytes) -> int:
 
 
 class _Groups:
-    """Union of the images that stand in one record; only those of several images are held."""
+    """Union of the images of one record; only those of records with several are held."""
 
     def __init__(self) -> None:
         self._parent: dict[int, int] = {}

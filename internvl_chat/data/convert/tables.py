@@ -34,7 +34,7 @@ from internvl_chat.model.suggestions import suggest
 _USUAL_NAMES = {
     "image": (
         *("image", "images", "image_path", "image_file", "img", "img_path", "file_name"),
-        *("filename", "file", "path", "picture", "photo"),
+        *("filename", "file", "path", "photo"),
     ),
     "question": ("question", "query", "prompt", "instruction", "input", "problem"),
     "answer": ("answer", "response", "output", "label", "caption", "text", "target", "answers"),

@@ -72,7 +72,8 @@ def test_damaged_files(tmp_path: Path, text: str, message: str) -> None:
 
 def test_files_that_are_not_there_or_there_already(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"a\.json: cannot be read"):
-        json2jsonl.convert(tmp_path / "a.json", tmp_path / "a.jsonl")
+        json2jsonl.convert(tmp_path / "a.json", tmp_path / "new" / "a.jsonl")
+    assert not (tmp_path / "new").exists()
     (tmp_path / "b.json").write_bytes(b'[{"a": "\xff"}]')
     with pytest.raises(DatasetError, match="is no UTF-8"):
         json2jsonl.convert(tmp_path / "b.json", tmp_path / "b.jsonl")

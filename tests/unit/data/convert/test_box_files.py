@@ -44,7 +44,7 @@ def test_unit_to_1000_and_back(tmp_path: Path) -> None:
         "<box>[[500, 200, 300, 400]]</box>",
     ]
     assert (there.num_records, there.num_changed, there.num_converted) == (4, 2, 2)
-    assert there.left == [f"{source}:2: [1, 0, 1, 1] has no decimal point"]
+    assert there.left_places == [f"{source}:2: [1, 0, 1, 1] has no decimal point"]
     assert there.suspicious == [
         f"{source}:4: box [0.5, 0.2, 0.3, 0.4] becomes <box>[[500, 200, 300, 400]]</box>: "
         "want x1 < x2 and y1 < y2"
@@ -64,8 +64,8 @@ def test_unchanged_lines_stay_to_the_byte(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(odd)
     report = convert_file(tmp_path / "a.jsonl", tmp_path / "b.jsonl", ("unit", "1000"))
     assert (tmp_path / "b.jsonl").read_bytes() == odd
-    assert [told.split(": ")[0].rpartition(":")[2] for told in report.left] == list("2345")
-    assert "is not UTF-8" in report.left[2]
+    assert [told.split(": ")[0].rpartition(":")[2] for told in report.left_places] == list("2345")
+    assert "is not UTF-8" in report.left_places[2]
 
 
 def test_a_changed_record_keeps_the_rest(tmp_path: Path) -> None:
@@ -100,14 +100,14 @@ def test_pixels_by_stated_size_then_by_header(tmp_path: Path) -> None:
         "[1, 2, 3, 4]",
         "[1, 2, 3, 4]",
     ]
-    assert [told.rpartition("; ")[2] for told in report.left[::2]] == [
+    assert [told.rpartition("; ")[2] for told in report.left_places[::2]] == [
         "its image cannot be opened",
         "its image cannot be opened",
     ]
-    assert "2 images of different sizes" in report.left[1]
+    assert "2 images of different sizes" in report.left_places[1]
     without = convert_file(source, tmp_path / "c.jsonl", ("pixel", "1000"))
     assert without.num_changed == 1
-    assert "give --root" in without.left[0]
+    assert "give --root" in without.left_places[0]
 
 
 def test_arrays_stay_arrays(tmp_path: Path) -> None:
