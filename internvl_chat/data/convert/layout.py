@@ -34,11 +34,11 @@ class GuideState:
     annotation: str
     is_present: bool
     promised_records: int
-    records: int = 0
-    num_images: int = 0
+    records: int
+    num_images: int
     """Different ones that the annotation names."""
-    num_images_found: int = 0
-    first_missing: str | None = None
+    num_images_found: int
+    first_missing: str | None
 
 
 @dataclass
@@ -133,7 +133,7 @@ def _check_dataset(
 ) -> GuideState:
     annotation = root / "opensource" / f"{dataset.name}.jsonl"
     is_present = annotation.is_file()
-    state = GuideState(dataset.name, str(annotation), is_present, dataset.length)
+    state = GuideState(dataset.name, str(annotation), is_present, dataset.length, 0, 0, 0, None)
     if not state.is_present:
         return state
     data = os.path.join(root, "data")
