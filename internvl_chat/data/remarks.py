@@ -28,14 +28,24 @@ RECORD_KEYS: Final = frozenset(
         *("conversations", "messages"),
     }
 )
-TURN_KEYS: Final = frozenset({"from", "value", "role", "content"})
+TURN_KEYS: Final = frozenset({"from", "value", "role", "content", "kind"})
 _METADATA: Final = frozenset(
     {
         *("model", "source", "question_id", "idx", "index", "uid", "uuid", "dataset", "task"),
         *("dataset_name", "data_source", "task_type", "category", "type", "split", "license"),
         *("score", "image_id", "ann_id", "annotation_id", "lang", "language", "tags", "version"),
         *("metadata", "meta", "info", "comment", "note", "timestamp", "date", "author", "name"),
-        *("difficulty", "topic", "url", "quality", "num_turns", "origin", "created_at", "md5"),
+        *(
+            "difficulty",
+            "topic",
+            "input",
+            "url",
+            "quality",
+            "num_turns",
+            "origin",
+            "created_at",
+            "md5",
+        ),
     }
 )
 """Says nothing about images, text or the loss: no remark."""

@@ -28,7 +28,7 @@ from internvl_chat.data.convert.sharegpt import as_list
 from internvl_chat.model.constants import IMAGE_TAG, VIDEO_TAG
 
 _ROLES = {"human": "user", "gpt": "assistant"}
-_MESSAGE_KEYS = {"role", "content", "weight", "loss", "tool_calls", "tool_call_id"}
+_MESSAGE_KEYS = {"role", "content", "tool_calls", "tool_call_id"}
 
 
 class _Media:
@@ -53,6 +53,7 @@ def from_openai(source: Mapping[str, Any], notes: Notes, *, train_masked: bool =
     raw = source.get("messages", source.get("conversations"))
     if not isinstance(raw, list) or not raw:
         raise UnfitRecordError('"messages" is missing or empty')
+    refuse_masked(source, of_turn=False, train_masked=train_masked, notes=notes)
     media = _Media(as_list(source.get("images", source.get("image"))))
     system: str | None = None
     turns: list[Turn] = []
@@ -103,7 +104,8 @@ def to_openai(
 
 def _turn(message: Mapping[str, Any], media: _Media, notes: Notes, train_masked: bool) -> Turn:
     speaker, kind = sort_role(message.get("role"))
-    refuse_masked(message, train_masked=train_masked, notes=notes)
+    if speaker == "gpt":
+        refuse_masked(message, of_turn=True, train_masked=train_masked, notes=notes)
     for key in set(message) - _MESSAGE_KEYS:
         notes.left[f"{key} of a message"] += 1
     if "tool_call_id" in message:

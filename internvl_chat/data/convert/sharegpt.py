@@ -26,7 +26,7 @@ from internvl_chat.data.convert.media import image_reference
 from internvl_chat.data.convert.notes import Notes, UnfitRecordError
 from internvl_chat.model.constants import REF_END_TOKEN, REF_START_TOKEN
 
-_TURN_KEYS = {"from", "value", "role", "content", "loss", "train", "weight", "mask", "kind"}
+_TURN_KEYS = {"from", "value", "role", "content", "kind"}
 _USED = (
     *("conversations", "conversation", "messages", "system", "objects"),
     *("images", "image", "videos", "video", "audios", "audio"),
@@ -129,6 +129,7 @@ def _turns(source: Mapping[str, Any], notes: Notes, train_masked: bool) -> list[
     raw = next((source[k] for k in ("conversations", "conversation", "messages") if k in source), 0)
     if not isinstance(raw, list) or not raw:
         raise UnfitRecordError('"conversations" is missing or empty')
+    refuse_masked(source, of_turn=False, train_masked=train_masked, notes=notes)
     turns = []
     for turn in raw:
         if not isinstance(turn, Mapping):
@@ -140,7 +141,8 @@ def _turns(source: Mapping[str, Any], notes: Notes, train_masked: bool) -> list[
                 raise UnfitRecordError("the text of a turn is no string")
             text = json.dumps(text, ensure_ascii=False)  # a call written as an object
             notes.remarks["calls and their results written as JSON text"] += 1
-        refuse_masked(turn, train_masked=train_masked, notes=notes)
+        if speaker == "gpt":
+            refuse_masked(turn, of_turn=True, train_masked=train_masked, notes=notes)
         for key in set(turn) - _TURN_KEYS:
             notes.left[f"{key} of a turn"] += 1
         turns.append(Turn(speaker, text, str(turn.get("kind") or kind)))

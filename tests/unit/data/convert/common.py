@@ -40,7 +40,7 @@ def read_rows(path: Path) -> list[Row]:
     if path.suffix == ".json":
         rows: list[Row] = json.loads(path.read_text("utf-8"))
         return rows
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
 
 
 def bring_in(

@@ -19,7 +19,7 @@ def record(answer: str, **rest: Any) -> dict[str, Any]:
 
 
 def answers(path: Path) -> list[str]:
-    lines = path.read_text("utf-8").splitlines()
+    lines = path.read_text("utf-8").split("\n")[:-1]
     return [json.loads(line)["conversations"][1]["value"] for line in lines]
 
 

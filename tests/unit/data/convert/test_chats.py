@@ -225,6 +225,12 @@ def test_answers_not_to_be_learned_are_left_unless_asked_for(tmp_path: Path) -> 
     assert "--train-masked" in next(iter(report.notes.left_records))
     report = bring_in(source, tmp_path / "b.jsonl", "openai", train_masked=True)
     assert report.num_records == 2
+    assert "answers marked as not to be learned, learned all the same" in report.notes.remarks
+    asked_only = says("Hi", "Ho")
+    asked_only[0]["loss"] = False  # type: ignore[assignment]
+    rows = [{"conversations": asked_only}, {"conversations": says("Hi", "Ho"), "kto_tag": False}]
+    report = bring_in(write_rows(tmp_path / "k.jsonl", rows), tmp_path / "k.own.jsonl", "sharegpt")
+    assert report.num_records == 1
     other = write_rows(tmp_path / "s.jsonl", [{"conversations": skipped}])
     with pytest.raises(DatasetError, match="no record could be taken"):
         bring_in(other, tmp_path / "c.jsonl", "sharegpt")
