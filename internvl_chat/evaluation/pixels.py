@@ -20,7 +20,7 @@ from internvl_chat.config import NormalizeType
 from internvl_chat.data.images import load_image
 from internvl_chat.data.schema import BadRecordError
 from internvl_chat.data.tiles import choose_grid
-from internvl_chat.data.video import open_video
+from internvl_chat.data.video import choose_frames, open_video
 from internvl_chat.evaluation.task import Question, Tiling, VideoClip
 from internvl_chat.model.constants import IMAGE_TAG
 
@@ -138,6 +138,16 @@ def load_frames(clip: VideoClip) -> list[Image.Image]:
     if clip.frames_per_second is not None:
         return _folder_frames(clip, clip.frames_per_second)
     video = open_video(clip.path, where=clip.path)
+    if clip.is_of_training:
+        chosen = choose_frames(
+            video,
+            clip=clip.bounds,
+            min_num_frame=clip.num_segments,
+            max_num_frame=clip.num_segments,
+            rng=None,
+            where=clip.path,
+        )
+        return video.frames(chosen)
     rate = video.frames_per_second or 1.0
     last = video.num_frames - 1
     wanted = frame_indices(clip.num_segments, first=0, last=last, rate=rate, bounds=clip.bounds)

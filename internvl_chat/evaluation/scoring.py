@@ -180,7 +180,7 @@ def _score(
 
 
 def as_text(report: ScoreReport, first: Rules) -> str:
-    """For people: what the original prints, then all rules side by side.
+    """For people: what the original prints, then the rules side by side where they are several.
 
     Args:
         report: the scores.
@@ -188,7 +188,8 @@ def as_text(report: ScoreReport, first: Rules) -> str:
     """
     score = report.scores[first]
     parts = [score.printed.rstrip("\n")] if score.printed else []
-    if score.metrics:
+    is_alike = len({id(one) for one in report.scores.values()}) == 1
+    if score.metrics and not (is_alike and score.printed):  # else it would be said twice
         parts.append(_table(report))
     if report.disagree:
         shown = ", ".join(report.disagree[:20])

@@ -54,6 +54,8 @@ class VideoClip:
     """Start and end in seconds."""
     frames_per_second: float | None = None
     """Of a folder of frames, which are numbered from 1; None for a file, which says it itself."""
+    is_of_training: bool = False
+    """Frames are chosen as training and ``chat`` do it, not as MVBench does."""
 
 
 @dataclass(frozen=True, kw_only=True)

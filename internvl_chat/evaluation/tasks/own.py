@@ -91,7 +91,8 @@ def task_of_records(
         root: folder that image paths are relative to; by default the file's own.
         metrics: of :data:`OWN_METRICS`; the first gives the score of a question.
         meta: whether ``path`` is a meta JSON. ``repeat_time`` below 1 takes the first records as
-            training does, above 1 it counts as 1; ``box_format`` is applied.
+            training does, above 1 it counts as 1; ``box_format`` is applied, and
+            ``max_dynamic_patch`` where images are tiled.
         by: a field of the records by which results are told apart, in place of the dataset.
         max_new_tokens: of an answer.
 
@@ -303,7 +304,7 @@ def _video(record: Record, spec: DatasetSpec, where: str) -> VideoClip | None:
     if record.video is None:
         return None
     path = resolve_path(spec.root, record.video, where=where)
-    return VideoClip(path=path, num_segments=NUM_SEGMENTS, bounds=record.clip)
+    return VideoClip(path=path, num_segments=NUM_SEGMENTS, bounds=record.clip, is_of_training=True)
 
 
 # ---- answers -> scores ----------------------------------------------------------------------

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from internvl_chat.data.schema import BadRecordError
+from internvl_chat.data.video import choose_frames, open_video
 from internvl_chat.errors import ConfigError, DatasetError
+from internvl_chat.evaluation.pixels import TileRule, load_frames, load_tiles
 from internvl_chat.evaluation.task import (
     DataRoot,
     ExportInput,
@@ -139,6 +144,46 @@ def test_a_meta_brings_its_datasets(tmp_path: Path) -> None:
     assert [one.id for one in asked][-3:] == ["colors/t0", "boxes/b0", "boxes/b1"]
     assert asked[-2].record["references"] == ["<ref>it</ref><box>[[500, 250, 1000, 1000]]</box>"]
     assert asked[-1].record["references"] == ["<box>[[0, 0, 500, 500]]</box>"]
+
+
+def test_the_tile_limit_of_a_meta_is_its_datasets(tmp_path: Path) -> None:
+    """With --dynamic, and unless --max-num says otherwise; a record's images are cut alike."""
+    path = write_own_meta(tmp_path)
+    meta = json.loads(path.read_text())
+    meta["boxes"]["max_dynamic_patch"] = 6
+    path.write_text(json.dumps(meta))
+    asked = questions_of(task_of_records(path, meta=True))
+    assert {one.id.split("/")[0]: one.max_tiles for one in asked} == {"colors": None, "boxes": 6}
+    rule = TileRule(side=4, max_tiles=12, has_thumbnail=False, normalize_type="imagenet")
+    whole = replace(rule, max_tiles=None)
+    num_tiles = {one.id: load_tiles(one, rule, "each")[1] for one in asked if one.images}
+    assert num_tiles["colors/c0"] == [12]  # 28 x 20 pixels, as 4 x 3
+    assert num_tiles["boxes/b0"] == [6]
+    assert load_tiles(asked[-1], whole, "each")[1] == [1]
+
+
+def test_frames_are_those_of_training_and_chat(tmp_path: Path) -> None:
+    """The middles of equal stretches: MVBench's own rule takes others."""
+    frames = [Image.new("RGB", (4, 4), (10 * n, 0, 0)) for n in range(20)]
+    path = tmp_path / "clip.gif"
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=100, loop=0)
+    clip = {"video": "clip.gif", "clip": [0.5, 1.4]}
+    file = write_records(tmp_path / "v.jsonl", [record("v", "<video>\nWhat?", "rain", **clip)])
+    asked = questions_of(task_of_records(file))[0]
+    assert asked.video is not None
+    video = open_video(str(path), where="v")
+    wanted = choose_frames(
+        video, clip=(0.5, 1.4), min_num_frame=8, max_num_frame=8, rng=None, where="v"
+    )
+    shown = [frame.tobytes() for frame in load_frames(asked.video)]
+    assert shown == [frame.tobytes() for frame in video.frames(wanted)]
+    of_mvbench = load_frames(replace(asked.video, is_of_training=False))
+    assert shown != [frame.tobytes() for frame in of_mvbench]
+    (tmp_path / "folder").mkdir()
+    frames[0].save(tmp_path / "folder/1.png")
+    timeless = replace(asked.video, path=str(tmp_path / "folder"))
+    with pytest.raises(BadRecordError, match='"clip" needs a video with a frame rate'):
+        load_frames(timeless)
 
 
 def test_a_share_of_a_dataset_is_its_first_records(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,19 @@ def test_rules_that_are_not_declared_mean_the_first(root: DataRoot) -> None:
     report = score_answers(replace(SUMS, rules=("2024",), score=counted), root, RIGHT)
     assert calls == ["2024"]
     assert list(report.scores) == ["2024", "later", "official"]
+
+
+def test_one_set_of_rules_is_shown_once(root: DataRoot) -> None:
+    """What is printed says it: a table of one column would say it again."""
+    for printed, shown in (("accuracy 1.0\n", ["accuracy 1.0"]), ("", 2)):
+        score = Score(metrics={"accuracy": 1.0}, printed=printed, per_sample={})
+        task = replace(SUMS, rules=("2024",), score=partial(_always, score))
+        lines = as_text(score_answers(task, root, RIGHT), "2024").splitlines()
+        assert lines == shown if printed else len(lines) == shown
+
+
+def _always(score: Score, given: Any) -> Score:
+    return score
 
 
 def test_answers_that_are_missing_are_told_and_count_as_empty(root: DataRoot) -> None:
