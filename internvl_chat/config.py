@@ -8,7 +8,7 @@ field), and those of a checkpoint are its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, get_args
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 NormalizeType = Literal["imagenet", "clip", "siglip"]
 """Names of pixel statistics; the numbers are ``model.constants.NORMALIZATION``."""
+ImageBackend = Literal["pillow", "fast"]
+"""What decodes image files; see :class:`DecodeConfig`."""
 LossReduction = Literal["token", "sample", "square"]
 OrderMode = Literal["random", "grouped", "packed"]
 
@@ -203,6 +205,89 @@ class TrainableConfig(_Checked):
 
 # ---- images and text ----------------------------------------------------------------------------
 
+WHITE: Final = (255, 255, 255)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeConfig(_Checked):
+    """How an image file becomes RGB: keys of a checkpoint's ``preprocessor_config.json``.
+
+    One rule for training, chat, serving and evaluation. transformers' processors pass over the
+    keys; ``rgba_background_color`` is vLLM's name for the same.
+    """
+
+    apply_exif_orientation: bool
+    """Turn and mirror as the EXIF orientation says, as every viewer does."""
+    rgba_background_color: tuple[int, int, int] | None
+    """What shows through transparent pixels; None drops the alpha channel, so that the colours
+    hidden under it show, black in most files."""
+    image_backend: ImageBackend
+    """``pillow`` decodes every pixel; ``fast`` decodes JPEG by simplejpeg, large ones at a reduced
+    size that is no smaller than the tiles."""
+
+    def _problems(self) -> Iterator[str]:
+        if self.image_backend not in get_args(ImageBackend):
+            known = ", ".join(get_args(ImageBackend))
+            yield f"--image_backend {self.image_backend}: want one of {known}."
+
+    @classmethod
+    def as_shown(
+        cls, *, image_backend: ImageBackend = "pillow", apply_exif_orientation: bool = True
+    ) -> DecodeConfig:
+        """What viewers show, transparency on white: the rule of new fine-tunes."""
+        return cls(
+            apply_exif_orientation=apply_exif_orientation,
+            rgba_background_color=WHITE,
+            image_backend=image_backend,
+        )
+
+    @classmethod
+    def as_stored(cls) -> DecodeConfig:
+        """No orientation, alpha dropped: how the published checkpoints were trained."""
+        return cls(apply_exif_orientation=False, rgba_background_color=None, image_backend="pillow")
+
+    @classmethod
+    def of_preprocessor(cls, values: Mapping[str, Any]) -> DecodeConfig:
+        """By the keys of a ``preprocessor_config.json``; :meth:`as_stored` where they are missing.
+
+        Raises:
+            ConfigError: a key has a value of another kind.
+        """
+        turns = values.get("apply_exif_orientation", False)
+        colour = values.get("rgba_background_color")
+        backend = values.get("image_backend", "pillow")
+        problems = []
+        if not isinstance(turns, bool):
+            problems.append(f'"apply_exif_orientation" is {turns!r}. Want true or false.')
+        if colour is not None and not _is_colour(colour):
+            problems.append(f'"rgba_background_color" is {colour!r}. Want [255, 255, 255] or null.')
+        if backend not in get_args(ImageBackend):
+            known = " or ".join(get_args(ImageBackend))
+            problems.append(f'"image_backend" is {backend!r}. Want {known}.')
+        require(problems)
+        return cls(
+            apply_exif_orientation=turns,
+            rgba_background_color=None if colour is None else tuple(colour),
+            image_backend=backend,
+        )
+
+    def stored(self) -> dict[str, Any]:
+        """What of it a chat checkpoint's ``preprocessor_config.json`` keeps."""
+        colour = self.rgba_background_color
+        return {
+            "apply_exif_orientation": self.apply_exif_orientation,
+            "rgba_background_color": None if colour is None else list(colour),
+            "image_backend": self.image_backend,
+        }
+
+
+def _is_colour(value: object) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 3
+        and all(type(level) is int and 0 <= level <= 255 for level in value)
+    )
+
 
 class _StoredImageOptions(Protocol):
     """What a chat checkpoint's configuration stores of its images (InternVLChatConfig has it)."""
@@ -232,6 +317,8 @@ class ImageConfig(_Checked):
     """Tiles per sample, shared by its images; the thumbnail comes on top."""
     normalize_type: NormalizeType
     """Mean and standard deviation of the pixels."""
+    decode: DecodeConfig
+    """How files become RGB before that."""
 
     def _problems(self) -> Iterator[str]:
         yield from _positive(self, {"image_size": "force_image_size"})
@@ -245,13 +332,17 @@ class ImageConfig(_Checked):
 
     @classmethod
     def of_checkpoint(
-        cls, stored: _StoredImageOptions, *, normalize_type: NormalizeType
+        cls,
+        stored: _StoredImageOptions,
+        *,
+        normalize_type: NormalizeType,
+        decode: DecodeConfig,
     ) -> ImageConfig:
         """As a chat checkpoint was trained.
 
         Args:
             stored: its configuration.
-            normalize_type: by its ``preprocessor_config.json``.
+            normalize_type, decode: by its ``preprocessor_config.json``.
         """
         return cls(
             image_size=stored.image_size,
@@ -261,11 +352,18 @@ class ImageConfig(_Checked):
             min_dynamic_patch=stored.min_dynamic_patch,
             max_dynamic_patch=stored.max_dynamic_patch,
             normalize_type=normalize_type,
+            decode=decode,
         )
 
     @classmethod
     def squeezed(
-        cls, *, image_size: int, max_tiles: int, use_thumbnail: bool, normalize_type: NormalizeType
+        cls,
+        *,
+        image_size: int,
+        max_tiles: int,
+        use_thumbnail: bool,
+        normalize_type: NormalizeType,
+        decode: DecodeConfig,
     ) -> ImageConfig:
         """One image squeezed into a tile, or cut into up to ``max_tiles`` of them."""
         return cls(
@@ -276,6 +374,7 @@ class ImageConfig(_Checked):
             min_dynamic_patch=1,
             max_dynamic_patch=max_tiles,
             normalize_type=normalize_type,
+            decode=decode,
         )
 
     def stored(self) -> dict[str, Any]:

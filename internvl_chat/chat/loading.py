@@ -11,7 +11,7 @@ from transformers import BitsAndBytesConfig
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from internvl_chat.chat.device_map import split_model
-from internvl_chat.checkpoint.artifacts import normalize_type_of
+from internvl_chat.checkpoint.artifacts import decode_config_of, normalize_type_of
 from internvl_chat.checkpoint.load import require_complete
 from internvl_chat.checkpoint.sources import find_chat_config
 from internvl_chat.checkpoint.tokenizer import load_tokenizer
@@ -85,6 +85,8 @@ def load_model(
         options["attn_implementation"] = attn_implementation
     model = InternVLChatModel.from_pretrained(path, **options).eval()
     model.config.normalize_type = normalize_type_of(Path(path))
+    for name, value in decode_config_of(Path(path)).stored().items():
+        setattr(model.config, name, value)  # plain values: the configuration is written as JSON
     return model, load_tokenizer(path)
 
 

@@ -8,32 +8,69 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from internvl_chat.config import ImageConfig, NormalizeType
+from internvl_chat.config import MAX_IMAGE_PIXELS, DecodeConfig, ImageConfig, NormalizeType
 from internvl_chat.data import images, pixels, video
+from internvl_chat.data.storage import read_bytes
+from internvl_chat.data.tiles import least_size
 
 
 def image_config_of(config: Any) -> ImageConfig:
     """How a chat model's configuration says that images become tiles.
 
-    ``normalize_type`` is what ``load_model`` found in ``preprocessor_config.json``.
+    ``normalize_type`` and the rule by which files become RGB are what ``load_model`` found in
+    ``preprocessor_config.json``.
     """
     normalize_type: NormalizeType = getattr(config, "normalize_type", "imagenet")
-    return ImageConfig.of_checkpoint(config, normalize_type=normalize_type)
+    return ImageConfig.of_checkpoint(
+        config, normalize_type=normalize_type, decode=DecodeConfig.of_preprocessor(vars(config))
+    )
 
 
-def load_tiles(image: str | Image.Image, config: ImageConfig) -> Tensor:
-    """One image by a model's settings (:func:`image_config_of`); (n, 3, S, S) float32."""
-    if isinstance(image, str):
-        rgb = images.load_image(image, where=image)
+def load_tiles(
+    image: str | bytes | Image.Image,
+    config: ImageConfig,
+    *,
+    where: str = "",
+    max_pixels: int = MAX_IMAGE_PIXELS,
+) -> Tensor:
+    """One image by a model's settings (:func:`image_config_of`).
+
+    Args:
+        image: a file's path or its bytes, or an image of any mode.
+        config: the settings.
+        where: what messages call it; a path is its own name.
+        max_pixels: a file of more pixels is refused before it is decoded.
+
+    Returns:
+        (n, 3, S, S) float32.
+
+    Raises:
+        BadRecordError: the file is missing, too large or no image.
+    """
+    most = config.max_dynamic_patch
+    if isinstance(image, Image.Image):
+        rgb = images.to_rgb(image, where=where or "load_image", decode=config.decode)
+        tiles = pixels.preprocess(rgb, config, max_tiles=most)
     else:
-        rgb = images.to_rgb(image, where="load_image")
-    tiles = pixels.preprocess(rgb, config, max_tiles=config.max_dynamic_patch)
+        name = where or (image if isinstance(image, str) else "the image")
+        raw = read_bytes(image, where=name) if isinstance(image, str) else image
+        decoded = images.decode_image(
+            raw,
+            where=name,
+            path=name,
+            max_pixels=max_pixels,
+            decode=config.decode,
+            fit=lambda size: least_size(size, config, max_tiles=most),
+        )
+        size = decoded.geometry.size
+        tiles = pixels.preprocess(decoded.rgb, config, max_tiles=most, size=size)
     return pixels.normalize_pixels(tiles, normalize_type=config.normalize_type)
 
 
 def load_image(
     image: str | Image.Image,
     *,
+    model: Any = None,
     image_size: int = 448,
     max_num: int = 1,
     use_thumbnail: bool = True,
@@ -43,6 +80,9 @@ def load_image(
 
     Args:
         image: a file, or an image of any mode.
+        model: of ``load_model``: the image is read as in its training, and the other settings are
+            the model's. Without one, as the published checkpoints read it: alpha dropped, EXIF
+            orientation ignored.
         image_size: S, the model's ``force_image_size``.
         max_num: with more than one, the image is cut into up to so many square tiles.
         use_thumbnail: add the whole image as the last tile where there are several.
@@ -54,11 +94,14 @@ def load_image(
     Raises:
         BadRecordError: the file is missing, too large or no image.
     """
+    if model is not None:
+        return load_tiles(image, image_config_of(model.config))
     config = ImageConfig.squeezed(
         image_size=image_size,
         max_tiles=max_num,
         use_thumbnail=use_thumbnail,
         normalize_type=normalize_type,
+        decode=DecodeConfig.as_stored(),
     )
     return load_tiles(image, config)
 

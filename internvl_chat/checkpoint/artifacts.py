@@ -12,7 +12,8 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 from internvl_chat import model as model_package
 from internvl_chat.checkpoint.sources import find_companion, read_json
-from internvl_chat.config import NormalizeType
+from internvl_chat.config import DecodeConfig, NormalizeType
+from internvl_chat.errors import CheckpointError, ConfigError
 from internvl_chat.files import write_json
 from internvl_chat.model.configuration_internvl_chat import AUTO_MAP
 from internvl_chat.model.constants import NORMALIZATION
@@ -45,8 +46,16 @@ def write_model_code(directory: Path) -> None:
         shutil.copyfile(file, directory / file.name)
 
 
-def preprocessor_config(image_size: int, normalize_type: NormalizeType) -> dict[str, Any]:
-    """What ``CLIPImageProcessor`` needs to make pixels as training did."""
+def preprocessor_config(
+    image_size: int, normalize_type: NormalizeType, decode: DecodeConfig | None = None
+) -> dict[str, Any]:
+    """What ``CLIPImageProcessor`` needs to make pixels as training did, and keys of our own.
+
+    Args:
+        image_size: side of a tile.
+        normalize_type: the pixel statistics.
+        decode: how files became RGB; None leaves its keys away.
+    """
     mean, std = NORMALIZATION[normalize_type]
     return {
         "crop_size": image_size,
@@ -59,6 +68,7 @@ def preprocessor_config(image_size: int, normalize_type: NormalizeType) -> dict[
         "image_std": list(std),
         "resample": 3,
         "size": image_size,
+        **(decode.stored() if decode else {}),
     }
 
 
@@ -83,6 +93,22 @@ def normalize_type_of(directory: Path) -> NormalizeType:
     return "imagenet"
 
 
+def decode_config_of(directory: Path) -> DecodeConfig:
+    """How files became RGB in a checkpoint's training, by its ``preprocessor_config.json``.
+
+    By its base's for an adapter without one. As stored, as in the published checkpoints, where
+    there is none or it says nothing of it.
+
+    Raises:
+        CheckpointError: a key of it has a value of another kind.
+    """
+    path = find_companion(directory, PREPROCESSOR_NAME)
+    try:
+        return DecodeConfig.of_preprocessor(read_json(path) if path.is_file() else {})
+    except ConfigError as err:
+        raise CheckpointError(" ".join(err.problems), where=str(path)) from err
+
+
 def _name_class_for_v4(path: Path) -> None:
     """Name the general fast tokenizer as transformers 4 knows it; 5 takes either name."""
     values = read_json(path)
@@ -97,6 +123,7 @@ def write_companions(
     directory: Path,
     *,
     normalize_type: NormalizeType = "imagenet",
+    decode: DecodeConfig | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
     """Write everything of a checkpoint but its weights.
@@ -106,6 +133,7 @@ def write_companions(
         tokenizer: with the special tokens.
         directory: exists.
         normalize_type: the pixel statistics that the run used.
+        decode: how it made files into RGB; None says nothing of it, as the published ones do.
         dtype: of the weights, if it is not the configuration's.
     """
     config.architectures = ["InternVLChatModel"]
@@ -118,5 +146,5 @@ def write_companions(
     write_model_code(directory)
     tokenizer.save_pretrained(directory)
     _name_class_for_v4(directory / "tokenizer_config.json")
-    processor = preprocessor_config(config.image_size, normalize_type)
+    processor = preprocessor_config(config.image_size, normalize_type, decode)
     write_json(directory / PREPROCESSOR_NAME, processor)

@@ -31,7 +31,7 @@ from internvl_chat.checkpoint.tensor_files import (
     SAFETENSORS_NAME,
     write_safetensors,
 )
-from internvl_chat.config import NormalizeType
+from internvl_chat.config import DecodeConfig, NormalizeType
 from internvl_chat.files import write_json
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def save_checkpoint_files(
     *,
     is_main: bool = True,
     normalize_type: NormalizeType = "imagenet",
+    decode: DecodeConfig | None = None,
     dtype: torch.dtype | None = None,
     adapter_only: bool | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
@@ -71,6 +72,7 @@ def save_checkpoint_files(
         directory: exists; files of the same names are replaced.
         is_main: whether this is rank 0.
         normalize_type: pixel statistics for ``preprocessor_config.json``.
+        decode: how files became RGB, for the same file; None says nothing of it.
         dtype: floating-point weights are written in it; default: as they are.
         adapter_only: force one or the other.
         max_shard_bytes: a larger model is cut into several files.
@@ -89,7 +91,12 @@ def save_checkpoint_files(
         _save_weights(tensors, directory, is_main, dtype, max_shard_bytes)
     if is_main:
         write_companions(
-            model.config, tokenizer, directory, normalize_type=normalize_type, dtype=dtype
+            model.config,
+            tokenizer,
+            directory,
+            normalize_type=normalize_type,
+            decode=decode,
+            dtype=dtype,
         )
 
 

@@ -193,7 +193,11 @@ def _as_trained(config: DataConfig, model: Path) -> DataConfig:
     from internvl_chat.config import ImageConfig
 
     chat = read_chat_config(model)
-    images = ImageConfig.of_checkpoint(chat, normalize_type=normalize_type_of(model))
+    images = ImageConfig.of_checkpoint(
+        chat,
+        normalize_type=normalize_type_of(model),
+        decode=config.media.images.decode,  # a run's own: a new checkpoint gets a new rule
+    )
     encode = replace(
         config.encode,
         conv_style=chat.template or config.encode.conv_style,

@@ -108,14 +108,18 @@ def _stored(checkpoint: Path) -> tuple[dict[str, Any], int]:
     """(data flags as the checkpoint was trained, side of a patch in pixels)."""
     from internvl_chat.checkpoint.artifacts import normalize_type_of
     from internvl_chat.checkpoint.sources import is_bare_adapter, read_chat_config, read_json
-    from internvl_chat.config import ImageConfig
+    from internvl_chat.config import DecodeConfig, ImageConfig
 
     stored = checkpoint / "config.json"
     model_type = read_json(stored).get("model_type") if stored.is_file() else None
     if not is_bare_adapter(checkpoint) and model_type != "internvl_chat":
         return {}, _PATCH_PIXELS  # a tokenizer, perhaps a language model's
     chat = read_chat_config(checkpoint)
-    images = ImageConfig.of_checkpoint(chat, normalize_type=normalize_type_of(checkpoint))
+    images = ImageConfig.of_checkpoint(
+        chat,
+        normalize_type=normalize_type_of(checkpoint),
+        decode=DecodeConfig.as_shown(),  # a run's own, whatever it starts from
+    )
     flags = {**images.stored(), "down_sample_ratio": chat.downsample_ratio}
     if chat.template:
         flags["conv_style"] = chat.template

@@ -13,11 +13,11 @@ from internvl_chat.config import DataConfig
 from internvl_chat.data.bad_samples import BadSamples
 from internvl_chat.data.dataset import SampleLoader, SftDataset
 from internvl_chat.data.encode import Encoder
-from internvl_chat.data.images import resolve_path
 from internvl_chat.data.lengths import Lengths, token_lengths
 from internvl_chat.data.meta import DatasetSpec, load_meta
 from internvl_chat.data.mixture import Mixture
 from internvl_chat.data.schema import BadRecordError, parse_record
+from internvl_chat.data.storage import exists, resolve_path
 from internvl_chat.errors import DatasetError
 
 logger = logging.getLogger(__name__)
@@ -186,7 +186,7 @@ def _probe_files(spec: DatasetSpec, mixture: Mixture) -> None:
             paths = [resolve_path(spec.root, str(name), where=where) for name in names]
         except BadRecordError:
             continue
-        if any(os.path.exists(path) for path in paths):
+        if any(exists(path) for path in paths):
             return
         if paths:
             looked, missing = looked + 1, f"{where} names {paths[0]}"

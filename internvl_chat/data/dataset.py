@@ -6,26 +6,28 @@ import logging
 import multiprocessing
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from internvl_chat.config import MediaConfig, OrderConfig
 from internvl_chat.data.bad_samples import BadSamples
 from internvl_chat.data.encode import Encoded, Encoder
-from internvl_chat.data.expand import expand_record
-from internvl_chat.data.images import load_image, resolve_path
+from internvl_chat.data.expand import ExpandedRecord, expand_record
+from internvl_chat.data.images import DecodedImage, decode_image, require_backend
 from internvl_chat.data.lengths import Lengths
 from internvl_chat.data.meta import DatasetSpec
 from internvl_chat.data.mixture import Mixture
+from internvl_chat.data.orientation import ImageGeometry, sizes_as_shown, turn_boxes
 from internvl_chat.data.pixels import jpeg_augment, preprocess
 from internvl_chat.data.sampler import EpochPlan, Pack, plan_epoch
 from internvl_chat.data.schema import BadRecordError, Record, parse_record
+from internvl_chat.data.storage import read_bytes, resolve_path
+from internvl_chat.data.tiles import count_tiles, least_size
 from internvl_chat.data.video import choose_frames, open_video
 from internvl_chat.errors import DatasetError
 
@@ -65,7 +67,7 @@ class Loaded:
     pixel_values: Tensor | None
     num_tiles: tuple[int, ...]
     image_sizes: tuple[tuple[int, int], ...]
-    """(width, height) of each image as stored."""
+    """(width, height) of each image as shown."""
 
 
 class SampleLoader:
@@ -78,6 +80,7 @@ class SampleLoader:
     """
 
     def __init__(self, encoder: Encoder, media: MediaConfig, *, train: bool) -> None:
+        require_backend(media.images.decode)
         self.encoder, self.media, self.train = encoder, media, train
 
     def load(
@@ -96,7 +99,7 @@ class SampleLoader:
         """
         record = parse_record(raw, where=where)
         images = self._images(record, spec, where, rng)
-        sizes = tuple(image.size for image in images)
+        sizes = tuple(image.geometry.size for image in images)
         expanded = expand_record(
             record,
             spec,
@@ -105,6 +108,8 @@ class SampleLoader:
             num_frames=len(images) if record.video else 0,
             where=where,
         )
+        if record.sizes:
+            expanded = self._as_shown(expanded, record, spec, images, where)
         encoded = self.encoder.encode(
             expanded.turns, expanded.num_tiles, system=record.system, where=where
         )
@@ -119,11 +124,10 @@ class SampleLoader:
 
     def _images(
         self, record: Record, spec: DatasetSpec, where: str, rng: random.Random | None
-    ) -> list[Image.Image]:
+    ) -> list[DecodedImage]:
         limit = self.media.max_image_pixels
         if record.video is None:
-            paths = [self._path(path, spec, where) for path in record.images]
-            return [load_image(path, where=where, max_pixels=limit) for path in paths]
+            return [self._image(path, record, spec, where) for path in record.images]
         video = open_video(self._path(record.video, spec, where), where=where, max_pixels=limit)
         chosen = choose_frames(
             video,
@@ -133,14 +137,53 @@ class SampleLoader:
             rng=rng if self.train else None,
             where=where,
         )
-        return video.frames(chosen)
+        return [
+            DecodedImage(rgb=frame, geometry=ImageGeometry(stored_size=frame.size))
+            for frame in video.frames(chosen)
+        ]
+
+    def _image(self, path: str, record: Record, spec: DatasetSpec, where: str) -> DecodedImage:
+        place = self._path(path, spec, where)
+        settings = self.media.images
+        budget = settings.tile_budget(len(record.images), spec.max_dynamic_patch)
+        is_augmented = self.train and spec.data_augment  # of the pixels as they are
+        return decode_image(
+            read_bytes(place, where=where),
+            where=where,
+            path=place,
+            max_pixels=self.media.max_image_pixels,
+            decode=settings.decode,
+            fit=None if is_augmented else lambda size: least_size(size, settings, max_tiles=budget),
+        )
+
+    def _as_shown(
+        self,
+        expanded: ExpandedRecord,
+        record: Record,
+        spec: DatasetSpec,
+        images: Sequence[DecodedImage],
+        where: str,
+    ) -> ExpandedRecord:
+        """Turn what the record says of stored images; counting ahead went by the stated sizes."""
+        geometries = [image.geometry for image in images]
+        assert record.sizes is not None
+        if not any(map(ImageGeometry.is_stored_size, geometries, record.sizes)):
+            return expanded
+        settings = self.media.images
+        budget = settings.tile_budget(len(images), spec.max_dynamic_patch)
+        shown = sizes_as_shown(record.sizes, geometries)
+        return replace(
+            expanded,
+            turns=turn_boxes(expanded.turns, record.sizes, geometries, where=where),
+            num_tiles=tuple(count_tiles(size, settings, max_tiles=budget) for size in shown),
+        )
 
     def _path(self, path: str, spec: DatasetSpec, where: str) -> str:
         return resolve_path(spec.root, path, where=where, strict=self.media.strict_root)
 
     def _tiles(
         self,
-        images: Sequence[Image.Image],
+        images: Sequence[DecodedImage],
         num_tiles: Sequence[int],
         record: Record,
         spec: DatasetSpec,
@@ -149,16 +192,18 @@ class SampleLoader:
     ) -> list[Tensor]:
         budget = self.media.images.tile_budget(len(record.images), spec.max_dynamic_patch)
         tiles = []
-        for number, (image, planned) in enumerate(zip(images, num_tiles, strict=True)):
+        for number, (decoded, planned) in enumerate(zip(images, num_tiles, strict=True)):
+            image, size = decoded.rgb, decoded.geometry.size
             if self.train and spec.data_augment and rng is not None:
                 image = jpeg_augment(image, rng)
             # A video's frames are one tile each, however large.
-            pixels = preprocess(image, self.media.images, max_tiles=1 if record.video else budget)
+            most = 1 if record.video else budget
+            pixels = preprocess(image, self.media.images, max_tiles=most, size=size)
             if len(pixels) != planned:
                 stated = record.sizes[number] if record.sizes else "no size"
                 raise BadRecordError(
                     "SIZE_MISMATCH",
-                    f"the record states {stated}, the image is {image.size}: {planned} tiles "
+                    f"the record states {stated}, the image is {size}: {planned} tiles "
                     f"were planned, it has {len(pixels)}",
                     where=where,
                     fix='Correct "width" and "height".',

@@ -1,131 +1,134 @@
-"""Image files -> RGB images: found, read, opened and decoded. Nothing here needs torch.
+"""Image files -> RGB images, by one rule (:class:`DecodeConfig`). Nothing here needs torch.
 
-EXIF orientation is not applied: widths, heights and boxes in the annotations refer to the pixels as
-stored.
+What a viewer shows is what the model sees: images turned by their EXIF orientation, transparency
+on white, the first frame of an animation, 16-bit and float greys scaled. The published checkpoints
+were trained otherwise, so the rule is a checkpoint's.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
+import functools
 import io
-import logging
-import os
+import re
 import struct
-import time
+import threading
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, Final, TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from internvl_chat.config import MAX_IMAGE_PIXELS
+from internvl_chat.config import MAX_IMAGE_PIXELS, DecodeConfig
+from internvl_chat.data import fast_jpeg
+from internvl_chat.data.file_kinds import KIND_BYTES, kind_of
+from internvl_chat.data.orientation import UPRIGHT, ImageGeometry, turned, turned_size
+from internvl_chat.data.png_chunks import with_scaled_transparency, without_text
 from internvl_chat.data.schema import BadRecordError
+from internvl_chat.data.storage import open_file, read_bytes
 
-logger = logging.getLogger(__name__)
+FORMATS: Final = (
+    "JPEG",
+    "MPO",
+    "PNG",
+    "WEBP",
+    "GIF",
+    "BMP",
+    "DIB",
+    "TIFF",
+    "AVIF",
+    "JPEG2000",
+    "PPM",
+)
+"""What Pillow decodes by itself; it hands others, such as PostScript, to programs."""
 
-_TRANSIENT = {
-    errno.EIO,
-    errno.EAGAIN,
-    errno.EINTR,
-    errno.EBUSY,
-    errno.ESTALE,
-    errno.ETIMEDOUT,
-    errno.ENETDOWN,
-    errno.ENETUNREACH,
-    errno.ECONNRESET,
-    errno.ECONNABORTED,
-    errno.EHOSTDOWN,
-    errno.EHOSTUNREACH,
-    errno.ENFILE,
-    errno.EMFILE,
-    errno.ENOMEM,
-}
-_RETRY_SECONDS = (0.1, 0.4, 1.6)
-# What Pillow's decoders raise on damaged files, by experience.
-_DECODE_ERRORS = (
+# What Pillow's decoders raise on damaged files, by experience and by fuzzing.
+_DECODE_ERRORS: Final = (
     OSError,
     ValueError,
     SyntaxError,
     EOFError,
-    IndexError,
-    KeyError,
+    LookupError,
     TypeError,
-    OverflowError,
-    ZeroDivisionError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
     struct.error,
     zlib.error,
+    Image.DecompressionBombError,
 )
+_ORIENTATION: Final = 0x0112  # EXIF tag
+_DEEP_GREYS: Final = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
+_ADDRESS: Final = re.compile(r"\s*<[^<>]* at 0x[0-9a-fA-F]+>|\s*at 0x[0-9a-fA-F]+")
+_AS_SHOWN: Final = DecodeConfig.as_shown()
+
+T = TypeVar("T")
 
 
-def resolve_path(root: str, path: str, *, where: str, strict: bool = False) -> str:
-    """Join a record's path to its dataset's root and refuse what leaves it.
+@dataclass(frozen=True, kw_only=True)
+class DecodedImage:
+    """An image file's pixels and where they come from."""
 
-    Raises:
-        BadRecordError: ``..`` or an absolute path leads out of ``root``; with ``strict``, also a
-            symbolic link that does.
+    rgb: Image.Image
+    """As shown; by the fast backend perhaps smaller than ``geometry.size``."""
+    geometry: ImageGeometry
+
+
+@functools.lru_cache(maxsize=1)
+def _known_formats() -> tuple[str, ...]:
+    """FORMATS that this Pillow has."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+class _PixelLimit:
+    """Leaves the check for decompression bombs to us: Pillow's limit is one global number.
+
+    Threads that decode at once share the change; the last one to finish takes it back.
     """
-    base = os.path.abspath(root or ".")
-    joined = os.path.normpath(os.path.join(base, path))
-    if not _inside(joined, base):
-        raise BadRecordError(
-            "OUTSIDE_ROOT",
-            f'"{path}" lies outside the dataset\'s root {root or "."}',
-            where=where,
-            fix="Make the path relative to root, or root the common folder.",
-        )
-    if strict and not _inside(os.path.realpath(joined), os.path.realpath(base)):
-        raise BadRecordError(
-            "SYMLINK_ESCAPE",
-            f'"{path}" is a link that leads out of {root or "."} (--strict_root)',
-            where=where,
-        )
-    return joined
 
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._before: int | None = None
 
-def _inside(path: str, base: str) -> bool:
-    return path == base or path.startswith(base.rstrip(os.sep) + os.sep)
-
-
-def read_bytes(path: str, *, where: str) -> bytes:
-    """Read a file; transient I/O errors are retried three times, waiting longer each time.
-
-    Raises:
-        BadRecordError: it cannot be read.
-    """
-    for wait_seconds in (*_RETRY_SECONDS, None):
+    @contextlib.contextmanager
+    def lifted(self) -> Iterator[None]:
+        with self._lock:
+            if self._users == 0:
+                self._before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            self._users += 1
         try:
-            with open(path, "rb") as handle:
-                return handle.read()
-        except OSError as err:
-            if err.errno not in _TRANSIENT or wait_seconds is None:
-                raise _unreadable(path, err, where) from err
-            logger.warning("%s: %s; trying again in %.1f s", path, err.strerror, wait_seconds)
-            time.sleep(wait_seconds)
-    raise AssertionError("the loop returns or raises")
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if self._users == 0:
+                    Image.MAX_IMAGE_PIXELS = self._before
 
 
-def _unreadable(path: str, err: OSError, where: str) -> BadRecordError:
-    if err.errno == errno.ENOENT:
-        return BadRecordError(
-            "MISSING_FILE",
-            f"no such file: {path}",
-            where=where,
-            fix='Check "root" in the meta JSON and the record\'s path.',
-        )
-    return BadRecordError("UNREADABLE_FILE", f"cannot read {path}: {err.strerror}", where=where)
+_pillows_limit = _PixelLimit()
 
 
 @contextlib.contextmanager
-def _own_pixel_limit() -> Iterator[None]:
-    """Leave the check for decompression bombs to us: Pillow's limit is one global number."""
-    before = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None
-    try:
+def _quiet() -> Iterator[None]:
+    """Without Pillow's limit and without its remarks about metadata, one per image and epoch."""
+    with _pillows_limit.lifted(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = before
+
+
+def require_backend(decode: DecodeConfig) -> None:
+    """Raises:
+    ConfigError: the packages of the backend are not installed.
+    """
+    if decode.image_backend == "fast":
+        fast_jpeg.library()
 
 
 def open_image(
@@ -134,7 +137,7 @@ def open_image(
     """Open (not yet decode) an image.
 
     Args:
-        raw: the file's bytes, or its path to read no more than the header.
+        raw: the file's bytes, or its path.
         where: ``file:line`` of the record.
         path: shown in messages.
         max_pixels: more than this, by the header, is refused before decoding.
@@ -142,13 +145,186 @@ def open_image(
     Raises:
         BadRecordError: not an image, or too large.
     """
+    if isinstance(raw, str):
+        path = path or raw
+        raw = read_bytes(raw, where=where, shown=path)
+    return _retry_without_text(
+        raw, lambda content: _open(io.BytesIO(content), where, path, max_pixels)
+    )
+
+
+def decode_image(
+    raw: bytes,
+    *,
+    where: str,
+    path: str,
+    max_pixels: int = MAX_IMAGE_PIXELS,
+    decode: DecodeConfig,
+    fit: Callable[[tuple[int, int]], tuple[int, int]] | None = None,
+) -> DecodedImage:
+    """Decode an image file to RGB.
+
+    Args:
+        raw: the file.
+        where: ``file:line`` of the record.
+        path: shown in messages.
+        max_pixels: more than this, by the header, is refused before decoding.
+        decode: the rule.
+        fit: tells the least (width, height) that is needed of an image of this (width, height) as
+            shown. None: all of it. The fast backend decodes no more than that.
+
+    Raises:
+        BadRecordError: no image, truncated, broken or too large.
+        ConfigError: the fast backend is not installed.
+    """
+
+    def attempt(content: bytes) -> DecodedImage:
+        image = _open(io.BytesIO(content), where, path, max_pixels)
+        if decode.image_backend == "fast" and image.format in ("JPEG", "MPO"):
+            found = _decode_fast(image, content, decode, fit)
+            if found is not None:
+                return found
+        with_scaled_transparency(image, content)
+        # A PNG's metadata may stand behind its pixels, a TIFF's is gone once it is decoded.
+        geometry = None if image.format == "PNG" else _geometry(image, decode)
+        rgb = _to_rgb(image, where, path, decode)
+        return DecodedImage(rgb=rgb, geometry=geometry or _geometry(image, decode))
+
+    return _retry_without_text(raw, attempt)
+
+
+def _decode_fast(
+    image: Image.Image,
+    raw: bytes,
+    decode: DecodeConfig,
+    fit: Callable[[tuple[int, int]], tuple[int, int]] | None,
+) -> DecodedImage | None:
+    geometry = _geometry(image, decode)
+    least = fit(geometry.size) if fit else geometry.size
+    pixels = fast_jpeg.decode(raw, image.mode, turned_size(least, geometry.orientation))
+    if pixels is None:
+        return None
+    rgb = turned(Image.fromarray(pixels), geometry.orientation)
+    return DecodedImage(rgb=rgb, geometry=geometry)
+
+
+def load_image(
+    path: str,
+    *,
+    where: str = "",
+    max_pixels: int = MAX_IMAGE_PIXELS,
+    decode: DecodeConfig = _AS_SHOWN,
+    shown: str = "",
+) -> Image.Image:
+    """Read a file of any mode Pillow opens as RGB.
+
+    Args:
+        path: on disk, in an archive, or a URL (``storage``).
+        where: ``file:line`` of the record.
+        max_pixels: more than this, by the header, is refused before decoding.
+        decode: the rule; by default that of new fine-tunes.
+        shown: what messages call the file; the path by default.
+
+    Raises:
+        BadRecordError: missing, unreadable, no image, truncated or too large.
+    """
+    raw = read_bytes(path, where=where, shown=shown)
+    return decode_image(
+        raw, where=where, path=shown or path, max_pixels=max_pixels, decode=decode
+    ).rgb
+
+
+def read_geometry(
+    path: str, *, where: str, max_pixels: int = MAX_IMAGE_PIXELS, decode: DecodeConfig
+) -> ImageGeometry:
+    """An image file's size and orientation, by its header.
+
+    Raises:
+        BadRecordError: missing, unreadable, no image or too large.
+    """
+    with open_file(path, where=where) as file:
+        try:
+            return _geometry(_open(file, where, path, max_pixels), decode)
+        except _TextTooLongError:
+            file.seek(0)
+            content = without_text(file.read())
+            return _geometry(_open(io.BytesIO(content), where, path, max_pixels), decode)
+
+
+def to_rgb(
+    image: Image.Image, *, where: str = "", path: str = "", decode: DecodeConfig = _AS_SHOWN
+) -> Image.Image:
+    """Decode and convert to RGB; 16-bit and float greys are scaled, not clipped.
+
+    Args:
+        image: opened; of an animation the frame it stands at.
+        where, path: shown in messages.
+        decode: the rule; by default that of new fine-tunes.
+
+    Raises:
+        BadRecordError: the file is truncated or broken.
+    """
     try:
-        with _own_pixel_limit():
-            image = Image.open(io.BytesIO(raw) if isinstance(raw, bytes) else raw)
-    except FileNotFoundError as err:
-        raise _unreadable(path or str(raw), err, where) from err
+        return _to_rgb(image, where, path, decode)
+    except _TextTooLongError as err:
+        raise _broken(_told(err), path, where) from err
+
+
+def _to_rgb(image: Image.Image, where: str, path: str, decode: DecodeConfig) -> Image.Image:
+    try:
+        with _quiet():
+            image.load()
+            if decode.apply_exif_orientation:
+                image = turned(image, _orientation(image))
+            if image.mode in _DEEP_GREYS:
+                return _grey_to_rgb(image, decode.rgba_background_color)
+            if decode.rgba_background_color is not None and image.has_transparency_data:
+                return _on_ground(image, decode.rgba_background_color)
+            return image if image.mode == "RGB" else image.convert("RGB")
     except _DECODE_ERRORS as err:
-        raise BadRecordError("NOT_AN_IMAGE", f"{path} is no image: {err}", where=where) from err
+        told = _told(err)
+        if "MAX_TEXT" in told:
+            raise _TextTooLongError(told) from err
+        raise _broken(told, path, where) from err
+
+
+def _broken(told: str, path: str, where: str) -> BadRecordError:
+    code = "TRUNCATED_IMAGE" if "truncated" in told.lower() else "BROKEN_IMAGE"
+    return BadRecordError(code, f"{path} cannot be decoded: {told}", where=where)
+
+
+# ---- opening ------------------------------------------------------------------------------------
+
+
+class _TextTooLongError(Exception):
+    """A PNG's text is longer than Pillow reads; its pixels may be as good as any."""
+
+
+def _retry_without_text(raw: bytes, attempt: Callable[[bytes], T]) -> T:
+    """A PNG beyond Pillow's limits on text is read without it; the limits stay as they are."""
+    try:
+        return attempt(raw)
+    except _TextTooLongError:
+        return attempt(without_text(raw))
+
+
+def _open(file: BinaryIO, where: str, path: str, max_pixels: int) -> Image.Image:
+    try:
+        with _quiet():
+            image = Image.open(file, formats=_known_formats())
+    except UnidentifiedImageError as err:
+        file.seek(0)
+        head = file.read(KIND_BYTES)
+        raise BadRecordError(
+            "NOT_AN_IMAGE" if head else "EMPTY_FILE",
+            f"{path} is no image that can be read: it is {kind_of(head)}",
+            where=where,
+        ) from err
+    except _DECODE_ERRORS as err:
+        told = _told(err)
+        if "MAX_TEXT" in told:
+            raise _TextTooLongError(told) from err
+        raise BadRecordError("NOT_AN_IMAGE", f"{path} is no image: {told}", where=where) from err
     width, height = image.size
     if width * height > max_pixels:
         raise BadRecordError(
@@ -157,40 +333,69 @@ def open_image(
             where=where,
             fix="Shrink it or raise --max_image_pixels.",
         )
+    if not width or not height:
+        raise BadRecordError("BROKEN_IMAGE", f"{path} is {width} x {height} pixels", where=where)
     return image
 
 
-def load_image(path: str, *, where: str = "", max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
-    """Read a file of any mode Pillow opens as RGB.
-
-    Raises:
-        BadRecordError: missing, unreadable, no image, truncated or too large.
-    """
-    raw = read_bytes(path, where=where)
-    return to_rgb(
-        open_image(raw, where=where, path=path, max_pixels=max_pixels), where=where, path=path
-    )
+def _told(err: BaseException) -> str:
+    """An error's text without addresses of objects, which are others in every run."""
+    return _ADDRESS.sub("", str(err)).strip() or type(err).__name__
 
 
-def to_rgb(image: Image.Image, *, where: str = "", path: str = "") -> Image.Image:
-    """Decode and convert to RGB; 16-bit and float greys are scaled, not clipped."""
+def _geometry(image: Image.Image, decode: DecodeConfig) -> ImageGeometry:
+    """Of an image that is opened, and not yet decoded."""
+    with _quiet():
+        orientation = _orientation(image)
+    if image.format == "TIFF":
+        # Pillow turns these itself while it decodes, whatever the rule, and tells the turned size.
+        return ImageGeometry(
+            stored_size=turned_size(image.size, orientation), orientation=orientation
+        )
+    if not decode.apply_exif_orientation:
+        orientation = UPRIGHT
+    return ImageGeometry(stored_size=image.size, orientation=orientation)
+
+
+def _orientation(image: Image.Image) -> int:
+    """1 to 8; 1 for metadata that is damaged, as viewers do."""
     try:
-        with _own_pixel_limit(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # remarks about metadata, one per image and epoch
-            image.load()
-            if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I", "F"):
-                return _grey_to_rgb(image)
-            return image if image.mode == "RGB" else image.convert("RGB")
-    except _DECODE_ERRORS as err:
-        code = "TRUNCATED_IMAGE" if "truncated" in str(err).lower() else "BROKEN_IMAGE"
-        raise BadRecordError(code, f"{path} cannot be decoded: {err}", where=where) from err
+        # The class's own: a PNG's decodes the image to look for metadata behind it.
+        value = Image.Image.getexif(image).get(_ORIENTATION, UPRIGHT)
+    except _DECODE_ERRORS:
+        return UPRIGHT
+    return value if isinstance(value, int) and 1 <= value <= 8 else UPRIGHT
 
 
-def _grey_to_rgb(image: Image.Image) -> Image.Image:
+# ---- modes --------------------------------------------------------------------------------------
+
+
+def _on_ground(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
+    if image.mode == "La":
+        image = image.convert("LA")
+    rgba = image if image.mode == "RGBA" else image.convert("RGBA")
+    ground = Image.new("RGB", rgba.size, colour)
+    ground.paste(rgba, mask=rgba.getchannel("A"))
+    return ground
+
+
+def _grey_to_rgb(image: Image.Image, colour: tuple[int, int, int] | None) -> Image.Image:
+    """16 bits of a PNG or PNM are scaled by their range; others by the largest value."""
     values = np.asarray(image).astype(np.float32)
+    values[~np.isfinite(values)] = 0
     top = float(values.max(initial=0))
-    if top > 255:
-        values = values * (255.0 / 65535.0 if top <= 65535 else 255.0 / top)
+    if image.mode.startswith("I;16") or image.format in ("PNG", "PPM"):
+        scaled = values * (255.0 / 65535.0)
+    elif top > 255:
+        scaled = values * (255.0 / 65535.0 if top <= 65535 else 255.0 / top)
     elif image.mode == "F" and top <= 1:
-        values = values * 255.0
-    return Image.fromarray(values.clip(0, 255).round().astype(np.uint8)).convert("RGB")
+        scaled = values * 255.0
+    else:
+        scaled = values
+    rgb = Image.fromarray(scaled.clip(0, 255).round().astype(np.uint8)).convert("RGB")
+    through = image.info.get("transparency")
+    if colour is None or not isinstance(through, int):
+        return rgb
+    mask = Image.fromarray(np.where(values == through, 255, 0).astype(np.uint8))
+    rgb.paste(colour, mask=mask)
+    return rgb

@@ -22,11 +22,12 @@ from internvl_chat.data.annotations import AnnotationFile
 from internvl_chat.data.cache import cache_path, digest, locked, path_key, told
 from internvl_chat.data.encode import Encoder
 from internvl_chat.data.expand import ExpandedRecord, expand_record, needs_sizes
-from internvl_chat.data.images import open_image, resolve_path
+from internvl_chat.data.images import read_geometry
 from internvl_chat.data.length_journal import CountedChunk, LengthJournal
 from internvl_chat.data.meta import DatasetSpec
 from internvl_chat.data.processes import forked_map, usable_cores
 from internvl_chat.data.schema import BadRecordError, Record, Size, parse_record
+from internvl_chat.data.storage import resolve_path
 from internvl_chat.data.video import choose_frames, open_video
 from internvl_chat.files import written_aside
 
@@ -107,10 +108,12 @@ class _Counter:
 
     def _size(self, path: str, where: str) -> Size:
         full = resolve_path(self.spec.root, path, where=where, strict=self.media.strict_root)
-        with open_image(
-            full, where=where, path=full, max_pixels=self.media.max_image_pixels
-        ) as image:
-            return image.size
+        return read_geometry(
+            full,
+            where=where,
+            max_pixels=self.media.max_image_pixels,
+            decode=self.media.images.decode,
+        ).size
 
     def _num_frames(self, record: Record, where: str) -> int:
         assert record.video is not None

@@ -17,6 +17,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
+from internvl_chat.data.storage import exists, is_url
 from internvl_chat.errors import DatasetError, printable
 from internvl_chat.model.suggestions import close_names, suggest
 
@@ -280,7 +281,7 @@ class _Entry:
         if found is None or "root" not in values:
             return None
         values["annotation"] = found
-        values["root"] = _resolve(values["root"], self.meta_path) or values["root"]
+        values["root"] = _resolve_root(values["root"], self.meta_path)
         return DatasetSpec(name=self.name, **values)
 
     def _check_keys(self, entry: _JsonObject) -> None:
@@ -335,6 +336,14 @@ def _resolve(value: str, meta_path: Path) -> str | None:
         except (ValueError, UnicodeEncodeError):  # no path on this system
             return None
     return None
+
+
+def _resolve_root(value: str, meta_path: Path) -> str:
+    """As given where no candidate exists; a URL is not looked at."""
+    if is_url(value):
+        return value
+    found = (one for one in _candidates(value, meta_path) if exists(one or "."))
+    return next(found, value)
 
 
 _Checked = tuple[Any, str | None]

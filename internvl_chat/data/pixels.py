@@ -50,13 +50,21 @@ def resize(image: Image.Image, width: int, height: int) -> Tensor:
     return pixels[0].contiguous()
 
 
-def preprocess(image: Image.Image, config: ImageConfig, *, max_tiles: int = 1) -> Tensor:
+def preprocess(
+    image: Image.Image,
+    config: ImageConfig,
+    *,
+    max_tiles: int = 1,
+    size: tuple[int, int] | None = None,
+) -> Tensor:
     """Make an RGB image into tiles.
 
     Args:
         image: RGB.
         config: size, padding, tiling.
         max_tiles: the image's share of the budget; used with ``dynamic_image_size``.
+        size: (width, height) that tiles are chosen by, of an image decoded at a reduced size; its
+            own by default.
 
     Returns:
         (n, 3, S, S) uint8; row by row, the thumbnail last.
@@ -65,13 +73,15 @@ def preprocess(image: Image.Image, config: ImageConfig, *, max_tiles: int = 1) -
         image = pad_square(image, config.normalize_type)
     if not config.dynamic_image_size:
         return resize(image, config.image_size, config.image_size).unsqueeze(0)
-    return dynamic_tiles(image, config, max_tiles=max_tiles)
+    return dynamic_tiles(image, config, max_tiles=max_tiles, size=size or image.size)
 
 
-def dynamic_tiles(image: Image.Image, config: ImageConfig, *, max_tiles: int) -> Tensor:
-    """Resize to the grid's size and cut it row by row; (n, 3, S, S) uint8."""
+def dynamic_tiles(
+    image: Image.Image, config: ImageConfig, *, max_tiles: int, size: tuple[int, int]
+) -> Tensor:
+    """Resize to the grid of ``size`` and cut it row by row; (n, 3, S, S) uint8."""
     side = config.image_size
-    columns, rows = grid_of(image.size, config, max_tiles)
+    columns, rows = grid_of(size, config, max_tiles)
     pixels = resize(image, columns * side, rows * side)
     tiles = pixels.view(3, rows, side, columns, side).permute(1, 3, 0, 2, 4)
     tiles = tiles.reshape(rows * columns, 3, side, side)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -51,6 +52,7 @@ def open_model(settings: RunSettings, state: DistributedState) -> ModelAnswerer:
         max_tiles=settings.most_tiles,
         has_thumbnail=bool(model.config.use_thumbnail),
         normalize_type=images.normalize_type,
+        decode=replace(images.decode, image_backend="pillow"),  # every pixel, whatever trained it
     )
     return ModelAnswerer(model, tokenizer, rule, settings.seed)
 

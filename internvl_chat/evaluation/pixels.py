@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from internvl_chat.config import NormalizeType
+from internvl_chat.config import DecodeConfig, NormalizeType
 from internvl_chat.data.images import load_image
 from internvl_chat.data.schema import BadRecordError
 from internvl_chat.data.tiles import choose_grid
 from internvl_chat.data.video import choose_frames, open_video
-from internvl_chat.evaluation.task import Question, Tiling, VideoClip
+from internvl_chat.evaluation.task import AS_STORED, Question, Tiling, VideoClip
 from internvl_chat.model.constants import IMAGE_TAG
 
 _UNBOUNDED_SECONDS = 100_000.0
@@ -38,6 +38,8 @@ class TileRule:
     has_thumbnail: bool
     """The whole image is added where there are several tiles."""
     normalize_type: NormalizeType
+    decode: DecodeConfig = AS_STORED
+    """How files become RGB."""
 
 
 def tiles_of(image: Image.Image, rule: TileRule, *, max_tiles: int | None = None) -> Tensor:
@@ -81,12 +83,12 @@ def load_tiles(
         BadRecordError: a file cannot be used, or tags and images do not agree.
     """
     if question.video is not None:
-        frames = load_frames(question.video)
+        frames = load_frames(question.video, rule.decode)
         parts = [tiles_of(frame, rule, max_tiles=question.max_tiles) for frame in frames]
     elif tiling == "enlarge_first":
         parts = _enlarged_first(question, rule)
     else:
-        images = (source.open() for source in question.images)
+        images = (source.open(rule.decode) for source in question.images)
         parts = [tiles_of(image, rule, max_tiles=question.max_tiles) for image in images]
     if not parts:
         return None, []
@@ -102,12 +104,13 @@ def load_tiles(
 def _enlarged_first(question: Question, rule: TileRule) -> list[Tensor]:
     if not question.images:
         return []
-    first = question.images[0].open()
+    first = question.images[0].open(rule.decode)
     if rule.max_tiles is None:
         return [tiles_of(first, rule)]
     twice = (2 * first.width, 2 * first.height)
     parts = [tiles_of(first.resize(twice, Image.Resampling.BILINEAR), rule)]
-    parts += [tiles_of(source.open(), rule, max_tiles=1) for source in question.images[1:]]
+    others = (source.open(rule.decode) for source in question.images[1:])
+    parts += [tiles_of(image, rule, max_tiles=1) for image in others]
     return parts
 
 
@@ -129,14 +132,14 @@ def frame_indices(
     return [int(low + stretch / 2 + np.round(stretch * n)) for n in range(num_segments)]
 
 
-def load_frames(clip: VideoClip) -> list[Image.Image]:
-    """The frames of a clip, RGB.
+def load_frames(clip: VideoClip, decode: DecodeConfig = AS_STORED) -> list[Image.Image]:
+    """The frames of a clip, RGB; ``decode`` is the rule for a folder's files.
 
     Raises:
         BadRecordError: missing, unreadable, or bounds outside the video.
     """
     if clip.frames_per_second is not None:
-        return _folder_frames(clip, clip.frames_per_second)
+        return _folder_frames(clip, clip.frames_per_second, decode)
     video = open_video(clip.path, where=clip.path)
     if clip.is_of_training:
         chosen = choose_frames(
@@ -155,7 +158,7 @@ def load_frames(clip: VideoClip) -> list[Image.Image]:
     return video.frames(wanted)
 
 
-def _folder_frames(clip: VideoClip, rate: float) -> list[Image.Image]:
+def _folder_frames(clip: VideoClip, rate: float, decode: DecodeConfig) -> list[Image.Image]:
     try:
         last = len(os.listdir(clip.path))
     except OSError as err:
@@ -164,7 +167,8 @@ def _folder_frames(clip: VideoClip, rate: float) -> list[Image.Image]:
         ) from err
     wanted = frame_indices(clip.num_segments, first=1, last=last, rate=rate, bounds=clip.bounds)
     _require_inside(wanted, 1, last, clip)
-    return [load_image(str(Path(clip.path) / f"{i:05d}.jpg"), where=clip.path) for i in wanted]
+    paths = (str(Path(clip.path) / f"{i:05d}.jpg") for i in wanted)
+    return [load_image(path, where=clip.path, decode=decode) for path in paths]
 
 
 def _require_inside(wanted: Sequence[int], first: int, last: int, clip: VideoClip) -> None:

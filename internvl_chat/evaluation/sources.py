@@ -16,9 +16,11 @@ from typing import Any
 
 from PIL import Image
 
-from internvl_chat.data.images import load_image, open_image, to_rgb
+from internvl_chat.config import DecodeConfig
+from internvl_chat.data.images import decode_image, load_image
 from internvl_chat.data.schema import BadRecordError
 from internvl_chat.errors import DatasetError
+from internvl_chat.evaluation.task import AS_STORED
 
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -37,9 +39,9 @@ class ImageFile:
         """See :class:`ImageSource`."""
         return self.shown or self.path
 
-    def open(self) -> Image.Image:
+    def open(self, decode: DecodeConfig = AS_STORED) -> Image.Image:
         """See :class:`ImageSource`."""
-        return load_image(self.path, where=self.label)
+        return load_image(self.path, where=self.label, decode=decode)
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,13 @@ class EncodedImage:
     jpeg_quality: int | None = None
     """Re-encode as JPEG first, as VLMEvalKit did in 2024 (75)."""
 
-    def open(self) -> Image.Image:
+    def open(self, decode: DecodeConfig = AS_STORED) -> Image.Image:
         """See :class:`ImageSource`."""
         try:
             raw = base64.b64decode(self.text, validate=False)
         except (binascii.Error, ValueError) as err:
             raise BadRecordError("NOT_AN_IMAGE", f"no base64: {err}", where=self.label) from err
-        image = to_rgb(open_image(raw, where=self.label, path=self.label), where=self.label)
+        image = decode_image(raw, where=self.label, path=self.label, decode=decode).rgb
         if self.jpeg_quality is None:
             return image
         buffer = io.BytesIO()

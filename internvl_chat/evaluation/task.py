@@ -13,7 +13,11 @@ from typing import Any, Literal, Protocol, get_args
 
 from PIL import Image
 
+from internvl_chat.config import DecodeConfig
 from internvl_chat.model.constants import IMAGE_TAG
+
+AS_STORED = DecodeConfig.as_stored()
+"""How files become RGB where no checkpoint says otherwise."""
 
 Rules = Literal["2024", "later", "official"]
 """Whose behaviour: the evaluators of July 2024, which gave the published numbers; today's; or the
@@ -35,8 +39,11 @@ class ImageSource(Protocol):
     def label(self) -> str:
         """The path that people are shown."""
 
-    def open(self) -> Image.Image:
+    def open(self, decode: DecodeConfig = AS_STORED) -> Image.Image:
         """Read it, as RGB.
+
+        Args:
+            decode: the checkpoint's rule.
 
         Raises:
             BadRecordError: missing, or no image.

@@ -15,10 +15,11 @@ from typing import Any
 
 from PIL import Image
 
+from internvl_chat.config import DecodeConfig
 from internvl_chat.data.schema import BadRecordError
 from internvl_chat.errors import DatasetError
 from internvl_chat.evaluation.sources import EncodedImage, ImageFile, read_tsv
-from internvl_chat.evaluation.task import ImageSource, Question, Rules
+from internvl_chat.evaluation.task import AS_STORED, ImageSource, Question, Rules
 
 Cell = str | int | float | bool | None
 """None is missing (pandas' nan)."""
@@ -195,7 +196,7 @@ class LostImage:
     problem: str
     where: str
 
-    def open(self) -> Image.Image:
+    def open(self, decode: DecodeConfig = AS_STORED) -> Image.Image:
         """See :class:`ImageSource`."""
         raise BadRecordError("NOT_AN_IMAGE", self.problem, where=self.where)
 

@@ -30,7 +30,7 @@ from internvl_chat.serve.engine import (
     RequestHandle,
     StoppingError,
 )
-from internvl_chat.serve.images import decode_data_url, decode_image, fetch_remote, place_of
+from internvl_chat.serve.images import decode_data_url, fetch_remote, place_of, tiles_of_file
 from internvl_chat.serve.prompt import Prompter
 from internvl_chat.serve.protocol import (
     ChatCompletionRequest,
@@ -230,7 +230,7 @@ class _Routes:
         for number, image in enumerate(images):
             where = place_of(number)
             raw = decode_data_url(image, where, limits) if isinstance(image, str) else image
-            tiles.append(prompter.cut(decode_image(raw, where, limits)))
+            tiles.append(tiles_of_file(raw, where, limits, prompter.cut))
         return prompter.prompt(turns, tiles)
 
     def _generation(self, asked: ChatCompletionRequest, prompt: EncodedPrompt) -> GenerationRequest:

@@ -1,22 +1,17 @@
-"""Images' URLs -> the images."""
+"""Images' URLs -> the images' files -> tiles."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
 
-from PIL import Image
+from torch import Tensor
 
-from internvl_chat.data.images import open_image, to_rgb
 from internvl_chat.data.schema import BadRecordError
 from internvl_chat.serve.protocol import RequestError
 from internvl_chat.serve.remote import RemoteImages
 from internvl_chat.serve.settings import MB, RequestLimits
-
-_FORMATS: Final = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-"""What Pillow decodes by itself; it hands others, such as PostScript, to programs."""
 
 
 async def fetch_remote(
@@ -100,24 +95,24 @@ def decode_data_url(url: str, where: str, limits: RequestLimits) -> bytes:
         raise RequestError(f"{where}: broken base64: {err}", param=where) from err
 
 
-def decode_image(raw: bytes, where: str, limits: RequestLimits) -> Image.Image:
-    """Decode an image's file to RGB.
+def tiles_of_file(
+    raw: bytes, where: str, limits: RequestLimits, cut: Callable[[bytes, str, int], Tensor]
+) -> Tensor:
+    """Decode an image's file and cut it.
+
+    Args:
+        raw: the file.
+        where: what messages call it.
+        limits: of its pixels.
+        cut: makes (n, 3, S, S) of a file, its name and the most pixels.
 
     Raises:
         RequestError: no image, broken, of a format that is not decoded here, or too many pixels.
     """
-    name = "the image"
     try:
-        image = open_image(raw, where=where, path=name, max_pixels=limits.max_upload_pixels)
-        if image.format not in _FORMATS:
-            raise RequestError(
-                f"{where}: {image.format} images are not read; send JPEG, PNG or WebP",
-                param=where,
-            )
-        return to_rgb(image, where=where, path=name)
+        return cut(raw, "the image", limits.max_upload_pixels)
     except BadRecordError as err:
         status = 413 if err.code == "TOO_MANY_PIXELS" else 400
-        problem = "the file is no image" if err.code == "NOT_AN_IMAGE" else err.problem
         raise RequestError(
-            f"{where}: {problem}", status=status, param=where, code="bad_image"
+            f"{where}: {err.problem}", status=status, param=where, code="bad_image"
         ) from err

@@ -14,7 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from internvl_chat.chat.media import image_config_of, load_tiles
+from internvl_chat.config import MAX_IMAGE_PIXELS
 from internvl_chat.data.encode import template_marks
+from internvl_chat.data.images import require_backend
 from internvl_chat.errors import ConfigError
 from internvl_chat.model.chat import expand_image_tags, prompt_ids
 from internvl_chat.model.constants import (
@@ -102,6 +104,7 @@ class Prompter:
         self._system: str = model.system_message
         self._num_image_token: int = model.num_image_token
         self._settings = image_config_of(model.config)
+        require_backend(self._settings.decode)
         context_id = tokenizer.convert_tokens_to_ids(IMG_CONTEXT_TOKEN)
         if context_id is None or context_id == tokenizer.unk_token_id:
             raise ConfigError(f"the tokenizer does not know {IMG_CONTEXT_TOKEN}", where="--model")
@@ -141,9 +144,23 @@ class Prompter:
 
         return check
 
-    def cut(self, image: Image.Image) -> Tensor:
-        """The tiles of one image as the checkpoint says; (n, 3, S, S) float32."""
-        return load_tiles(image, self._settings)
+    def cut(
+        self, image: bytes | Image.Image, where: str = "", max_pixels: int = MAX_IMAGE_PIXELS
+    ) -> Tensor:
+        """The tiles of one image as the checkpoint says.
+
+        Args:
+            image: a file, or what was decoded already.
+            where: what messages call it.
+            max_pixels: a file of more pixels is refused before it is decoded.
+
+        Returns:
+            (n, 3, S, S) float32.
+
+        Raises:
+            BadRecordError: no image, broken or too many pixels.
+        """
+        return load_tiles(image, self._settings, where=where, max_pixels=max_pixels)
 
     def prompt(self, turns: ChatTurns, tiles: Sequence[Tensor]) -> EncodedPrompt:
         """Write the conversation as ids.

@@ -17,7 +17,9 @@ from internvl_chat.config import (
     MAX_IMAGE_PIXELS,
     BuildConfig,
     DataConfig,
+    DecodeConfig,
     EncodeConfig,
+    ImageBackend,
     ImageConfig,
     LossReduction,
     MediaConfig,
@@ -82,6 +84,13 @@ class DataArguments:
     max_num_frame: int = _option(32, "Most frames of a video.")
     normalize_type: NormalizeType = _option(
         "imagenet", "Mean and standard deviation of the pixels."
+    )
+    apply_exif_orientation: bool = _option(
+        True, "Turn photos as viewers do; boxes follow where a record states the stored size."
+    )
+    image_backend: ImageBackend = _option(
+        "pillow",
+        "pillow decodes every pixel; fast decodes JPEG by simplejpeg, large ones at reduced size.",
     )
     use_data_resampling: bool = _option(False, "Draw datasets by the root of their size.")
     use_packed_ds: bool = _option(False, "Put several samples into one row, without padding.")
@@ -181,6 +190,9 @@ def image_config(data: DataArguments) -> ImageConfig:
         min_dynamic_patch=data.min_dynamic_patch,
         max_dynamic_patch=data.max_dynamic_patch,
         normalize_type=data.normalize_type,
+        decode=DecodeConfig.as_shown(
+            image_backend=data.image_backend, apply_exif_orientation=data.apply_exif_orientation
+        ),
     )
 
 

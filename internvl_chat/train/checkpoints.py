@@ -30,7 +30,7 @@ from internvl_chat.checkpoint.manifest import (
     verify_manifest,
 )
 from internvl_chat.checkpoint.save import save_checkpoint_files
-from internvl_chat.config import NormalizeType
+from internvl_chat.config import DecodeConfig, NormalizeType
 from internvl_chat.errors import CheckpointError
 from internvl_chat.files import write_json
 
@@ -74,6 +74,7 @@ class CheckpointWriter:
     tokenizer: Any
     global_batch_size: int
     normalize_type: NormalizeType
+    decode: DecodeConfig
     final_dtype: torch.dtype | None
     """Of the model at OUTPUT_DIR's root; None leaves it as it trains."""
     rank: int
@@ -142,6 +143,7 @@ class CheckpointWriter:
             directory,
             is_main=self.rank == 0,
             normalize_type=self.normalize_type,
+            decode=self.decode,
             dtype=dtype,
         )
 

@@ -105,7 +105,8 @@ def run(args: RunArguments, state: DistributedState) -> None:
     writer = CheckpointWriter(
         tokenizer=prepared.tokenizer,
         global_batch_size=batch_plan.global_batch_size,
-        normalize_type=args.data.normalize_type,
+        normalize_type=prepared.build.images.normalize_type,
+        decode=prepared.build.images.decode,
         final_dtype=torch.bfloat16 if args.train.bf16 else None,
         rank=state.rank,
         world_size=state.world_size,

@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-from internvl_chat.checkpoint.artifacts import normalize_type_of
+from internvl_chat.checkpoint.artifacts import decode_config_of, normalize_type_of
 from internvl_chat.checkpoint.load import LoadPlan, inspect_checkpoint
 from internvl_chat.checkpoint.tokenizer import (
     add_special_tokens,
     check_template_tokens,
     load_tokenizer,
 )
-from internvl_chat.config import BuildConfig, NormalizeType
+from internvl_chat.config import BuildConfig, DecodeConfig, NormalizeType
 from internvl_chat.data.build import build_eval_dataset, build_train_dataset
 from internvl_chat.data.dataset import SftDataset
 from internvl_chat.train.arguments import TrainArguments, build_config, data_config
@@ -75,6 +75,7 @@ def prepare_run(args: RunArguments, state: DistributedState) -> PreparedRun:
     plan = inspect_checkpoint(build, tokenizer, num_new_tokens=num_new_tokens)
     if state.is_main:
         _warn_of_other_statistics(build.source.model_name_or_path, build.images.normalize_type)
+        _tell_of_other_decoding(build.source.model_name_or_path, build.images.decode)
     num_image_token = plan.config.num_image_token
     train = build_train_dataset(
         data_config(args.data, num_image_token=num_image_token, meta_path=args.data.meta_path),
@@ -115,6 +116,23 @@ def _warn_of_other_statistics(checkpoint: str | None, normalize_type: NormalizeT
             known,
             normalize_type,
             known,
+        )
+
+
+def _tell_of_other_decoding(checkpoint: str | None, decode: DecodeConfig) -> None:
+    """A run goes by its own rule, which its checkpoints then carry."""
+    if checkpoint is None:
+        return
+    known, chosen = decode_config_of(Path(checkpoint)).stored(), decode.stored()
+    changed = [
+        f"{name} {known[name]} -> {chosen[name]}" for name in known if known[name] != chosen[name]
+    ]
+    if changed:
+        logger.info(
+            "image files become RGB by another rule than that of %s: %s. The new checkpoints' "
+            "preprocessor_config.json says so (docs/data.md)",
+            checkpoint,
+            ", ".join(changed),
         )
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 import torch
 
 from internvl_chat.chat.session import ChatSession
+from internvl_chat.config import DecodeConfig
 from internvl_chat.data import images
 from internvl_chat.data.schema import BadRecordError
 from internvl_chat.model.constants import IMAGE_TAG, IMG_CONTEXT_TOKEN
@@ -22,6 +23,7 @@ from internvl_chat.web.drawing import draw_boxes, find_boxes
 from internvl_chat.web.limits import describe
 
 MAX_NEW_TOKENS: Final = 2048
+_AS_SHOWN: Final = DecodeConfig.as_shown()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +72,12 @@ class Checkpoint:
     def max_tokens(self) -> int:
         """Positions that the language model knows: question, images and answer together."""
         return int(self.model.config.llm_config.max_position_embeddings)
+
+    @property
+    def decode(self) -> DecodeConfig:
+        """How its files become RGB; of what is shown to people every pixel."""
+        rule = DecodeConfig.of_preprocessor(vars(self.model.config))
+        return replace(rule, image_backend="pillow")
 
     def answer(
         self,
@@ -189,13 +197,18 @@ class Answering:
             finally:
                 abandoned.set()
         answers = [task.result() for task in tasks]
-        padded = [bool(c.model.config.pad2square) for c in self.checkpoints]
-        yield conversation.answered(
-            [
-                with_drawing(answer, conversation.images, box_image, drawings, padded=is_padded)
-                for answer, is_padded in zip(answers, padded, strict=True)
-            ]
-        )
+        drawn = [
+            with_drawing(
+                answer,
+                conversation.images,
+                box_image,
+                drawings,
+                padded=bool(checkpoint.model.config.pad2square),
+                decode=checkpoint.decode,
+            )
+            for answer, checkpoint in zip(answers, self.checkpoints, strict=True)
+        ]
+        yield conversation.answered(drawn)
 
 
 def _past(conversation: Conversation, place: int) -> list[tuple[Turn, Answer]]:
@@ -236,6 +249,7 @@ def with_drawing(
     drawings: Path,
     *,
     padded: bool,
+    decode: DecodeConfig = _AS_SHOWN,
 ) -> Answer:
     """The answer, with its boxes drawn if it has any and there is an image.
 
@@ -244,13 +258,14 @@ def with_drawing(
         box_image: number of the image, from 1; 0, or one that is not there, is the newest.
         drawings: folder for the file.
         padded: the model sees images padded to a square.
+        decode: how the model's files become RGB, which its boxes refer to.
     """
     boxes = find_boxes(answer.text)
     if not boxes or not shown:
         return answer
     number = box_image if 1 <= box_image <= len(shown) else len(shown)
     try:
-        image = images.load_image(shown[number - 1].path)
+        image = images.load_image(shown[number - 1].path, decode=decode)
     except BadRecordError as err:
         return replace(answer, problem=describe(err, shown[number - 1].name))
     file = drawings / f"{uuid.uuid4().hex}.png"

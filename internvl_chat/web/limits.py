@@ -17,7 +17,6 @@ MAX_FRAMES: Final = 32
 # Python's table of types lacks these on some systems.
 _VIDEOS: Final = {".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
 _PROBLEMS: Final = {
-    "NOT_AN_IMAGE": "{name} is no image that can be read.",
     "BROKEN_IMAGE": "{name} is damaged and cannot be decoded.",
     "TRUNCATED_IMAGE": "{name} is cut off: a part of the image is missing.",
     "EMPTY_VIDEO": "{name} holds no frame.",
@@ -79,7 +78,7 @@ def _look_at(path: str, num_frames: int, limits: QuestionLimits) -> MediaItem:
         if _is_video(path, limits):
             _decode_a_frame(path, limits)
             return MediaItem(path=path, num_frames=num_frames)
-        images.load_image(path, max_pixels=limits.max_upload_pixels)
+        images.load_image(path, max_pixels=limits.max_upload_pixels, shown=name)
         return MediaItem(path=path)
     except BadRecordError as err:
         raise QuestionError(describe(err, name, limits)) from err
@@ -90,6 +89,9 @@ def describe(err: BadRecordError, name: str, limits: QuestionLimits | None = Non
     if err.code == "TOO_MANY_PIXELS":
         most = (limits or QuestionLimits()).max_upload_pixels // 1_000_000
         return f"{name} has too many pixels: at most {most} million are decoded. Shrink it."
+    if err.code in ("NOT_AN_IMAGE", "EMPTY_FILE"):
+        kind = err.problem.partition(": it is ")[2]
+        return f"{name} is no image that can be read{f': it is {kind}' if kind else ''}."
     return _PROBLEMS.get(err.code, "{name} cannot be used.").format(name=name)
 
 
@@ -98,7 +100,8 @@ def _is_video(path: str, limits: QuestionLimits) -> bool:
     if suffix != ".gif":
         guessed, _ = mimetypes.guess_type(path)
         return suffix in _VIDEOS or (guessed or "").startswith("video/")
-    image = images.open_image(path, where=path, path=path, max_pixels=limits.max_upload_pixels)
+    name = Path(path).name
+    image = images.open_image(path, where=path, path=name, max_pixels=limits.max_upload_pixels)
     return getattr(image, "n_frames", 1) > 1
 
 

@@ -21,7 +21,7 @@ from internvl_chat.checkpoint.artifacts import PREPROCESSOR_NAME, write_companio
 from internvl_chat.checkpoint.manifest import atomic_directory
 from internvl_chat.checkpoint.partition import pieces
 from internvl_chat.checkpoint.save import MAX_SHARD_BYTES, plan_shards, write_index
-from internvl_chat.checkpoint.sources import read_json
+from internvl_chat.checkpoint.sources import find_companion, read_json
 from internvl_chat.checkpoint.surgery.lora_merge import MergedLoraWeight, check_merged_weight
 from internvl_chat.checkpoint.surgery.merged import PROVENANCE_NAME, MergedCheckpoint
 from internvl_chat.checkpoint.tensor_files import (
@@ -210,7 +210,8 @@ def write_files_beside(
         tokenizer: in place of the source's.
     """
     write_companions(config, tokenizer or load_tokenizer(str(source)), directory, dtype=dtype)
-    copy_companion(source, directory, PREPROCESSOR_NAME)
+    known = find_companion(source, PREPROCESSOR_NAME)  # an adapter's may be its base's
+    copy_companion(known.parent, directory, PREPROCESSOR_NAME)
     copy_language_files(source if llm is None else llm, directory)
     processor = directory / PREPROCESSOR_NAME
     values = read_json(processor)

@@ -12,21 +12,20 @@ from typing import Final
 
 from PIL import Image
 
-from internvl_chat.config import MediaConfig
-from internvl_chat.data.images import open_image, read_bytes, resolve_path, to_rgb
+from internvl_chat.config import DecodeConfig, MediaConfig
+from internvl_chat.data.images import decode_image, open_image
 from internvl_chat.data.meta import DatasetSpec
 from internvl_chat.data.schema import BadRecordError, Record, Size
+from internvl_chat.data.storage import exists, read_bytes, resolve_path
 from internvl_chat.data.tiles import count_tiles
 from internvl_chat.data.video import choose_frames, open_video
 
-_ORIENTATION: Final = 0x0112
 _TURNED: Final = (5, 6, 7, 8)
 """EXIF orientations that exchange width and height."""
 _SMALL_BYTES: Final = 512
 """So small a file is seldom an image: its header is read even where nothing is decoded."""
 _KEPT: Final = 4096
 _SAME_FORMAT: Final = {"MPO": "JPEG", "DIB": "BMP", "JPEG2000": "JPEG2000"}
-_EXIF_ERRORS: Final = (OSError, ValueError, SyntaxError, KeyError, TypeError, EOFError)
 _VIDEO_BRANDS: Final = (
     b"isom",
     b"iso2",
@@ -73,21 +72,15 @@ def image_facts(path: str, *, where: str, max_pixels: int) -> ImageFacts:
                 "VIDEO_AS_IMAGE", f'{path} is a video and stands under "image"', where=where
             ) from err
         raise
-    facts = ImageFacts(
-        size=image.size,
-        orientation=_orientation(image),
+    decoded = decode_image(
+        raw, where=where, path=path, max_pixels=max_pixels, decode=DecodeConfig.as_shown()
+    )
+    return ImageFacts(
+        size=decoded.geometry.stored_size,
+        orientation=decoded.geometry.orientation,
         has_alpha="A" in image.getbands() or "transparency" in image.info,
         true_format=image.format or "",
     )
-    to_rgb(image, where=where, path=path)
-    return facts
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        return int(image.getexif().get(_ORIENTATION, 1))
-    except _EXIF_ERRORS:
-        return 1  # metadata that cannot be read turns nothing
 
 
 def _looks_like_video(raw: bytes) -> bool:
@@ -107,7 +100,8 @@ def look_at_file(path: str, *, where: str, max_pixels: int, is_video: bool) -> N
     except OSError:
         if is_video:
             open_video(path, where=where, max_pixels=max_pixels)
-        read_bytes(path, where=where)  # raises what training would
+        if not exists(path):  # in an archive or a store either
+            read_bytes(path, where=where)  # raises what training would
         return
     if stat.S_ISDIR(status.st_mode):
         if is_video:

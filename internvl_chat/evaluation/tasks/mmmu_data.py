@@ -11,11 +11,12 @@ from typing import Any
 
 from PIL import Image
 
-from internvl_chat.data.images import open_image, to_rgb
+from internvl_chat.config import DecodeConfig
+from internvl_chat.data.images import decode_image
 from internvl_chat.data.schema import BadRecordError
 from internvl_chat.errors import ConfigError, DatasetError
 from internvl_chat.evaluation.sources import ImageFile, read_jsonl
-from internvl_chat.evaluation.task import ImageSource
+from internvl_chat.evaluation.task import AS_STORED, ImageSource
 
 IMAGES = tuple(f"image_{number}" for number in range(1, 8))
 TEXTS = ("id", "question", "options", "answer", "question_type")
@@ -35,13 +36,13 @@ class TableImage:
     column: str
     label: str
 
-    def open(self) -> Image.Image:
+    def open(self, decode: DecodeConfig = AS_STORED) -> Image.Image:
         """See :class:`~internvl_chat.evaluation.task.ImageSource`."""
         cell = _read_cell(Path(self.path), self.row, self.column)
         raw = cell.get("bytes") if isinstance(cell, dict) else None
         if not raw:
             raise BadRecordError("NOT_AN_IMAGE", "the cell has no bytes", where=self.label)
-        return to_rgb(open_image(raw, where=self.label, path=self.label), where=self.label)
+        return decode_image(raw, where=self.label, path=self.label, decode=decode).rgb
 
 
 def read_split(folder: Path, subjects: Sequence[str], split: str) -> Iterator[Row]:

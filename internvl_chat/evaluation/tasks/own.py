@@ -16,12 +16,12 @@ from typing import Any
 
 import orjson
 
-from internvl_chat.config import ImageConfig
+from internvl_chat.config import DecodeConfig, ImageConfig
 from internvl_chat.data.annotations import AnnotationFile
 from internvl_chat.data.expand import expand_record
-from internvl_chat.data.images import resolve_path
 from internvl_chat.data.meta import DatasetSpec, load_meta
 from internvl_chat.data.schema import BadRecordError, Record, parse_record
+from internvl_chat.data.storage import resolve_path
 from internvl_chat.data.video import expand_video_tag
 from internvl_chat.errors import ConfigError, DatasetError
 from internvl_chat.evaluation.joining import add_answer
@@ -269,7 +269,11 @@ def _turns(record: Record, spec: DatasetSpec, where: str) -> tuple[tuple[str, st
             fix='Give the record "width" and "height".',
         )
     images = ImageConfig.squeezed(
-        image_size=448, max_tiles=1, use_thumbnail=False, normalize_type="imagenet"
+        image_size=448,
+        max_tiles=1,
+        use_thumbnail=False,
+        normalize_type="imagenet",
+        decode=DecodeConfig.as_stored(),
     )
     return expand_record(record, spec, images, sizes=record.sizes, where=where).turns
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from internvl_chat.data import images
-from internvl_chat.data.images import load_image, resolve_path
+from internvl_chat.data import images, storage
+from internvl_chat.data.images import load_image
 from internvl_chat.data.pixels import jpeg_augment, normalize_pixels, pad_square, preprocess
 from internvl_chat.data.schema import BadRecordError
+from internvl_chat.data.storage import resolve_path
 from internvl_chat.data.tiles import choose_grid, count_tiles
 from internvl_chat.model.constants import NORMALIZATION
 from tests.support.configs import image_config
@@ -176,7 +178,7 @@ def test_broken_files_have_their_own_reasons(tmp_path: Path) -> None:
         "gone.jpg": "MISSING_FILE",
         "cut.jpg": "TRUNCATED_IMAGE",
         "text.jpg": "NOT_AN_IMAGE",
-        "empty.jpg": "NOT_AN_IMAGE",
+        "empty.jpg": "EMPTY_FILE",
         ".": "UNREADABLE_FILE",
     }
     for name, code in expected.items():
@@ -209,15 +211,15 @@ def test_transient_errors_are_retried_three_times(
     noise(4, 4).save(tmp_path / "a.png")
     waits: list[float] = []
     failures = [errno.EIO, errno.ESTALE, errno.EIO]
-    real_open = open
+    real_open = os.open
 
     def flaky(path: str, *rest: Any) -> Any:
         if failures:
             raise OSError(failures.pop(), "transient")
         return real_open(path, *rest)
 
-    monkeypatch.setattr(images.time, "sleep", waits.append)
-    monkeypatch.setattr(images, "open", flaky, raising=False)
+    monkeypatch.setattr(storage.time, "sleep", waits.append)
+    monkeypatch.setattr(storage.os, "open", flaky)
     assert load_image(str(tmp_path / "a.png")).size == (4, 4)
     assert waits == [0.1, 0.4, 1.6]
     failures.extend([errno.EIO] * 4)

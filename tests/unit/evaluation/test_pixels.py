@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from internvl_chat.config import DecodeConfig
 from internvl_chat.data.schema import BadRecordError
 from internvl_chat.evaluation.pixels import (
     TileRule,
@@ -19,7 +20,7 @@ from internvl_chat.evaluation.pixels import (
     tiles_of,
 )
 from internvl_chat.evaluation.prompts import shown_images
-from internvl_chat.evaluation.task import Question, VideoClip
+from internvl_chat.evaluation.task import AS_STORED, Question, VideoClip
 from internvl_chat.evaluation.videos import with_segments
 
 WHOLE = TileRule(side=28, max_tiles=None, has_thumbnail=True, normalize_type="imagenet")
@@ -37,7 +38,7 @@ class Drawn:
     def label(self) -> str:
         return f"{self.width}x{self.height}"
 
-    def open(self) -> Image.Image:
+    def open(self, decode: DecodeConfig = AS_STORED) -> Image.Image:
         row = np.linspace(0, 255, self.width, dtype=np.uint8)
         grey = np.repeat(row[None], self.height, 0)
         return Image.fromarray(np.stack([grey, grey.max() - grey, grey // 2], -1))

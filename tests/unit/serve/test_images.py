@@ -7,9 +7,12 @@ import base64
 import io
 
 import pytest
+import torch
 from PIL import Image
 
-from internvl_chat.serve.images import decode_data_url, decode_image, fetch_remote
+from internvl_chat.config import DecodeConfig
+from internvl_chat.data.images import decode_image
+from internvl_chat.serve.images import decode_data_url, fetch_remote, tiles_of_file
 from internvl_chat.serve.protocol import RequestError
 from internvl_chat.serve.remote import RemoteImages
 from internvl_chat.serve.settings import RequestLimits
@@ -21,7 +24,16 @@ LIMITS = RequestLimits(max_image_bytes=20_000, max_upload_pixels=20_000)
 def load(url: str) -> Image.Image:
     (found,) = asyncio.run(fetch_remote([url], LIMITS, None))
     assert isinstance(found, str)
-    return decode_image(decode_data_url(found, "image 1", LIMITS), "image 1", LIMITS)
+    decoded: list[Image.Image] = []
+
+    def cut(raw: bytes, name: str, max_pixels: int) -> torch.Tensor:
+        rule = DecodeConfig.as_shown()
+        image = decode_image(raw, where=name, path=name, max_pixels=max_pixels, decode=rule)
+        decoded.append(image.rgb)
+        return torch.zeros(1)
+
+    tiles_of_file(decode_data_url(found, "image 1", LIMITS), "image 1", LIMITS, cut)
+    return decoded[0]
 
 
 @pytest.mark.parametrize("kind", ["png", "webp", "gif", "bmp"])
@@ -63,9 +75,10 @@ PNG = base64.b64decode(data_url(shape_image()).partition(",")[2])
         ("data:image/png;base64,YQ=", 400, "broken base64"),
         ("data:image/png;base64,Y Q=", 400, "broken base64"),
         ("data:image/png;base64,é", 400, "broken base64"),
-        (data(b"no image"), 400, "the file is no image"),
+        (data(b"no image"), 400, "the image is no image that can be read: it is text"),
+        (data(b"<html>"), 400, "it is an HTML page"),
         (data(PNG[: len(PNG) // 2]), 400, "the image cannot be decoded"),
-        (data(postscript()), 400, "EPS images are not read"),
+        (data(postscript()), 400, "it is PostScript (EPS)"),
         (data(bytes(20_001)), 413, "larger than 0.02 MB"),
         (data_url(Image.new("RGB", (200, 101))), 413, "20200 pixels, more than 20000"),
     ],
