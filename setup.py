@@ -44,6 +44,7 @@ setup(
     ],
     extras_require={
         "flash": ["flash-attn>=2.7"],
+        "video": ["av>=14"],
         "demo": ["gradio>=6.31,<7"],
         "serve": ["fastapi>=0.115", "pydantic>=2.8", "uvicorn>=0.30", "h11>=0.14"],
         "quickstart": ["scikit-learn>=1.4"],
@@ -72,6 +73,7 @@ setup(
             "pyarrow>=17",
             "openai>=2",
             "playwright>=1.50",
+            "av>=14",
             "hypothesis>=6",
             "scikit-learn>=1.4",
             "sacrebleu>=2.4",

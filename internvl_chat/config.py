@@ -23,6 +23,8 @@ ImageBackend = Literal["pillow", "fast"]
 """What decodes image files; see :class:`DecodeConfig`."""
 LossReduction = Literal["token", "sample", "square"]
 OrderMode = Literal["random", "grouped", "packed"]
+VideoBackend = Literal["decord", "pyav", "torchcodec"]
+"""Libraries that read video files."""
 
 MAX_IMAGE_PIXELS: Final = 178_956_970
 """Width x height by default: twice ``PIL.Image.MAX_IMAGE_PIXELS``, where Pillow itself refuses."""
@@ -411,12 +413,17 @@ class MediaConfig(_Checked):
     """Also refuse paths whose symbolic links lead out of a dataset's root."""
     max_image_pixels: int
     """Larger images are bad records."""
+    video_backend: VideoBackend
+    """Reads video files; not GIFs and folders of frames."""
 
     def _problems(self) -> Iterator[str]:
         yield from _positive(self, {"max_image_pixels": "max_image_pixels"})
         yield from _ascending(
             ("min_num_frame", self.min_num_frame), ("max_num_frame", self.max_num_frame)
         )
+        if self.video_backend not in get_args(VideoBackend):
+            known = ", ".join(get_args(VideoBackend))
+            yield f"--video_backend {self.video_backend}: want one of {known}."
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from internvl_chat.config import MAX_IMAGE_PIXELS, DecodeConfig, ImageConfig, NormalizeType
+from internvl_chat.config import (
+    MAX_IMAGE_PIXELS,
+    DecodeConfig,
+    ImageConfig,
+    NormalizeType,
+    VideoBackend,
+)
 from internvl_chat.data import images, pixels, video
 from internvl_chat.data.storage import read_bytes
 from internvl_chat.data.tiles import least_size
@@ -113,23 +119,26 @@ def load_video(
     bound: tuple[float, float] | None = None,
     image_size: int = 448,
     normalize_type: NormalizeType = "imagenet",
+    video_backend: VideoBackend = "decord",
 ) -> tuple[Tensor, list[int]]:
-    """Frames of a video, one tile each, from the middles of equal stretches.
+    """Frames of a video, one tile each, from the middles of equal stretches of time.
 
     Args:
-        path: a video file, a ``.gif`` or a folder of images.
+        path: a video file, an animated GIF, WebP or PNG, or a folder of images.
         num_segments: number of frames; a shorter video repeats some.
         bound: start and end in seconds.
         image_size: S.
         normalize_type: pixel statistics that the model was trained with.
+        video_backend: library that reads video files.
 
     Returns:
         (num_segments, 3, S, S) float32 and ``num_patches_list``, a 1 for each frame.
 
     Raises:
-        BadRecordError: no video, no frame, or a bound outside.
+        BadRecordError: no video, a damaged one, no frame, or a bound outside.
+        ConfigError: the library is not installed.
     """
-    opened = video.open_video(path, where=path)
+    opened = video.open_video(path, where=path, backend=video_backend)
     chosen = video.choose_frames(
         opened,
         clip=bound,

@@ -14,6 +14,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from internvl_chat.chat.answer_text import AnswerText
 from internvl_chat.chat.media import image_config_of, load_tiles, load_video
+from internvl_chat.config import VideoBackend
 from internvl_chat.data.video import expand_video_tag
 from internvl_chat.model.constants import IMAGE_TAG, VIDEO_TAG
 
@@ -95,6 +96,8 @@ class ChatSession:
     history: list[tuple[str, str]] = field(default_factory=list)
     media: list[str] = field(default_factory=list)
     """Files, in the order in which they were added."""
+    video_backend: VideoBackend = "decord"
+    """Library that reads video files."""
     _tiles: list[Tensor] = field(default_factory=list)
     _num_patches: list[int] = field(default_factory=list)
     _prefix: str = ""
@@ -121,6 +124,7 @@ class ChatSession:
             num_segments=num_segments,
             image_size=settings.image_size,
             normalize_type=settings.normalize_type,
+            video_backend=self.video_backend,
         )
         self._add(path, tiles, counts, expand_video_tag(f"{VIDEO_TAG}\n", len(counts)))
 

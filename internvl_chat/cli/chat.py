@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from internvl_chat.cli.options import verb_app
+from internvl_chat.cli.options import VideoReader, verb_app
 from internvl_chat.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def chat(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Of an answer.")] = 512,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.0,
     num_segments: Annotated[int, typer.Option(min=1, help="Frames of a video.")] = 8,
+    video_backend: VideoReader = "decord",
     device: Annotated[str | None, typer.Option(help="Default: the first GPU, or cpu.")] = None,
     gpus: Annotated[int | None, typer.Option(min=1, help="Spread the model over so many.")] = None,
     load_in_8bit: Annotated[bool, typer.Option(help="int8 by bitsandbytes.")] = False,
@@ -63,7 +64,7 @@ def chat(
 
     disable_progress_bar()  # of loading: the terminal is for the conversation
     loaded, tokenizer = load_model(model, device=device, gpus=gpus, load_in_8bit=load_in_8bit)
-    session = ChatSession(loaded, tokenizer, generation)
+    session = ChatSession(loaded, tokenizer, generation, video_backend=video_backend)
     if batch is not None and out is not None:
         raise typer.Exit(_answer_file(session, batch, out, num_segments, batch_size))
     for path in image or ():

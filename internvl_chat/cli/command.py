@@ -17,7 +17,6 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from internvl_chat.cli.launched import leave_reason
 from internvl_chat.errors import UserError
 
 VERBS = {

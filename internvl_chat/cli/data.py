@@ -10,6 +10,7 @@ import typer
 
 from internvl_chat.cli import data_author
 from internvl_chat.cli.data_check import check
+from internvl_chat.cli.options import VideoReader
 
 if TYPE_CHECKING:
     from internvl_chat.config import DataConfig
@@ -52,6 +53,7 @@ def preview(
     num_image_token: NumImageToken = None,
     max_seq_length: MaxSeqLength = 2048,
     force_image_size: ImageSize = None,
+    video_backend: VideoReader = "decord",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Show records exactly as training encodes them: ids, labels, text, image sizes.
@@ -66,7 +68,14 @@ def preview(
     from internvl_chat.data.schema import BadRecordError
 
     config, loaded_tokenizer = _config(
-        meta, model, tokenizer, conv_style, num_image_token, max_seq_length, force_image_size
+        meta,
+        model,
+        tokenizer,
+        conv_style,
+        num_image_token,
+        max_seq_length,
+        force_image_size,
+        video_backend=video_backend,
     )
     previews = load(config, loaded_tokenizer, dataset=dataset, index=index)
     console, exit_code = Console(soft_wrap=True), 0
@@ -97,6 +106,7 @@ def index(
     num_image_token: NumImageToken = None,
     max_seq_length: MaxSeqLength = 2048,
     force_image_size: ImageSize = None,
+    video_backend: VideoReader = "decord",
     max_bad_ratio: Annotated[float, typer.Option(help="Tolerated share of bad records.")] = 0.01,
 ) -> None:
     """Index the annotation files and count their tokens ahead of a job, into the cache.
@@ -116,6 +126,7 @@ def index(
         max_seq_length,
         force_image_size,
         max_bad_ratio,
+        video_backend,
     )
     dataset = build_train_dataset(config, loaded_tokenizer, output_dir=None, seed=0)
     tokens = sum(int(v[v >= 0].sum(dtype=np.int64)) for _, v in dataset.lengths.blocks())
@@ -134,6 +145,7 @@ def _config(
     max_seq_length: int,
     force_image_size: int | None,
     max_bad_ratio: float | None = None,
+    video_backend: str = "decord",
 ) -> tuple[DataConfig, Any]:
     """What the options and the checkpoint say, and the tokenizer as training would have it."""
     import logging
@@ -155,6 +167,7 @@ def _config(
         "conv_style": conv_style,
         "force_image_size": force_image_size,
         "max_bad_ratio": max_bad_ratio,
+        "video_backend": video_backend,
     }
     arguments = DataArguments(
         meta_path=str(meta),

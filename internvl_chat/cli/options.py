@@ -9,7 +9,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -25,6 +25,9 @@ Output = Annotated[str, typer.Argument(help="New directory.")]
 Shard = Annotated[str, typer.Option(help="Largest weight file: 5GB, 500MB, ...")]
 DType = Annotated[
     str | None, typer.Option(help="float32, bfloat16 or float16; as it is by default.")
+]
+VideoReader = Annotated[  # config.VideoBackend, spelled out: that module imports torch
+    Literal["decord", "pyav", "torchcodec"], typer.Option(help="Library that reads video files.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Report as a JSON object.")]
 

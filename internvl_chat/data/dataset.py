@@ -128,7 +128,12 @@ class SampleLoader:
         limit = self.media.max_image_pixels
         if record.video is None:
             return [self._image(path, record, spec, where) for path in record.images]
-        video = open_video(self._path(record.video, spec, where), where=where, max_pixels=limit)
+        video = open_video(
+            self._path(record.video, spec, where),
+            where=where,
+            max_pixels=limit,
+            backend=self.media.video_backend,
+        )
         chosen = choose_frames(
             video,
             clip=record.clip,

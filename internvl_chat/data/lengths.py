@@ -121,7 +121,12 @@ class _Counter:
             self.spec.root, record.video, where=where, strict=self.media.strict_root
         )
         frames = choose_frames(
-            open_video(full, where=where, max_pixels=self.media.max_image_pixels),
+            open_video(
+                full,
+                where=where,
+                max_pixels=self.media.max_image_pixels,
+                backend=self.media.video_backend,
+            ),
             clip=record.clip,
             min_num_frame=self.media.min_num_frame,
             max_num_frame=self.media.max_num_frame,

@@ -1,48 +1,128 @@
-"""Videos as lists of frames: files (decord), ``.gif`` files and folders of images."""
+"""Videos as lists of frames: video files, animated images and folders of images.
+
+Time is the frames' own: what a container states for each of them, a GIF's durations. A folder of
+images has none. A frame is the one asked for or an error, never a neighbour:
+``videos/readers.py``.
+"""
 
 from __future__ import annotations
 
 import os
 import random
 import re
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
-from PIL import Image, ImageSequence
+from PIL import Image
 
-from internvl_chat.data.images import MAX_IMAGE_PIXELS, load_image, open_image, read_bytes, to_rgb
+from internvl_chat.config import VideoBackend
+from internvl_chat.data.images import MAX_IMAGE_PIXELS, load_image
 from internvl_chat.data.schema import BadRecordError
+from internvl_chat.data.videos.animation import Animation, is_animation
+from internvl_chat.data.videos.process import VideoFile
+from internvl_chat.data.videos.times import FrameTimes, evenly_spread, spread_in_time
 from internvl_chat.model.constants import IMAGE_TAG, VIDEO_TAG
 
-_PICTURES: Final = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+_IMAGE_SUFFIXES: Final = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+_HEAD_BYTES: Final = 1024
+_STILLS: Final = (
+    (re.compile(rb"\xff\xd8\xff"), "a JPEG image"),
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), "a PNG image"),
+    (re.compile(rb"RIFF....WEBP", re.S), "a WebP image"),
+    (re.compile(rb"II\*\0|MM\0\*"), "a TIFF image"),
+    (re.compile(rb"BM....\0\0\0\0", re.S), "a BMP image"),
+    (re.compile(rb"....ftyp(heic|heix|hevc|mif1|msf1|avif|avis)", re.S), "a HEIC or AVIF image"),
+)
+# A list of other files must not be followed: FFmpeg would open what it names.
+_TEXTS: Final = (
+    (re.compile(rb"\s*(<!doctype html|<html|<head|<\?xml[^>]*>\s*<!doctype html)", re.I), "HTML"),
+    (re.compile(rb"version https://git-lfs"), "a git-LFS pointer"),
+    (re.compile(rb"\s*(#EXTM3U|ffconcat|<MPD|\[playlist\])|<\?xml[^>]*>\s*<MPD"), "a playlist"),
+)
+_LFS: Final = "a git-LFS pointer"
 
 
 class Video(Protocol):
-    """Something with frames; ``frames_per_second`` is None where time is unknown."""
+    """Something with frames."""
 
     num_frames: int
     frames_per_second: float | None
+    """On average; None where time is unknown."""
+    times: FrameTimes | None
+    """Of every frame; None where the file does not say."""
 
     def frames(self, indices: Sequence[int]) -> list[Image.Image]:
         """RGB images of these frames, in this order."""
 
 
-def open_video(path: str, *, where: str, max_pixels: int = MAX_IMAGE_PIXELS) -> Video:
-    """Open a video file, a ``.gif`` or a folder of images (natural order of names).
+def open_video(
+    path: str,
+    *,
+    where: str,
+    max_pixels: int = MAX_IMAGE_PIXELS,
+    backend: VideoBackend = "decord",
+) -> Video:
+    """Open a video file, an animated GIF, WebP or PNG, or a folder of images (natural order).
+
+    Args:
+        path: what it is decides its content, not its name.
+        where: ``file:line``, for messages.
+        max_pixels: frames with more are refused.
+        backend: reads video files.
 
     Raises:
-        BadRecordError: missing, unreadable, or without a frame.
+        BadRecordError: missing, unreadable, damaged, no video, or without a frame.
+        ConfigError: the backend is not installed.
     """
-    if os.path.isdir(path):
-        video: Video = _Folder(path, where, max_pixels)
-    elif path.lower().endswith(".gif"):
-        video = _Gif(path, where, max_pixels)
-    else:
-        video = _File(path, where)
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            video: Video = _Folder(path, where, max_pixels)
+        else:
+            if not stat.S_ISREG(mode):  # reading a pipe would wait for its other end
+                raise BadRecordError(
+                    "UNREADABLE_FILE",
+                    f"{path} is no file but a pipe, socket or device",
+                    where=where,
+                )
+            with open(path, "rb") as file:
+                head = file.read(_HEAD_BYTES)
+            if is_animation(head):
+                video = Animation(path, where, max_pixels)
+            else:
+                _refuse_other_kinds(path, head, where)
+                video = VideoFile(path, where, max_pixels, backend)
+    except OSError as err:
+        raise _unreadable(path, err, where) from err
     if video.num_frames < 1:
         raise BadRecordError("EMPTY_VIDEO", f"{path} holds no frame", where=where)
     return video
+
+
+def _unreadable(path: str, err: OSError, where: str) -> BadRecordError:
+    if isinstance(err, FileNotFoundError):
+        return BadRecordError("MISSING_FILE", f"no such file: {path}", where=where)
+    problem = f"cannot read {path}: {err.strerror or err}"
+    return BadRecordError("UNREADABLE_FILE", problem, where=where)
+
+
+def _refuse_other_kinds(path: str, head: bytes, where: str) -> None:
+    """Raises:
+    BadRecordError: these first bytes are an image's or a text's.
+    """
+    if not head:
+        raise BadRecordError("BROKEN_VIDEO", f"{path} is empty (0 bytes)", where=where)
+    for pattern, kind in _STILLS:
+        if pattern.match(head):
+            raise BadRecordError(
+                "NOT_A_VIDEO", f"{path} is {kind}, no video", where=where, fix='Name it as "image".'
+            )
+    for pattern, kind in _TEXTS:
+        if pattern.match(head):
+            fix = "Fetch the file itself (git lfs pull)." if kind == _LFS else "Fetch it again."
+            raise BadRecordError("NOT_A_VIDEO", f"{path} is {kind}, no video", where=where, fix=fix)
 
 
 def choose_frames(
@@ -58,32 +138,41 @@ def choose_frames(
 
     As many as there are, but at least ``min_num_frame`` (a short video repeats frames) and at most
     ``max_num_frame``. The stretch is cut in that many intervals: ``rng`` draws a frame of each,
-    without one the middle is taken.
+    without one the middle is taken. Intervals are of frame numbers where these are as good as times
+    (to half a frame), else of seconds; a stretch of no more frames than are wanted shows them all.
+
+    Args:
+        clip: start and end in seconds; the frames on the screen at both are part of it.
+        rng: of training.
 
     Raises:
         BadRecordError: the clip lies outside the video, or time is unknown.
     """
+    times, rate = video.times, video.frames_per_second
+    if times is not None and times.is_even:
+        times = None  # numbers are exact, and what runs drew before there were times
     first, last = 0, video.num_frames - 1
+    start, end = 0.0, times.end if times else 0.0
     if clip is not None:
-        if not video.frames_per_second:
+        if times is not None:
+            start, end = clip[0], min(clip[1], end)
+            first, last = times.shown_at(start), times.shown_at(end)
+        elif rate:
+            first, last = int(clip[0] * rate), min(last, int(clip[1] * rate))
+        else:
             raise BadRecordError(
                 "CLIP", '"clip" needs a video with a frame rate', where=where, fix="Remove it."
             )
-        first = int(clip[0] * video.frames_per_second)
-        last = min(last, int(clip[1] * video.frames_per_second))
-        if first > last:
-            seconds = video.num_frames / video.frames_per_second
+        if first > last or start > end:
+            seconds = times.end if times else video.num_frames / (rate or 1)
             raise BadRecordError(
                 "CLIP", f"clip {list(clip)} lies outside the video of {seconds:.1f} s", where=where
             )
     available = last - first + 1
     count = min(max(available, min_num_frame), max_num_frame)
-    chosen = []
-    for number in range(count):
-        low = first + number * available // count
-        high = max(low, first + (number + 1) * available // count - 1)
-        chosen.append((low + high) // 2 if rng is None else rng.randint(low, high))
-    return chosen
+    if times is None or available <= count:
+        return evenly_spread(first, last, count, rng)
+    return spread_in_time(times, start, end, count, rng)
 
 
 def expand_video_tag(question: str, num_frames: int) -> str:
@@ -94,15 +183,11 @@ def expand_video_tag(question: str, num_frames: int) -> str:
 
 class _Folder:
     frames_per_second: float | None = None
+    times: FrameTimes | None = None
 
     def __init__(self, path: str, where: str, max_pixels: int) -> None:
         self._where, self._max_pixels = where, max_pixels
-        try:
-            names = [n for n in os.listdir(path) if Path(n).suffix.lower() in _PICTURES]
-        except OSError as err:
-            raise BadRecordError(
-                "UNREADABLE_FILE", f"cannot list {path}: {err.strerror}", where=where
-            ) from err
+        names = [name for name in os.listdir(path) if _is_image(name)]
         self._paths = [os.path.join(path, name) for name in sorted(names, key=_natural)]
         self.num_frames = len(self._paths)
 
@@ -113,59 +198,15 @@ class _Folder:
         ]
 
 
+def _is_image(name: str) -> bool:
+    """Hidden files are none: macOS puts a ``._x.jpg`` beside each ``x.jpg`` that it copies."""
+    return not name.startswith(".") and Path(name).suffix.lower() in _IMAGE_SUFFIXES
+
+
 def _natural(name: str) -> list[tuple[int, int | str]]:
     """Sort key by which frame2 comes before frame10."""
     return [
-        (0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", name) if part
+        (0, int(part)) if part.isdecimal() else (1, part)
+        for part in re.split(r"(\d+)", name)
+        if part
     ]
-
-
-class _Gif:
-    def __init__(self, path: str, where: str, max_pixels: int) -> None:
-        self._path, self._where = path, where
-        raw = read_bytes(path, where=where)
-        self._image = open_image(raw, where=where, path=path, max_pixels=max_pixels)
-        self.num_frames = getattr(self._image, "n_frames", 1)
-        milliseconds = self._image.info.get("duration", 0)
-        self.frames_per_second: float | None = 1000 / milliseconds if milliseconds else None
-
-    def frames(self, indices: Sequence[int]) -> list[Image.Image]:
-        wanted = set(indices)
-        found = {
-            number: to_rgb(frame.copy(), where=self._where, path=self._path)
-            for number, frame in enumerate(ImageSequence.Iterator(self._image))
-            if number in wanted
-        }
-        return [found[i] for i in indices]
-
-
-class _File:
-    def __init__(self, path: str, where: str) -> None:
-        import decord  # heavy, and needed for video files only
-
-        self._path, self._where, self._errors = path, where, decord.DECORDError
-        if not os.path.exists(path):
-            raise BadRecordError("MISSING_FILE", f"no such file: {path}", where=where)
-        try:
-            self._reader = decord.VideoReader(path, num_threads=1)
-        except (decord.DECORDError, RuntimeError) as err:
-            raise BadRecordError(
-                "BROKEN_VIDEO", f"{path} cannot be opened: {_first_line(err)}", where=where
-            ) from err
-        self.num_frames = len(self._reader)
-        self.frames_per_second: float | None = float(self._reader.get_avg_fps()) or None
-
-    def frames(self, indices: Sequence[int]) -> list[Image.Image]:
-        try:
-            batch = self._reader.get_batch(list(indices)).asnumpy()
-        except (self._errors, RuntimeError) as err:
-            raise BadRecordError(
-                "BROKEN_VIDEO",
-                f"{self._path} cannot be decoded: {_first_line(err)}",
-                where=self._where,
-            ) from err
-        return [Image.fromarray(frame) for frame in batch]
-
-
-def _first_line(err: Exception) -> str:
-    return (str(err).strip().splitlines() or [type(err).__name__])[0]

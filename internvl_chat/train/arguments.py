@@ -28,6 +28,7 @@ from internvl_chat.config import (
     ShapeConfig,
     SourceConfig,
     TrainableConfig,
+    VideoBackend,
 )
 from internvl_chat.train.attention import Requested
 
@@ -82,6 +83,7 @@ class DataArguments:
     max_dynamic_patch: int = _option(1, "Most tiles of an image.")
     min_num_frame: int = _option(8, "Fewest frames of a video.")
     max_num_frame: int = _option(32, "Most frames of a video.")
+    video_backend: VideoBackend = _option("decord", "Library that reads video files.")
     normalize_type: NormalizeType = _option(
         "imagenet", "Mean and standard deviation of the pixels."
     )
@@ -224,6 +226,7 @@ def media_config(data: DataArguments, images: ImageConfig) -> MediaConfig:
         max_num_frame=data.max_num_frame,
         strict_root=data.strict_root,
         max_image_pixels=data.max_image_pixels,
+        video_backend=data.video_backend,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mimetypes
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -10,6 +11,7 @@ from typing import Final
 from internvl_chat.chat.limits import UploadLimits
 from internvl_chat.data import images, video
 from internvl_chat.data.schema import BadRecordError
+from internvl_chat.errors import ConfigError
 from internvl_chat.web.conversation import MediaItem, QuestionError
 
 MAX_FRAMES: Final = 32
@@ -21,6 +23,7 @@ _PROBLEMS: Final = {
     "TRUNCATED_IMAGE": "{name} is cut off: a part of the image is missing.",
     "EMPTY_VIDEO": "{name} holds no frame.",
     "BROKEN_VIDEO": "{name} is no video that can be decoded, or has no frames.",
+    "NOT_A_VIDEO": "{name} is no video that can be decoded, or has no frames.",
     "MISSING_FILE": "{name} is no longer on the server. Upload it again.",
 }
 
@@ -100,19 +103,26 @@ def _is_video(path: str, limits: QuestionLimits) -> bool:
     if suffix != ".gif":
         guessed, _ = mimetypes.guess_type(path)
         return suffix in _VIDEOS or (guessed or "").startswith("video/")
-    name = Path(path).name
-    image = images.open_image(path, where=path, path=name, max_pixels=limits.max_upload_pixels)
-    return getattr(image, "n_frames", 1) > 1
+    try:
+        opened = video.open_video(path, where=path, max_pixels=limits.max_upload_pixels)
+    except BadRecordError as err:
+        if err.code == "NOT_A_VIDEO":  # an image of another kind by this name
+            return False
+        raise
+    return opened.num_frames > 1
 
 
 def _decode_a_frame(path: str, limits: QuestionLimits) -> None:
     try:
         opened = video.open_video(path, where=path, max_pixels=limits.max_frame_pixels)
-    except ImportError as err:
+        opened.frames([0])
+    except ConfigError as err:
         raise QuestionError("This server reads no video files: decord is not installed.") from err
-    width, height = opened.frames([0])[0].size
-    if width * height > limits.max_frame_pixels:
+    except BadRecordError as err:
+        if err.code != "TOO_MANY_PIXELS":
+            raise
+        size = re.search(r"\d+ x \d+", err.problem)
         raise QuestionError(
-            f"{Path(path).name} has frames of {width} x {height} pixels, at most "
+            f"{Path(path).name} has frames of {size[0] if size else 'too many'} pixels, at most "
             f"{limits.max_frame_pixels // 1_000_000} million are decoded. Shrink it."
-        )
+        ) from err

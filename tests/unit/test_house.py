@@ -18,6 +18,7 @@ SETTINGS_IN_TWO_CLASSES = {
     "images",  # of a record, and of a question to be evaluated
     "video",  # of a record, and of a question to be evaluated
     "judge",  # the model that a benchmark names, and the one at hand
+    "video_backend",  # of a run, and of a conversation
     "notes",  # on a score, and on a placement of ranks
 }
 

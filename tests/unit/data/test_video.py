@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 
@@ -8,11 +9,19 @@ from PIL import Image
 
 from internvl_chat.data.schema import BadRecordError
 from internvl_chat.data.video import choose_frames, expand_video_tag, open_video
+from internvl_chat.data.videos.times import FrameTimes
 
 
 class Fake:
-    def __init__(self, num_frames: int, frames_per_second: float | None = None) -> None:
+    def __init__(
+        self,
+        num_frames: int,
+        frames_per_second: float | None = None,
+        starts: list[float] | None = None,
+        end: float = 0.0,
+    ) -> None:
         self.num_frames, self.frames_per_second = num_frames, frames_per_second
+        self.times = starts and FrameTimes(starts=starts, end=end, rate=frames_per_second)
 
     def frames(self, indices: object) -> list[Image.Image]:
         raise NotImplementedError
@@ -60,6 +69,59 @@ def test_a_clip() -> None:
         choose(100, (1, 2), clip=(1.0, 2.0))
 
 
+# A screen recording: 20 frames in the first second, then one a second.
+RECORDED = [i / 20 for i in range(20)] + [float(i) for i in range(1, 11)]
+
+
+def choose_recorded(count: int, clip: tuple[float, float] | None, seed: int | None) -> list[float]:
+    chosen = choose_frames(
+        Fake(len(RECORDED), 2.7, RECORDED, 11.0),
+        clip=clip,
+        min_num_frame=count,
+        max_num_frame=count,
+        rng=None if seed is None else random.Random(seed),
+        where="a.jsonl:3",
+    )
+    return [RECORDED[i] for i in chosen]
+
+
+def test_uneven_frames_are_chosen_by_their_times() -> None:
+    assert choose_recorded(11, None, None) == [0.5, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
+    assert choose_recorded(2, (5.0, 9.0), None) == [6, 8]
+    # No more frames than are wanted: each is there, those of the ends included.
+    assert choose_recorded(5, (5.0, 9.0), None) == [5, 6, 7, 8, 9]
+    assert choose_recorded(4, (5.5, 6.5), None) == [5, 5, 6, 6]
+    assert choose_recorded(2, (6.2, 6.4), None) == [6, 6]
+    assert choose_recorded(2, (9.5, 99.0), None) == [9, 10]
+    with pytest.raises(BadRecordError, match="lies outside the video of 11\\.0 s"):
+        choose_recorded(2, (11.5, 12.0), None)
+
+
+def test_training_draws_a_moment_of_each_interval() -> None:
+    drawn = [choose_recorded(4, (2.0, 10.0), seed) for seed in range(20)]
+    assert drawn[3] == choose_recorded(4, (2.0, 10.0), 3)
+    for number in range(4):
+        assert {times[number] for times in drawn} == {2.0 + 2 * number, 3.0 + 2 * number}
+
+
+def test_even_times_change_nothing() -> None:
+    """Numbers decide where they are as good as times: older runs go on with the same frames."""
+    noisy = [i / 30 + (0.4 / 30 if i % 7 == 0 else 0) for i in range(300)]
+    for clip in (None, (2.0, 7.7), (0.29, 3.3)):
+        for seed in (None, 0, 1):
+            by_number = choose(300, (4, 8), fps=30, clip=clip, seed=seed)
+            video = Fake(300, 30, noisy, 10.0)
+            by_time = choose_frames(
+                video,
+                clip=clip,
+                min_num_frame=4,
+                max_num_frame=8,
+                rng=None if seed is None else random.Random(seed),
+                where="",
+            )
+            assert by_time == by_number
+
+
 def test_the_tag_becomes_numbered_images() -> None:
     frames = "Frame1: <image>\nFrame2: <image>\n"
     assert expand_video_tag("<video>\nWhat?", 2) == f"{frames}What?"
@@ -70,6 +132,8 @@ def test_a_folder_in_natural_order(tmp_path: Path) -> None:
     for number in (10, 9, 1):
         Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / f"frame{number}.png")
     (tmp_path / "notes.txt").write_text("")
+    for hidden in (".DS_Store", "._frame1.png", ".frame2.png", "Thumbs.db"):
+        (tmp_path / hidden).write_bytes(b"no image")
     video = open_video(str(tmp_path), where="")
     assert video.num_frames == 3
     assert [image.getpixel((0, 0)) for image in video.frames([0, 1, 2])] == [
@@ -90,6 +154,56 @@ def test_a_gif(tmp_path: Path) -> None:
         (255, 0, 0),
         (255, 0, 0),
     ]
+
+
+def test_a_frame_of_a_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    for number in (1, 2):
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{number}.png")
+    (tmp_path / "3.jpg").write_bytes(b"no image")
+    video = open_video(str(tmp_path), where="a.jsonl:3")
+    with pytest.raises(BadRecordError, match=r"3\.jpg"):
+        video.frames([0, 2])
+
+
+def test_a_file_is_what_it_holds(tmp_path: Path) -> None:
+    """Not what its name says; what is no video is told plainly."""
+    image = Image.new("RGB", (4, 4))
+    for kind in ("jpeg", "png", "webp", "bmp", "tiff"):
+        image.save(tmp_path / f"{kind}.mp4", kind)
+    contents = {
+        "html.mp4": b"<!DOCTYPE html><html>404</html>",
+        "lfs.mp4": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+        "list.mp4": b"#EXTM3U\n#EXTINF:10,\nfile:///etc/passwd\n",
+        "concat.mp4": b"ffconcat version 1.0\nfile /etc/passwd\n",
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    expected = {
+        **{f"{kind}.mp4": "an? .* image, no video" for kind in ("jpeg", "png", "webp", "bmp")},
+        "tiff.mp4": "a TIFF image, no video",
+        "html.mp4": "HTML, no video",
+        "lfs.mp4": "git-LFS pointer, no video",
+        "list.mp4": "a playlist",
+        "concat.mp4": "a playlist",
+    }
+    for name, problem in expected.items():
+        with pytest.raises(BadRecordError, match=problem) as caught:
+            open_video(str(tmp_path / name), where="a.jsonl:3")
+        assert caught.value.code == "NOT_A_VIDEO"
+    (tmp_path / "film.gif").write_bytes(GREYS.read_bytes())
+    assert open_video(str(tmp_path / "film.gif"), where="").num_frames == 20
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "loop.mp4").symlink_to("loop.mp4")
+    for name in ("pipe.mp4", "loop.mp4"):
+        with pytest.raises(BadRecordError, match=name) as caught:
+            open_video(str(tmp_path / name), where="")
+        assert caught.value.code == "UNREADABLE_FILE"
+    (tmp_path / "empty.mp4").touch()
+    with pytest.raises(BadRecordError, match="is empty"):
+        open_video(str(tmp_path / "empty.mp4"), where="")
 
 
 def test_videos_that_cannot_be_used(tmp_path: Path) -> None:
