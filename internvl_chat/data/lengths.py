@@ -37,7 +37,7 @@ BAD = -1
 """Length of a record that cannot be trained on."""
 _CHUNK_RECORDS = 512
 _PARALLEL_FROM = 4096
-_FORMAT = 1  # of the cache; raise when counting or its layout changes
+_FORMAT = 2  # of the cache; raise when counting or its layout changes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
+from internvl_chat.data.encodings import UTF8, decode, encoding_of
 from internvl_chat.data.storage import exists, is_url
 from internvl_chat.errors import DatasetError, printable
 from internvl_chat.model.suggestions import close_names, suggest
@@ -165,14 +166,14 @@ def _parse(path: Path) -> tuple[_Table, list[MetaProblem], list[MetaProblem]]:
     except (OSError, ValueError) as err:  # a null character in the path is a ValueError
         return [], [one(f"cannot be read: {err}.", "Check the path and its permissions.")], []
     warnings = []
-    encoding = "utf-8-sig"
-    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-        encoding = "utf-16"
-        warnings.append(one("the file is in UTF-16.", "Save it as UTF-8.", code="UTF16"))
+    encoding = encoding_of(raw[:4])
+    if encoding != UTF8:
+        shown = f"the file is in {encoding.upper()}."
+        warnings.append(one(shown, "Save it as UTF-8.", code="UTF16"))
     try:
-        text = raw.decode(encoding)
+        text = decode(raw)
     except UnicodeDecodeError as err:
-        return [], [one(f"not UTF-8 ({err}).", "Re-encode the file.")], []
+        return [], [one(f"not {encoding.upper()} ({err}).", "Re-encode the file.")], []
     if not text.strip():
         return [], [one("the meta file is empty.", "Describe a dataset in it.")], warnings
     try:

@@ -424,7 +424,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("schema", ("SCHEMA",), _schema),
     Kind("bad JSON", ("JSON",), _bad_json, in_array=False),
     Kind("not UTF-8", ("NOT_UTF8",), _not_utf8, in_array=False),
-    Kind("NaN", ("NAN",), _nan, in_array=False),
+    Kind("NaN", ("NAN",), _nan),
     Kind("media under another key", ("MEDIA_KEY",), _media_key),
     Kind(
         "unknown key",

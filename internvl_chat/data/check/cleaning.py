@@ -38,7 +38,7 @@ class _CleanedDataset:
     replacements: IO[bytes]
     """Lines in place of records, in their order."""
     num_kept: int = 0
-    told: Counter[str] = field(default_factory=Counter)
+    tally: Counter[str] = field(default_factory=Counter)
 
 
 class Cleaner:
@@ -107,7 +107,7 @@ class Cleaner:
             path = self.out / f"{_file_name(name, table, self.out)}.jsonl"
             dataset.num_kept = _write_lines(dataset, path)
             total = len(dataset.file)
-            told = ", ".join(f"{count} {what}" for what, count in sorted(dataset.told.items()))
+            told = ", ".join(f"{count} {what}" for what, count in sorted(dataset.tally.items()))
             lines.append(
                 f"{name}: {dataset.num_kept} of {total} records kept; {told or 'as it was'}"
             )
@@ -126,7 +126,7 @@ class Cleaner:
     def _tell_record(
         self, dataset: _CleanedDataset, record: int, action: Action, code: str, done: str
     ) -> None:
-        dataset.told[f"{code} {action}"] += 1
+        dataset.tally[f"{code} {action}"] += 1
         line = dataset.file.line(record)
         self._tell(dataset.spec.name, dataset.file.path, line, action, code, done)
 

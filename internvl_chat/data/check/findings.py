@@ -49,7 +49,7 @@ def finding(
 
 
 @dataclass
-class DatasetCounts:
+class CheckedCounts:
     """A row of the table."""
 
     dataset: str
@@ -65,6 +65,6 @@ class DatasetCounts:
     num_images: int
 
     @classmethod
-    def before(cls, dataset: str, num_records: int, *, counts_tokens: bool) -> DatasetCounts:
+    def before(cls, dataset: str, num_records: int, *, counts_tokens: bool) -> CheckedCounts:
         """Of a dataset of which no record was looked at yet."""
         return cls(dataset, num_records, 0, 0, 0, 0 if counts_tokens else None, 0)

@@ -95,13 +95,16 @@ class RecordChecker:
         self._salt = dataset.to_bytes(8, "little")
         self._root = os.path.abspath(spec.root or ".")
 
+    def span(self, span: tuple[int, int]) -> ChunkFindings:
+        """:meth:`chunk` of (first, last)."""
+        return self.chunk(*span)
+
     def chunk(self, first: int, last: int) -> ChunkFindings:
         """Check records ``first`` to ``last`` (exclusive)."""
         chunk = ChunkFindings(first, states=bytearray(last - first))
         found: dict[int, list[Found]] = {}
         waiting: list[_Waiting] = []
-        for number in range(first, last):
-            raw, where = self.file.read(number)
+        for number, (raw, where) in enumerate(self.file.read_range(first, last), first):
             found[number] = self._record(raw, where, number, chunk, waiting)
         if self.encoder is not None and waiting:
             self._count(self.encoder, waiting, chunk, found)

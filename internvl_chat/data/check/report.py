@@ -9,7 +9,7 @@ from typing import Final
 import orjson
 
 from internvl_chat.data.check.codes import check_of
-from internvl_chat.data.check.findings import DatasetCounts, Finding
+from internvl_chat.data.check.findings import CheckedCounts, Finding
 
 _EXAMPLES: Final = 3
 _HEADER: Final = ("dataset", "records", "ok", "warnings", "errors", "tokens", "images")
@@ -44,7 +44,7 @@ class Examples:
         return check_of(code).severity != "error", -self._counts[code], code
 
 
-def counts_table(rows: Sequence[DatasetCounts]) -> str:
+def counts_table(rows: Sequence[CheckedCounts]) -> str:
     """The table dataset × counts, with a sum where there are several."""
     lines = [_HEADER, *(_cells(row) for row in rows)]
     if len(rows) > 1:
@@ -63,15 +63,15 @@ def as_json(one: Finding) -> str:
     return orjson.dumps(asdict(one)).decode()
 
 
-def _cells(row: DatasetCounts) -> tuple[str, ...]:
+def _cells(row: CheckedCounts) -> tuple[str, ...]:
     tokens = "-" if row.num_tokens is None else str(row.num_tokens)
     numbers = (row.num_records, row.num_ok, row.num_warned, row.num_bad)
     return (row.dataset, *map(str, numbers), tokens, str(row.num_images))
 
 
-def _sum(rows: Sequence[DatasetCounts]) -> DatasetCounts:
+def _sum(rows: Sequence[CheckedCounts]) -> CheckedCounts:
     counted = [row.num_tokens for row in rows if row.num_tokens is not None]
-    return DatasetCounts(
+    return CheckedCounts(
         dataset="all",
         num_records=sum(row.num_records for row in rows),
         num_ok=sum(row.num_ok for row in rows),

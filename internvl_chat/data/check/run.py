@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import multiprocessing
-import os
 import tempfile
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +15,7 @@ from internvl_chat.config import DataConfig
 from internvl_chat.data.annotations import AnnotationFile
 from internvl_chat.data.check.cleaning import Cleaner
 from internvl_chat.data.check.duplicates import HashRuns, dataset_and_record
-from internvl_chat.data.check.findings import DatasetCounts, Finding, finding
+from internvl_chat.data.check.findings import CheckedCounts, Finding, finding
 from internvl_chat.data.check.records import (
     BAD_RECORD,
     NO_HASH,
@@ -30,7 +25,9 @@ from internvl_chat.data.check.records import (
     RecordChecker,
 )
 from internvl_chat.data.encode import Encoder, marks_of
+from internvl_chat.data.encodings import UTF8
 from internvl_chat.data.meta import DatasetSpec, read_meta
+from internvl_chat.data.processes import forked_map, usable_cores
 from internvl_chat.errors import DatasetError
 from internvl_chat.model.templates import find_template
 
@@ -43,10 +40,6 @@ _CHUNK_RECORDS: Final = 1024
 _DECODED_CHUNK: Final = 32
 _PARALLEL_FROM: Final = 4096
 _DECODED_PARALLEL_FROM: Final = 128
-_MAX_PROCESSES: Final = 32
-_CHUNKS_AHEAD: Final = 4
-"""Chunks a process may be ahead: bounds what waits to be told."""
-_UTF16_MARKS: Final = (b"\xff\xfe", b"\xfe\xff", b"{\0", b"[\0", b"\0{", b"\0[")
 
 
 @dataclass
@@ -55,7 +48,7 @@ class CheckedDataset:
 
     spec: DatasetSpec
     file: AnnotationFile
-    counts: DatasetCounts
+    counts: CheckedCounts
     states: np.ndarray
     """(n,) uint8 state of each record, on disk."""
 
@@ -162,13 +155,20 @@ class DataCheck:
         try:
             file = AnnotationFile(spec.annotation)
         except DatasetError as err:
-            where = err.where or spec.annotation
-            told = finding("ANNOTATION", err.problem, err.fix, dataset=spec.name, file=where)
+            named = (err.where or "").removeprefix(f"{spec.annotation}:")
+            told = finding(
+                "ANNOTATION",
+                err.problem,
+                err.fix,
+                dataset=spec.name,
+                file=spec.annotation,
+                line=int(named) if named.isdecimal() else None,
+            )
             self._note(told)
             yield told
             return
-        if _is_utf16(spec.annotation):
-            message = "the annotation file is in UTF-16"
+        if file.encoding != UTF8:
+            message = f"the annotation file is in {file.encoding.upper()}"
             told = finding("UTF16", message, dataset=spec.name, file=spec.annotation)
             self._note(told)
             yield told
@@ -184,7 +184,7 @@ class DataCheck:
             self._note(told)
             yield told
         has_encoder = self.encoder is not None
-        counts = DatasetCounts.before(spec.name, len(file), counts_tokens=has_encoder)
+        counts = CheckedCounts.before(spec.name, len(file), counts_tokens=has_encoder)
         path = folder / f"states{len(self.datasets)}"
         states = np.memmap(path, dtype=np.uint8, mode="w+", shape=(len(file),))
         self.datasets.append(CheckedDataset(spec, file, counts, states))
@@ -225,30 +225,12 @@ class DataCheck:
         total = len(self.datasets[number].file)
         size = _DECODED_CHUNK if self.decode else _CHUNK_RECORDS
         spans = [(first, min(first + size, total)) for first in range(0, total, size)]
-        checker = self.checker(number)
         num_processes = self.num_processes
         if num_processes is None:
-            cores = min(len(os.sched_getaffinity(0)), _MAX_PROCESSES)
             enough = _DECODED_PARALLEL_FROM if self.decode else _PARALLEL_FROM
-            num_processes = cores if total >= enough else 1
-        if min(num_processes, len(spans)) <= 1:
-            for first, last in spans:
-                yield checker.chunk(first, last)
-            return
-        # Forked: the children share tokenizer and maps; they use neither threads nor devices.
-        with ProcessPoolExecutor(
-            min(num_processes, len(spans)),
-            mp_context=multiprocessing.get_context("fork"),
-            initializer=_adopt,
-            initargs=(checker,),
-        ) as pool:
-            waiting: deque[Future[ChunkFindings]] = deque()
-            for first, last in spans:
-                if len(waiting) >= _CHUNKS_AHEAD * num_processes:
-                    yield waiting.popleft().result()
-                waiting.append(pool.submit(_adopted_chunk, first, last))
-            while waiting:
-                yield waiting.popleft().result()
+            num_processes = usable_cores() if total >= enough else 1
+        work = self.checker(number).span
+        yield from forked_map(work, spans, num_processes=min(num_processes, len(spans)))
 
     def _duplicates(self, runs: HashRuns, code: str, what: str) -> Iterator[Finding]:
         for place, first in runs.duplicates():
@@ -267,23 +249,3 @@ class DataCheck:
                 file=checked.file.path,
                 line=checked.file.line(record),
             )
-
-
-def _is_utf16(path: str) -> bool:
-    with contextlib.suppress(OSError), open(path, "rb") as handle:
-        return handle.read(2) in _UTF16_MARKS
-    return False
-
-
-_adopted: RecordChecker | None = None
-
-
-def _adopt(checker: RecordChecker) -> None:
-    global _adopted
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # of this child: the processes are parallel
-    _adopted = checker
-
-
-def _adopted_chunk(first: int, last: int) -> ChunkFindings:
-    assert _adopted is not None, "the pool's initializer has run"
-    return _adopted.chunk(first, last)

@@ -91,7 +91,7 @@ def test_a_killed_count_is_continued(
         *(".json", ".lock", ".lock", ".npy", ".offsets")
     ]
     assert len(whole[2]) == 4
-    assert whole[3] == (0, 3, {"the text holds a literal <img>": NUM_RECORDS - 4})
+    assert whole[3] == (0, 3, {"IMG_TAG: the text holds a literal <img>": NUM_RECORDS - 4})
 
 
 def _count_and_die(path: Path, after_chunks: int, num_processes: int) -> None:

@@ -98,7 +98,7 @@ def test_the_meta_is_told_and_the_rest_checked(
     findings = told(check(meta))
     where = {"ANNOTATION": {"meta.json", "empty.jsonl", "object.json"}}
     for code, dataset, file, line in findings[: len(codes)]:
-        assert (dataset, line) == ("first", None)
+        assert (dataset, line) == ("first", 1 if file == "object.json" else None)
         assert file in where.get(code, {"meta.json"})
     assert [code for code, *_ in findings] == [*codes, "SCHEMA"]
     assert findings[-1] == ("SCHEMA", "second", "b.jsonl", 3)
@@ -114,6 +114,21 @@ def test_a_meta_that_is_none(tmp_path: Path, text: str, line: int | None) -> Non
     if line is not None:
         assert told(check(tmp_path / "meta.json")) == [("META_FILE", None, "meta.json", line)]
     assert told(check(tmp_path / "gone.json")) == [("META_FILE", None, "gone.json", None)]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_other_encodings_are_read_and_told(folder: Path, encoding: str) -> None:
+    records = rows(0, 3)
+    records[2]["conversations"][1]["value"] = ""
+    text = "\n".join(json.dumps(record) for record in records)
+    (folder / "a.jsonl").write_bytes(text.encode(encoding))
+    meta = folder / "meta.json"
+    meta.write_bytes(json.dumps({"x": entry("a.jsonl")}).encode(encoding))
+    assert told(check(meta)) == [
+        ("UTF16", None, "meta.json", None),
+        ("UTF16", "x", "a.jsonl", None),
+        ("EMPTY_ANSWER", "x", "a.jsonl", 3),
+    ]
 
 
 def test_datasets_of_one_name_are_both_checked(folder: Path) -> None:
