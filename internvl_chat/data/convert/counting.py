@@ -25,6 +25,7 @@ from internvl_chat.data.convert.files import (
 from internvl_chat.data.convert.notes import UnfitRecordError
 from internvl_chat.data.meta import load_meta
 from internvl_chat.errors import DatasetError
+from internvl_chat.model.constants import IMAGE_TAG
 
 _UNIT_BOX = re.compile(r"\[\s*\d?\.\d+(?:\s*,\s*[\d.]+){3}\s*\]")
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
@@ -96,7 +97,7 @@ class DatasetCounts:
         self.rounds.add(sum(turn.speaker == "gpt" for turn in own.turns))
         for turn in own.turns:
             kind = "answer" if turn.speaker == "gpt" else "question"
-            text = turn.text.replace("<image>", "").strip()
+            text = turn.text.replace(IMAGE_TAG, "").strip()
             self.words[kind].add(count_words(text))
             self.characters[kind].add(len(text))
             self.num_boxes += sum(map(len, tagged_boxes(text))) if "<box>" in text else 0

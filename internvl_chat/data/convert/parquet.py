@@ -16,6 +16,7 @@ from internvl_chat.data.convert.notes import Notes, UnfitRecordError
 from internvl_chat.data.convert.openai import from_openai
 from internvl_chat.data.convert.sharegpt import as_list, from_sharegpt
 from internvl_chat.errors import ConfigError, DatasetError
+from internvl_chat.model.constants import IMAGE_TAG
 
 _ROWS_AT_A_TIME = 32  # a row may hold megabytes of images
 _EXTRA = "extra"
@@ -144,7 +145,7 @@ def _of_pairs(pairs: Any, notes: Notes) -> list[Row]:
 
 def _tag_first(row: Row, images: Sequence[Any]) -> None:
     messages = row["messages"]
-    if messages and images and not any("<image>" in str(one["content"]) for one in messages):
+    if messages and images and not any(IMAGE_TAG in str(one["content"]) for one in messages):
         messages[0]["content"] = "<image>\n" * len(images) + messages[0]["content"]
 
 
