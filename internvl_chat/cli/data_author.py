@@ -103,6 +103,9 @@ def import_(
     train_masked: Annotated[
         bool, typer.Option("--train-masked", help="Learn answers marked as not to be learned.")
     ] = False,
+    sizes: Annotated[
+        bool, typer.Option("--sizes", help="State width and height, read from images' headers.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make records and a meta JSON out of another format; what is left out is told.
@@ -126,6 +129,7 @@ def import_(
         group_column=group,
         reference_split=split,
         train_masked=train_masked,
+        state_sizes=sizes,
     )
     with bar("importing") as progress:
         report = import_records(plan, progress)

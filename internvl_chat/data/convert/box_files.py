@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from internvl_chat.data.boxes import BoxForm, convert_boxes
 from internvl_chat.data.convert.files import (
@@ -24,13 +21,12 @@ from internvl_chat.data.convert.files import (
     refuse_existing,
     require_file,
 )
+from internvl_chat.data.convert.media import shown_size
 from internvl_chat.data.json2jsonl import iterate_array
 from internvl_chat.errors import ConfigError, DatasetError
 
 MAX_LISTED = 1000
 _SHOWN = 20
-_ORIENTATION_TAG = 0x0112
-_ROTATED = (5, 6, 7, 8)
 
 
 @dataclass
@@ -180,7 +176,7 @@ def _size(
     images = [images] if isinstance(images, str) else images
     sizes = _stated_sizes(record)
     if not sizes and root is not None and all(isinstance(path, str) for path in images):
-        sizes = {_header_size(root, path) for path in images}
+        sizes = {shown_size(root / path) for path in images}
     if None in sizes or not sizes:
         fix = "its image cannot be opened" if root is not None else "give --root"
         report.leave(where, f"pixels need width and height, which it does not state; {fix}")
@@ -201,14 +197,3 @@ def _stated_sizes(record: Mapping[str, Any]) -> set[tuple[float, float] | None]:
     ):
         return set()
     return set(zip(widths, heights, strict=True))
-
-
-def _header_size(root: Path, path: str) -> tuple[float, float] | None:
-    """Size as a viewer shows the image, turned by its EXIF orientation: boxes are drawn there."""
-    try:
-        with Image.open(os.path.join(root, path)) as image:
-            width, height = image.size
-            rotated = image.getexif().get(_ORIENTATION_TAG) in _ROTATED
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None
-    return (height, width) if rotated else (width, height)

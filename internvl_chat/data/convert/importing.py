@@ -65,6 +65,8 @@ class ImportPlan:
     """Of tables: rows that follow each other and agree in it are one conversation."""
     reference_split: str
     train_masked: bool
+    state_sizes: bool
+    """Read the headers of named images and state their sizes."""
 
 
 @dataclass
@@ -120,7 +122,7 @@ def import_records(plan: ImportPlan, progress: Progress = no_progress) -> Import
     root = plan.image_root or (plan.source if plan.source.is_dir() else plan.source.parent)
     notes = Notes()
     rows, convert = _reader(plan, notes, progress)
-    run = _Import(notes, store, ImageRoot(root))
+    run = _Import(notes, store, ImageRoot(root), plan.state_sizes)
     with ExitStack() as stack:
         run.out = stack.enter_context(record_file(plan.target))
         run.open_left = lambda: stack.enter_context(record_file(left_path))
@@ -149,7 +151,10 @@ class _Import:
     out: RecordFile
     open_left: Callable[[], RecordFile]
 
-    def __init__(self, notes: Notes, store: ImageStore, named: ImageRoot) -> None:
+    def __init__(
+        self, notes: Notes, store: ImageStore, named: ImageRoot, states_sizes: bool
+    ) -> None:
+        self.states_sizes = states_sizes
         self.notes = notes
         self.store = store
         self.named = named
@@ -173,13 +178,16 @@ class _Import:
 
     def _finish(self, draft: Draft) -> Row:
         """Write embedded images, look for named ones."""
-        paths, sizes = [], []
+        paths: list[str] = []
+        sizes: list[tuple[int, int]] = []
         for image in draft.images:
             if isinstance(image, EmbeddedImage):
                 path, size = self.store.write(image)
                 sizes.append(size)
             else:
                 path = self.named.check(image, self.notes)
+                found = self.named.size(path) if self.states_sizes else None
+                sizes += [] if found is None else [found]
             paths.append(path)
         draft.images = paths
         if draft.video is not None:

@@ -21,6 +21,8 @@ from internvl_chat.data.convert.notes import Notes, UnfitRecordError
 from internvl_chat.files import written_aside
 
 _DATA_URL: Final = re.compile(r"data:(?P<type>[^;,]*)(?P<options>(?:;[^,]*)?),", re.IGNORECASE)
+_ORIENTATION_TAG: Final = 0x0112
+_TURNED: Final = (5, 6, 7, 8)
 _ENDINGS: Final = {
     "JPEG": ".jpg",
     "MPO": ".jpg",
@@ -119,6 +121,23 @@ def _identify(raw: bytes) -> tuple[str, tuple[int, int]] | None:
     return _ENDINGS.get(image.format or "", f".{(image.format or 'img').lower()}"), image.size
 
 
+def shown_size(path: Path) -> tuple[int, int] | None:
+    """(width, height) of a file as a viewer shows it, turned by its EXIF orientation.
+
+    Returns:
+        None if Pillow opens no image there.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                width, height = image.size
+                turned = image.getexif().get(_ORIENTATION_TAG) in _TURNED
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    return (height, width) if turned else (width, height)
+
+
 class ImageStore:
     """The folder that embedded images are written to, each once, named by its content.
 
@@ -181,6 +200,10 @@ class ImageRoot:
         if not os.path.exists(joined):
             notes.remarks["named files that do not exist below the root"] += 1
         return path
+
+    def size(self, path: str) -> tuple[int, int] | None:
+        """As :func:`shown_size`."""
+        return shown_size(Path(self._root, path))
 
     def read(self, path: str) -> bytes:
         """The bytes of an image.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from PIL import Image
 
 from internvl_chat.data.convert.conversations import Row
 from internvl_chat.data.convert.files import (
@@ -25,6 +23,7 @@ from internvl_chat.data.convert.files import (
     refuse_existing,
 )
 from internvl_chat.data.convert.importing import ImportPlan, import_records
+from internvl_chat.data.convert.media import shown_size
 from internvl_chat.data.convert.meta_entry import add_to_meta, meta_entry
 from internvl_chat.data.convert.notes import Notes
 from internvl_chat.errors import ConfigError
@@ -32,7 +31,6 @@ from internvl_chat.files import written_aside
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 ANNOTATION, META, TABLE = "annotation.jsonl", "meta.json", "questions.csv"
-_ORIENTATION_TAG = 0x0112
 
 
 @dataclass
@@ -127,6 +125,7 @@ def _filled(
         group_column=None,
         reference_split="train",
         train_masked=False,
+        state_sizes=True,
     )
     with _set_aside(_untouched(annotation, meta, dataset, folder)):
         report = import_records(plan, progress)
@@ -174,7 +173,7 @@ def _empty(
         rows = csv.writer(file)
         rows.writerow(["image", "question", "answer"])
         for number, path in enumerate(images, start=1):
-            size = _shown_size(folder / path)
+            size = shown_size(folder / path)
             if size is None:
                 unreadable.append(path)
                 continue
@@ -200,19 +199,6 @@ def _empty_record(path: str, size: tuple[int, int], question: str) -> Row:
     turns = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": ""}]
     width, height = size
     return {"id": path, "image": path, "width": width, "height": height, "conversations": turns}
-
-
-def _shown_size(path: Path) -> tuple[int, int] | None:
-    """(width, height) as a viewer shows the image; None if it is none."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                width, height = image.size
-                turned = image.getexif().get(_ORIENTATION_TAG, 1) >= 5
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None
-    return (height, width) if turned else (width, height)
 
 
 def _untouched(annotation: Path, meta: Path, dataset: str, folder: Path) -> list[Path]:

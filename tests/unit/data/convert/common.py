@@ -56,6 +56,7 @@ def bring_in(
     group: str | None = None,
     split: str = "train",
     train_masked: bool = False,
+    state_sizes: bool = False,
 ) -> ImportReport:
     return import_records(
         ImportPlan(
@@ -70,6 +71,7 @@ def bring_in(
             group_column=group,
             reference_split=split,
             train_masked=train_masked,
+            state_sizes=state_sizes,
         )
     )
 

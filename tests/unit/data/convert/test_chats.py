@@ -16,6 +16,7 @@ from internvl_chat.errors import ConfigError, DatasetError
 from tests.unit.data.convert.common import (
     Row,
     bring_in,
+    png,
     png_url,
     read_rows,
     send_out,
@@ -287,6 +288,20 @@ def test_keys_and_paths_are_told(tmp_path: Path) -> None:
     text = report.as_text()
     assert "carried on, not read by training: split (2)" in text
     assert "left out: name of a message (1)" in text
+
+
+def test_sizes_are_read_from_headers_if_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png())
+    rows: list[Row] = [
+        {"image": "a.png", "conversations": says("?", "!")},
+        {"image": ["a.png", "a.png"], "conversations": says("?", "!")},
+        {"image": "no.png", "conversations": says("?", "!")},
+        {"image": "a.png", "width": 80, "conversations": says("?", "!")},
+    ]
+    source = write_rows(tmp_path / "in.jsonl", rows)
+    bring_in(source, tmp_path / "own.jsonl", "llava", state_sizes=True)
+    got = [(row.get("width"), row.get("height")) for row in read_rows(tmp_path / "own.jsonl")]
+    assert got == [(8, 4), ([8, 8], [4, 4]), (None, None), (80, None)]
 
 
 def test_a_meta_json_is_merged_into(tmp_path: Path) -> None:

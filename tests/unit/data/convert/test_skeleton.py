@@ -55,6 +55,7 @@ def test_a_skeleton_is_filled_in(photos: Path) -> None:
     report = init(photos, photos / "questions.csv")
     (got,) = read_rows(photos / "annotation.jsonl")
     assert [turn["value"] for turn in got["conversations"]] == ["<image>\nWhat is it?", "A cat."]
+    assert (got["width"], got["height"]) == (20, 10)
     assert load_meta(photos / "meta.json")[0].length == 1
     assert report.notes.left_records == {"no answer": 1}
     assert report.unanswered == ["sub/ä,1.jpg"]

@@ -1,0 +1,1 @@
+"""The example of docs/custom_dataset.md: which bin does an object go to?"""
