@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
-from internvl_chat.chat.loading import load_model
+from internvl_chat.chat.loading import default_dtype, load_model
 from internvl_chat.chat.media import image_config_of
 from internvl_chat.checkpoint.load import require_complete, skeleton_of
 from internvl_chat.checkpoint.sources import read_chat_config
 from internvl_chat.evaluation.generate import ModelAnswerer
 from internvl_chat.evaluation.pixels import TileRule
 from internvl_chat.evaluation.settings import RunSettings
+from internvl_chat.evaluation.shared_weights import shared_weights
 from internvl_chat.train.distributed import DistributedState, agree
 
 logger = logging.getLogger(__name__)
@@ -34,14 +35,15 @@ def count_parameters(checkpoint: str) -> int:
 def open_model(settings: RunSettings, state: DistributedState) -> ModelAnswerer:
     """Load the model on this rank.
 
-    Weights are mapped and copied tensor by tensor; the first rank of a node goes ahead, so that
-    the others find the files in memory.
+    Weights are mapped and go to the device tensor by tensor; on a CPU the ranks of a machine share
+    one copy (:mod:`~internvl_chat.evaluation.shared_weights`).
     """
     _share_threads(state)
     agree(state, lambda: require_complete(settings.checkpoint))
-    model, tokenizer = agree(
-        state, lambda: load_model(settings.checkpoint, **_placement(settings, state))
-    )
+    placement = _placement(settings, state)
+    dtype = placement["dtype"] or default_dtype(state.device)
+    with shared_weights(settings.checkpoint, dtype, state) as path:
+        model, tokenizer = agree(state, lambda: load_model(path, **placement))
     images = image_config_of(model.config)
     if model.config.dynamic_image_size and not settings.dynamic and state.is_main:
         logger.warning(

@@ -243,7 +243,12 @@ def _how_it_asks(settings: RunSettings, plans: Sequence[Plan], answerer: Answere
         beams = plan.card["beams"]
         left = f"{len(plan.open_ids)} of {len(plan.questions)} questions to ask"
         lines.append(f"{plan.task.id}: {left}, num_beams {beams['num_beams']} ({beams['why']})")
-    if answerer.rows_at_once(1) == 1 and settings.batch_size is None:
+    if settings.batch_size is None and any(_batch_size(plan, settings) == 1 for plan in plans):
+        lines.append(
+            "one question at a time: of several beams close decisions are not noticed; "
+            "--batch-size n is faster, and answers may then depend on n"
+        )
+    elif answerer.rows_at_once(1) == 1 and settings.batch_size is None:
         lines.append(
             "one question at a time: in half precision a batch changes rounding, and with it "
             "answers; --batch-size n is faster and asks close decisions again alone"
@@ -293,7 +298,7 @@ def _ask(
     still_open.sort(key=estimated_length)  # every rank gets long and short ones
     mine = still_open[state.rank :: state.world_size]
     extra = min(int(plan.generation["max_new_tokens"]), 128)
-    batches = make_batches(mine, settings.batch_size, answerer.rows_at_once, extra)
+    batches = make_batches(mine, _batch_size(plan, settings), answerer.rows_at_once, extra)
     keywords = generate_keywords(plan.generation)
     workers = settings.workers
     if workers is None:
@@ -324,6 +329,12 @@ def _ask(
             progress.add(len(good) + len(bad))
             for line in lines if settings.shows_answers else ():
                 tell(f"{line.id}: {line.answer}")
+
+
+def _batch_size(plan: Plan, settings: RunSettings) -> int | None:
+    """Questions at a time; one with several beams, whose close decisions nobody notices."""
+    has_beams = plan.generation["num_beams"] > 1
+    return 1 if has_beams and settings.batch_size is None else settings.batch_size
 
 
 def _failed(question: Question, err: DatasetError, rank: int) -> Answered:

@@ -32,6 +32,8 @@ def start(case: dict[str, Any]) -> list[int]:
         pid = os.fork()
         if pid == 0:
             os.chdir(case["folder"])
+            os.makedirs("tmp", exist_ok=True)
+            os.environ["TMPDIR"] = os.path.abspath("tmp")
             log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(log, 1)
             os.dup2(log, 2)

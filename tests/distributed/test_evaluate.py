@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from internvl_chat.checkpoint.surgery.export import export
 from tests.support.evaluation.pope import write_pope
 from tests.support.training import ROOT, environment
 
@@ -35,6 +37,17 @@ CASES: dict[str, dict[str, Any]] = {
         "kill_at": sorted(RNG.sample(range(1, 30), 4)),
     },
 }
+BEAMS = ["--original-beams", "--max-new-tokens", "5"]
+"""Five, as the original asks models of this size under the rules of 2024."""
+CASES |= {
+    "beams": {"ranks": 1, "options": BEAMS},
+    "beams-batch": {"ranks": 1, "options": [*BEAMS, "--batch-size", "8"]},
+    "beams-two": {"ranks": 2, "options": BEAMS},
+    "half": {"ranks": 1, "options": [], "half": True},
+    "half-two": {"ranks": 2, "options": [], "half": True},
+}
+LIKE = {"beams-batch": "beams", "beams-two": "beams", "half-two": "half"}
+"""Case -> the one whose files it must have; else ``one``."""
 FILES = ("answers.jsonl", "score.json")
 
 
@@ -42,6 +55,8 @@ FILES = ("answers.jsonl", "score.json")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder a case."""
     root = tmp_path_factory.mktemp("evaluate")
+    half = root / "half-model/pretrained/internvl-chat-tiny"
+    export(str(ROOT / MODEL), str(half), dtype=torch.bfloat16)
     cases = []
     for name, case in CASES.items():
         folder = root / name
@@ -51,7 +66,11 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
             {
                 "folder": str(folder),
                 "ranks": case["ranks"],
-                "arguments": [str(ROOT / MODEL), "pope", *case["options"]],
+                "arguments": [
+                    str(half if case.get("half") else ROOT / MODEL),
+                    "pope",
+                    *case["options"],
+                ],
                 "kill_at": case.get("kill_at", []),
             }
         )
@@ -76,10 +95,11 @@ def folder_of(results: Path, name: str) -> Path:
     return results / name / "results/pretrained_internvl-chat-tiny/pope"
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name != "one"])
+@pytest.mark.parametrize("name", [name for name in CASES if name not in ("one", "beams", "half")])
 def test_files_are_those_of_one_by_one(results: Path, name: str) -> None:
+    """With beams, too; and where ranks share weights that are stored in another dtype."""
     for file in FILES:
-        wanted = (folder_of(results, "one") / file).read_bytes()
+        wanted = (folder_of(results, LIKE.get(name, "one")) / file).read_bytes()
         assert (folder_of(results, name) / file).read_bytes() == wanted, file
 
 
@@ -90,6 +110,22 @@ def test_answers_stand_in_the_datas_order_and_no_part_is_left(results: Path) -> 
         assert [line["id"] for line in lines] == [str(n) for n in range(3 * NUM_IMAGES)]
         assert all(set(line) == {"id", "prompt", "answer", "tokens"} for line in lines)
         assert not (folder / "parts").exists()
+
+
+def test_beams_are_asked_one_at_a_time_unless_a_batch_is_wanted(results: Path) -> None:
+    sizes = {}
+    for name in ("beams", "beams-two", "beams-batch"):
+        lines = (folder_of(results, name) / "timing.jsonl").open()
+        sizes[name] = {json.loads(line)["batch_size"] for line in lines}
+    assert sizes == {"beams": {1}, "beams-two": {1}, "beams-batch": {8, 4}}
+    card = json.loads((folder_of(results, "beams") / "run.json").read_text())
+    assert card["beams"]["num_beams"] == 5
+
+
+def test_shared_weights_leave_nothing_behind(results: Path) -> None:
+    log = (results / "half-two/log.txt").read_text()
+    assert "each rank holds a copy" not in log
+    assert list((results / "half-two/tmp").iterdir()) == []
 
 
 def test_a_killed_run_keeps_its_first_answers(results: Path) -> None:
