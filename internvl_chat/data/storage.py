@@ -135,6 +135,15 @@ def exists(place: str) -> bool:
     return True
 
 
+def is_folder(place: str) -> bool:
+    """Whether files may lie below a place: a folder, an archive, a folder in one, or a URL."""
+    if is_url(place):
+        return True
+    if os.path.isfile(place):
+        return archives.is_archive(place)
+    return exists(place)
+
+
 def _is_in_archive(place: str) -> bool:
     found = archives.split(place.rstrip("/"))
     try:

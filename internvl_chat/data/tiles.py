@@ -55,14 +55,13 @@ def count_tiles(size: tuple[float, float], config: ImageConfig, *, max_tiles: in
 def least_size(size: tuple[int, int], config: ImageConfig, *, max_tiles: int) -> tuple[int, int]:
     """The (width, height) that ``pixels.preprocess`` shrinks an image of this size to.
 
-    An image decoded no smaller loses nothing that its tiles could show.
+    An image decoded no smaller loses nothing that its tiles could show. One that is padded is
+    decoded whole: a reduced size is rounded, and its edges would lie elsewhere in the square.
     """
+    if config.pad2square:
+        return size
     columns, rows = grid_of(size, config, max_tiles) if config.dynamic_image_size else (1, 1)
-    width, height = columns * config.image_size, rows * config.image_size
-    if config.pad2square:  # the image fills a part of the square
-        longest = max(size)
-        return -(-width * size[0] // longest), -(-height * size[1] // longest)
-    return width, height
+    return columns * config.image_size, rows * config.image_size
 
 
 def grid_of(size: tuple[float, float], config: ImageConfig, max_tiles: int) -> tuple[int, int]:

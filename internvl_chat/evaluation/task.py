@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol, get_args
 from PIL import Image
 
 from internvl_chat.config import DecodeConfig
+from internvl_chat.data.storage import is_folder
 from internvl_chat.model.constants import IMAGE_TAG
 
 AS_STORED = DecodeConfig.as_stored()
@@ -150,7 +151,7 @@ class DataFile:
     def is_in(self, place: Path) -> bool:
         """Whether it, or a substitute, is below a folder."""
         paths = [place / one for one in (self.path, *self.substitutes)]
-        return any(one.is_dir() if self.is_folder else one.exists() for one in paths)
+        return any(is_folder(str(one)) if self.is_folder else one.exists() for one in paths)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -197,7 +197,12 @@ _MEDIA: Final = [
             'Check "root" in the meta JSON and the record\'s path.',
         ),
         ("UNREADABLE_FILE", "A file cannot be read.", "Check its permissions and the disk."),
-        ("FILE_TOO_LARGE", "A file is too large to be an image.", "Check what the file is."),
+        (
+            "FILE_TOO_LARGE",
+            "An image file has more than 2 GiB.",
+            "Save it in a compressed format.",
+        ),
+        ("EMPTY_FILE", "A file has no content.", "Download or copy the file again."),
         (
             "VIDEO_AS_IMAGE",
             'A video stands under "image".',
@@ -248,7 +253,8 @@ _MEDIA: Final = [
         (
             "EXIF_WITH_BOXES",
             "An image of a record with boxes is turned by its EXIF orientation.",
-            "Turn the pixels, remove the orientation, and check that the boxes fit.",
+            "Check that the boxes fit what is shown; if they are the stored image's, state its "
+            "width and height.",
         ),
     ),
 ]

@@ -21,7 +21,7 @@ from internvl_chat.data.annotations import AnnotationFile
 from internvl_chat.data.expand import expand_record
 from internvl_chat.data.meta import DatasetSpec, load_meta
 from internvl_chat.data.schema import BadRecordError, Record, parse_record
-from internvl_chat.data.storage import resolve_path
+from internvl_chat.data.storage import is_url, resolve_path
 from internvl_chat.data.video import expand_video_tag
 from internvl_chat.errors import ConfigError, DatasetError
 from internvl_chat.evaluation.joining import add_answer
@@ -152,7 +152,8 @@ def _spec_of_file(path: Path, root: str | os.PathLike[str] | None) -> DatasetSpe
 def _data_files(specs: Sequence[DatasetSpec]) -> tuple[DataFile, ...]:
     """The annotation files, then the folders that images and videos lie in."""
     files = [DataFile(path=spec.annotation, format=_FORMAT) for spec in specs]
-    roots = dict.fromkeys(os.path.abspath(spec.root or ".") for spec in specs)
+    on_disk = [spec.root for spec in specs if not is_url(spec.root)]
+    roots = dict.fromkeys(os.path.abspath(root or ".") for root in on_disk)
     folders = [
         DataFile(path=root, format="images and videos that the records name", is_folder=True)
         for root in roots
