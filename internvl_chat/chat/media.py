@@ -120,6 +120,7 @@ def load_video(
     image_size: int = 448,
     normalize_type: NormalizeType = "imagenet",
     video_backend: VideoBackend = "decord",
+    model: Any = None,
 ) -> tuple[Tensor, list[int]]:
     """Frames of a video, one tile each, from the middles of equal stretches of time.
 
@@ -130,6 +131,8 @@ def load_video(
         image_size: S.
         normalize_type: pixel statistics that the model was trained with.
         video_backend: library that reads video files.
+        model: of ``load_model``: frames are read as in its training, and size and statistics are
+            the model's.
 
     Returns:
         (num_segments, 3, S, S) float32 and ``num_patches_list``, a 1 for each frame.
@@ -138,7 +141,12 @@ def load_video(
         BadRecordError: no video, a damaged one, no frame, or a bound outside.
         ConfigError: the library is not installed.
     """
-    opened = video.open_video(path, where=path, backend=video_backend)
+    decode = DecodeConfig.as_stored()
+    if model is not None:
+        settings = image_config_of(model.config)
+        image_size, normalize_type = settings.image_size, settings.normalize_type
+        decode = settings.decode
+    opened = video.open_video(path, where=path, backend=video_backend, decode=decode)
     chosen = video.choose_frames(
         opened,
         clip=bound,

@@ -118,13 +118,8 @@ class ChatSession:
         Raises:
             BadRecordError: the file cannot be used.
         """
-        settings = image_config_of(self.model.config)
         tiles, counts = load_video(
-            path,
-            num_segments=num_segments,
-            image_size=settings.image_size,
-            normalize_type=settings.normalize_type,
-            video_backend=self.video_backend,
+            path, num_segments=num_segments, model=self.model, video_backend=self.video_backend
         )
         self._add(path, tiles, counts, expand_video_tag(f"{VIDEO_TAG}\n", len(counts)))
 

@@ -133,6 +133,7 @@ class SampleLoader:
             where=where,
             max_pixels=limit,
             backend=self.media.video_backend,
+            decode=self.media.images.decode,
         )
         chosen = choose_frames(
             video,

@@ -314,11 +314,9 @@ def _open(file: BinaryIO, where: str, path: str, max_pixels: int) -> Image.Image
             image = Image.open(file, formats=_known_formats())
     except UnidentifiedImageError as err:
         file.seek(0)
-        head = file.read(KIND_BYTES)
+        kind = kind_of(file.read(KIND_BYTES))
         raise BadRecordError(
-            "NOT_AN_IMAGE" if head else "EMPTY_FILE",
-            f"{path} is no image that can be read: it is {kind_of(head)}",
-            where=where,
+            "NOT_AN_IMAGE", f"{path} is no image that can be read: it is {kind}", where=where
         ) from err
     except _DECODE_ERRORS as err:
         told = _told(err)

