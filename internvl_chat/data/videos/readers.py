@@ -21,7 +21,7 @@ import struct
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Protocol
+from typing import Any, BinaryIO, Final, Literal, Protocol
 
 import numpy as np
 
@@ -430,26 +430,29 @@ class PyavReader:
     def _find(self, pts: int, number: int) -> Any:
         """The frame with this time stamp, from where the decoder stands or the key before it."""
         key = max((key for key in self._keys if key[0] <= pts), default=self._keys[0])
-        if (
-            self._decoded is None
-            or number < self._place
-            or self._number.get(key[0], 0) > self._place
-        ):
-            self._container.seek(key[1], stream=self._stream, backward=True)
-            self._decoded = self._container.decode(self._stream)
-        frame = _decode_until(pts, self._decoded)
-        if frame is None:  # containers without an index seek too far
-            self._container, self._stream = self._open()
-            self._decoded = self._container.decode(self._stream)
+        is_elsewhere = number < self._place or self._number.get(key[0], 0) > self._place
+        if self._decoded is None or is_elsewhere:
+            self._decoded = self._decoded_from(key[0])
+        for place in (None, key[1], "start"):  # some containers seek too far, by either stamp
+            if place is not None:
+                self._decoded = self._decoded_from(place)
             frame = _decode_until(pts, self._decoded)
-        if frame is not None:
-            self._refuse_corrupt(frame)
-            self._place = number + 1
-            return frame
+            if frame is not None:
+                self._refuse_corrupt(frame)
+                self._place = number + 1
+                return frame
         self._decoded = None
         self._log.refuse_damage()
         assert self.times is not None, "read() has asked"
         raise DamagedError(f"cannot be decoded: the frame at {self.times[number]:.2f} s is missing")
+
+    def _decoded_from(self, place: int | Literal["start"]) -> Iterator[Any]:
+        """Frames from the last key frame before this time stamp on, or from a fresh start."""
+        if place == "start":
+            self._container, self._stream = self._open()
+        else:
+            self._container.seek(place, stream=self._stream, backward=True)
+        return iter(self._container.decode(self._stream))
 
     def _refuse_corrupt(self, frame: Any) -> None:
         if frame.is_corrupt:
