@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -115,24 +116,24 @@ def load_image(
 def load_video(
     path: str,
     *,
+    model: Any = None,
     num_segments: int = 8,
     bound: tuple[float, float] | None = None,
     image_size: int = 448,
     normalize_type: NormalizeType = "imagenet",
     video_backend: VideoBackend = "decord",
-    model: Any = None,
 ) -> tuple[Tensor, list[int]]:
     """Frames of a video, one tile each, from the middles of equal stretches of time.
 
     Args:
         path: a video file, an animated GIF, WebP or PNG, or a folder of images.
+        model: of ``load_model``: frames are made tiles as in its training; the settings below that
+            are about images are the model's then.
         num_segments: number of frames; a shorter video repeats some.
         bound: start and end in seconds.
         image_size: S.
         normalize_type: pixel statistics that the model was trained with.
         video_backend: library that reads video files.
-        model: of ``load_model``: frames are read as in its training, and size and statistics are
-            the model's.
 
     Returns:
         (num_segments, 3, S, S) float32 and ``num_patches_list``, a 1 for each frame.
@@ -141,12 +142,17 @@ def load_video(
         BadRecordError: no video, a damaged one, no frame, or a bound outside.
         ConfigError: the library is not installed.
     """
-    decode = DecodeConfig.as_stored()
     if model is not None:
-        settings = image_config_of(model.config)
-        image_size, normalize_type = settings.image_size, settings.normalize_type
-        decode = settings.decode
-    opened = video.open_video(path, where=path, backend=video_backend, decode=decode)
+        config = replace(image_config_of(model.config), dynamic_image_size=False)
+    else:
+        config = ImageConfig.squeezed(
+            image_size=image_size,
+            max_tiles=1,
+            use_thumbnail=False,
+            normalize_type=normalize_type,
+            decode=DecodeConfig.as_stored(),
+        )
+    opened = video.open_video(path, where=path, backend=video_backend, decode=config.decode)
     chosen = video.choose_frames(
         opened,
         clip=bound,
@@ -155,8 +161,5 @@ def load_video(
         rng=None,
         where=path,
     )
-    tiles = [
-        load_image(frame, image_size=image_size, normalize_type=normalize_type)
-        for frame in opened.frames(chosen)
-    ]
+    tiles = [load_tiles(frame, config) for frame in opened.frames(chosen)]
     return torch.cat(tiles), [1] * len(tiles)

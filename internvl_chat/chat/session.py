@@ -119,7 +119,10 @@ class ChatSession:
             BadRecordError: the file cannot be used.
         """
         tiles, counts = load_video(
-            path, num_segments=num_segments, model=self.model, video_backend=self.video_backend
+            path,
+            model=self.model,
+            num_segments=num_segments,
+            video_backend=self.video_backend,
         )
         self._add(path, tiles, counts, expand_video_tag(f"{VIDEO_TAG}\n", len(counts)))
 

@@ -11,39 +11,31 @@ import os
 import random
 import re
 import stat
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
 from PIL import Image
 
-from internvl_chat.config import DecodeConfig, VideoBackend
-from internvl_chat.data.images import MAX_IMAGE_PIXELS, load_image
+from internvl_chat.config import MAX_IMAGE_PIXELS, DecodeConfig, VideoBackend
+from internvl_chat.data.file_kinds import KIND_BYTES, kind_of
+from internvl_chat.data.images import load_image
 from internvl_chat.data.schema import BadRecordError
+from internvl_chat.data.storage import is_url, read_bytes
 from internvl_chat.data.videos.animation import Animation, is_animation
 from internvl_chat.data.videos.process import VideoFile
 from internvl_chat.data.videos.times import FrameTimes, evenly_spread, spread_in_time
 from internvl_chat.model.constants import IMAGE_TAG, VIDEO_TAG
 
 _IMAGE_SUFFIXES: Final = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-_HEAD_BYTES: Final = 1024
 _STILLS: Final = (
-    (re.compile(rb"\xff\xd8\xff"), "a JPEG image"),
-    (re.compile(rb"\x89PNG\r\n\x1a\n"), "a PNG image"),
-    (re.compile(rb"RIFF....WEBP", re.S), "a WebP image"),
-    (re.compile(rb"II\*\0|MM\0\*"), "a TIFF image"),
-    (re.compile(rb"BM....\0\0\0\0", re.S), "a BMP image"),
-    (re.compile(rb"....ftyp(heic|heix|hevc|mif1|msf1|avif|avis)", re.S), "a HEIC or AVIF image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"\x89PNG\r\n\x1a\n", "a PNG image"),
+    (b"II*\0", "a TIFF image"),
+    (b"MM\0*", "a TIFF image"),
+    (b"BM", "a BMP image"),
 )
-# A list of other files must not be followed: FFmpeg would open what it names.
-_TEXTS: Final = (
-    (re.compile(rb"\s*(<!doctype html|<html|<head|<\?xml[^>]*>\s*<!doctype html)", re.I), "HTML"),
-    (re.compile(rb"version https://git-lfs"), "a git-LFS pointer"),
-    (re.compile(rb"\s*(#EXTM3U|ffconcat|<MPD|\[playlist\])|<\?xml[^>]*>\s*<MPD"), "a playlist"),
-)
-_LFS: Final = "a git-LFS pointer"
-
-
 _AS_SHOWN: Final = DecodeConfig.as_shown()
 
 
@@ -71,64 +63,88 @@ def open_video(
     """Open a video file, an animated GIF, WebP or PNG, or a folder of images (natural order).
 
     Args:
-        path: what it is decides its content, not its name.
+        path: a file or folder on disk, a file in an archive, or a URL. What it is decides its
+            content, not its name.
         where: ``file:line``, for messages.
         max_pixels: frames with more are refused.
         backend: reads video files.
-        decode: how the files of a folder and the images of an animation become RGB; by default
-            as in new fine-tunes.
+        decode: how the images of an animation or a folder become RGB.
 
     Raises:
         BadRecordError: missing, unreadable, damaged, no video, or without a frame.
         ConfigError: the backend is not installed.
     """
+    place, copy = path, None
     try:
-        mode = os.stat(path).st_mode
+        if is_url(path) or not _is_on_disk(path):
+            copy = tempfile.NamedTemporaryFile()  # noqa: SIM115 - lives as long as the video
+            copy.write(read_bytes(path, where=where))
+            copy.flush()
+            place = copy.name
+        mode = os.stat(place).st_mode
         if stat.S_ISDIR(mode):
-            video: Video = _Folder(path, where, max_pixels, decode)
-        else:
-            if not stat.S_ISREG(mode):  # reading a pipe would wait for its other end
-                raise BadRecordError(
-                    "UNREADABLE_FILE",
-                    f"{path} is no file but a pipe, socket or device",
-                    where=where,
-                )
-            with open(path, "rb") as file:
-                head = file.read(_HEAD_BYTES)
+            return _with_frames(_Folder(path, where, max_pixels, decode), path, where)
+        if not stat.S_ISREG(mode):  # reading a pipe would wait for its other end
+            problem = f"cannot read {path}: it is no file but a pipe, socket or device"
+            raise BadRecordError("UNREADABLE_FILE", problem, where=where)
+        with open(place, "rb") as file:
+            head = file.read(KIND_BYTES)
             if is_animation(head):
-                video = Animation(path, where, max_pixels, decode)
-            else:
-                _refuse_other_kinds(path, head, where)
-                video = VideoFile(path, where, max_pixels, backend)
-    except OSError as err:
+                raw = head + file.read()
+                animation = Animation(raw, path, where, max_pixels=max_pixels, decode=decode)
+                return _with_frames(animation, path, where)
+    except (OSError, ValueError) as err:  # a NUL in the name is a ValueError
         raise _unreadable(path, err, where) from err
+    _refuse_other_kinds(path, head, where)
+    video = VideoFile(
+        place, shown=path, where=where, max_pixels=max_pixels, backend=backend, copy=copy
+    )
+    return _with_frames(video, path, where)
+
+
+def _is_on_disk(path: str) -> bool:
+    """Whether no part of the path is a file, as an archive is."""
+    try:
+        os.stat(path)
+    except NotADirectoryError:
+        return False
+    return True
+
+
+def _with_frames(video: Video, path: str, where: str) -> Video:
     if video.num_frames < 1:
         raise BadRecordError("EMPTY_VIDEO", f"{path} holds no frame", where=where)
     return video
 
 
-def _unreadable(path: str, err: OSError, where: str) -> BadRecordError:
+def _unreadable(path: str, err: OSError | ValueError, where: str) -> BadRecordError:
     if isinstance(err, FileNotFoundError):
         return BadRecordError("MISSING_FILE", f"no such file: {path}", where=where)
-    problem = f"cannot read {path}: {err.strerror or err}"
-    return BadRecordError("UNREADABLE_FILE", problem, where=where)
+    reason = (err.strerror if isinstance(err, OSError) else None) or err
+    return BadRecordError("UNREADABLE_FILE", f"cannot read {path}: {reason}", where=where)
 
 
 def _refuse_other_kinds(path: str, head: bytes, where: str) -> None:
-    """Raises:
-    BadRecordError: these first bytes are an image's or a text's.
+    """Refuse what is no video by its first bytes.
+
+    A list of other files, too (M3U8 and the like are text): FFmpeg would open what it names.
+
+    Raises:
+        BadRecordError: it is an image, a text, an archive, ...
     """
-    if not head:
-        raise BadRecordError("BROKEN_VIDEO", f"{path} is empty (0 bytes)", where=where)
-    for pattern, kind in _STILLS:
-        if pattern.match(head):
-            raise BadRecordError(
-                "NOT_A_VIDEO", f"{path} is {kind}, no video", where=where, fix='Name it as "image".'
-            )
-    for pattern, kind in _TEXTS:
-        if pattern.match(head):
-            fix = "Fetch the file itself (git lfs pull)." if kind == _LFS else "Fetch it again."
-            raise BadRecordError("NOT_A_VIDEO", f"{path} is {kind}, no video", where=where, fix=fix)
+    still = next((kind for magic, kind in _STILLS if head.startswith(magic)), None)
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        still = "a WebP image"
+    kind = kind_of(head)
+    if still is None and ("HEIC" in kind or "AVIF" in kind):
+        still = kind
+    if still is not None:
+        problem, fix = f"{path} is no video: it is {still}", 'Name it as "image".'
+    elif "video" in kind or kind.startswith(("of an unknown", "a RIFF file")):
+        return
+    else:
+        problem, fix = f"{path} is no video: it is {kind}", None
+    raise BadRecordError("NOT_A_VIDEO", problem, where=where, fix=fix)
 
 
 def choose_frames(

@@ -133,7 +133,7 @@ def frame_indices(
 
 
 def load_frames(clip: VideoClip, decode: DecodeConfig = AS_STORED) -> list[Image.Image]:
-    """The frames of a clip, RGB; ``decode`` is the rule for a folder's files.
+    """The frames of a clip, RGB; ``decode`` is the rule for images, of a folder or a GIF.
 
     Raises:
         BadRecordError: missing, unreadable, or bounds outside the video.

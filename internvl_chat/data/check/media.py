@@ -177,7 +177,7 @@ class MediaChecker:
         if not self.decode:
             look_at_file(path, where=where, max_pixels=limit, is_video=True)
             return None
-        video = open_video(path, where=where, max_pixels=limit)
+        video = open_video(path, where=where, max_pixels=limit, backend=self.media.video_backend)
         chosen = self.chosen_frames(video, record, where)
         video.frames(chosen)
         return len(chosen)
@@ -186,7 +186,12 @@ class MediaChecker:
         """As :meth:`video`, without decoding the frames."""
         assert record.video is not None
         path = self.path(record.video, where)
-        video = open_video(path, where=where, max_pixels=self.media.max_image_pixels)
+        video = open_video(
+            path,
+            where=where,
+            max_pixels=self.media.max_image_pixels,
+            backend=self.media.video_backend,
+        )
         return len(self.chosen_frames(video, record, where))
 
     def chosen_frames(self, video: object, record: Record | None, where: str) -> list[int]:

@@ -16,7 +16,6 @@ from PIL import Image, ImageSequence
 from internvl_chat.config import DecodeConfig
 from internvl_chat.data.images import open_image, to_rgb
 from internvl_chat.data.schema import BadRecordError
-from internvl_chat.data.storage import read_bytes
 from internvl_chat.data.videos.times import FrameTimes
 
 # Browsers and FFmpeg alike: what claims to be faster than that means "unset".
@@ -146,9 +145,10 @@ def _png(raw: bytes) -> list[int]:
 class Animation:
     """The images of a GIF, an animated WebP or PNG, with their own durations."""
 
-    def __init__(self, path: str, where: str, max_pixels: int, decode: DecodeConfig) -> None:
+    def __init__(
+        self, raw: bytes, path: str, where: str, *, max_pixels: int, decode: DecodeConfig
+    ) -> None:
         self._path, self._where, self._decode = path, where, decode
-        raw = read_bytes(path, where=where)
         try:
             durations = frame_milliseconds(raw)
             self._image = open_image(raw, where=where, path=path, max_pixels=max_pixels)
@@ -184,7 +184,9 @@ class Animation:
         try:
             for number, frame in enumerate(ImageSequence.Iterator(self._image)):
                 if number in wanted:
-                    found[number] = self._rgb(frame)
+                    found[number] = to_rgb(
+                        frame.copy(), where=self._where, path=self._path, decode=self._decode
+                    )
                 if number >= last:
                     break
             return [found[i] for i in indices]
@@ -193,9 +195,6 @@ class Animation:
         except _DAMAGE as err:
             problem = f"cannot be decoded: {err}" if str(err) else "cannot be decoded"
             raise self._error("BROKEN_IMAGE", problem) from err
-
-    def _rgb(self, frame: Image.Image) -> Image.Image:
-        return to_rgb(frame.copy(), where=self._where, path=self._path, decode=self._decode)
 
     def _error(self, code: str, problem: str) -> BadRecordError:
         return BadRecordError(code, f"{self._path} {problem}", where=self._where)

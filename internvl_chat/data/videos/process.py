@@ -148,13 +148,25 @@ class VideoFile:
 
     Args:
         path: a regular file.
+        shown: what messages call it.
         where: ``file:line``, for messages.
         max_pixels: larger frames are refused.
         backend: the library that reads it.
+        copy: an open temporary file that ``path`` names; closed with this.
     """
 
-    def __init__(self, path: str, where: str, max_pixels: int, backend: VideoBackend) -> None:
-        self._path, self._where, self._max_pixels, self._backend = path, where, max_pixels, backend
+    def __init__(
+        self,
+        path: str,
+        *,
+        shown: str,
+        where: str,
+        max_pixels: int,
+        backend: VideoBackend,
+        copy: object = None,
+    ) -> None:
+        self._path, self._where, self._max_pixels, self._backend = shown, where, max_pixels, backend
+        self._copy = copy
         seconds = TIME_LIMIT_SECONDS + os.path.getsize(path) // _BYTES_A_SECOND
         self._request = {
             "backend": backend,

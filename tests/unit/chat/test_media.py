@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -58,6 +59,16 @@ def test_frames_are_the_middles_of_equal_stretches() -> None:
     assert num_patches_list == [1] * 4
     for tile, frame in zip(tiles, (2, 7, 12, 17), strict=True):
         assert abs(grey(tile) - (10 + 12 * frame)) < 4
+
+
+def test_frames_become_one_tile_by_the_models_settings(tmp_path: Path) -> None:
+    Image.new("RGB", (300, 100), (255, 0, 0)).save(tmp_path / "1.png")
+    tiling = {"dynamic_image_size": True, "max_dynamic_patch": 6, "pad2square": True}
+    model = SimpleNamespace(config=InternVLChatConfig(force_image_size=28, **tiling))
+    tiles, counts = load_video(str(tmp_path), model=model, num_segments=2)
+    assert (tiles.shape, counts) == ((2, 3, 28, 28), [1, 1])
+    assert tiles[0, 0, 14, 14] > 2  # red across the middle
+    assert abs(float(tiles[0, 0, 1, 14])) < 0.1  # the mean colour above it, as in training
 
 
 def test_a_bound_in_seconds() -> None:

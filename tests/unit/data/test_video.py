@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import os
 import random
+import zipfile
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from internvl_chat.config import DecodeConfig
 from internvl_chat.data.schema import BadRecordError
 from internvl_chat.data.video import choose_frames, expand_video_tag, open_video
 from internvl_chat.data.videos.times import FrameTimes
@@ -175,16 +177,23 @@ def test_a_file_is_what_it_holds(tmp_path: Path) -> None:
         "lfs.mp4": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
         "list.mp4": b"#EXTM3U\n#EXTINF:10,\nfile:///etc/passwd\n",
         "concat.mp4": b"ffconcat version 1.0\nfile /etc/passwd\n",
+        "zeros.mp4": bytes(5000),
+        "empty.mp4": b"",
     }
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
     expected = {
-        **{f"{kind}.mp4": "an? .* image, no video" for kind in ("jpeg", "png", "webp", "bmp")},
-        "tiff.mp4": "a TIFF image, no video",
-        "html.mp4": "HTML, no video",
-        "lfs.mp4": "git-LFS pointer, no video",
-        "list.mp4": "a playlist",
-        "concat.mp4": "a playlist",
+        "jpeg.mp4": "it is a JPEG image",
+        "png.mp4": "it is a PNG image",
+        "webp.mp4": "it is a WebP image",
+        "bmp.mp4": "it is a BMP image",
+        "tiff.mp4": "it is a TIFF image",
+        "html.mp4": "it is an HTML page",
+        "lfs.mp4": "it is a git-LFS pointer",
+        "list.mp4": "it is text .begins '#EXTM3U'",
+        "concat.mp4": "it is text",
+        "zeros.mp4": "it is filled with zero bytes",
+        "empty.mp4": "it is an empty file",
     }
     for name, problem in expected.items():
         with pytest.raises(BadRecordError, match=problem) as caught:
@@ -201,9 +210,38 @@ def test_what_is_no_file(tmp_path: Path) -> None:
         with pytest.raises(BadRecordError, match=name) as caught:
             open_video(str(tmp_path / name), where="")
         assert caught.value.code == "UNREADABLE_FILE"
-    (tmp_path / "empty.mp4").touch()
-    with pytest.raises(BadRecordError, match="is empty"):
-        open_video(str(tmp_path / "empty.mp4"), where="")
+    with pytest.raises(BadRecordError, match="cannot read"):
+        open_video("a\0b.mp4", where="")
+
+
+def test_a_video_in_an_archive(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "films.zip", "w") as archive:
+        archive.write(GREYS, "a/greys.mp4")
+        archive.writestr("a/cut.mp4", GREYS.read_bytes()[:1500])
+    root = str(tmp_path / "films.zip")
+    video = open_video(f"{root}/a/greys.mp4", where="a.jsonl:3")
+    assert [image.size for image in video.frames([0, 19])] == [(64, 64)] * 2
+    with pytest.raises(BadRecordError, match=r"films\.zip/a/cut\.mp4"):
+        open_video(f"{root}/a/cut.mp4", where="a.jsonl:3")
+    with pytest.raises(BadRecordError) as caught:
+        open_video(f"{root}/a/gone.mp4", where="a.jsonl:3")
+    assert caught.value.code == "MISSING_FILE"
+
+
+def test_the_images_of_an_animation_follow_the_checkpoints_rule(tmp_path: Path) -> None:
+    """Transparent pixels: white, or the colour below as the published checkpoints have it."""
+    clear = [Image.new("RGBA", (8, 8), (level, 0, 0, 0)) for level in (10, 200)]
+    clear[1].putpixel((7, 7), (1, 2, 3, 255))  # an equal image would become none of its own
+    clear[0].save(tmp_path / "a.webp", save_all=True, append_images=clear[1:], exact=True)
+    clear[0].save(tmp_path / "1.png")
+    (tmp_path / "folder").mkdir()
+    clear[1].save(tmp_path / "folder" / "1.png")
+    for decode, colour in ((DecodeConfig.as_shown(), (255,) * 3), (DecodeConfig.as_stored(), None)):
+        for name in ("a.webp", "folder"):
+            video = open_video(str(tmp_path / name), where="", decode=decode)
+            pixel = video.frames([video.num_frames - 1])[0].getpixel((2, 2))
+            assert pixel == (colour or pixel)
+            assert (pixel == (255,) * 3) is (colour is not None)
 
 
 def test_videos_that_cannot_be_used(tmp_path: Path) -> None:
@@ -240,7 +278,7 @@ def test_a_damaged_mp4_file_is_a_bad_record(tmp_path: Path, kept: int) -> None:
 
     with pytest.raises(BadRecordError, match=r"cut\.mp4") as caught:
         read()
-    assert caught.value.code == "BROKEN_VIDEO"
+    assert caught.value.code == ("BROKEN_VIDEO" if kept else "NOT_A_VIDEO")
 
 
 def test_a_video_that_is_not_there(tmp_path: Path) -> None:

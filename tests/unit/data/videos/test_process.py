@@ -6,7 +6,6 @@ import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,10 +17,8 @@ from internvl_chat.errors import ConfigError
 GREYS = str(Path(__file__).parents[1] / "greys.mp4")
 
 
-def open_greys(**changes: Any) -> VideoFile:
-    return VideoFile(
-        **{"path": GREYS, "where": "", "max_pixels": 10**6, "backend": "decord"} | changes
-    )
+def open_greys() -> VideoFile:
+    return VideoFile(GREYS, shown="greys.mp4", where="", max_pixels=10**6, backend="decord")
 
 
 @pytest.fixture

@@ -209,6 +209,6 @@ def test_times_that_are_none() -> None:
 
 def test_a_still_of_another_kind_is_no_reader_matter(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "a.jpg")
-    with pytest.raises(BadRecordError, match="a JPEG image") as caught:
+    with pytest.raises(BadRecordError, match="it is a JPEG image") as caught:
         read(tmp_path / "a.jpg", "pyav")
     assert caught.value.code == "NOT_A_VIDEO"
