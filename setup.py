@@ -19,7 +19,14 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["internvl_chat", "internvl_chat.*"]),
-    package_data={"internvl_chat": ["py.typed", "model/presets/*.json", "evaluation/*.yaml"]},
+    package_data={
+        "internvl_chat": [
+            "py.typed",
+            "model/presets/*.json",
+            "evaluation/*.yaml",
+            "data/report/template/*",
+        ]
+    },
     install_requires=[
         "torch>=2.9",
         "transformers>=5.8,<6",
@@ -34,6 +41,7 @@ setup(
         "protobuf>=4",
         "safetensors>=0.5",
         "orjson>=3.9",
+        "jinja2>=3.1",
         "msgspec>=0.18",
         "numpy>=1.26",
         "typer>=0.29",

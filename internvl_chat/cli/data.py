@@ -10,6 +10,7 @@ import typer
 
 from internvl_chat.cli import data_author
 from internvl_chat.cli.data_check import check
+from internvl_chat.cli.data_report import report
 from internvl_chat.cli.options import VideoReader
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ _PUBLISHED_TOKENS = 256  # a tile of the published models: 448 pixels, patches o
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(check)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(report)
 data_author.register(app)
 
 Meta = Annotated[Path, typer.Argument(help="Meta JSON: the datasets.")]
@@ -58,6 +60,7 @@ def preview(
 ) -> None:
     """Show records exactly as training encodes them: ids, labels, text, image sizes.
 
+    What is supervised is green; without colours (a file, a pipe, NO_COLOR) it stands in {+…+}.
     Records that training would skip are reported on stderr; the exit code is then 3.
 
     Example: internvl-chat data preview meta.json --model pretrained/internvl-chat-tiny --index 0:3
@@ -79,6 +82,7 @@ def preview(
     )
     previews = load(config, loaded_tokenizer, dataset=dataset, index=index)
     console, exit_code = Console(soft_wrap=True), 0
+    marked = console.color_system is None or console.no_color
     while True:
         try:
             one = next(previews)
@@ -93,7 +97,7 @@ def preview(
         if as_json:
             typer.echo(json.dumps(one.as_dict(), ensure_ascii=False))
         else:
-            console.print(one.as_text(loaded_tokenizer))
+            console.print(one.as_text(loaded_tokenizer, marked=marked))
     raise typer.Exit(exit_code)
 
 

@@ -183,6 +183,34 @@ def tagged_boxes(text: str) -> list[list[Box]]:
     ]
 
 
+@dataclass(frozen=True)
+class PlacedBoxes:
+    """Boxes that stand together in a text."""
+
+    start: int
+    end: int
+    """Their characters are ``text[start:end]``."""
+    boxes: tuple[Box, ...]
+    """In 0-1, as written: corners may be out of order."""
+
+
+def placed_boxes(text: str) -> list[PlacedBoxes]:
+    """What a text says of places in an image: ``<box>`` elements and bare lists of 0-1, in order.
+
+    Elements that are no list of boxes in 0-1000 are left out.
+    """
+    if "[" not in text:
+        return []
+    readings = (_reading("1000", (1, 1)), _reading("unit", (1, 1)))
+    found = []
+    for match in _LIST.finditer(text):
+        reading = next((one for one in readings if one.refusal(match, text) is None), None)
+        if reading is not None:
+            boxes = tuple(reading.in_unit(box) for box in _boxes(match))
+            found.append(PlacedBoxes(match.start(), match.end(), boxes))
+    return found
+
+
 def shorten(text: str) -> str:
     """At most 60 characters, for a message."""
     return text if len(text) <= 60 else text[:57] + "..."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, Final
 
 from rich.text import Text
 
@@ -17,6 +17,9 @@ from internvl_chat.data.meta import DatasetSpec, load_meta
 from internvl_chat.errors import ConfigError
 from internvl_chat.model.constants import IGNORE_INDEX, IMG_CONTEXT_TOKEN
 from internvl_chat.model.suggestions import suggest
+
+MARKS: Final = ("{+", "+}")
+"""Before and behind what is supervised, as of words added in ``git diff --word-diff``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +48,20 @@ class Preview:
             "truncated": encoded.truncated,
         }
 
-    def as_text(self, tokenizer: Any) -> Text:
-        """For reading: what is supervised is green, runs of image tokens are shortened."""
+    def as_text(self, tokenizer: Any, *, marked: bool = False) -> Text:
+        """For reading: what is supervised is green, runs of image tokens are shortened.
+
+        Args:
+            tokenizer: that encoded it.
+            marked: also put what is supervised between MARKS, for where colours do not show.
+        """
+        opening, closing = MARKS if marked else ("", "")
         fields = self.as_dict()
         supervised = sum(label != IGNORE_INDEX for label in fields["labels"])
         shown = Text(f"{self.file}:{self.line}", style="bold")
         shown.append(
             f"  {self.dataset}\n{fields['length']} tokens, {supervised} supervised"
+            f"{f' ({opening}…{closing})' if marked else ''}"
             f"{', truncated' if fields['truncated'] else ''}; "
             f"{fields['num_images']} images {fields['image_sizes']}, "
             f"{fields['num_tiles']} tiles\n",
@@ -60,7 +70,10 @@ class Preview:
         pairs = zip(fields["input_ids"], fields["labels"], strict=True)
         for is_supervised, run in groupby(pairs, key=lambda pair: pair[1] != IGNORE_INDEX):
             text = tokenizer.decode([token for token, _ in run], skip_special_tokens=False)
-            shown.append(_shorten(text), style="green" if is_supervised else "")
+            if is_supervised:
+                shown.append(f"{opening}{_shorten(text)}{closing}", style="green")
+            else:
+                shown.append(_shorten(text))
         return shown
 
 
