@@ -38,7 +38,7 @@ class LayoutConversion:
     num_written: int = 0
     num_there: int = 0
     unreadable: list[str] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
+    asides: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """For programs."""
@@ -47,7 +47,7 @@ class LayoutConversion:
     def as_text(self) -> str:
         """For people."""
         lines = [f"{self.folder}: {self.num_written} written, {self.num_there} were there"]
-        lines += [f"  {remark}" for remark in self.remarks]
+        lines += [f"  {remark}" for remark in self.asides]
         if self.unreadable:
             lines.append(f"  cannot be read: {len(self.unreadable)}")
             lines += [f"    {told}" for told in self.unreadable[:20]]
@@ -148,7 +148,7 @@ def convert_synthdog(
         number += count
         progress(number, sum(num_rows))
     if compared.num_different:
-        report.remarks.append(f"{compared.num_different} texts differ from the annotation's")
+        report.asides.append(f"{compared.num_different} texts differ from the annotation's")
     return report
 
 
@@ -230,9 +230,9 @@ def _first_shards(shards: Sequence[Path], report: LayoutConversion) -> list[Path
     for shard in shards:
         match = _SHARD.fullmatch(shard.name)
         if match is None:
-            report.remarks.append(f"left aside, not a shard by its name: {shard}")
+            report.asides.append(f"left aside, not a shard by its name: {shard}")
         elif int(match[1]) >= NUM_SHARDS:
-            report.remarks.append(f"left aside, the guide uses 00000-00004: {shard}")
+            report.asides.append(f"left aside, the guide uses 00000-00004: {shard}")
         else:
             numbered.setdefault(int(match[1]), shard)
     missing = [number for number in range(max(numbered, default=-1)) if number not in numbered]
@@ -243,7 +243,7 @@ def _first_shards(shards: Sequence[Path], report: LayoutConversion) -> list[Path
             fix="Download it first.",
         )
     if len(numbered) < NUM_SHARDS:
-        report.remarks.append(f"{len(numbered)} of {NUM_SHARDS} shards are there")
+        report.asides.append(f"{len(numbered)} of {NUM_SHARDS} shards are there")
     return [numbered[number] for number in sorted(numbered)]
 
 

@@ -249,7 +249,7 @@ def test_synthdog_rows_become_numbered_images(playground: Path) -> None:
     assert before.conversions == ["SynthDoG-EN: Parquet files are there, images are missing"]
     report = convert_layout(playground)[0]
     assert report.num_written == 50
-    assert "left aside, the guide uses 00000-00004" in report.remarks[0]
+    assert "left aside, the guide uses 00000-00004" in report.asides[0]
     assert (folder / "images/00000042.jpg").read_bytes() == jpeg_of(42)
     assert check_layout(playground).is_complete
     (folder / "images/00000013.jpg").unlink()
