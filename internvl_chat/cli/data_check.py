@@ -52,7 +52,7 @@ def check(
     from internvl_chat.data.check.cleaning import Cleaner
     from internvl_chat.data.check.run import DataCheck
 
-    config, loaded = _config(str(meta), tokenizer, context.args)
+    config, loaded = check_settings(str(meta), tokenizer, context.args)
     cleaner = None if fix is None else Cleaner(fix)
     examples = report.Examples()
     with _progress() as progress:
@@ -72,7 +72,9 @@ def check(
     raise typer.Exit(1 if run.num_errors else 0)
 
 
-def _config(meta: str, tokenizer: Path | None, flags: Sequence[str]) -> tuple[DataConfig, Any]:
+def check_settings(
+    meta: str, tokenizer: Path | None, flags: Sequence[str]
+) -> tuple[DataConfig, Any]:
     """What a run with these flags would be told, and its tokenizer.
 
     Flags go before the checkpoint, the checkpoint before the defaults.

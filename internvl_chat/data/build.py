@@ -23,6 +23,7 @@ from internvl_chat.errors import DatasetError
 logger = logging.getLogger(__name__)
 
 _PROBES = 8  # records per dataset whose files are looked for before anything else
+_TOLD_REMARKS = 10  # per dataset, the most frequent first
 
 
 def build_train_dataset(
@@ -212,5 +213,5 @@ def _report(spec: DatasetSpec, counted: Lengths) -> None:
         counted.num_truncated,
         counted.num_dropped_leading_answers,
     )
-    for text, count in list(counted.warnings.items())[:3]:
+    for text, count in list(counted.warnings.items())[:_TOLD_REMARKS]:
         logger.warning('dataset "%s": %d records: %s', spec.name, count, text)

@@ -35,17 +35,7 @@ _METADATA: Final = frozenset(
         *("dataset_name", "data_source", "task_type", "category", "type", "split", "license"),
         *("score", "image_id", "ann_id", "annotation_id", "lang", "language", "tags", "version"),
         *("metadata", "meta", "info", "comment", "note", "timestamp", "date", "author", "name"),
-        *(
-            "difficulty",
-            "topic",
-            "input",
-            "url",
-            "quality",
-            "num_turns",
-            "origin",
-            "created_at",
-            "md5",
-        ),
+        *("difficulty", "topic", "input", "url", "quality", "num_turns", "origin", "created_at"),
     }
 )
 """Says nothing about images, text or the loss: no remark."""

@@ -455,4 +455,4 @@ class _Reader:
 def _is_number(value: object) -> bool:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
-    return math.isfinite(value)  # 1e999 is read as infinity
+    return math.isfinite(value)
