@@ -210,7 +210,7 @@ _MEDIA: Final = [
         ),
         (
             "NOT_AN_IMAGE",
-            "A file is no image: empty, an error page, a Git LFS pointer, another format.",
+            "A file is no image: an error page, a Git LFS pointer, another format.",
             "Download or convert the file.",
         ),
         ("TRUNCATED_IMAGE", "An image file ends early.", "Download or copy the file again."),

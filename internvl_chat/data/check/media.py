@@ -13,15 +13,14 @@ from typing import Final
 from PIL import Image
 
 from internvl_chat.config import DecodeConfig, MediaConfig
-from internvl_chat.data.images import decode_image, open_image
+from internvl_chat.data.images import decode_image, open_image, read_geometry
 from internvl_chat.data.meta import DatasetSpec
+from internvl_chat.data.orientation import turned_size
 from internvl_chat.data.schema import BadRecordError, Record, Size
 from internvl_chat.data.storage import exists, read_bytes, resolve_path
 from internvl_chat.data.tiles import count_tiles
-from internvl_chat.data.video import choose_frames, open_video
+from internvl_chat.data.video import Video, choose_frames, open_video
 
-_TURNED: Final = (5, 6, 7, 8)
-"""EXIF orientations that exchange width and height."""
 _SMALL_BYTES: Final = 512
 """So small a file is seldom an image: its header is read even where nothing is decoded."""
 _KEPT: Final = 4096
@@ -54,7 +53,13 @@ class ImageFacts:
         """Whether a stated (width, height) is the image's, turned or not where EXIF turns it."""
         if tuple(stated) == self.size:
             return True
-        return self.orientation in _TURNED and tuple(stated)[::-1] == self.size
+        return tuple(stated) == turned_size(self.size, self.orientation)
+
+    def shown_size(self, decode: DecodeConfig) -> tuple[int, int]:
+        """(width, height) as a run with this rule sees it."""
+        return (
+            turned_size(self.size, self.orientation) if decode.apply_exif_orientation else self.size
+        )
 
 
 def image_facts(path: str, *, where: str, max_pixels: int) -> ImageFacts:
@@ -186,18 +191,14 @@ class MediaChecker:
         """As :meth:`video`, without decoding the frames."""
         assert record.video is not None
         path = self.path(record.video, where)
-        video = open_video(
-            path,
-            where=where,
-            max_pixels=self.media.max_image_pixels,
-            backend=self.media.video_backend,
-        )
+        limit, backend = self.media.max_image_pixels, self.media.video_backend
+        video = open_video(path, where=where, max_pixels=limit, backend=backend)
         return len(self.chosen_frames(video, record, where))
 
-    def chosen_frames(self, video: object, record: Record | None, where: str) -> list[int]:
+    def chosen_frames(self, video: Video, record: Record | None, where: str) -> list[int]:
         """Frame numbers as evaluation takes them."""
         return choose_frames(
-            video,  # type: ignore[arg-type]
+            video,
             clip=record.clip if record else None,
             min_num_frame=self.media.min_num_frame,
             max_num_frame=self.media.max_num_frame,
@@ -207,10 +208,9 @@ class MediaChecker:
 
     def header_size(self, name: str, where: str) -> Size:
         """(width, height) by the file's header."""
-        path = self.path(name, where)
+        path, decode = self.path(name, where), self.media.images.decode
         limit = self.media.max_image_pixels
-        with open_image(path, where=where, path=path, max_pixels=limit) as image:
-            return image.size
+        return read_geometry(path, where=where, max_pixels=limit, decode=decode).size
 
     def image_findings(
         self, record: Record, facts: Sequence[ImageFacts | None], *, has_boxes: bool
@@ -225,7 +225,7 @@ class MediaChecker:
             if ending is not None:
                 found.append(("EXTENSION", *ending))
             if record.sizes is not None and not fact.fits(record.sizes[number]):
-                found.append(self._size_finding(name, record.sizes[number], fact.size, budget))
+                found.append(self._size_finding(name, record.sizes[number], fact, budget))
             if has_boxes and fact.has_alpha:
                 found.append(("ALPHA_WITH_BOXES", f"{name} has transparency", None))
             if has_boxes and fact.orientation != 1:
@@ -234,9 +234,9 @@ class MediaChecker:
         return list(dict.fromkeys(found))
 
     def _size_finding(
-        self, name: str, stated: Size, size: tuple[int, int], budget: int
+        self, name: str, stated: Size, fact: ImageFacts, budget: int
     ) -> tuple[str, str, str | None]:
-        shown = f"{stated[0]:g} x {stated[1]:g}"
+        shown, size = f"{stated[0]:g} x {stated[1]:g}", fact.shown_size(self.media.images.decode)
         message = f"the record states {shown}, {name} is {size[0]} x {size[1]}"
         mend = f'Write "width": {size[0]}, "height": {size[1]}.'
         images = self.media.images

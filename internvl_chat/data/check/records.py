@@ -137,7 +137,8 @@ class RecordChecker:
         if not self.files.decode or reading.is_video:
             return None
         _, facts = self.files.images(reading.media, where)
-        return tuple(fact.size for fact in facts if fact is not None)
+        decode = self.media.images.decode
+        return tuple(fact.shown_size(decode) for fact in facts if fact is not None)
 
     def examine(self, raw: bytes, where: str) -> list[Found]:
         """Everything that is wrong with one record."""
@@ -212,19 +213,28 @@ class RecordChecker:
         if self.encoder is None:
             refuse_marks(record.turns, record.system, self.marks, where=where)
             if self.spec.box_format != "keep" and record.images:
-                sizes = _known_sizes(record, facts)
+                sizes = self._known_sizes(record, facts)
                 if sizes is not None or not needs_sizes(record, self.spec, self.media.images):
                     return self._expand(record, sizes, 0, where)
             return None
         if record.video is not None and num_frames is None:
             num_frames = self.files.num_frames(record, where)
-        sizes = _known_sizes(record, facts)
+        sizes = self._known_sizes(record, facts)
         if sizes is None and needs_sizes(record, self.spec, self.media.images):
             sizes = tuple(self.files.header_size(name, where) for name in record.images)
         expanded = self._expand(record, sizes, num_frames or 0, where)
         rendered = self.encoder.render(expanded.turns, system=record.system, where=where)
         waiting.append(_Waiting(number, where, rendered, expanded.num_tiles))
         return expanded
+
+    def _known_sizes(
+        self, record: Record, facts: Sequence[ImageFacts | None]
+    ) -> tuple[Size, ...] | None:
+        if record.sizes is not None:
+            return record.sizes
+        decode = self.media.images.decode
+        sizes = tuple(fact.shown_size(decode) for fact in facts if fact is not None)
+        return sizes if len(sizes) == len(record.images) else None
 
     def _expand(
         self, record: Record, sizes: Sequence[Size] | None, num_frames: int, where: str
@@ -320,10 +330,3 @@ def is_error(code: str) -> bool:
 
 def _of(err: BadRecordError) -> Found:
     return err.code, err.problem, err.fix
-
-
-def _known_sizes(record: Record, facts: Sequence[ImageFacts | None]) -> tuple[Size, ...] | None:
-    if record.sizes is not None:
-        return record.sizes
-    sizes = tuple(fact.size for fact in facts if fact is not None)
-    return sizes if len(sizes) == len(record.images) else None
