@@ -10,25 +10,25 @@ import json
 import logging
 import math
 import os
-import unicodedata
-from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from internvl_chat.data.encodings import UTF8, decode, encoding_of
+from internvl_chat.data.meta_values import (
+    VALUE_CHECKS,
+    BoxFormat,
+    has_controls,
+)
 from internvl_chat.data.storage import exists, is_url
 from internvl_chat.errors import DatasetError, printable
-from internvl_chat.model.suggestions import close_names, suggest
+from internvl_chat.model.suggestions import close_names
 
 logger = logging.getLogger(__name__)
 
-BoxFormat = Literal["keep", "unit_to_1000", "pixel_to_1000"]
-BOX_FORMATS: tuple[BoxFormat, ...] = ("keep", "unit_to_1000", "pixel_to_1000")
 REQUIRED_KEYS = ("root", "annotation", "data_augment", "repeat_time", "length")
 OPTIONAL_KEYS = ("max_dynamic_patch", "box_format", "weight")
-_LARGEST = 1e15  # of any number in a meta
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,39 +205,6 @@ def _json_type(value: object) -> str:
     return names.get(type(value), type(value).__name__)
 
 
-def _is_number(value: object) -> bool:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return False
-    return abs(value) <= _LARGEST  # neither NaN nor infinite
-
-
-def _has_controls(text: str) -> bool:
-    """Control characters or halves of surrogate pairs: no path or name can be printed with them."""
-    return any(unicodedata.category(character) in ("Cc", "Cs") for character in text)
-
-
-def _numeric_string(value: object) -> bool:
-    if not isinstance(value, str):
-        return False
-    try:
-        return math.isfinite(float(value))
-    except (ValueError, OverflowError):
-        return False
-
-
-def _bad_type(key: str, value: object, want: str) -> str:
-    try:
-        shown = json.dumps(value, ensure_ascii=False)
-    except RecursionError:
-        shown = "a deeply nested value"
-    if len(shown) > 80:
-        shown = shown[:77] + "..."
-    text = f"{key} is {shown}, want {want}."
-    if _numeric_string(value) or value in ("true", "false", "True", "False"):
-        text += " Remove the quotes."
-    return text
-
-
 class _Entry:
     """Checks one entry; what is wrong is collected."""
 
@@ -263,7 +230,7 @@ class _Entry:
         """The dataset, if its root and annotation are known."""
         if not self.name.strip():
             self.problem("META_ENTRY", "the dataset's name is empty.", "Give it one.")
-        if _has_controls(self.name):
+        if has_controls(self.name):
             self.problem("META_ENTRY", "the name holds control characters.", "Rename it.")
         if not isinstance(entry, _JsonObject):
             kind = _json_type(entry)
@@ -271,7 +238,7 @@ class _Entry:
             return None
         self._check_keys(entry)
         values: dict[str, Any] = {}
-        for key, check in _CHECKS.items():
+        for key, check in VALUE_CHECKS.items():
             if key in entry:
                 value, problem = check(key, entry[key])
                 if problem:
@@ -345,59 +312,3 @@ def _resolve_root(value: str, meta_path: Path) -> str:
         return value
     found = (one for one in _candidates(value, meta_path) if exists(one or "."))
     return next(found, value)
-
-
-_Checked = tuple[Any, str | None]
-
-
-def _check_string(key: str, value: object) -> _Checked:
-    if isinstance(value, str) and (value or key == "root"):
-        if _has_controls(value):
-            return None, f"{key} holds control characters: {json.dumps(value)}."
-        return value, None
-    return None, _bad_type(key, value, "a path")
-
-
-def _check_bool(key: str, value: object) -> _Checked:
-    if isinstance(value, bool):
-        return value, None
-    return None, _bad_type(key, value, "true or false")
-
-
-def _check_positive(key: str, value: object) -> _Checked:
-    if _is_number(value) and value > 0:  # type: ignore[operator]
-        return value, None
-    return None, _bad_type(key, value, "a number > 0")
-
-
-def _check_length(key: str, value: object) -> _Checked:
-    if isinstance(value, str) and value.strip().isdecimal() and len(value) < 20:
-        value = int(value)  # published metas hold numbers in strings
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value, None
-    return None, _bad_type(key, value, "a whole number >= 0 (the number of records)")
-
-
-def _check_patches(key: str, value: object) -> _Checked:
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
-        return value, None
-    return None, _bad_type(key, value, "a whole number >= 1")
-
-
-def _check_box_format(key: str, value: object) -> _Checked:
-    if value in BOX_FORMATS:
-        return value, None
-    problem = _bad_type(key, value, f"one of {', '.join(BOX_FORMATS)}")
-    return None, f"{problem} {suggest(str(value), BOX_FORMATS, cutoff=0.4)}".rstrip()
-
-
-_CHECKS: dict[str, Callable[[str, object], _Checked]] = {
-    "root": _check_string,
-    "annotation": _check_string,
-    "data_augment": _check_bool,
-    "repeat_time": _check_positive,
-    "length": _check_length,
-    "max_dynamic_patch": _check_patches,
-    "box_format": _check_box_format,
-    "weight": _check_positive,
-}

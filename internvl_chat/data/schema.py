@@ -7,54 +7,30 @@ pairs and the questions hold exactly one ``<image>`` tag per image (or one ``<vi
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import orjson
-
+from internvl_chat.data.bad_record import BadRecordError
+from internvl_chat.data.record_json import load_record
 from internvl_chat.data.remarks import (
-    NAN_REMARK,
     VIDEO_ENDINGS,
     record_key_remarks,
     shown,
     text_remarks,
     turn_key_remarks,
 )
-from internvl_chat.errors import DatasetError
 from internvl_chat.model.constants import IMAGE_TAG, IMG_CONTEXT_TOKEN, VIDEO_TAG
+
+__all__ = ["BadRecordError", "Reading", "Record", "Size", "parse_record", "read_record"]
 
 _USER = {"human", "user"}
 _ASSISTANT = {"gpt", "assistant"}
 _CONTROL = (IMG_CONTEXT_TOKEN, "<|im_start|>", "<|im_end|>")
-_BOM = b"\xef\xbb\xbf"
-_STRING_OR_NAN = re.compile(rb'"(?:[^"\\]|\\.)*(?:"|\Z)|-?\bInfinity\b|\bNaN\b', re.DOTALL)
 _Stage = TypeVar("_Stage")
 
 # Fields below that hold one value per image are tuples of (width, height).
 Size = tuple[float, float]
-
-
-class BadRecordError(DatasetError):
-    """A record that cannot be trained on; the bad-record policy decides what happens.
-
-    Args:
-        code: short upper-case kind, by which reasons are counted.
-    """
-
-    def __init__(
-        self, code: str, problem: str, *, where: str | None = None, fix: str | None = None
-    ) -> None:
-        super().__init__(problem, where=where, fix=fix)
-        self.code = code
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (self.code, self.problem, self.where, self.fix))
-
-
-def _rebuild(code: str, problem: str, where: str | None, fix: str | None) -> BadRecordError:
-    return BadRecordError(code, problem, where=where, fix=fix)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,10 +98,7 @@ def read_record(raw: bytes | str, *, where: str) -> Reading:
     """
     remarks: tuple[str, ...] = ()
     try:
-        try:
-            data = orjson.loads(raw)
-        except orjson.JSONDecodeError as err:
-            data, remarks = _leniently(raw, err, where)
+        data, remarks = load_record(raw, where=where)
         reader = _Reader(data, where, remarks)
     except BadRecordError as err:
         return Reading(
@@ -138,47 +111,6 @@ def read_record(raw: bytes | str, *, where: str) -> Reading:
             is_video=False,
         )
     return reader.reading()
-
-
-def _leniently(
-    raw: bytes | str, err: orjson.JSONDecodeError, where: str
-) -> tuple[Any, tuple[str, ...]]:
-    """What is no JSON but has one clear reading: NaN as Python writes it, a byte-order mark.
-
-    Raises:
-        BadRecordError: it has none.
-    """
-    text = raw.encode("utf-8", "surrogatepass") if isinstance(raw, str) else bytes(raw)
-    text = text.removeprefix(_BOM)
-    found: list[bytes] = []
-
-    def replace(match: re.Match[bytes]) -> bytes:
-        if match[0].startswith(b'"'):
-            return match[0]
-        found.append(match[0])
-        return b"null"
-
-    if b"NaN" in text or b"Infinity" in text:
-        text = _STRING_OR_NAN.sub(replace, text)
-    try:
-        return orjson.loads(text), (NAN_REMARK,) if found else ()
-    except orjson.JSONDecodeError:
-        pass
-    try:
-        text.decode("utf-8")
-    except UnicodeDecodeError as broken:
-        raise BadRecordError(
-            "NOT_UTF8",
-            f"not JSON: byte 0x{text[broken.start]:02x} at column {broken.start + 1} is not UTF-8",
-            where=where,
-            fix="Save the file as UTF-8.",
-        ) from err
-    raise BadRecordError(
-        "JSON",
-        f"not JSON: {err.msg} (column {err.colno})",
-        where=where,
-        fix="Write one JSON object a line.",
-    ) from err
 
 
 class _Reader:
