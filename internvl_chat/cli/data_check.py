@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from internvl_chat.errors import ConfigError
+
 if TYPE_CHECKING:
     from internvl_chat.config import DataConfig
     from internvl_chat.data.check.run import Progress
@@ -52,6 +54,9 @@ def check(
     from internvl_chat.data.check.cleaning import Cleaner
     from internvl_chat.data.check.run import DataCheck
 
+    if not meta.is_file():
+        problem = "is a directory" if meta.is_dir() else "no such meta file"
+        raise ConfigError(problem, where=str(meta), fix="Name a meta JSON file.")
     config, loaded = check_settings(str(meta), tokenizer, context.args)
     cleaner = None if fix is None else Cleaner(fix)
     examples = report.Examples()

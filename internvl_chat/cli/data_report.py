@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from internvl_chat.cli.data_check import _config as settings_of_run
+from internvl_chat.cli.data_check import check_settings
 from internvl_chat.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def report(
     if model is None:
         raise ConfigError("no tokenizer is named", fix="Give --model DIR or --tokenizer DIR.")
     check_output(output)
-    config, tokenizer = settings_of_run(str(meta), model, context.args)
+    config, tokenizer = check_settings(str(meta), model, context.args)
     with _progress() as progress:
         written = DataReport(
             config,

@@ -67,7 +67,11 @@ def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"{tmp_path}/a.jsonl:1: EMPTY_ANSWER the answer in turn 1 is empty — Write" in (
         capsys.readouterr().out
     )
-    assert check(tmp_path / "gone.json") == 1
+    (tmp_path / "empty.json").write_text("{}")
+    assert check(tmp_path / "empty.json") == 1
+    assert "META_FILE names no dataset" in capsys.readouterr().out
+    assert check(tmp_path / "gone.json") == 2
+    assert check(tmp_path) == 2
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from internvl_chat.model.constants import BOX_END_TOKEN, BOX_START_TOKEN
+from internvl_chat.model.constants import BOX_END_TOKEN, BOX_START_TOKEN, QUAD_START_TOKEN
 
 _NUMBER: Final = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)"
 _FOUR: Final = rf"\[\s*{_NUMBER}(?:\s*,\s*{_NUMBER}){{3}}\s*\]"
@@ -84,11 +84,11 @@ def _inside(tagged: str) -> str:
     return tagged[len(BOX_START_TOKEN) : -len(BOX_END_TOKEN)]
 
 
-def holds_boxes(text: str) -> bool:
-    """Whether the text refers to places in an image."""
-    if BOX_START_TOKEN in text:
+def holds_boxes(text: str, *, pixels: Sides | None = None) -> bool:
+    """Whether the text refers to places in an image; ``pixels`` as in :func:`box_problems`."""
+    if BOX_START_TOKEN in text or QUAD_START_TOKEN in text:
         return True
-    return "[" in text and any(True for _ in _bare_boxes(text, None))
+    return "[" in text and any(True for _ in _bare_boxes(text, pixels))
 
 
 def _tagged_problems(tagged: str) -> Iterator[tuple[str, str]]:

@@ -194,7 +194,8 @@ class RecordChecker:
         problems, facts = self.files.images(reading.media, where)
         found += [_of(err) for err in problems]
         if record is not None and self.files.decode:
-            has_boxes = any(holds_boxes(text) for _, text in reading.messages)
+            pixels = pixel_size(record, self.spec)
+            has_boxes = any(holds_boxes(text, pixels=pixels) for _, text in reading.messages)
             found += self.files.image_findings(record, facts, has_boxes=has_boxes)
         return facts, None
 
