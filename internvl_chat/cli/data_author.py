@@ -62,8 +62,12 @@ def register(app: typer.Typer) -> None:
 
 
 def convert_boxes(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="JSONL file or JSON array.")],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="New file.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", help="JSONL file, JSON array or meta JSON.")
+    ],
+    target: Annotated[
+        Path, typer.Argument(metavar="OUT", help="New file; of a meta JSON a folder.")
+    ],
     source_form: Annotated[str, typer.Option("--from", help="unit, 1000 or pixel.")],
     target_form: Annotated[str, typer.Option("--to", help="unit, 1000 or pixel.")],
     root: Annotated[
@@ -79,14 +83,19 @@ def convert_boxes(
     Example: internvl-chat data convert-boxes refcoco.jsonl refcoco_1000.jsonl --from unit --to 1000
     """
     from internvl_chat.data.boxes import BOX_FORMS
-    from internvl_chat.data.convert.box_files import convert_file
+    from internvl_chat.data.convert.box_files import convert_file, convert_meta
+    from internvl_chat.data.convert.sources import is_meta
 
     for option, form in (("--from", source_form), ("--to", target_form)):
         _require_choice(option, form, BOX_FORMS)
     forms = (cast("BoxForm", source_form), cast("BoxForm", target_form))
     with bar("converting") as progress:
-        report = convert_file(source, target, forms, root=root, progress=progress)
-    _echo(report, as_json)
+        if is_meta(source):
+            reports = convert_meta(source, target, forms, progress)
+        else:
+            reports = [convert_file(source, target, forms, root=root, progress=progress)]
+    for report in reports:
+        _echo(report, as_json)
 
 
 def import_(

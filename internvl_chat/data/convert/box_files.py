@@ -22,6 +22,8 @@ from internvl_chat.data.convert.files import (
     require_file,
 )
 from internvl_chat.data.convert.media import shown_size
+from internvl_chat.data.convert.meta_entry import add_to_meta, meta_entry
+from internvl_chat.data.convert.sources import annotation_sources
 from internvl_chat.data.json2jsonl import iterate_array
 from internvl_chat.errors import ConfigError, DatasetError
 
@@ -114,6 +116,32 @@ def convert_file(
                 out.write_raw(_convert_line(line, forms, root, report, where))
         report.num_records = out.num_records
     return report
+
+
+def convert_meta(
+    source: Path, folder: Path, forms: tuple[BoxForm, BoxForm], progress: Progress = no_progress
+) -> list[BoxReport]:
+    """Rewrite the boxes of every dataset of a meta JSON into a new folder, with its meta JSON.
+
+    Args:
+        source: meta JSON; entries keep their options, but for ``box_format``.
+        folder: gets ``NAME.jsonl`` for each dataset and a meta JSON called as ``source``.
+
+    Raises:
+        ConfigError: a file to be written exists.
+        DatasetError: the meta JSON or an array is damaged.
+    """
+    sources = annotation_sources(source)
+    targets = [folder / f"{one.file_name}.jsonl" for one in sources]
+    refuse_existing(folder / source.name, *targets)
+    reports = []
+    for one, target in zip(sources, targets, strict=True):
+        root = Path(one.root)
+        reports.append(convert_file(one.annotation, target, forms, root=root, progress=progress))
+        options = {key: value for key, value in one.options.items() if key != "box_format"}
+        entry = meta_entry(root, target, reports[-1].num_records, **options)
+        add_to_meta(folder / source.name, one.name, entry)
+    return reports
 
 
 def _convert_line(

@@ -15,15 +15,9 @@ import numpy as np
 
 from internvl_chat.data.boxes import tagged_boxes
 from internvl_chat.data.convert.conversations import read_own
-from internvl_chat.data.convert.files import (
-    Progress,
-    is_array,
-    no_progress,
-    read_records,
-    require_file,
-)
+from internvl_chat.data.convert.files import Progress, no_progress, read_records
 from internvl_chat.data.convert.notes import UnfitRecordError
-from internvl_chat.data.meta import load_meta
+from internvl_chat.data.convert.sources import annotation_sources
 from internvl_chat.errors import DatasetError
 from internvl_chat.model.constants import IMAGE_TAG
 
@@ -155,15 +149,10 @@ def count_datasets(path: Path, progress: Progress = no_progress) -> list[Dataset
     Raises:
         ConfigError, DatasetError: the file cannot be read, or is damaged as a whole.
     """
-    require_file(path)
-    if path.suffix == ".json" and not is_array(path):
-        sources = [(spec.name, Path(spec.annotation)) for spec in load_meta(path)]
-    else:
-        sources = [(path.stem, path)]
     found = []
-    for name, annotation in sources:
-        counts = DatasetCounts(name)
-        for record, _ in read_records(annotation, progress):
+    for source in annotation_sources(path):
+        counts = DatasetCounts(source.name)
+        for record, _ in read_records(source.annotation, progress):
             try:
                 if isinstance(record, DatasetError):
                     raise UnfitRecordError(record.problem)

@@ -24,26 +24,14 @@ from internvl_chat.data.convert.files import (
     read_lines,
     record_file,
     refuse_existing,
-    require_file,
 )
 from internvl_chat.data.convert.meta_entry import add_to_meta, meta_entry
+from internvl_chat.data.convert.sources import AnnotationSource, annotation_sources, is_meta
 from internvl_chat.data.json2jsonl import iterate_array
-from internvl_chat.data.meta import DatasetSpec, load_meta
 from internvl_chat.errors import ConfigError, DatasetError
 
 HALVES = ("train", "val")
 _OF_VAL = ("box_format", "max_dynamic_patch")  # what says how to read, not how often to learn
-
-
-@dataclass(frozen=True)
-class SplitSource:
-    """One annotation file to be cut in two."""
-
-    name: str
-    annotation: Path
-    root: str
-    options: Mapping[str, Any]
-    """Other keys of its entry."""
 
 
 @dataclass
@@ -99,14 +87,14 @@ def split_records(
     """
     if not share > 0:
         raise ConfigError(f"{share} is no share", where="--val", fix="Give 0.1, or 500 records.")
-    sources = _sources(source, root)
+    sources = annotation_sources(source, root)
     folder = folder or source.parent
     stem = source.stem
     metas = [
-        folder / f"{stem}.{half}.{'json' if _is_meta(source) else 'meta.json'}" for half in HALVES
+        folder / f"{stem}.{half}.{'json' if is_meta(source) else 'meta.json'}" for half in HALVES
     ]
     outputs = {
-        (one.name, half): folder / f"{_file_name(one.name)}.{half}.jsonl"
+        (one.name, half): folder / f"{one.file_name}.{half}.jsonl"
         for one in sources
         for half in HALVES
     }
@@ -128,33 +116,9 @@ def split_records(
     return SplitReport([str(meta) for meta in metas], counts, len(np.unique(keys)))
 
 
-def _is_meta(path: Path) -> bool:
-    """A ``.json`` that begins with an object is a meta JSON; with a list, it holds records."""
-    return path.suffix == ".json" and not is_array(path)
-
-
-def _sources(path: Path, root: Path | None) -> list[SplitSource]:
-    require_file(path)
-    if not _is_meta(path):
-        return [SplitSource(path.stem, path, str(root or path.parent), {})]
-    return [_of_spec(spec) for spec in load_meta(path)]
-
-
-def _of_spec(spec: DatasetSpec) -> SplitSource:
-    defaults = {field.name: field.default for field in dataclasses.fields(DatasetSpec)}
-    options = {
-        key: getattr(spec, key)
-        for key in ("data_augment", "repeat_time", "max_dynamic_patch", "box_format", "weight")
-        if getattr(spec, key) != defaults[key]
-    }
-    return SplitSource(spec.name, Path(spec.annotation), spec.root, options)
-
-
-def _file_name(name: str) -> str:
-    return name.replace(os.sep, "_")
-
-
-def _lines(source: SplitSource, progress: Progress = no_progress) -> Iterator[tuple[bytes, str]]:
+def _lines(
+    source: AnnotationSource, progress: Progress = no_progress
+) -> Iterator[tuple[bytes, str]]:
     if is_array(source.annotation):
         for number, record in enumerate(iterate_array(source.annotation), start=1):
             yield encode(record), f"{source.annotation}, element {number}"
@@ -163,7 +127,7 @@ def _lines(source: SplitSource, progress: Progress = no_progress) -> Iterator[tu
 
 
 def _group_keys(
-    sources: Sequence[SplitSource], by: str, seed: int, progress: Progress
+    sources: Sequence[AnnotationSource], by: str, seed: int, progress: Progress
 ) -> np.ndarray:
     """(n,) uint64: equal for records that must not be parted, in random order otherwise."""
     groups = _Groups()
@@ -179,7 +143,7 @@ def _group_keys(
     return groups.settle(keys)
 
 
-def _names(record: Mapping[str, Any], by: str, source: SplitSource, where: str) -> list[bytes]:
+def _names(record: Mapping[str, Any], by: str, source: AnnotationSource, where: str) -> list[bytes]:
     """What a record must not share with one of the other half."""
     if by not in ("image", "content", "record"):
         if record.get(by) is None:
@@ -255,7 +219,7 @@ def _limit(keys: np.ndarray, share: float) -> int:
 
 
 def _write(
-    source: SplitSource, files: Sequence[Path], keys: np.ndarray, limit: int
+    source: AnnotationSource, files: Sequence[Path], keys: np.ndarray, limit: int
 ) -> tuple[dict[str, int], int]:
     with ExitStack() as stack:
         train, val = (stack.enter_context(record_file(path)) for path in files)

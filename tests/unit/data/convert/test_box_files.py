@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from internvl_chat.data.convert.box_files import convert_file
+from internvl_chat.data.convert.box_files import convert_file, convert_meta
+from internvl_chat.data.meta import load_meta
 from internvl_chat.errors import ConfigError
 
 
@@ -118,6 +119,23 @@ def test_arrays_stay_arrays(tmp_path: Path) -> None:
         "<box>[[100, 200, 300, 400]]</box>",
         "-",
     ]
+
+
+def test_all_datasets_of_a_meta(tmp_path: Path) -> None:
+    entry = {"data_augment": True, "repeat_time": 0.5, "length": 1, "box_format": "unit_to_1000"}
+    metas = {}
+    for name in ("a", "b/c"):
+        annotation = write(tmp_path / f"{name[0]}.jsonl", record("[0.1, 0.2, 0.3, 0.4]"))
+        metas[name] = {"root": str(tmp_path), "annotation": str(annotation), **entry}
+    (tmp_path / "meta.json").write_text(json.dumps(metas))
+    reports = convert_meta(tmp_path / "meta.json", tmp_path / "plus", ("unit", "1000"))
+    assert [report.num_converted for report in reports] == [1, 1]
+    first, second = load_meta(tmp_path / "plus" / "meta.json")
+    assert (first.box_format, first.repeat_time, first.data_augment) == ("keep", 0.5, True)
+    assert (second.name, second.annotation) == ("b/c", str(tmp_path / "plus" / "b_c.jsonl"))
+    assert answers(tmp_path / "plus" / "a.jsonl") == ["<box>[[100, 200, 300, 400]]</box>"]
+    with pytest.raises(ConfigError, match="exists and is not overwritten"):
+        convert_meta(tmp_path / "meta.json", tmp_path / "plus", ("unit", "1000"))
 
 
 def test_refusals(tmp_path: Path) -> None:
