@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from internvl_chat.data.convert.conversations import (
+    ChatTurn,
     Draft,
     Row,
-    Turn,
     carry_on,
     leave_keys,
     read_own,
@@ -44,9 +44,9 @@ def from_alpaca(source: Mapping[str, Any], notes: Notes, *, train_masked: bool =
             raise UnfitRecordError('"history" is no list of [question, answer]')
         if not all(isinstance(text, str) for text in earlier):
             raise UnfitRecordError('"history" is no list of [question, answer]')
-        turns += [Turn("human", earlier[0]), Turn("gpt", earlier[1])]
+        turns += [ChatTurn("human", earlier[0]), ChatTurn("gpt", earlier[1])]
     question = f"{instruction}\n{extra}" if extra and instruction else instruction or extra or ""
-    turns += [Turn("human", question), Turn("gpt", output)]
+    turns += [ChatTurn("human", question), ChatTurn("gpt", output)]
     system = source.get("system")
     if system is not None and not isinstance(system, str):
         raise UnfitRecordError('"system" is no string')

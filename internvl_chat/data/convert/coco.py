@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from internvl_chat.data.boxes import Box, box_element, tagged_boxes
-from internvl_chat.data.convert.conversations import Draft, OwnRecord, Row, Turn, read_own
+from internvl_chat.data.convert.conversations import ChatTurn, Draft, OwnRecord, Row, read_own
 from internvl_chat.data.convert.files import Progress, no_progress
 from internvl_chat.data.convert.notes import Notes, UnfitRecordError
 from internvl_chat.errors import DatasetError
@@ -148,11 +148,14 @@ def coco_drafts(
         where = f"image {image_id}"
         boxes, captions = found.boxes.get(image_id), found.captions.get(image_id)
         if not boxes and not captions:
-            notes.remarks["images without boxes or captions"] += 1
+            notes.changes["images without boxes or captions"] += 1
             continue
         rest = {"width": image["width"], "height": image["height"]}
         for number, caption in enumerate(captions or ()):
-            turns = [Turn("human", question or CAPTION_QUESTION), Turn("gpt", caption.strip())]
+            turns = [
+                ChatTurn("human", question or CAPTION_QUESTION),
+                ChatTurn("gpt", caption.strip()),
+            ]
             identity = {"id": f"{image_id}_{number}"}
             yield _draft(turns, image, identity | rest), where
         if boxes:
@@ -160,19 +163,19 @@ def coco_drafts(
             yield _draft(turns, image, {"id": str(image_id)} | rest), where
 
 
-def _draft(turns: list[Turn], image: Row, rest: Row) -> Draft:
-    turns[0] = Turn("human", f"{IMAGE_TAG}\n{turns[0].text}")
+def _draft(turns: list[ChatTurn], image: Row, rest: Row) -> Draft:
+    turns[0] = ChatTurn("human", f"{IMAGE_TAG}\n{turns[0].text}")
     return Draft(turns, [image["file_name"]], None, None, rest)
 
 
-def _grounding_turns(boxes: list[tuple[str, Box]], question: str) -> list[Turn]:
+def _grounding_turns(boxes: list[tuple[str, Box]], question: str) -> list[ChatTurn]:
     by_name: dict[str, list[Box]] = defaultdict(list)
     for name, box in boxes:
         by_name[name].append(box)
     turns = []
     for name, some in by_name.items():
-        turns.append(Turn("human", question.replace("{}", name)))
-        turns.append(Turn("gpt", referred(name, some)))
+        turns.append(ChatTurn("human", question.replace("{}", name)))
+        turns.append(ChatTurn("gpt", referred(name, some)))
     return turns
 
 
@@ -213,7 +216,7 @@ class CocoExport:
                 "height": height,
             },
         )
-        notes.remarks["boxes written in pixels, known to a thousandth of the side"] += len(found)
+        notes.changes["boxes written in pixels, known to a thousandth of the side"] += len(found)
         notes.left["questions and answers"] += 1
         for name, (x1, y1, x2, y2) in found:
             category = self._categories.setdefault(name, len(self._categories) + 1)

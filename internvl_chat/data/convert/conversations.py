@@ -35,7 +35,7 @@ _SYSTEM = {"system", "developer"}
 
 
 @dataclass(frozen=True)
-class Turn:
+class ChatTurn:
     """One turn: of the model (``gpt``) or to it (``human``)."""
 
     speaker: str
@@ -48,7 +48,7 @@ class Turn:
 class Draft:
     """A record in the making."""
 
-    turns: list[Turn]
+    turns: list[ChatTurn]
     images: list[Any]
     """Paths, URLs, or :class:`EmbeddedImage` that are yet to be written."""
     video: str | None
@@ -72,7 +72,7 @@ class Draft:
         return record
 
 
-def _turn_object(turn: Turn) -> Row:
+def _turn_object(turn: ChatTurn) -> Row:
     record = {"from": turn.speaker, "value": turn.text}
     return record | {"kind": turn.kind} if turn.kind else record
 
@@ -117,7 +117,7 @@ def refuse_masked(
             raise UnfitRecordError(
                 "an answer is marked as not to be learned (--train-masked learns it)"
             )
-        notes.remarks["answers marked as not to be learned, learned all the same"] += 1
+        notes.changes["answers marked as not to be learned, learned all the same"] += 1
 
 
 def carry_on(source: Mapping[str, Any], used: Sequence[str], draft: Draft, notes: Notes) -> None:
@@ -141,7 +141,7 @@ def carry_on(source: Mapping[str, Any], used: Sequence[str], draft: Draft, notes
 class OwnRecord:
     """A record of this project, taken apart for another format."""
 
-    turns: tuple[Turn, ...]
+    turns: tuple[ChatTurn, ...]
     images: tuple[str, ...]
     video: str | None
     system: str | None
@@ -161,7 +161,7 @@ class OwnRecord:
         return pairs
 
 
-def _pairs(turns: Sequence[Turn]) -> Iterator[tuple[str, str]]:
+def _pairs(turns: Sequence[ChatTurn]) -> Iterator[tuple[str, str]]:
     speakers = [turn.speaker for turn in turns]
     if speakers != ["human", "gpt"] * (len(turns) // 2):
         raise UnfitRecordError("human and gpt do not alternate")
@@ -187,7 +187,7 @@ def read_own(record: Mapping[str, Any]) -> OwnRecord:
         elif speaker == "system":
             raise UnfitRecordError("a system turn that is not the first")
         else:
-            turns.append(Turn(speaker, text, kind))
+            turns.append(ChatTurn(speaker, text, kind))
     value = record.get("image", record.get("images")) or []
     images = [value] if isinstance(value, str) else value
     if not isinstance(images, list) or not all(isinstance(one, str) for one in images):
@@ -212,7 +212,7 @@ def _own_turn(turn: Any) -> tuple[str, str, str]:
     return speaker, text, turn.get("kind") or kind
 
 
-def with_tags(own: OwnRecord, notes: Notes) -> tuple[Turn, ...]:
+def with_tags(own: OwnRecord, notes: Notes) -> tuple[ChatTurn, ...]:
     """The turns with one ``<image>`` an image: training puts missing ones first by itself.
 
     Raises:
@@ -223,10 +223,10 @@ def with_tags(own: OwnRecord, notes: Notes) -> tuple[Turn, ...]:
         return own.turns
     if num_tags or not own.turns:
         raise UnfitRecordError("not as many <image> placeholders as images")
-    notes.remarks["<image> put before the first question"] += 1
+    notes.changes["<image> put before the first question"] += 1
     first = own.turns[0]
     text = f"{IMAGE_TAG}\n" * len(own.images) + first.text
-    return (Turn(first.speaker, text, first.kind), *own.turns[1:])
+    return (ChatTurn(first.speaker, text, first.kind), *own.turns[1:])
 
 
 def without_leading_tags(text: str, num_images: int) -> str:

@@ -49,7 +49,7 @@ class ExportPlan:
 
 
 @dataclass
-class ExportReport:
+class RecordsExport:
     """What was written and what was not."""
 
     output: str
@@ -69,7 +69,7 @@ class ExportReport:
         return "\n".join([first, *self.notes.as_lines()])
 
 
-def export_records(plan: ExportPlan, progress: Progress = no_progress) -> ExportReport:
+def export_records(plan: ExportPlan, progress: Progress = no_progress) -> RecordsExport:
     """Write records in another format, a record at a time; COCO alone is held as a whole.
 
     Raises:
@@ -94,7 +94,7 @@ def export_records(plan: ExportPlan, progress: Progress = no_progress) -> Export
         if not num_records:
             told = "\n".join(notes.as_lines()) or "it holds none"
             raise DatasetError(f"no record could be written\n{told}", where=str(plan.records))
-    return ExportReport(str(plan.written), num_records, num_read, notes)
+    return RecordsExport(str(plan.written), num_records, num_read, notes)
 
 
 _Writer = Callable[[ExportPlan, Notes], Any]

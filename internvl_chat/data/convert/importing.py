@@ -309,7 +309,7 @@ def _settle_root(target: Path, root: Path, run: _Import) -> Path:
     with written_aside(target) as aside, open(aside, "wb") as file:
         for line, _ in read_lines(target):
             file.write(encode(_moved(orjson.loads(line), move)) + b"\n")
-    run.notes.remarks["images in two folders: the root is their common folder"] += 1
+    run.notes.changes["images in two folders: the root is their common folder"] += 1
     return Path(common)
 
 

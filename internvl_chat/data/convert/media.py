@@ -193,12 +193,12 @@ class ImageRoot:
         joined = os.path.normpath(os.path.join(self._root, path))
         inside = joined.startswith(self._root.rstrip(os.sep) + os.sep)
         if not inside:
-            notes.remarks["paths outside the root, which training refuses (give --root)"] += 1
+            notes.changes["paths outside the root, which training refuses (give --root)"] += 1
         elif os.path.isabs(path):
             path = os.path.relpath(joined, self._root)
-            notes.remarks["absolute paths made relative to the root"] += 1
+            notes.changes["absolute paths made relative to the root"] += 1
         if not os.path.exists(joined):
-            notes.remarks["named files that do not exist below the root"] += 1
+            notes.changes["named files that do not exist below the root"] += 1
         return path
 
     def size(self, path: str) -> tuple[int, int] | None:

@@ -29,7 +29,7 @@ class Notes:
     """Key -> records that carry it on although training does not read it."""
     left: Counter[str] = field(default_factory=Counter)
     """Key or kind of value -> how often it was left out of a record."""
-    remarks: Counter[str] = field(default_factory=Counter)
+    changes: Counter[str] = field(default_factory=Counter)
     """What else was changed -> how often."""
     left_records: Counter[str] = field(default_factory=Counter)
     """Reason -> records left out."""
@@ -53,7 +53,7 @@ class Notes:
         return {
             "keys_kept": dict(self.kept),
             "left_out": dict(self.left),
-            "remarks": dict(self.remarks),
+            "changes": dict(self.changes),
             "records_left_out": dict(self.left_records),
             "places": self.places,
         }
@@ -65,7 +65,7 @@ class Notes:
             lines.append(f"carried on, not read by training: {_counts(self.kept)}")
         if self.left:
             lines.append(f"left out: {_counts(self.left)}")
-        lines += [f"{text}: {count}" for text, count in self.remarks.most_common()]
+        lines += [f"{text}: {count}" for text, count in self.changes.most_common()]
         if self.left_records:
             lines.append(f"records left out: {sum(self.left_records.values())}")
             lines += [f"  {count} x {why}" for why, count in self.left_records.most_common(10)]

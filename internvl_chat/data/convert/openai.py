@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from internvl_chat.data.convert.conversations import (
+    ChatTurn,
     Draft,
     Row,
-    Turn,
     carry_on,
     leave_keys,
     read_own,
@@ -56,7 +56,7 @@ def from_openai(source: Mapping[str, Any], notes: Notes, *, train_masked: bool =
     refuse_masked(source, of_turn=False, train_masked=train_masked, notes=notes)
     media = _Media(as_list(source.get("images", source.get("image"))))
     system: str | None = None
-    turns: list[Turn] = []
+    turns: list[ChatTurn] = []
     for message in raw:
         if not isinstance(message, Mapping):
             raise UnfitRecordError("a message is no object")
@@ -102,7 +102,7 @@ def to_openai(
     return result | {"messages": messages} | own.rest
 
 
-def _turn(message: Mapping[str, Any], media: _Media, notes: Notes, train_masked: bool) -> Turn:
+def _turn(message: Mapping[str, Any], media: _Media, notes: Notes, train_masked: bool) -> ChatTurn:
     speaker, kind = sort_role(message.get("role"))
     if speaker == "gpt":
         refuse_masked(message, of_turn=True, train_masked=train_masked, notes=notes)
@@ -115,10 +115,10 @@ def _turn(message: Mapping[str, Any], media: _Media, notes: Notes, train_masked:
     if calls:
         if text:
             raise UnfitRecordError("a message with both content and tool_calls")
-        return Turn(speaker, json.dumps(calls, ensure_ascii=False), "tool_calls")
+        return ChatTurn(speaker, json.dumps(calls, ensure_ascii=False), "tool_calls")
     if content is None:
         raise UnfitRecordError("a message without content")
-    return Turn(speaker, text, kind)
+    return ChatTurn(speaker, text, kind)
 
 
 def _text_of_parts(parts: Any, media: _Media, notes: Notes) -> str:
@@ -171,13 +171,13 @@ def _video_of(part: Mapping[str, Any]) -> str:
 
 
 def _message(
-    turn: Turn, images: Any, video: str | None, urls: Mapping[str, str], notes: Notes
+    turn: ChatTurn, images: Any, video: str | None, urls: Mapping[str, str], notes: Notes
 ) -> Row:
     if turn.kind == "tool_calls":
         return {"role": "assistant", "content": None, "tool_calls": json.loads(turn.text)}
     role = "tool" if turn.speaker == "human" and turn.kind else _ROLES[turn.speaker]
     if turn.kind and role != turn.kind:
-        notes.remarks[f"{turn.kind} turns written as {role} messages"] += 1
+        notes.changes[f"{turn.kind} turns written as {role} messages"] += 1
     tag = VIDEO_TAG if video is not None else IMAGE_TAG
     if turn.speaker == "gpt" or tag not in turn.text:
         return {"role": role, "content": turn.text}
@@ -205,10 +205,10 @@ def _unjoin(piece: str, follows: bool, precedes: bool, notes: Notes) -> str | No
         return None  # nothing stood between two images
     if piece == "":
         if follows and precedes:
-            notes.remarks["<image> inside a sentence: parts have line ends between them"] += 1
+            notes.changes["<image> inside a sentence: parts have line ends between them"] += 1
         return None
     joined = (not follows or piece[0] == "\n") and (not precedes or piece[-1] == "\n")
     if not joined:
-        notes.remarks["<image> inside a sentence: parts have line ends between them"] += 1
+        notes.changes["<image> inside a sentence: parts have line ends between them"] += 1
     piece = piece[1:] if follows and piece[0] == "\n" else piece
     return piece[:-1] if precedes and piece[-1:] == "\n" else piece

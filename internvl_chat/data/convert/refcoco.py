@@ -6,11 +6,9 @@ is a folder with ``refs(unc).p`` (or google, umd) and ``instances.json``.
 
 from __future__ import annotations
 
-import io
-import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from internvl_chat.data.boxes import Box, tagged_boxes
 from internvl_chat.data.convert.coco import (
@@ -19,49 +17,20 @@ from internvl_chat.data.convert.coco import (
     read_coco,
     referred,
 )
-from internvl_chat.data.convert.conversations import Draft, Row, Turn, carry_on, read_own
+from internvl_chat.data.convert.conversations import ChatTurn, Draft, Row, carry_on, read_own
 from internvl_chat.data.convert.files import Progress, no_progress
 from internvl_chat.data.convert.notes import Notes, UnfitRecordError
+from internvl_chat.data.plain_pickle import read_plain_pickle
 from internvl_chat.errors import ConfigError, DatasetError
 from internvl_chat.model.constants import IMAGE_TAG, REF_END_TOKEN, REF_START_TOKEN
 
 _REF_KEYS = {"ref_id", "ann_id", "image_id", "split", "sentences", "file_name"}
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Reads lists, dicts, strings and numbers; a pickle that names any function is refused."""
-
-    def find_class(self, module_name: str, global_name: str, /) -> NoReturn:
-        raise pickle.UnpicklingError(f"it names {module_name}.{global_name}")
-
-    def persistent_load(self, pid: Any, /) -> NoReturn:
-        raise pickle.UnpicklingError("it refers to something outside")
-
-
-def read_plain_pickle(path: Path) -> Any:
-    """A pickle of lists, dicts, strings and numbers; nothing in it is ever called.
-
-    Raises:
-        DatasetError: it is damaged, or wants to call something.
-    """
-    try:
-        # latin-1 decodes the strings of Python 2 whatever they are.
-        return _PlainUnpickler(io.BytesIO(path.read_bytes()), encoding="latin-1").load()
-    except (
-        *(pickle.UnpicklingError, EOFError, ValueError, TypeError, IndexError, KeyError),
-        *(AttributeError, OverflowError, MemoryError, UnicodeDecodeError, RecursionError),
-    ) as err:
-        raise DatasetError(
-            f"is no pickle of plain lists and dicts ({err})",
-            where=str(path),
-            fix="Only the release's own files are read: a pickle could run code.",
-        ) from err
-
-
 def grounding_draft(image: str, sentence: str, box: Box, rest: Row, question: str | None) -> Draft:
     """One referring expression as a round."""
     asked = (question or GROUNDING_QUESTION).replace("{}", sentence)
-    turns = [Turn("human", f"{IMAGE_TAG}\n{asked}"), Turn("gpt", referred(sentence, [box]))]
+    turns = [ChatTurn("human", f"{IMAGE_TAG}\n{asked}"), ChatTurn("gpt", referred(sentence, [box]))]
     return Draft(turns, [image], None, None, rest)
 
 
@@ -114,7 +83,7 @@ def to_refcoco_lines(record: Mapping[str, Any], notes: Notes) -> list[Row]:
         lines.append(line | {"width": width, "height": height} | own.rest)
     if not lines:
         raise UnfitRecordError("no round of <ref> with one <box>")
-    notes.remarks["boxes written in pixels, known to a thousandth of the side"] += len(lines)
+    notes.changes["boxes written in pixels, known to a thousandth of the side"] += len(lines)
     return lines
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from internvl_chat.data.boxes import Box, box_element
 from internvl_chat.data.convert.conversations import (
+    ChatTurn,
     Draft,
     Row,
-    Turn,
     carry_on,
     leave_keys,
     read_own,
@@ -82,7 +82,7 @@ def from_sharegpt(source: Mapping[str, Any], notes: Notes, *, train_masked: bool
         raise UnfitRecordError("several videos in a record")
     if source.get("objects"):
         turns = _place_objects(turns, source["objects"], source)
-        notes.remarks["objects written into the text as <ref> and <box>"] += 1
+        notes.changes["objects written into the text as <ref> and <box>"] += 1
     video = _video_path(videos[0]) if videos else None
     draft = Draft(turns, images, video, system)
     carry_on(source, _USED, draft, notes)
@@ -125,7 +125,7 @@ def _video_path(value: Any) -> str:
     return path
 
 
-def _turns(source: Mapping[str, Any], notes: Notes, train_masked: bool) -> list[Turn]:
+def _turns(source: Mapping[str, Any], notes: Notes, train_masked: bool) -> list[ChatTurn]:
     raw = next((source[k] for k in ("conversations", "conversation", "messages") if k in source), 0)
     if not isinstance(raw, list) or not raw:
         raise UnfitRecordError('"conversations" is missing or empty')
@@ -140,16 +140,16 @@ def _turns(source: Mapping[str, Any], notes: Notes, train_masked: bool) -> list[
             if not kind or text is None:
                 raise UnfitRecordError("the text of a turn is no string")
             text = json.dumps(text, ensure_ascii=False)  # a call written as an object
-            notes.remarks["calls and their results written as JSON text"] += 1
+            notes.changes["calls and their results written as JSON text"] += 1
         if speaker == "gpt":
             refuse_masked(turn, of_turn=True, train_masked=train_masked, notes=notes)
         for key in set(turn) - _TURN_KEYS:
             notes.left[f"{key} of a turn"] += 1
-        turns.append(Turn(speaker, text, str(turn.get("kind") or kind)))
+        turns.append(ChatTurn(speaker, text, str(turn.get("kind") or kind)))
     return turns
 
 
-def _system(turns: list[Turn], given: Any) -> str | None:
+def _system(turns: list[ChatTurn], given: Any) -> str | None:
     """The system message, taken out of the turns where it is the first."""
     if given is not None and not isinstance(given, str):
         raise UnfitRecordError('"system" is no string')
@@ -163,7 +163,9 @@ def _system(turns: list[Turn], given: Any) -> str | None:
     return given or None
 
 
-def _place_objects(turns: Sequence[Turn], objects: Any, source: Mapping[str, Any]) -> list[Turn]:
+def _place_objects(
+    turns: Sequence[ChatTurn], objects: Any, source: Mapping[str, Any]
+) -> list[ChatTurn]:
     """ms-swift's ``<ref-object>`` and ``<bbox>``, filled in order from ``objects``."""
     if not isinstance(objects, Mapping):
         raise UnfitRecordError('"objects" is no object')
@@ -183,7 +185,7 @@ def _place_objects(turns: Sequence[Turn], objects: Any, source: Mapping[str, Any
                 shown = box_element([value]) if is_box else _reference(str(value))
                 filled += shown + part
             text = filled
-        placed.append(Turn(turn.speaker, text, turn.kind))
+        placed.append(ChatTurn(turn.speaker, text, turn.kind))
     if next(names, None) is not None or next(boxes, None) is not None:
         raise UnfitRecordError("more objects than <ref-object> and <bbox>")
     return placed

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from internvl_chat.data.convert.conversations import (
+    ChatTurn,
     Draft,
     Row,
-    Turn,
     leave_keys,
     read_own,
     without_leading_tags,
@@ -199,7 +199,7 @@ def from_rows(
         UnfitRecordError: a row has no question or no answer.
     """
     images = [image_reference(one) for one in _images(rows[0], columns)]
-    turns: list[Turn] = []
+    turns: list[ChatTurn] = []
     for row in rows:
         asked = row.get(columns.question) if columns.question else None
         asked = str(asked) if asked not in (None, "") else question
@@ -211,7 +211,7 @@ def from_rows(
             raise UnfitRecordError("no answer")
         if not turns and IMAGE_TAG not in asked:
             asked = f"{IMAGE_TAG}\n" * len(images) + asked
-        turns += [Turn("human", asked), Turn("gpt", str(answer))]
+        turns += [ChatTurn("human", asked), ChatTurn("gpt", str(answer))]
     system = rows[0].get(columns.system) if columns.system else None
     draft = Draft(turns, list(images), None, str(system) if system else None)
     _carry_cells(rows, columns, draft, notes)

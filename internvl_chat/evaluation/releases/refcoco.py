@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from internvl_chat.data.plain_pickle import read_plain_pickle
 from internvl_chat.errors import DatasetError
-from internvl_chat.evaluation.plain_pickle import read_plain_pickle
 from internvl_chat.evaluation.releases.release import (
     Layout,
     Reader,

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from internvl_chat.data.convert.exporting import ExportPlan, ExportReport, export_records
+from internvl_chat.data.convert.exporting import ExportPlan, RecordsExport, export_records
 from internvl_chat.data.convert.importing import Format, ImportPlan, ImportReport, import_records
 
 Row = dict[str, Any]
@@ -83,7 +83,7 @@ def send_out(
     *,
     root: Path | None = None,
     embed: bool = False,
-) -> ExportReport:
+) -> RecordsExport:
     return export_records(
         ExportPlan(
             records=source,
@@ -97,7 +97,7 @@ def send_out(
 
 def there_and_back(
     folder: Path, rows: list[Any], form: Format, *, embed: bool = False, ending: str = ".jsonl"
-) -> tuple[list[Row], ImportReport, ExportReport]:
+) -> tuple[list[Row], ImportReport, RecordsExport]:
     """Import rows and export them again."""
     source = write_rows(folder / f"in{ending}", rows)
     there = bring_in(source, folder / "own" / "own.jsonl", form)

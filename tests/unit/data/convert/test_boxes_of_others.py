@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from internvl_chat.data.convert.refcoco import read_plain_pickle
+from internvl_chat.data.plain_pickle import read_plain_pickle
 from internvl_chat.errors import ConfigError, DatasetError
 from tests.unit.data.convert.common import Row, bring_in, read_rows, send_out, write_rows
 
@@ -69,7 +69,7 @@ def test_instances(tmp_path: Path) -> None:
         "annotations.segmentation": 6,
         "boxes of crowds": 1,
     }
-    assert report.notes.remarks["images without boxes or captions"] == 1
+    assert report.notes.changes["images without boxes or captions"] == 1
     assert report.notes.left_records == {
         "an annotation of an image that is not in the file": 1,
         "an annotation with a field missing or of the wrong type": 1,
@@ -196,5 +196,5 @@ def test_damaged_pickles(tmp_path: Path, raw: bytes) -> None:
     if raw == b"}.":
         assert read_plain_pickle(tmp_path / "x.p") == {}
         return
-    with pytest.raises(DatasetError, match="is no pickle of plain lists and dicts"):
+    with pytest.raises(DatasetError, match="is no pickle of plain values"):
         read_plain_pickle(tmp_path / "x.p")

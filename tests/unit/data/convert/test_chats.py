@@ -167,7 +167,7 @@ def test_named_and_written_images_get_a_common_root(tmp_path: Path) -> None:
     images = read_rows(tmp_path / "out" / "x.jsonl")[0]["image"]
     assert all((Path(report.root) / path).is_file() for path in images)
     assert images[0] == "pics/a.png"
-    assert report.notes.remarks["images in two folders: the root is their common folder"] == 1
+    assert report.notes.changes["images in two folders: the root is their common folder"] == 1
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_answers_not_to_be_learned_are_left_unless_asked_for(tmp_path: Path) -> 
     assert "--train-masked" in next(iter(report.notes.left_records))
     report = bring_in(source, tmp_path / "b.jsonl", "openai", train_masked=True)
     assert report.num_records == 2
-    assert "answers marked as not to be learned, learned all the same" in report.notes.remarks
+    assert "answers marked as not to be learned, learned all the same" in report.notes.changes
     asked_only = says("Hi", "Ho")
     asked_only[0]["loss"] = False  # type: ignore[assignment]
     rows = [{"conversations": asked_only}, {"conversations": says("Hi", "Ho"), "kto_tag": False}]
@@ -278,7 +278,7 @@ def test_keys_and_paths_are_told(tmp_path: Path) -> None:
     report = bring_in(source, tmp_path / "o" / "a.jsonl", "openai", root=tmp_path / "pics")
     assert report.notes.kept == {"split": 2}
     assert report.notes.left == {"name of a message": 1}
-    assert report.notes.remarks == {
+    assert report.notes.changes == {
         "named files that do not exist below the root": 2,
         "absolute paths made relative to the root": 2,
         "paths outside the root, which training refuses (give --root)": 1,
@@ -349,9 +349,9 @@ def test_exports_tell_what_they_leave(tmp_path: Path) -> None:
     source = write_rows(tmp_path / "in.jsonl", LLAVA)
     report = send_out(source, tmp_path / "s.jsonl", "sharegpt")
     assert report.notes.left == {"clip": 1, "width": 1, "height": 1}
-    assert report.notes.remarks == {"<image> put before the first question": 1}
+    assert report.notes.changes == {"<image> put before the first question": 1}
     report = send_out(source, tmp_path / "o.jsonl", "openai")
-    assert sum(report.notes.remarks.values()) >= 1
+    assert sum(report.notes.changes.values()) >= 1
     refused = write_rows(tmp_path / "bad.jsonl", [{"x": 1}])
     with pytest.raises(DatasetError, match="no record could be written"):
         send_out(refused, tmp_path / "o2.jsonl", "openai")
