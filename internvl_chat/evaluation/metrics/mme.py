@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from internvl_chat.evaluation.metrics.first_verdict import first_verdict
+
 Label = Literal["yes", "no", "other"]
 
 _CHINESE = re.compile("[\u4e00-\u9fa5]")
@@ -63,6 +65,15 @@ class TaskCount:
             readings.append(label)
             right.append(label == truth and label != "other")
         return cls(tuple(readings), tuple(right), tuple(left_out), bad)
+
+    @classmethod
+    def by_verdicts(cls, pairs: Sequence[tuple[str, str]]) -> TaskCount:
+        """Of (truth, stored reply): the reply counts by its first yes or no, wherever it stands."""
+        truths = [truth.lower() for truth, _ in pairs]
+        names: dict[bool | None, Label] = {True: "yes", False: "no", None: "other"}
+        labels = tuple(names[first_verdict(reply)] for _, reply in pairs)
+        right = tuple(a == b != "other" for a, b in zip(labels, truths, strict=True))
+        return cls(labels, right, (), sum(one not in ("yes", "no") for one in truths))
 
     @property
     def accuracy(self) -> float:

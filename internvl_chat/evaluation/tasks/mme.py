@@ -22,7 +22,7 @@ from internvl_chat.evaluation.task import (
     ScoreInput,
     TaskSpec,
 )
-from internvl_chat.evaluation.tasks.wording import SHORT
+from internvl_chat.evaluation.tasks.wording import FIRST_VERDICT, SHORT
 
 GROUPS = {
     "Perception": (
@@ -166,7 +166,7 @@ def score(given: ScoreInput) -> Score:
     for task in TASK_NAMES:
         asked = [one for one in given.questions if one.record["task"] == task]
         if asked:
-            counts[task] = TaskCount.of([_line(one, given.answers[one.id]) for one in asked])
+            counts[task] = _count(asked, given)
             right = counts[task].right
             per_sample |= {one.id: float(hit) for one, hit in zip(asked, right, strict=True)}
     printed: list[str] = []
@@ -182,12 +182,26 @@ def score(given: ScoreInput) -> Score:
     return Score(metrics=metrics, printed=text, per_sample=per_sample, notes=_notes(given, counts))
 
 
+def _count(asked: Sequence[Question], given: ScoreInput) -> TaskCount:
+    if given.rules != "official":
+        return TaskCount.of([_line(one, given.answers[one.id]) for one in asked])
+    return TaskCount.by_verdicts(
+        [(one.record["truth"], _stored(given.answers[one.id])) for one in asked]
+    )
+
+
+def _stored(answer: str) -> str:
+    return str(answer) if isinstance(answer, StoredAnswer) else stored(answer)
+
+
 def _notes(given: ScoreInput, counts: Mapping[str, TaskCount]) -> tuple[str, ...]:
     """What the original stops at, or leaves out."""
     odd = [task for task, one in counts.items() if len(one.right) % 2]
     bad = [task for task, one in counts.items() if one.bad_truths]
     out = sum(len(one.left_out) for one in counts.values())
     returns = sum("\r" in given.answers[one.id] for one in given.questions)
+    is_official = given.rules == "official"
+    returns = 0 if is_official else returns
     found = (
         (out, f"{out} lines have not four fields: left out of the accuracy, wrong in accuracy+"),
         (odd, f"the last question of {', '.join(odd)} has no partner: wrong in accuracy+"),
@@ -276,6 +290,11 @@ MME = TaskSpec(
     ),
     metric="accuracy and accuracy+ of yes and no",
     score=score,
+    rules=("2024", "official"),
+    rule_differences={
+        "official": f"{FIRST_VERDICT}, not the first four characters; a tab in an answer is of no "
+        "account"
+    },
     export=export,
     read_answers=read_answers,
     single_process=True,

@@ -12,6 +12,7 @@ from typing import Any
 from internvl_chat.errors import DatasetError
 from internvl_chat.evaluation.joining import add_answer, read_records, require_text
 from internvl_chat.evaluation.metrics.final_answer import final_answer
+from internvl_chat.evaluation.metrics.first_verdict import first_verdict
 from internvl_chat.evaluation.metrics.pope import Counts, reads_as_yes
 from internvl_chat.evaluation.sources import (
     ImageFile,
@@ -33,6 +34,7 @@ from internvl_chat.evaluation.task import (
 from internvl_chat.evaluation.tasks.wording import (
     CHAIN_OF_THOUGHT,
     COT_TOKENS,
+    FIRST_VERDICT,
     NO_COT_IN_2024,
     SHORT,
 )
@@ -86,7 +88,7 @@ def load(root: DataRoot, rules: Rules, *, reasons: bool = False) -> list[Questio
 def _prompt(text: str, rules: Rules, reasons: bool) -> str:
     if reasons:
         return CHAIN_OF_THOUGHT.replace("{question}", text.replace(SHORT, "").strip())
-    return f"{text} " if rules == "2024" else text.strip()
+    return text.strip() if rules == "later" else f"{text} "
 
 
 def _labels(folder: Path, category: str) -> list[str]:
@@ -109,9 +111,12 @@ def score(given: ScoreInput, *, reasons: bool = False) -> Score:
         if not asked:
             continue
         truth = [bool(one.record["is_yes"]) for one in asked]
+        read = first_verdict if given.rules == "official" else reads_as_yes
+        readings = [None if one.id in given.unanswered else read(stated[one.id]) for one in asked]
+        # What nobody answered, or says neither, is wrong.
         said = [
-            not is_yes if one.id in given.unanswered else reads_as_yes(stated[one.id])
-            for one, is_yes in zip(asked, truth, strict=True)
+            not is_yes if reading is None else reading
+            for reading, is_yes in zip(readings, truth, strict=True)
         ]
         counts = Counts.of(said, truth)
         per_sample |= {one.id: float(a == b) for one, a, b in zip(asked, said, truth, strict=True)}
@@ -208,9 +213,10 @@ _DIRECT = TaskSpec(
     generation=Generation(max_new_tokens=100),
     metric="F1 of yes and no",
     score=score,
-    rules=("2024", "later"),
+    rules=("2024", "later", "official"),
     rule_differences={
-        "later": "the prompt has no space at its end; `Overall F1: …` is printed last"
+        "later": "the prompt has no space at its end; `Overall F1: …` is printed last",
+        "official": f"{FIRST_VERDICT}; an answer without any is wrong, not a yes",
     },
     export=export,
     read_answers=read_answers,
@@ -225,8 +231,8 @@ POPE = replace(
         generation=Generation(max_new_tokens=COT_TOKENS),
         score=partial(score, reasons=True),
         export=partial(export, reasons=True),
-        rules=("later",),
-        rule_differences={},
+        rules=("later", "official"),
+        rule_differences={"official": _DIRECT.rule_differences["official"]},
         published="",
     ),
 )

@@ -13,7 +13,12 @@ import numpy as np
 
 from internvl_chat.errors import DatasetError
 from internvl_chat.evaluation.joining import OpenQuestions, identity, read_records, require_text
-from internvl_chat.evaluation.metrics.boxes_iou import iou, read_box
+from internvl_chat.evaluation.metrics.boxes_iou import (
+    exact_iou,
+    iou,
+    read_box,
+    read_ordered_box,
+)
 from internvl_chat.evaluation.sources import (
     ImageFile,
     read_jsonl,
@@ -107,9 +112,8 @@ def score(given: ScoreInput) -> Score:
     per_sample: dict[str, float] = {}
     hits: dict[str, list[bool]] = {}
     for one in given.questions:
-        height, width = one.record["hw"]
-        box = read_box(given.answers[one.id], width, height)
-        hit = iou(box, np.array(one.record["bbox"], dtype=np.float32)) >= THRESHOLD
+        overlap = _exact_overlap if given.rules == "official" else _overlap
+        hit = overlap(one, given.answers[one.id]) >= THRESHOLD
         hits.setdefault(one.record["split"], []).append(hit)
         per_sample[one.id] = float(hit)
     metrics = {split: sum(row) / len(row) for split, row in hits.items()}
@@ -118,6 +122,18 @@ def score(given: ScoreInput) -> Score:
         for split, value in metrics.items()
     ]
     return Score(metrics=metrics, printed="".join(blocks), per_sample=per_sample)
+
+
+def _overlap(question: Question, answer: str) -> float:
+    """In float32, corners as they are given."""
+    height, width = question.record["hw"]
+    box = read_box(answer, width, height)
+    return iou(box, np.array(question.record["bbox"], dtype=np.float32))
+
+
+def _exact_overlap(question: Question, answer: str) -> float:
+    height, width = question.record["hw"]
+    return exact_iou(read_ordered_box(answer, width, height), question.record["bbox"])
 
 
 def _precision(value: float | None) -> str:
@@ -187,6 +203,11 @@ def _spec(id: str, title: str, splits: Sequence[str]) -> TaskSpec:
         generation=Generation(max_new_tokens=100),
         metric="IoU of at least 0.5",
         score=score,
+        rules=("2024", "official"),
+        rule_differences={
+            "official": "whole numbers are thousandths however small they are (`[[0,0,1,2]]`), "
+            "corners may come in any order, boxes are compared in double precision"
+        },
         original_flags={"--sample": False},
         export=export,
         read_answers=read_answers,

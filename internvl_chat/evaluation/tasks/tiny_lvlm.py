@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from internvl_chat.evaluation.joining import OpenQuestions, identity, read_records, require_text
-from internvl_chat.evaluation.metrics.tiny_lvlm import is_hit
+from internvl_chat.evaluation.metrics.tiny_lvlm import holds_truth, is_hit
 from internvl_chat.evaluation.sources import ImageFile, require, require_answer, require_plain
 from internvl_chat.evaluation.task import (
     DataFile,
@@ -73,11 +73,12 @@ def score(given: ScoreInput) -> Score:
     """Share of hits in each group, and the sum of these shares."""
     groups = {one.id: one.record["group"] for one in given.questions}
     hits: dict[str, list[bool]] = {groups[name]: [] for name in given.answers if name in groups}
+    is_right = holds_truth if given.rules == "official" else is_hit
     per_sample = {}
     for one in given.questions:
         truths = one.record["truths"]
         golds = [str(gold) for gold in (truths if isinstance(truths, list) else [truths])]
-        hit = is_hit(given.answers[one.id], golds)
+        hit = is_right(given.answers[one.id], golds)
         hits[one.record["group"]].append(hit)
         per_sample[one.id] = float(hit)
     metrics: dict[str, float] = {group: sum(row) / len(row) for group, row in hits.items()}
@@ -129,6 +130,11 @@ TINY_LVLM = TaskSpec(
     generation=Generation(max_new_tokens=30),
     metric="truth contained in the answer, sum of five groups",
     score=score,
+    rules=("2024", "official"),
+    rule_differences={
+        "official": "commas, question marks and capitals go before words are compared, and a comma "
+        "between digits alone goes; a right answer of articles alone (`a`) is not in every answer"
+    },
     export=export,
     read_answers=read_answers,
     published="Overall: 3.53909090909091",

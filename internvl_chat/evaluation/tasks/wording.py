@@ -17,6 +17,11 @@ COT_TOKENS: Final = 4096
 """Most tokens of an answer with ``--cot``."""
 NO_COT_IN_2024: Final = "--cot is of the later evaluators: under 2024 stands the score of later"
 """A note on scores of answers that were reasoned for."""
+FIRST_VERDICT: Final = (
+    "the first word of the whole answer that says yes or no counts, whatever its case "
+    "(`NO`, `isn't`)"
+)
+"""What ``first_verdict`` changes, for the docs."""
 NAMED_LETTER = (
     "the letter is the one that an answer names: `b`, `(B)`, `B. two`, `the answer is B`, not the "
     "first of a word"

@@ -83,6 +83,6 @@ def test_where_there_is_none() -> None:
     assert [task.generation.max_new_tokens for task in as_reasoned([POPE], "later")] == [4096]
     with pytest.raises(ConfigError, match="mmvp cannot be asked with a chain of thought"):
         as_reasoned([POPE, MMVP], "later")
-    for rules in (None, "2024", "official"):
+    for rules in (None, "2024"):
         with pytest.raises(ConfigError, match="pope has no chain of thought under the rules of"):
             as_reasoned([POPE], rules)  # type: ignore[arg-type]

@@ -28,7 +28,7 @@ def test_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks_table, "TASKS", {"X": tsv})
     monkeypatch.setattr(tasks_table, "GROUPS", {"all": ("X", "Y")})
     lines = tasks_table.tasks_table().splitlines()
-    assert lines[2].endswith("| F1 of yes and no | 100 | gpt | 2024, later | a\\|b |")
+    assert lines[2].endswith("| F1 of yes and no | 100 | gpt | 2024, later, official | a\\|b |")
     assert "`run.py --data X --model CHECKPOINT`" in lines[2]
     assert "| `data/pope` (5 files and folders) |" in lines[2]
     assert "`all` stands for `X`, `Y`." in lines
@@ -53,7 +53,8 @@ def test_what_a_server_scores_has_one_set_of_rules() -> None:
 
 
 def test_tasks_that_change_alike_share_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    tasks = {name: replace(TASKS["pope"], id=name) for name in ("X", "Y")}
+    pope = replace(TASKS["pope"], rule_differences={"later": "the prompt has no space"})
+    tasks = {name: replace(pope, id=name) for name in ("X", "Y")}
     other = replace(tasks["Y"], id="Z", rule_differences={"later": "a|b", "official": "c"})
     monkeypatch.setattr(tasks_table, "TASKS", {**tasks, "Z": other})
     monkeypatch.setattr(tasks_table, "GROUPS", {})
