@@ -65,17 +65,21 @@ def _run(options: argparse.Namespace, is_main: bool) -> int:
     judges = judges_of(
         prompts=options.judge_prompts, rules=parse_rules(options.rules), **judge_settings(options)
     )
-    if options.mode == "eval":
-        runs = [_settings(options, name, name) for name in options.model]
-        pairs = [(settings, task) for settings in runs for task in tasks]
+    is_scored_alone = options.mode == "eval"
+    runs = [
+        _settings(options, name, name if is_scored_alone else find_checkpoint(name))
+        for name in options.model
+    ]
+    pairs = [(settings, task) for settings in runs for task in tasks]
+    if not is_scored_alone:
+        _refuse_one_folder_for_two(runs)
+        for settings in runs:
+            require_start(settings, tasks, judges)
+    if options.rerun and is_main:
+        for settings, task in pairs:
+            (settings.folder / task.id / REPLIES).unlink(missing_ok=True)
+    if is_scored_alone:
         return max([_try_score(*pair, judges) for pair in pairs]) if is_main else 0
-    runs = [_settings(options, name, find_checkpoint(name)) for name in options.model]
-    _refuse_one_folder_for_two(runs)
-    for settings in runs:
-        require_start(settings, tasks, judges)
-        if options.rerun and is_main:
-            for task in tasks:
-                (settings.folder / task.id / REPLIES).unlink(missing_ok=True)
     return run_on_ranks(runs, tasks, judges)
 
 

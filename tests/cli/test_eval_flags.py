@@ -18,6 +18,7 @@ from internvl_chat.cli.run import main as run_main
 from internvl_chat.evaluation.registry import TASKS
 from internvl_chat.evaluation.settings import RunSettings
 from tests.support.evaluation.every_task import LMU_DATA, write_every_task
+from tests.support.evaluation.judge_server import judge_server, said
 from tests.support.training import ROOT
 
 MODEL = str(ROOT / "pretrained/internvl-chat-tiny")
@@ -367,3 +368,20 @@ def test_a_chain_of_thought_end_to_end(work: Path, capsys: pytest.CaptureFixture
     shown = json.loads(capsys.readouterr().out)[0]
     assert shown["prompt"].endswith("Question:\n\nIs there a blue circle?")
     assert shown["settings"]["max_new_tokens"] == 4096
+
+
+def test_rerun_asks_the_judge_anew(
+    work: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With --mode eval, too, where nothing but the judge is asked."""
+    argv = ["--data", "MMStar", "--model", MODEL, "--work-dir", str(tmp_path), "--judge", "m"]
+    with judge_server(lambda number, body: said("A")) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        assert run_main(argv) == 0
+        first = [text for text in server.texts() if text != "hello"]
+        assert first
+        assert run_main([*argv, "--mode", "eval"]) == 0
+        assert [text for text in server.texts() if text != "hello"] == first
+        assert run_main([*argv, "--mode", "eval", "--rerun"]) == 0
+        again = [text for text in server.texts() if text != "hello"]
+    assert sorted(again) == sorted([*first, *first])

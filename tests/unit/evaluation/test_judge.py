@@ -32,6 +32,8 @@ from internvl_chat.evaluation.judge_endpoint import (
     retry_after_seconds,
 )
 from internvl_chat.evaluation.judge_prompts import load_judge_prompts
+from internvl_chat.evaluation.task import Question, ScoreInput
+from internvl_chat.evaluation.tasks.tsv.choice import MMSTAR
 from tests.support.evaluation.judge_server import Said, judge_server, refused, said
 
 KEY = "sk-very-secret"
@@ -499,6 +501,25 @@ def test_each_attempt_at_the_same_temperature_is_asked(make: Make, tmp_path: Pat
             judge.close()
     assert [body["temperature"] for body in server.bodies] == [0, 0, 0]
     assert len({json.loads(line)["sha256"] for line in replies.open()}) == 3
+
+
+def test_multiple_choice_tries_three_times(make: Make) -> None:
+    """At the same temperature, as VLMEvalKit does: the file of replies must not answer for it."""
+    row = {"index": 0, "question": "Which?", "A": "red", "B": "blue", "answer": "A"}
+    question = Question(id="0", prompt="Which?", record=row)
+    assert MMSTAR.score is not None
+    for num_unread, hit, num_asked in ((2, 1.0, 3), (0, 1.0, 1)):
+        with judge_server(
+            lambda number, body, n=num_unread: said("no idea" if number < n else "A")
+        ) as server:
+            given = ScoreInput(
+                questions=[question],
+                answers={"0": "hm"},
+                rules="official",
+                judge=make(server.url),
+            )
+            assert MMSTAR.score(given).per_sample == {"0": hit}
+        assert len(server.bodies) == num_asked
 
 
 @pytest.mark.parametrize(
