@@ -271,7 +271,7 @@ class OpenAIJudge:
             if isinstance(outcome, JudgeReply) or _is_alive(outcome):
                 return ""
             reason = outcome.reason
-            if outcome.verdict == "give up":
+            if outcome.verdict == "give up" or reason == "timeout":  # a minute of silence will do
                 break
         return reason
 

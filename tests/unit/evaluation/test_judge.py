@@ -548,6 +548,13 @@ def test_a_word_finds_out_whether_a_judge_answers(make: Make, reply: Said, reaso
     assert judge.summary()["num_replies"] == judge.summary()["num_without_reply"] == 0
 
 
+def test_silence_is_waited_for_once(make: Make) -> None:
+    with judge_server(lambda number, body: Said(after_seconds=0.6)) as server:
+        judge = make(server.url, limits=IMPATIENT)
+        assert judge.absence() == "timeout"
+    assert len(server.bodies) == 1
+
+
 def test_nobody_there(make: Make) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
