@@ -14,11 +14,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, BitsAndBytesConfig
 
-from internvl_chat.chat import load_model, split_model
+from internvl_chat.chat import load_image, load_model, load_video, split_model
 from internvl_chat.chat.session import ChatSession
 from internvl_chat.checkpoint.artifacts import preprocessor_config
 from internvl_chat.checkpoint.surgery.export import export
-from internvl_chat.config import NormalizeType
+from internvl_chat.config import DecodeConfig, NormalizeType
 from internvl_chat.errors import CheckpointError, ConfigError
 from internvl_chat.model import InternVLChatConfig, InternVLChatModel
 from internvl_chat.model.constants import NORMALIZATION
@@ -254,3 +254,43 @@ def test_pixel_statistics_that_training_does_not_know(
     path.write_text(json.dumps({"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 1, 1]}))
     assert load_model(str(copy))[0].config.normalize_type == "imagenet"
     assert "unknown pixel statistics [0.1, 0.2, 0.3, 1, 1, 1]; ImageNet's are used" in caplog.text
+
+
+def test_images_are_read_as_in_training(checkpoint: str, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(checkpoint, copy)
+    Image.new("RGBA", (28, 28), (0, 0, 0, 0)).save(tmp_path / "a.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    sideways = Image.new("RGB", (28, 28), "white")
+    sideways.paste("black", (0, 0, 28, 14))  # above as stored, to the right as shown
+    sideways.save(tmp_path / "b.jpg", exif=exif, quality=100)
+    for name in ("1", "2"):
+        (tmp_path / "frames").mkdir(exist_ok=True)
+        shutil.copyfile(tmp_path / "a.png", tmp_path / f"frames/{name}.png")
+
+    def seen() -> list[bool]:
+        """Is the transparent one white, the frame of a video too, the other one turned?"""
+        model, tokenizer = load_model(str(copy))
+        session = ChatSession(model, tokenizer, {})
+        session.add_image(str(tmp_path / "a.png"))
+        session.add_video(str(tmp_path / "frames"), num_segments=1)
+        session.add_image(str(tmp_path / "b.jpg"))
+        tiles = session.take("What?").tiles
+        assert tiles is not None
+        for number, path in ((0, "a.png"), (2, "b.jpg")):
+            assert load_image(str(tmp_path / path), model=model).equal(tiles[number : number + 1])
+        video = load_video(str(tmp_path / "frames"), num_segments=1, model=model)[0]
+        assert video.equal(tiles[1:2])
+        white = [bool(tile[0, 14, 14] > 2) for tile in tiles[:2]]
+        return [*white, bool(tiles[2, 0, 4, 4] > 2)]
+
+    path = copy / "preprocessor_config.json"
+    path.write_text(json.dumps(preprocessor_config(28, "imagenet")))
+    assert seen() == [False, False, False]
+    for rule in (DecodeConfig.as_shown(), DecodeConfig.as_shown(image_backend="fast")):
+        path.write_text(json.dumps(preprocessor_config(28, "imagenet", rule)))
+        assert seen() == [True, True, True]
+    path.write_text(json.dumps({"apply_exif_orientation": "yes", "image_backend": "turbo"}))
+    with pytest.raises(CheckpointError, match=r"preprocessor_config.json: .*Want true.*turbo"):
+        load_model(str(copy))

@@ -9,6 +9,7 @@ import pytest
 
 from internvl_chat.checkpoint.artifacts import (
     PREPROCESSOR_NAME,
+    decode_config_of,
     normalize_type_of,
     preprocessor_config,
 )
@@ -19,6 +20,7 @@ from internvl_chat.checkpoint.sources import (
     require_config,
     vision_config_of,
 )
+from internvl_chat.config import DecodeConfig
 from internvl_chat.errors import CheckpointError
 
 
@@ -101,6 +103,10 @@ def test_pixel_statistics_of_an_adapter_are_its_base_s(tmp_path: Path) -> None:
     (base / PREPROCESSOR_NAME).write_text(json.dumps(values))
     adapter = _write_adapter(tmp_path / "adapter", str(base))
     assert normalize_type_of(base) == normalize_type_of(adapter) == "clip"
+    assert decode_config_of(base) == decode_config_of(adapter) == DecodeConfig.as_stored()
+    rule = DecodeConfig.as_shown()
+    (base / PREPROCESSOR_NAME).write_text(json.dumps({**values, **rule.stored()}))
+    assert decode_config_of(base) == decode_config_of(adapter) == rule
 
 
 def test_the_vision_tower_s_configuration(tmp_path: Path) -> None:

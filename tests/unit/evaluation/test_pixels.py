@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import base64
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from internvl_chat.evaluation.pixels import (
     tiles_of,
 )
 from internvl_chat.evaluation.prompts import shown_images
+from internvl_chat.evaluation.sources import EncodedImage, ImageFile
 from internvl_chat.evaluation.task import AS_STORED, Question, VideoClip
 from internvl_chat.evaluation.videos import with_segments
 
@@ -152,3 +154,19 @@ def test_a_gif_is_a_video_too(tmp_path: Path) -> None:
     tiles, counts = load_tiles(three, WHOLE, "each")
     assert tiles is not None
     assert (len(tiles), counts) == (3, [1, 1, 1])
+
+
+def test_files_become_rgb_by_the_checkpoints_rule(tmp_path: Path) -> None:
+    Image.new("RGBA", (28, 28), (0, 0, 0, 0)).save(tmp_path / "00001.jpg", format="PNG")
+    raw = base64.b64encode((tmp_path / "00001.jpg").read_bytes()).decode()
+    clip = VideoClip(path=str(tmp_path), num_segments=1, frames_per_second=1)
+    asked = [
+        Question(id="0", prompt="?", images=(ImageFile(str(tmp_path / "00001.jpg")),)),
+        Question(id="1", prompt="?", images=(EncodedImage(raw, "a.png"),)),
+        Question(id="2", prompt="?", video=clip),
+    ]
+    for decode, level in ((DecodeConfig.as_stored(), 0), (DecodeConfig.as_shown(), 255)):
+        for question in asked:
+            tiles, _ = load_tiles(question, replace(WHOLE, decode=decode), "each")
+            assert tiles is not None
+            assert tiles.unique().tolist() == [level]

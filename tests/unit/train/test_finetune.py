@@ -14,6 +14,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
 from internvl_chat.checkpoint.artifacts import preprocessor_config
+from internvl_chat.config import DecodeConfig
 from internvl_chat.model import InternVLChatModel
 from internvl_chat.train.finetune import main
 from tests.support.training import (
@@ -197,12 +198,22 @@ def test_other_pixel_statistics_than_the_checkpoints_are_told(
     processor = preprocessor_config(28, "clip")
     (copy / "preprocessor_config.json").write_text(json.dumps(processor))
     assert main(train_arguments(copy, meta, tmp_path / "one", max_steps=1)) == 0
-    assert "trained on pixels of clip statistics, this run uses imagenet" in capsys.readouterr().err
-    argv = train_arguments(copy, meta, tmp_path / "two", max_steps=1, normalize_type="clip")
+    told = capsys.readouterr().err
+    assert "trained on pixels of clip statistics, this run uses imagenet" in told
+    assert "apply_exif_orientation False -> True, rgba_background_color None -> [255" in told
+    saved = json.loads((tmp_path / "one/preprocessor_config.json").read_text())
+    assert DecodeConfig.of_preprocessor(saved) == DecodeConfig.as_shown()
+    rule = DecodeConfig.as_shown(image_backend="fast", apply_exif_orientation=False)
+    processor = preprocessor_config(28, "clip", rule)
+    (copy / "preprocessor_config.json").write_text(json.dumps(processor))
+    flags = {"image_backend": "fast", "apply_exif_orientation": False, "normalize_type": "clip"}
+    argv = train_arguments(copy, meta, tmp_path / "two", max_steps=1, **flags)
     assert main(argv) == 0
-    assert "statistics, this run uses" not in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "statistics, this run uses" not in told
+    assert "image files become RGB by another rule" not in told
     saved = json.loads((tmp_path / "two/preprocessor_config.json").read_text())
-    assert saved["image_mean"] == processor["image_mean"]
+    assert saved == processor
 
 
 def test_missing_weights(model: Path, meta: Path, tmp_path: Path, capsys: Any) -> None:

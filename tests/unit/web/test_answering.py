@@ -143,6 +143,20 @@ def test_the_image_with_the_boxes_can_be_chosen(
         assert drawn.getpixel((500, 500)) == colour
 
 
+def test_boxes_are_drawn_on_the_image_as_the_model_saw_it(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (80, 40), "white").save(tmp_path / "a.jpg", exif=exif)
+    one, two = (scripted(name, "<box>[[0, 0, 500, 500]]</box>") for name in ("one", "two"))
+    one.model.config.apply_exif_orientation = True
+    conversation = Conversation().ask("?", [MediaItem(path=str(tmp_path / "a.jpg"))])
+    *_, conversation = Answering([one, two]).stream(
+        conversation, DEFAULT_GENERATION, never, drawings=tmp_path
+    )
+    drawings = [answer.drawing for answer in conversation.turns[0].answers]
+    assert [Image.open(str(path)).size for path in drawings] == [(256, 512), (512, 256)]
+
+
 def test_no_image_no_drawing(tmp_path: Path) -> None:
     answering = Answering([scripted("one", "<box>[[100, 100, 300, 300]]</box>")])
     film = MediaItem(path="film.mp4", num_frames=2)
