@@ -19,12 +19,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Final, TypeVar
 
-import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from internvl_chat.config import MAX_IMAGE_PIXELS, DecodeConfig
 from internvl_chat.data import fast_jpeg
 from internvl_chat.data.file_kinds import KIND_BYTES, kind_of
+from internvl_chat.data.modes import DEEP_GREYS, deep_grey_to_rgb, on_ground
 from internvl_chat.data.orientation import UPRIGHT, ImageGeometry, turned, turned_size
 from internvl_chat.data.png_chunks import with_scaled_transparency, without_text
 from internvl_chat.data.schema import BadRecordError
@@ -63,7 +63,6 @@ _DECODE_ERRORS: Final = (
     Image.DecompressionBombError,
 )
 _ORIENTATION: Final = 0x0112  # EXIF tag
-_DEEP_GREYS: Final = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 _ADDRESS: Final = re.compile(r"\s*<[^<>]* at 0x[0-9a-fA-F]+>|\s*at 0x[0-9a-fA-F]+")
 _AS_SHOWN: Final = DecodeConfig.as_shown()
 
@@ -276,10 +275,10 @@ def _to_rgb(image: Image.Image, where: str, path: str, decode: DecodeConfig) -> 
             image.load()
             if decode.apply_exif_orientation:
                 image = turned(image, _orientation(image))
-            if image.mode in _DEEP_GREYS:
-                return _grey_to_rgb(image, decode.rgba_background_color)
+            if image.mode in DEEP_GREYS:
+                return deep_grey_to_rgb(image, decode.rgba_background_color)
             if decode.rgba_background_color is not None and image.has_transparency_data:
-                return _on_ground(image, decode.rgba_background_color)
+                return on_ground(image, decode.rgba_background_color)
             return image if image.mode == "RGB" else image.convert("RGB")
     except _DECODE_ERRORS as err:
         told = _told(err)
@@ -363,37 +362,3 @@ def _orientation(image: Image.Image) -> int:
     except _DECODE_ERRORS:
         return UPRIGHT
     return value if isinstance(value, int) and 1 <= value <= 8 else UPRIGHT
-
-
-# ---- modes --------------------------------------------------------------------------------------
-
-
-def _on_ground(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
-    if image.mode == "La":
-        image = image.convert("LA")
-    rgba = image if image.mode == "RGBA" else image.convert("RGBA")
-    ground = Image.new("RGB", rgba.size, colour)
-    ground.paste(rgba, mask=rgba.getchannel("A"))
-    return ground
-
-
-def _grey_to_rgb(image: Image.Image, colour: tuple[int, int, int] | None) -> Image.Image:
-    """16 bits of a PNG or PNM are scaled by their range; others by the largest value."""
-    values = np.asarray(image).astype(np.float32)
-    values[~np.isfinite(values)] = 0
-    top = float(values.max(initial=0))
-    if image.mode.startswith("I;16") or image.format in ("PNG", "PPM"):
-        scaled = values * (255.0 / 65535.0)
-    elif top > 255:
-        scaled = values * (255.0 / 65535.0 if top <= 65535 else 255.0 / top)
-    elif image.mode == "F" and top <= 1:
-        scaled = values * 255.0
-    else:
-        scaled = values
-    rgb = Image.fromarray(scaled.clip(0, 255).round().astype(np.uint8)).convert("RGB")
-    through = image.info.get("transparency")
-    if colour is None or not isinstance(through, int):
-        return rgb
-    mask = Image.fromarray(np.where(values == through, 255, 0).astype(np.uint8))
-    rgb.paste(colour, mask=mask)
-    return rgb

@@ -8,6 +8,8 @@ from typing import Any
 from transformers.utils.logging import disable_progress_bar
 
 from internvl_chat.chat.loading import load_model
+from internvl_chat.chat.media import image_config_of
+from internvl_chat.data.images import require_backend
 from internvl_chat.web.answering import Answering, Checkpoint
 
 
@@ -20,11 +22,13 @@ def load(paths: list[str], **options: Any) -> Answering:
 
     Raises:
         CheckpointError: one of them is none.
+        ConfigError: a package that it decodes images with is not installed.
     """
     disable_progress_bar()
     checkpoints = []
     for name, path in zip(names_of(paths), paths, strict=True):
         loaded, tokenizer = load_model(path, **options)
+        require_backend(image_config_of(loaded.config).decode)
         checkpoints.append(Checkpoint(name=name, model=loaded, tokenizer=tokenizer))
     return Answering(checkpoints)
 

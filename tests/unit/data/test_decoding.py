@@ -205,6 +205,7 @@ def test_sixteen_bits_are_scaled_by_their_range() -> None:
     deep = Image.fromarray(np.array([[0, 255, 32896, 65535]], dtype=np.uint16))
     for kind in ("PNG", "TIFF", "PPM"):
         assert pixels(saved(deep, kind))[0, :, 0].tolist() == [0, 1, 128, 255], kind
+    assert pixels(b"Pf\n2 1\n-1.0\n" + struct.pack("<2f", 0, 0.5))[0, :, 0].tolist() == [0, 128]
     dark = Image.fromarray(np.array([[0, 200]], dtype=np.uint16))
     assert pixels(saved(dark, "PNG"))[0, :, 0].tolist() == [0, 1]  # as a viewer shows it
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
 import sys
 import zipfile
@@ -21,6 +22,7 @@ from internvl_chat.data.dataset import Loaded, SampleLoader
 from internvl_chat.data.encode import Encoder
 from internvl_chat.data.images import decode_image
 from internvl_chat.data.meta import DatasetSpec
+from internvl_chat.data.schema import BadRecordError
 from internvl_chat.errors import ConfigError
 from tests.support.configs import encode_config, image_config, media_config
 from tests.support.tokenizers import byte_level, with_special_tokens
@@ -211,3 +213,50 @@ def test_records_of_an_archive(tmp_path: Path) -> None:
         found = load(tmp_path / root, {"image": "x/1.png"}, dynamic_image_size=True)
         assert found.image_sizes == ((40, 30),)
     assert image_config().decode == DecodeConfig.as_shown()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pipe",
+        "folder",
+        "loop",
+        "a\0b",
+        "n" * 300,
+        ".",
+        "sub/",
+        "file.txt/x.png",
+        "/dev/zero",
+        "\u202e",
+    ],
+)
+def test_odd_paths_are_bad_records(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file.txt").write_text("text")
+    with pytest.raises(BadRecordError, match=r"^a\.jsonl:1: "):
+        load(tmp_path, {"image": name})
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        MemoryError(),
+        RuntimeError("x at 0x7f00"),
+        AttributeError("<A object at 0x7f>"),
+        OSError(5, "x"),
+    ],
+)
+def test_whatever_a_decoder_raises_is_a_bad_record(
+    failure: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_photo(tmp_path / "a.jpg", (40, 30))
+
+    def fail(self: Any) -> None:
+        raise failure
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
+    with pytest.raises(BadRecordError, match=r"a.jpg cannot be decoded: ") as caught:
+        load(tmp_path, {"image": "a.jpg"})
+    assert "0x" not in str(caught.value)
