@@ -152,7 +152,9 @@ class Animation:
         try:
             durations = frame_milliseconds(raw)
             self._image = open_image(raw, where=where, path=path, max_pixels=max_pixels)
-            self.num_frames = int(getattr(self._image, "n_frames", 1))
+            # A PNG may begin with a still for viewers that know no animation; others never show it.
+            self._num_skipped = int(bool(self._image.info.get("default_image")))
+            self.num_frames = int(getattr(self._image, "n_frames", 1)) - self._num_skipped
         except CutOffError as err:
             raise self._error(
                 "TRUNCATED_IMAGE", "is cut off: a part of its last image is missing"
@@ -179,7 +181,8 @@ class Animation:
 
     def frames(self, indices: Sequence[int]) -> list[Image.Image]:
         """RGB images of these frames, in this order."""
-        wanted, last = set(indices), max(indices, default=-1)
+        first = self._num_skipped
+        wanted, last = {first + i for i in indices}, first + max(indices, default=-1)
         found: dict[int, Image.Image] = {}
         try:
             for number, frame in enumerate(ImageSequence.Iterator(self._image)):
@@ -189,7 +192,7 @@ class Animation:
                     )
                 if number >= last:
                     break
-            return [found[i] for i in indices]
+            return [found[first + i] for i in indices]
         except BadRecordError:
             raise
         except _DAMAGE as err:

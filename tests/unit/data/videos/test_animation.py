@@ -38,6 +38,17 @@ def test_each_image_has_its_own_duration(tmp_path: Path, ending: str) -> None:
     assert choose_frames(video, clip=None, **limits) == [0, 0]  # it rests there, for 2 of 2.6 s
 
 
+def test_a_still_beside_the_animation_is_no_frame(tmp_path: Path) -> None:
+    images = [Image.new("RGB", (40, 30), colour) for colour in COLOURS]
+    path = tmp_path / "a.png"
+    images[0].save(
+        path, save_all=True, append_images=images[1:], duration=DURATIONS[1:], default_image=True
+    )
+    video = open_video(str(path), where="")
+    assert video.num_frames == 4
+    assert [image.getpixel((3, 3)) for image in video.frames([0, 3])] == [(0, 255, 0), (0, 0, 0)]
+
+
 def test_an_even_gif_has_a_rate(tmp_path: Path) -> None:
     video = open_video(str(write(tmp_path / "a.gif", 40)), where="")
     assert video.frames_per_second == 25.0
