@@ -24,6 +24,7 @@ from internvl_chat.errors import DatasetError
 from internvl_chat.train import arguments
 from internvl_chat.train.arguments import DataArguments
 from tests.support import tokenizers
+from tests.support.clips import write_clip
 from tests.support.configs import data_config, order_config
 
 SIZE = 16
@@ -192,6 +193,30 @@ def test_a_video_of_a_folder(tmp_path: Path) -> None:
     assert example.num_tiles == (1, 1, 1)
     assert len(example.input_ids) == dataset.lengths[12]
     assert "Frame3: <img>" in tokenizers.byte_level().decode(example.input_ids)
+
+
+def test_video_files_by_either_reader(tmp_path: Path) -> None:
+    """The flag reaches counting and loading; a damaged file is a bad record of both."""
+    made = records(tmp_path)
+    raw = write_clip(tmp_path / "images" / "a.mp4", seconds=[0, 1, 1.04, 1.08, 5, 6]).read_bytes()
+    write_clip(tmp_path / "images" / "a.ts")
+    (tmp_path / "images" / "cut.mp4").write_bytes(raw[: len(raw) // 2])
+    made.append({"video": "a.mp4", "clip": [4.0, 7.0], "conversations": turns("What?", "That.")})
+    made += [{"video": name, "conversations": turns("?", "!")} for name in ("a.ts", "cut.mp4")]
+    for backend, num_bad in (("decord", 2), ("pyav", 1)):
+        config = write(
+            tmp_path,
+            made,
+            min_num_frame=2,
+            max_num_frame=3,
+            max_bad_ratio=1.0,
+            video_backend=backend,
+        )
+        dataset = build(tmp_path, config)
+        (example,) = dataset[Pack((12,))]
+        assert example.num_tiles == (1, 1, 1)  # those at 1.08, 5 and 6 s
+        assert len(example.input_ids) == dataset.lengths[12]
+        assert int((dataset.lengths[:] < 0).sum()) == num_bad
 
 
 def test_validation_takes_records_once_and_unaugmented(tmp_path: Path) -> None:

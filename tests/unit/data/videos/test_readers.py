@@ -6,17 +6,20 @@ import random
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from internvl_chat.cli.options import VideoReader
 from internvl_chat.config import VideoBackend
 from internvl_chat.data.schema import BadRecordError
 from internvl_chat.data.video import Video, choose_frames, open_video
-from internvl_chat.data.videos.readers import usable_times
+from internvl_chat.data.videos.readers import READERS, usable_times
 from internvl_chat.errors import ConfigError
 from tests.support.clips import number_of, shift_clip, write_clip
+from tests.support.configs import media_config
 
 BACKENDS: tuple[VideoBackend, ...] = ("decord", "pyav")
 QUIET = {"x265-params": "log-level=0:pools=none"}
@@ -196,6 +199,13 @@ def test_torchcodec_gives_the_same_frames(tmp_path: Path) -> None:
     except ConfigError as err:
         pytest.skip(str(err))
     assert numbers(video) == list(range(50))
+
+
+def test_one_list_of_readers() -> None:
+    names = set(get_args(VideoBackend))
+    assert names == set(get_args(get_args(VideoReader)[0])) == set(READERS)
+    with pytest.raises(ConfigError, match="--video_backend vlc: want one of decord, pyav"):
+        media_config(video_backend="vlc")
 
 
 def test_times_that_are_none() -> None:
