@@ -94,6 +94,28 @@ def test_for_reading(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "1 images [[20, 10]], 1 tiles" in shown
 
 
+def test_what_is_supervised_is_marked_where_no_colours_show(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("--dataset", "one", "--index", "1")
+    for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    assert run(folder, *arguments) == 0  # into a pipe
+    plain = capsys.readouterr().out
+    assert "supervised ({+…+}); 1 images" in plain
+    assert plain.endswith("<|im_start|>assistant\n{+é<|im_end|>+}\n")
+    assert plain.count("{+") == 2
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    assert run(folder, *arguments) == 0
+    coloured = capsys.readouterr().out
+    assert "32mé<|im_end|>\x1b[0m" in coloured
+    assert "{+" not in coloured
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert run(folder, *arguments) == 0
+    assert "{+é<|im_end|>+}" in capsys.readouterr().out
+
+
 def test_a_bad_record_is_reported_and_the_others_shown(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -53,15 +53,12 @@ def equal_shares(sizes: Sequence[int], total: int) -> list[int]:
     [2, 4, 3]
     """
     shares = [0] * len(sizes)
-    left = min(total, sum(sizes))
-    while left:
-        open_ones = [number for number, size in enumerate(sizes) if shares[number] < size]
-        each, surplus = divmod(left, len(open_ones))
-        for place, number in enumerate(open_ones):
-            wanted = each + (place < surplus)
-            given = min(wanted, sizes[number] - shares[number])
-            shares[number] += given
-            left -= given
+    left, waiting = min(total, sum(sizes)), len(sizes)
+    # Small ones first; of equal ones the later first, which a division without rest leaves less.
+    for number in sorted(range(len(sizes)), key=lambda number: (sizes[number], -number)):
+        shares[number] = min(sizes[number], left // waiting)
+        left -= shares[number]
+        waiting -= 1
     return shares
 
 
