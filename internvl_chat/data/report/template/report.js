@@ -46,7 +46,9 @@
     text: (sample) => sample.shown_images.length === 0,
   };
 
+  let waiting = 0;
   function search() {
+    clearTimeout(waiting);
     const words = byId("search").value.trim().toLowerCase();
     const dataset = byId("dataset").value;
     const test = tests[byId("only").value];
@@ -264,7 +266,6 @@
     });
   }
 
-  let waiting = 0;
   byId("search").addEventListener("input", () => {
     clearTimeout(waiting);
     waiting = setTimeout(search, 120);
