@@ -14,7 +14,7 @@ from internvl_chat.data.check.box_text import box_problems
 from internvl_chat.data.dataset import Loaded
 from internvl_chat.data.encode import Encoder
 from internvl_chat.data.meta import DatasetSpec
-from internvl_chat.data.report.spans import Piece, text_pieces
+from internvl_chat.data.report.spans import TextPiece, text_pieces
 from internvl_chat.data.report.tile_images import TiledImage, assemble, jpeg_address, split_tiles
 from internvl_chat.model.constants import (
     IGNORE_INDEX,
@@ -74,7 +74,7 @@ class GallerySample:
     num_tiles: int
     is_truncated: bool
     shown_images: tuple[SampleImage, ...]
-    pieces: tuple[Piece, ...]
+    pieces: tuple[TextPiece, ...]
     num_hidden_characters: int
     """Of the text's end, beyond LONGEST_TEXT."""
     remarks: tuple[str, ...]
@@ -182,15 +182,15 @@ def _sample_image(
     )
 
 
-def _shortened(pieces: Sequence[Piece]) -> tuple[list[Piece], int]:
+def _shortened(pieces: Sequence[TextPiece]) -> tuple[list[TextPiece], int]:
     """Pieces up to LONGEST_TEXT, and the number of characters behind them."""
-    kept: list[Piece] = []
+    kept: list[TextPiece] = []
     room, hidden = LONGEST_TEXT, 0
     for piece in pieces:
         if room > 0:
             text = piece.text if piece.is_special else piece.text[:room]
             kept.append(
-                Piece(
+                TextPiece(
                     text=text,
                     kind=piece.kind,
                     is_special=piece.is_special,

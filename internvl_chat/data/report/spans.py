@@ -20,7 +20,7 @@ NO_MARK: Final = -1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
+class TextPiece:
     """A stretch of text of which all is the same."""
 
     text: str
@@ -36,7 +36,7 @@ class Piece:
 
 def text_pieces(
     encoder: Encoder, encoded: Encoded, marked: Sequence[tuple[int, int]] = ()
-) -> list[Piece]:
+) -> list[TextPiece]:
     """Cut the text by the tokens' labels.
 
     A character is supervised if a token that covers it has a label: what is not whole tokens
@@ -58,13 +58,13 @@ def text_pieces(
     for number, (start, end) in enumerate(marked):
         marks[start:end] = number
     special_ids = _special_ids(encoder)
-    pieces: list[Piece] = []
+    pieces: list[TextPiece] = []
     position = 0
     for token, start, end in zip(tokens.ids, tokens.starts, tokens.ends, strict=True):
         if int(token) not in special_ids or end <= start:
             continue
         pieces += _plain(encoded.text, kinds, marks, position, start)
-        special = Piece(
+        special = TextPiece(
             text=encoded.text[start:end],
             kind=KINDS[kinds[start]],
             is_special=True,
@@ -83,7 +83,7 @@ def _special_ids(encoder: Encoder) -> set[int]:
     return {number for number, token in added.items() if token.special}
 
 
-def _append(pieces: list[Piece], special: Piece) -> None:
+def _append(pieces: list[TextPiece], special: TextPiece) -> None:
     """Count a special token that follows an equal one."""
     last = pieces[-1] if pieces else None
     if last is None or not last.is_special:
@@ -91,7 +91,7 @@ def _append(pieces: list[Piece], special: Piece) -> None:
         return
     same = (last.text, last.kind, last.mark) == (special.text, special.kind, special.mark)
     if same:
-        pieces[-1] = Piece(
+        pieces[-1] = TextPiece(
             text=last.text, kind=last.kind, is_special=True, times=last.times + 1, mark=last.mark
         )
     else:
@@ -131,14 +131,14 @@ def _character_kinds(encoded: Encoded, tokens: Tokens) -> np.ndarray:
 
 def _plain(
     text: str, kinds: np.ndarray, marks: np.ndarray, start: int, end: int
-) -> Iterator[Piece]:
+) -> Iterator[TextPiece]:
     """Stretches of one kind and mark."""
     if start >= end:
         return
     changes = (np.diff(kinds[start:end]) != 0) | (np.diff(marks[start:end]) != 0)
     borders = [start, *(np.flatnonzero(changes) + start + 1).tolist(), end]
     for begin, stop in pairwise(borders):
-        yield Piece(
+        yield TextPiece(
             text=text[begin:stop],
             kind=KINDS[kinds[begin]],
             is_special=False,
@@ -147,7 +147,7 @@ def _plain(
         )
 
 
-def _decoded(encoder: Encoder, encoded: Encoded) -> list[Piece]:
+def _decoded(encoder: Encoder, encoded: Encoded) -> list[TextPiece]:
     """Decoded ids, run by run; text that was cut off is left out, boxes are not marked."""
     tokenizer: Any = encoder.tokens.tokenizer
     special_ids = _special_ids(encoder)
@@ -161,7 +161,7 @@ def _decoded(encoder: Encoder, encoded: Encoded) -> list[Piece]:
     for (supervised, special), run in groupby(pairs, key=run_of):
         ids = [token for token, _ in run]
         shown = ids if special is None else ids[:1]
-        piece = Piece(
+        piece = TextPiece(
             text=tokenizer.decode(shown, skip_special_tokens=False),
             kind=KINDS[_SUPERVISED if supervised else _PROMPT],
             is_special=special is not None,

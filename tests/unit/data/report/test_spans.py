@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from internvl_chat.data.encode import Encoded, Encoder
-from internvl_chat.data.report.spans import NO_MARK, Piece, text_pieces
+from internvl_chat.data.report.spans import NO_MARK, TextPiece, text_pieces
 from internvl_chat.model.constants import IGNORE_INDEX
 from tests.support import tokenizers
 from tests.support.configs import encode_config
@@ -26,11 +26,11 @@ def encoder(tokenizer: Any, **changes: Any) -> Encoder:
     return Encoder(tokenizer, encode_config(**values))
 
 
-def shown(pieces: list[Piece]) -> list[tuple[str, str, bool, int]]:
+def shown(pieces: list[TextPiece]) -> list[tuple[str, str, bool, int]]:
     return [(one.text, one.kind, one.is_special, one.times) for one in pieces]
 
 
-def spelled(pieces: list[Piece]) -> str:
+def spelled(pieces: list[TextPiece]) -> str:
     return "".join(one.text * one.times for one in pieces)
 
 
