@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 from internvl_chat.model.suggestions import suggest
@@ -96,20 +97,29 @@ def record_key_remarks(data: dict[str, Any]) -> Iterator[str]:
         if data.get(key) and data.get(other) and not _same(data[key], data[other]):
             code = "MEDIA_KEY" if key == "images" else "UNKNOWN_KEY"
             yield f'{code}: key "{key}" is not used beside "{other}"'
-    for key in data.keys() - RECORD_KEYS:
-        yield from _key_remarks(key, data[key], "", RECORD_KEYS)
+    others = data.keys() - RECORD_KEYS
+    if others:
+        seen = _base_names([data.get(key) for key in ("image", "images", "video")])
+        for key in others:
+            yield from _key_remarks(key, data[key], "", RECORD_KEYS, seen)
 
 
 def turn_key_remarks(turn: dict[str, Any]) -> Iterator[str]:
     """Keys of a turn that nothing reads."""
     for key in turn.keys() - TURN_KEYS:
-        yield from _key_remarks(key, turn[key], " of a turn", TURN_KEYS)
+        yield from _key_remarks(key, turn[key], " of a turn", TURN_KEYS, frozenset())
 
 
-def _key_remarks(key: str, value: object, of: str, known: frozenset[str]) -> Iterator[str]:
+def _key_remarks(
+    key: str, value: object, of: str, known: frozenset[str], seen: frozenset[str]
+) -> Iterator[str]:
+    """``seen`` are the file names of the images and videos that are read."""
     if value is None or value == "" or value == [] or value == {}:
         return
-    if _names_media(value) and key not in _METADATA:
+    names = _base_names([value])
+    if seen and names <= seen and (names or _MEDIA_KEY.fullmatch(key)):
+        return  # the same once more, or something else about it
+    if names and key not in _METADATA:
         yield f'MEDIA_KEY: key "{key}"{of} is not read: what it names is not seen'
         return
     if _LEARN_KEY.fullmatch(key) or (key == "label" and value is False):
@@ -125,16 +135,24 @@ def _key_remarks(key: str, value: object, of: str, known: frozenset[str]) -> Ite
     if _MEDIA_KEY.fullmatch(key):
         yield f'MEDIA_KEY: key "{key}"{of} is not read: what it names is not seen'
         return
-    hint = suggest(key, sorted(known), cutoff=0.75, write=lambda name: f'"{name}"')
-    yield f'UNKNOWN_KEY: key "{key}"{of} is not read. {hint}'.rstrip()
+    yield f'UNKNOWN_KEY: key "{key}"{of} is not read. {_hint(key, known)}'.rstrip()
 
 
-def _names_media(value: object) -> bool:
-    if isinstance(value, list) and value:
-        value = value[0]
-    if isinstance(value, dict):
-        value = value.get("path") or value.get("url") or value.get("bytes")
-    return isinstance(value, str) and value[-6:].lower().endswith(IMAGE_ENDINGS + VIDEO_ENDINGS)
+@lru_cache(maxsize=1024)
+def _hint(key: str, known: frozenset[str]) -> str:
+    return suggest(key, sorted(known), cutoff=0.75, write=lambda name: f'"{name}"')
+
+
+def _base_names(values: Sequence[object]) -> frozenset[str]:
+    """File names of images and videos among paths, lists of paths and objects that hold a path."""
+    found = []
+    for value in values:
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, dict):
+                one = one.get("path") or one.get("url") or one.get("bytes")
+            if isinstance(one, str) and one[-6:].lower().endswith(IMAGE_ENDINGS + VIDEO_ENDINGS):
+                found.append(one.rpartition("/")[2])
+    return frozenset(found)
 
 
 def _same(one: object, other: object) -> bool:
