@@ -69,8 +69,6 @@ def _hand_over(context: typer.Context) -> int:
     try:
         code = app(args=context.args, prog_name=context.command_path, standalone_mode=False)
     except UserError as err:
-        from internvl_chat.cli.launched import leave_reason
-
         typer.echo(f"error: {err}", err=True)
         leave_reason(f"error: {err}")
         return err.exit_code

@@ -42,7 +42,9 @@ GENERATION_NAME = "generation_config.json"
 
 
 def refuse_existing(target: Path) -> None:
-    """Nothing is ever overwritten; an empty directory may be filled.
+    """Nothing is ever overwritten; an empty directory may be filled, but the working directory.
+
+    It gets its content by a rename, which would leave the user's shell in a directory that is gone.
 
     Raises:
         ConfigError: the name is taken, or nothing can be made there.
@@ -50,6 +52,10 @@ def refuse_existing(target: Path) -> None:
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise ConfigError(
             "exists and is not overwritten", where=str(target), fix="Choose another name."
+        )
+    if target.resolve() == Path.cwd():
+        raise ConfigError(
+            "is the working directory", where=str(target), fix="Name a new directory."
         )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

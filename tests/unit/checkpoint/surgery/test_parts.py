@@ -104,6 +104,16 @@ def test_extract_refuses(tmp_path: Path) -> None:
         extract("vit", str(tmp_path / "nowhere"), str(tmp_path / "out"))
 
 
+def test_the_working_directory_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = save_base(tmp_path / "base")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    for name in (".", str(tmp_path / "empty")):
+        with pytest.raises(ConfigError, match="is the working directory"):
+            extract("vit", str(base), name)
+    assert (tmp_path / "empty").is_dir()
+
+
 def test_a_model_of_another_kind(tmp_path: Path) -> None:
     base = save_base(tmp_path / "base")
     extract("llm", str(base), str(tmp_path / "llm"))
