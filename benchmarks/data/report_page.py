@@ -42,10 +42,10 @@ def child_list(path: Path) -> dict[str, float]:
 
 def child_page(meta: Path) -> dict[str, float]:
     """The page, as the verb makes it."""
-    from internvl_chat.cli.data_check import _config
+    from internvl_chat.cli.data_check import check_settings
     from internvl_chat.data.report.run import DataReport
 
-    config, tokenizer = _config(str(meta), MODEL, [])
+    config, tokenizer = check_settings(str(meta), MODEL, [])
     before = peak_rss_mb()
     start, begun = time.perf_counter(), time.process_time()
     page = DataReport(config, tokenizer, num_samples=200, seed=0)

@@ -219,10 +219,10 @@ def test_coloured_text_is_what_has_labels(
 
 def _preview(folder: Path, index: int) -> dict[str, Any]:
     """The record by the path of training."""
-    from internvl_chat.cli.data_check import _config
+    from internvl_chat.cli.data_check import check_settings
     from internvl_chat.data.preview import preview
 
-    config, tokenizer = _config(str(folder / "meta.json"), folder / "tokenizer", FLAGS)
+    config, tokenizer = check_settings(str(folder / "meta.json"), folder / "tokenizer", FLAGS)
     (one,) = preview(config, tokenizer, dataset=EVIL_NAME, index=str(index))
     return one.as_dict()
 

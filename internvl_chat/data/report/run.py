@@ -210,7 +210,7 @@ class DataReport:
                 loaded, one.spec, self._encoder, self.config.media.images, where=where
             )
             text = json_text(sample.as_json())
-            room -= len(text)
+            room -= len(text.encode("utf-8", errors="backslashreplace"))
             if room < 0:
                 self._left_out = len(chosen) - place
                 return
