@@ -42,12 +42,13 @@ def write_json(path: Path, content: object) -> None:
 
     Args:
         path: the file; its directory is made.
-        content: what JSON has no type for (a path, a dtype) is written as its text.
+        content: what JSON has no type for (a path, a dtype) is written as its text; bytes of a
+            path that are no UTF-8 as Python holds them, escaped.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n"
     with written_aside(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+        aside.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def replace_directory(staging: Path, target: Path) -> None:

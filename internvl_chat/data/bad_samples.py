@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 
 from internvl_chat.data.schema import BadRecordError
-from internvl_chat.errors import DatasetError
+from internvl_chat.errors import DatasetError, printable
 
 logger = logging.getLogger(__name__)
 
@@ -182,7 +182,7 @@ class BadSamples:
         name = self.datasets[dataset_id] if self.datasets else str(dataset_id)
         lines = []
         for line, err in entries:
-            file = _file_of(err, line)
+            file = printable(_file_of(err, line))
             if (file, line) in self._known:
                 continue
             self._known.add((file, line))
@@ -191,7 +191,7 @@ class BadSamples:
                 "file": file,
                 "line": line,
                 "code": err.code,
-                "reason": err.problem,
+                "reason": printable(err.problem),
             }
             lines.append(orjson.dumps(entry) + b"\n")
         if not lines:

@@ -29,6 +29,7 @@ from internvl_chat.data.processes import forked_map, usable_cores
 from internvl_chat.data.schema import BadRecordError, Record, Size, parse_record
 from internvl_chat.data.storage import resolve_path
 from internvl_chat.data.video import choose_frames, open_video
+from internvl_chat.errors import printable
 from internvl_chat.files import written_aside
 
 logger = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ class _Counter:
                 expanded = self._expand(record, where)
                 one = self.encoder.render(expanded.turns, system=record.system, where=where)
             except BadRecordError as err:
-                chunk.bad.append((number, err.code, err.problem, err.fix))
+                chunk.bad.append(_reason(number, err))
                 continue
             chunk.num_dropped += record.dropped_leading_answer
             warnings.update(expanded.warnings)
@@ -89,7 +90,7 @@ class _Counter:
             places, tiles, self.encoder.lengths(rendered, tiles, wheres), strict=True
         ):
             if isinstance(found, BadRecordError):
-                chunk.bad.append((number, found.code, found.problem, found.fix))
+                chunk.bad.append(_reason(number, found))
                 continue
             chunk.tokens[number - first], truncated = found
             chunk.tiles[number - first] = sum(counts)
@@ -134,6 +135,11 @@ class _Counter:
             where=where,
         )
         return len(frames)
+
+
+def _reason(number: int, err: BadRecordError) -> tuple[int, str, str, str | None]:
+    """As the journal keeps it: paths in it may hold bytes that are no UTF-8."""
+    return number, err.code, printable(err.problem), err.fix
 
 
 def token_lengths(

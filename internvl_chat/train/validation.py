@@ -17,7 +17,7 @@ from internvl_chat.checkpoint.load import vision_problems
 from internvl_chat.checkpoint.sources import find_chat_config, native_vision_config, require_config
 from internvl_chat.checkpoint.tokenizer import find_tokenizer
 from internvl_chat.config import SourceConfig
-from internvl_chat.errors import CheckpointError, ConfigError
+from internvl_chat.errors import CheckpointError, ConfigError, printable
 from internvl_chat.model.templates import find_template
 from internvl_chat.train.arguments import (
     DataArguments,
@@ -157,6 +157,11 @@ def _output(values: Values) -> Iterator[str]:
         yield "--output_dir is missing: where checkpoints and logs go."
     elif Path(values["output_dir"]).is_file():
         yield f"--output_dir {values['output_dir']}: a file of this name exists."
+    elif printable(values["output_dir"]) != values["output_dir"]:
+        yield (
+            f"--output_dir {values['output_dir']}: its name is not UTF-8, and TensorBoard cannot "
+            "write there. Name another, or change into the folder and name one below it."
+        )
 
 
 def _unsupported(values: Values) -> Iterator[str]:

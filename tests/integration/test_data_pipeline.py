@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -297,6 +298,24 @@ def test_bad_records_are_left_out_of_the_plan_and_journalled(
         file.write(json.dumps(journal(tmp_path)[0]) + "\n")  # what another rank may write too
         file.write('{"dataset": "demo", "fi')  # a line that a crash cut short
     assert again.bad_samples.journalled() == {"demo": 2}
+
+
+def test_a_folder_that_is_not_utf8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    made = records(Path())
+    made[4]["image"] = "none.png"
+    config = write(Path(), made, max_bad_ratio=0.5, dynamic_image_size=True)
+    monkeypatch.chdir(tmp_path)  # so that all paths hold its name
+    config = replace(config, meta_path=str(folder / "meta.json"))
+    dataset = build(folder, config)
+    assert len(dataset[Pack((1,))][0].input_ids) == dataset.lengths[1] > 0
+    assert dataset.lengths[4] < 0
+    assert "caf\\udce9" in journal(folder)[0]["reason"]
+    assert dataset.bad_samples.journalled() == {"demo": 1}
+    build(folder, config)
+    assert len(journal(folder)) == 1
 
 
 def test_only_the_main_rank_says_that_a_length_is_wrong(

@@ -114,6 +114,12 @@ def test_json_is_indented_utf_8_and_takes_what_json_has_no_type_for(tmp_path: Pa
     assert path.read_text() == "[\n  1\n]\n"
 
 
+def test_json_keeps_paths_that_are_not_utf_8(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    write_json(tmp_path / "a.json", {"path": Path(name)})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"path": name}
+
+
 def test_permissions_follow_the_umask(tmp_path: Path, usual_umask: None) -> None:
     write_json(tmp_path / "a.json", {})
     assert mode(tmp_path / "a.json") == 0o640

@@ -36,6 +36,13 @@ def write(folder: Path, value: object) -> Path:
     return path
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_other_encodings(folder: Path, encoding: str) -> None:
+    path = folder / "meta.json"
+    path.write_bytes(json.dumps({"é 图": entry()}, ensure_ascii=False).encode(encoding))
+    assert [spec.name for spec in load_meta(path)] == ["é 图"]
+
+
 def test_reads_entries_in_order(folder: Path) -> None:
     specs = load_meta(write(folder, {"b": entry(), "a": entry(length="7", weight=2.5)}))
     assert [spec.name for spec in specs] == ["b", "a"]
