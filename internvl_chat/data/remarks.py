@@ -9,7 +9,7 @@ counted.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -110,6 +110,20 @@ def turn_key_remarks(turn: dict[str, Any]) -> Iterator[str]:
         yield from _key_remarks(key, turn[key], " of a turn", TURN_KEYS, frozenset())
 
 
+def has_loss_mark(data: Mapping[str, Any]) -> bool:
+    """Whether a key of a turn or a record says that the text is not to be learned as any."""
+    return any(
+        _is_loss_mark(key, value) for key, value in data.items() if value not in ("", [], {})
+    )
+
+
+def _is_loss_mark(key: str, value: object) -> bool | None:
+    """None for a key that says nothing about the loss."""
+    if _LEARN_KEY.fullmatch(key) or (key == "label" and value is False):
+        return value not in _LEARN_AS_USUAL
+    return value not in _SKIP_NOT if _SKIP_KEY.fullmatch(key) else None
+
+
 def _key_remarks(
     key: str, value: object, of: str, known: frozenset[str], seen: frozenset[str]
 ) -> Iterator[str]:
@@ -122,12 +136,9 @@ def _key_remarks(
     if names and key not in _METADATA:
         yield f'MEDIA_KEY: key "{key}"{of} is not read: what it names is not seen'
         return
-    if _LEARN_KEY.fullmatch(key) or (key == "label" and value is False):
-        if value not in _LEARN_AS_USUAL:
-            yield f'LOSS_MARK: key "{key}"{of} is {shown(value)}, but the text is learned as any'
-        return
-    if _SKIP_KEY.fullmatch(key):
-        if value not in _SKIP_NOT:
+    is_mark = _is_loss_mark(key, value)
+    if is_mark is not None:
+        if is_mark:
             yield f'LOSS_MARK: key "{key}"{of} is {shown(value)}, but the text is learned as any'
         return
     if key in _METADATA:

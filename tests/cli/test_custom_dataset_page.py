@@ -103,7 +103,7 @@ def test_every_block_is_run_by_a_test_below() -> None:
     assert kinds.count("recipe") == 2
     assert kinds.count("plus") == 1
     assert kinds.index("plus") == len(kinds) - 1
-    assert len(kinds) == 10
+    assert len(kinds) == 11
 
 
 def kind_of(block: str) -> str:

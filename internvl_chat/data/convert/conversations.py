@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from internvl_chat.data.convert.notes import Notes, UnfitRecordError
-from internvl_chat.data.remarks import record_key_remarks, split_remark, turn_key_remarks
+from internvl_chat.data.remarks import has_loss_mark
 from internvl_chat.model.constants import IMAGE_TAG
 
 Row = dict[str, Any]
@@ -98,21 +98,17 @@ def sort_role(role: object) -> tuple[str, str]:
     raise UnfitRecordError(f"unknown role {role!r}")
 
 
-def refuse_masked(
-    marked: Mapping[str, Any], *, of_turn: bool, train_masked: bool, notes: Notes
-) -> None:
+def refuse_masked(marked: Mapping[str, Any], *, train_masked: bool, notes: Notes) -> None:
     """An answer that its author marked as not to be learned: training here learns every answer.
 
     Args:
         marked: an answer, or a whole record, with ``loss``, ``weight``, ``mask`` or the like.
-        of_turn: which of them.
         train_masked: the user wants them learned all the same.
 
     Raises:
         UnfitRecordError: there is such a mark.
     """
-    remarks = (turn_key_remarks if of_turn else record_key_remarks)(dict(marked))
-    if any(split_remark(remark)[0] == "LOSS_MARK" for remark in remarks):
+    if has_loss_mark(marked):
         if not train_masked:
             raise UnfitRecordError(
                 "an answer is marked as not to be learned (--train-masked learns it)"

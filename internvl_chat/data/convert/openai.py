@@ -53,7 +53,7 @@ def from_openai(source: Mapping[str, Any], notes: Notes, *, train_masked: bool =
     raw = source.get("messages", source.get("conversations"))
     if not isinstance(raw, list) or not raw:
         raise UnfitRecordError('"messages" is missing or empty')
-    refuse_masked(source, of_turn=False, train_masked=train_masked, notes=notes)
+    refuse_masked(source, train_masked=train_masked, notes=notes)
     media = _Media(as_list(source.get("images", source.get("image"))))
     system: str | None = None
     turns: list[ChatTurn] = []
@@ -105,7 +105,7 @@ def to_openai(
 def _turn(message: Mapping[str, Any], media: _Media, notes: Notes, train_masked: bool) -> ChatTurn:
     speaker, kind = sort_role(message.get("role"))
     if speaker == "gpt":
-        refuse_masked(message, of_turn=True, train_masked=train_masked, notes=notes)
+        refuse_masked(message, train_masked=train_masked, notes=notes)
     for key in set(message) - _MESSAGE_KEYS:
         notes.left[f"{key} of a message"] += 1
     if "tool_call_id" in message:

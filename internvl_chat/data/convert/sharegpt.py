@@ -129,7 +129,7 @@ def _turns(source: Mapping[str, Any], notes: Notes, train_masked: bool) -> list[
     raw = next((source[k] for k in ("conversations", "conversation", "messages") if k in source), 0)
     if not isinstance(raw, list) or not raw:
         raise UnfitRecordError('"conversations" is missing or empty')
-    refuse_masked(source, of_turn=False, train_masked=train_masked, notes=notes)
+    refuse_masked(source, train_masked=train_masked, notes=notes)
     turns = []
     for turn in raw:
         if not isinstance(turn, Mapping):
@@ -142,7 +142,7 @@ def _turns(source: Mapping[str, Any], notes: Notes, train_masked: bool) -> list[
             text = json.dumps(text, ensure_ascii=False)  # a call written as an object
             notes.changes["calls and their results written as JSON text"] += 1
         if speaker == "gpt":
-            refuse_masked(turn, of_turn=True, train_masked=train_masked, notes=notes)
+            refuse_masked(turn, train_masked=train_masked, notes=notes)
         for key in set(turn) - _TURN_KEYS:
             notes.left[f"{key} of a turn"] += 1
         turns.append(ChatTurn(speaker, text, str(turn.get("kind") or kind)))

@@ -203,19 +203,32 @@ def from_rows(
     for row in rows:
         asked = row.get(columns.question) if columns.question else None
         asked = str(asked) if asked not in (None, "") else question
-        answer = row.get(columns.answer)
-        answer = answer[0] if isinstance(answer, list | tuple) and len(answer) == 1 else answer
+        answer, references = _answer(row.get(columns.answer), notes)
         if asked is None:
             raise UnfitRecordError("no question (--question asks one of all)")
-        if answer is None or isinstance(answer, list | tuple | dict) or not str(answer).strip():
+        if answer is None:
             raise UnfitRecordError("no answer")
         if not turns and IMAGE_TAG not in asked:
             asked = f"{IMAGE_TAG}\n" * len(images) + asked
-        turns += [ChatTurn("human", asked), ChatTurn("gpt", str(answer))]
+        turns += [ChatTurn("human", asked), ChatTurn("gpt", answer)]
     system = rows[0].get(columns.system) if columns.system else None
     draft = Draft(turns, list(images), None, str(system) if system else None)
     _carry_cells(rows, columns, draft, notes)
+    if references and len(rows) == 1:
+        draft.rest["references"] = references
     return draft
+
+
+def _answer(cell: Any, notes: Notes) -> tuple[str | None, list[str]]:
+    """The answer of a cell, and all right ones where it holds a list of them."""
+    several = [str(one) for one in cell if one] if isinstance(cell, list | tuple) else []
+    if len(several) > 1:
+        notes.changes["several answers: the most frequent is learned, all are references"] += 1
+        return max(several, key=several.count), list(dict.fromkeys(several))
+    value = several[0] if several else cell
+    if value is None or isinstance(value, list | tuple | dict) or not str(value).strip():
+        return None, []
+    return str(value), []
 
 
 def _images(row: Mapping[str, Any], columns: TableColumns) -> list[Any]:

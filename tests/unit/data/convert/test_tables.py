@@ -183,6 +183,19 @@ def test_images_in_parquet(tmp_path: Path) -> None:
     )
 
 
+def test_several_answers(tmp_path: Path) -> None:
+    cells = [["red", "blue", "blue"], ["one"], [], None]
+    rows = [{"question": "What?", "answers": cell} for cell in cells]
+    schema = pa.schema([("question", pa.string()), ("answers", pa.list_(pa.string()))])
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), tmp_path / "q.parquet")
+    report = bring_in(tmp_path / "q.parquet", tmp_path / "own.jsonl", "parquet")
+    first, second = read_rows(tmp_path / "own.jsonl")
+    assert (rounds(first)[1], first["references"]) == ("blue", ["red", "blue"])
+    assert rounds(second)[1] == "one"
+    assert "references" not in second
+    assert report.notes.left_records == {"no answer": 2}
+
+
 def test_conversations_in_parquet(tmp_path: Path) -> None:
     pair = pa.struct([("user", pa.string()), ("assistant", pa.string()), ("source", pa.string())])
     schema = pa.schema([("images", pa.list_(IMAGE)), ("texts", pa.list_(pair))])
