@@ -147,9 +147,10 @@ def open_image(
     if isinstance(raw, str):
         path = path or raw
         raw = read_bytes(raw, where=where, shown=path)
-    return _retry_without_text(
-        raw, lambda content: _open(io.BytesIO(content), where, path, max_pixels)
-    )
+    with _quiet():
+        return _retry_without_text(
+            raw, lambda content: _open(io.BytesIO(content), where, path, max_pixels)
+        )
 
 
 def decode_image(
@@ -189,7 +190,8 @@ def decode_image(
         rgb = _to_rgb(image, where, path, decode)
         return DecodedImage(rgb=rgb, geometry=geometry or _geometry(image, decode))
 
-    return _retry_without_text(raw, attempt)
+    with _quiet():
+        return _retry_without_text(raw, attempt)
 
 
 def _decode_fast(
@@ -241,7 +243,7 @@ def read_geometry(
     Raises:
         BadRecordError: missing, unreadable, no image or too large.
     """
-    with open_file(path, where=where) as file:
+    with open_file(path, where=where) as file, _quiet():
         try:
             return _geometry(_open(file, where, path, max_pixels), decode)
         except _TextTooLongError:
@@ -264,22 +266,22 @@ def to_rgb(
         BadRecordError: the file is truncated or broken.
     """
     try:
-        return _to_rgb(image, where, path, decode)
+        with _quiet():
+            return _to_rgb(image, where, path, decode)
     except _TextTooLongError as err:
         raise _broken(_told(err), path, where) from err
 
 
 def _to_rgb(image: Image.Image, where: str, path: str, decode: DecodeConfig) -> Image.Image:
     try:
-        with _quiet():
-            image.load()
-            if decode.apply_exif_orientation:
-                image = turned(image, _orientation(image))
-            if image.mode in DEEP_GREYS:
-                return deep_grey_to_rgb(image, decode.rgba_background_color)
-            if decode.rgba_background_color is not None and image.has_transparency_data:
-                return on_ground(image, decode.rgba_background_color)
-            return image if image.mode == "RGB" else image.convert("RGB")
+        image.load()
+        if decode.apply_exif_orientation:
+            image = turned(image, _orientation(image))
+        if image.mode in DEEP_GREYS:
+            return deep_grey_to_rgb(image, decode.rgba_background_color)
+        if decode.rgba_background_color is not None and image.has_transparency_data:
+            return on_ground(image, decode.rgba_background_color)
+        return image if image.mode == "RGB" else image.convert("RGB")
     except _DECODE_ERRORS as err:
         told = _told(err)
         if "MAX_TEXT" in told:
@@ -309,8 +311,7 @@ def _retry_without_text(raw: bytes, attempt: Callable[[bytes], T]) -> T:
 
 def _open(file: BinaryIO, where: str, path: str, max_pixels: int) -> Image.Image:
     try:
-        with _quiet():
-            image = Image.open(file, formats=_known_formats())
+        image = Image.open(file, formats=_known_formats())
     except UnidentifiedImageError as err:
         file.seek(0)
         kind = kind_of(file.read(KIND_BYTES))
@@ -342,8 +343,7 @@ def _told(err: BaseException) -> str:
 
 def _geometry(image: Image.Image, decode: DecodeConfig) -> ImageGeometry:
     """Of an image that is opened, and not yet decoded."""
-    with _quiet():
-        orientation = _orientation(image)
+    orientation = _orientation(image)
     if image.format == "TIFF":
         # Pillow turns these itself while it decodes, whatever the rule, and tells the turned size.
         return ImageGeometry(
