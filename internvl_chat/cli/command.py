@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from internvl_chat.cli.launched import leave_reason
 from internvl_chat.errors import UserError
 
 VERBS = {

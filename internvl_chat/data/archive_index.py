@@ -35,7 +35,7 @@ _DAMAGED: Final = (
     struct.error,
 )
 ZIP: Final = 0x100  # flag beside the method: the offset is that of a local header
-_MOST_COMPARED: Final = 2000  # names, for a hint
+_MOST_COMPARED: Final = 500  # names, for a hint
 _ENTRY: Final = np.dtype(
     [
         ("key", "<u8"),  # hash of the name
