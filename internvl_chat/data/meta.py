@@ -69,10 +69,14 @@ class MetaProblem:
     """The file, with a line where one is known."""
 
     @property
+    def named_problem(self) -> str:
+        """With the dataset's name."""
+        return self.problem if self.dataset is None else f'entry "{self.dataset}": {self.problem}'
+
+    @property
     def sentence(self) -> str:
         """With the dataset's name and the mend."""
-        entry = "" if self.dataset is None else f'entry "{self.dataset}": '
-        return f"{entry}{self.problem} {self.mend}".rstrip()
+        return f"{self.named_problem} {self.mend}".rstrip()
 
 
 @dataclass(frozen=True, kw_only=True)

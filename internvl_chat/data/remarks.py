@@ -36,6 +36,7 @@ _METADATA: Final = frozenset(
         *("dataset_name", "data_source", "task_type", "category", "type", "split", "license"),
         *("score", "image_id", "ann_id", "annotation_id", "lang", "language", "tags", "version"),
         *("metadata", "meta", "info", "comment", "note", "timestamp", "date", "author", "name"),
+        *("skill", "ability", "capability", "domain", "subject", "level", "group", "year", "sha"),
         *("difficulty", "topic", "input", "url", "quality", "num_turns", "origin", "created_at"),
     }
 )
@@ -141,7 +142,7 @@ def _key_remarks(
         if is_mark:
             yield f'LOSS_MARK: key "{key}"{of} is {shown(value)}, but the text is learned as any'
         return
-    if key in _METADATA:
+    if key in _METADATA or key.endswith("_id"):
         return
     if _MEDIA_KEY.fullmatch(key):
         yield f'MEDIA_KEY: key "{key}"{of} is not read: what it names is not seen'

@@ -18,7 +18,8 @@ from internvl_chat.data.check.findings import Finding
 from internvl_chat.data.check.mending import one_line
 from internvl_chat.data.check.records import ChunkFindings
 from internvl_chat.data.meta import DatasetSpec
-from internvl_chat.errors import ConfigError, DatasetError
+from internvl_chat.data.storage import is_url
+from internvl_chat.errors import ConfigError, DatasetError, printable
 from internvl_chat.files import write_json
 
 _KEEP, _REPLACE, _LEAVE_OUT = 0, 1, 2
@@ -140,12 +141,12 @@ class Cleaner:
         done: str,
     ) -> None:
         change = {
-            "dataset": dataset,
-            "file": file,
+            "dataset": None if dataset is None else printable(dataset),
+            "file": printable(file),
             "line": line,
             "action": action,
             "code": code,
-            "what": done,
+            "what": printable(done),
         }
         self._changes.write(orjson.dumps(change) + b"\n")
 
@@ -187,8 +188,8 @@ def _file_name(name: str, taken: dict[str, Any], folder: Path) -> str:
 def _entry(spec: DatasetSpec, path: Path, length: int) -> dict[str, Any]:
     """The dataset's entry in the new meta; its paths hold wherever the meta lies."""
     entry: dict[str, Any] = {
-        "root": spec.root if "://" in spec.root else os.path.abspath(spec.root or "."),
-        "annotation": str(path),
+        "root": spec.root if is_url(spec.root) else _path_in_json(spec.root or ".", path.parent),
+        "annotation": _path_in_json(str(path), path.parent),
         "data_augment": spec.data_augment,
         "repeat_time": spec.repeat_time,
         "length": length,
@@ -199,3 +200,12 @@ def _entry(spec: DatasetSpec, path: Path, length: int) -> dict[str, Any]:
         ("weight", spec.weight, 1.0),
     )
     return entry | {key: value for key, value, default in optional if value != default}
+
+
+def _path_in_json(path: str, folder: Path) -> str:
+    """Absolute; relative to the new meta where JSON cannot hold a folder's name."""
+    whole = os.path.abspath(path)
+    if printable(whole) == whole:
+        return whole
+    # The working directory is tried before the meta's folder, whose name keeps them apart.
+    return os.path.join("..", folder.name, os.path.relpath(whole, folder))

@@ -117,7 +117,7 @@ class DataCheck:
             line = int(named) if named.isdecimal() else None
             told = finding(
                 one.code,
-                one.problem,
+                one.named_problem,
                 one.mend,
                 dataset=one.dataset,
                 file=self.config.meta_path,

@@ -24,7 +24,7 @@ def codes(remarks: Any) -> list[str]:
     [
         ({"id": 1, "image": "a", "width": 1, "height": 1, "length": 9, "system": ""}, []),
         ({"source": "coco", "question_id": 3, "model": "gpt-4", "score": 0.5}, []),
-        ({"url": "https://a.b/c.jpg", "image_id": 7}, []),
+        ({"url": "https://a.b/c.jpg", "image_id": 7, "dialogue_id": 3, "skill": "count"}, []),
         ({"videos": None, "images": [], "loss": None, "audio": ""}, []),
         ({"videos": ["a.mp4"]}, ["MEDIA_KEY"]),
         ({"image_path": "a.png"}, ["MEDIA_KEY"]),

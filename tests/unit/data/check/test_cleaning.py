@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from internvl_chat.data.check.cleaning import Cleaner
 from internvl_chat.data.check.codes import check_of
+from internvl_chat.data.check.report import as_json
 from internvl_chat.data.check.run import DataCheck
 from internvl_chat.errors import ConfigError, DatasetError
 from tests.support import tokenizers
@@ -157,6 +159,26 @@ def test_the_new_meta_holds_wherever_it_lies(
     assert {"DUPLICATE_DATASET", "LENGTH_MISMATCH", "SCHEMA", "DUPLICATE_RECORD"} <= {
         change["code"] for change in changes
     }
+
+
+def test_a_working_folder_whose_name_is_not_utf8(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    row: Json = {"image": "a.png", "conversations": turns("q", "a")}
+    folder.mkdir()
+    rows = [row, {"image": "b.png", "conversations": turns("q", "a")}]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    (folder / "a.png").write_bytes(b"x" * 600)
+    entry = {"root": "", "annotation": "rows.jsonl", "data_augment": False, "repeat_time": 1}
+    monkeypatch.chdir(folder)
+    Path("meta.json").write_text(json.dumps({"mine": {**entry, "length": 2}}))
+    run = check(Path("meta.json"), Path("out"))
+    (one,) = found(run)
+    assert (one.code, one.line) == ("MISSING_FILE", 2)
+    assert "caf\\udce9" in one.message
+    as_json(one)
+    assert found(check(Path("out/meta.json"), None)) == []
 
 
 def test_an_existing_folder_is_refused(tmp_path: Path) -> None:

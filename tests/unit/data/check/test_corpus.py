@@ -81,3 +81,13 @@ def test_the_clean_twin_gives_nothing(
     findings, check = run(corpora[1].meta, decode=decode, tokens=tokens)
     assert findings == []
     assert all(one.counts.num_ok == one.counts.num_records > 0 for one in check.datasets)
+
+
+def test_processes_find_the_same_when_they_decode(corpora: tuple[Corpus, Corpus]) -> None:
+    several = DataCheck(
+        data_config(meta_path=str(corpora[0].meta), max_seq_length=1500, num_image_token=4),
+        tokenizer=tokenizers.byte_level(),
+        decode=True,
+        num_processes=2,
+    )
+    assert list(several.findings()) == run(corpora[0].meta, decode=True, tokens=True)[0]
