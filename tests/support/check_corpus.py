@@ -383,7 +383,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("missing image", ("MISSING_FILE",), _missing),
     Kind(
         "empty image",
-        ("EMPTY_FILE",),
+        ("NOT_AN_IMAGE",),
         lambda p: _with_image(p, _file(p, f"images/0{p.serial}.jpg", b"")),
     ),
     Kind(

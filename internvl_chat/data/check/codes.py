@@ -202,7 +202,6 @@ _MEDIA: Final = [
             "An image file has more than 2 GiB.",
             "Save it in a compressed format.",
         ),
-        ("EMPTY_FILE", "A file has no content.", "Download or copy the file again."),
         (
             "VIDEO_AS_IMAGE",
             'A video stands under "image".',
@@ -210,7 +209,7 @@ _MEDIA: Final = [
         ),
         (
             "NOT_AN_IMAGE",
-            "A file is no image: an error page, a Git LFS pointer, another format.",
+            "A file is no image: empty, an error page, a Git LFS pointer, another format.",
             "Download or convert the file.",
         ),
         ("TRUNCATED_IMAGE", "An image file ends early.", "Download or copy the file again."),
