@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-_RUN_ROWS: Final = 1 << 18
+_RUN_ROWS: Final = 1 << 17
 _ROW: Final = np.dtype([("high", "<u8"), ("low", "<u8"), ("place", "<u8")])
 _DATASET_SHIFT: Final = 40
 """A place is (dataset, record) in one number: up to 2**40 records a dataset."""
@@ -91,15 +91,27 @@ class HashRuns:
         """(n, 2) pairs of each range of hashes."""
         if not self._runs:
             return
-        runs = [np.memmap(path, dtype=_ROW, mode="r") for path in self._runs]
         num_ranges = -(-self._num_rows // self._run_rows)
         bounds = np.linspace(0, 2.0**64, num_ranges, endpoint=False).astype(np.uint64)[1:]
-        cuts = [[0, *np.searchsorted(run["high"], bounds).tolist(), len(run)] for run in runs]
+        cuts = [_cuts(path, bounds) for path in self._runs]
         for number in range(num_ranges):
+            # Read and not mapped: mapped pages would count as this process's memory.
             parts = [
-                run[cut[number] : cut[number + 1]] for run, cut in zip(runs, cuts, strict=True)
+                np.fromfile(
+                    path,
+                    dtype=_ROW,
+                    count=cut[number + 1] - cut[number],
+                    offset=cut[number] * _ROW.itemsize,
+                )
+                for path, cut in zip(self._runs, cuts, strict=True)
             ]
             yield _pairs(np.concatenate(parts))
+
+
+def _cuts(path: Path, bounds: np.ndarray) -> list[int]:
+    """Where a sorted run is to be cut so that each piece holds one range of hashes."""
+    run = np.memmap(path, dtype=_ROW, mode="r")
+    return [0, *np.searchsorted(run["high"], bounds).tolist(), len(run)]
 
 
 def _pairs(rows: np.ndarray) -> np.ndarray:
