@@ -72,8 +72,8 @@ def check(
         told = examples.as_text()
         typer.echo(f"\n{told}\n" if told else "")
         typer.echo(f"{run.num_errors} errors, {run.num_warnings} warnings")
-        if run.summary:
-            typer.echo(f"\n{run.summary}")
+    if run.summary:
+        typer.echo(f"\n{run.summary}", err=as_json)
     raise typer.Exit(1 if run.num_errors else 0)
 
 

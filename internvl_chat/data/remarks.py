@@ -200,7 +200,8 @@ def text_remarks(questions: Sequence[str], answers: Sequence[str], *, video: boo
         if "<" in text or "[" in text:
             for match in _STRAY.finditer(text):
                 tag = match[0]
-                if (tag == "<video>" and video) or f"`{tag}`" in text or "</video>" in text:
+                closing = f"{tag[0]}/{tag[1:]}"  # of HTML and the like, which is code
+                if (tag == "<video>" and video) or f"`{tag}`" in text or closing in text:
                     continue
                 found[f"STRAY_TAG: a question holds a literal {tag}, which means nothing here"] = (
                     None

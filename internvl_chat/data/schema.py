@@ -119,7 +119,8 @@ class _Reader:
     def __init__(self, data: Any, where: str, remarks: tuple[str, ...]) -> None:
         self.where = where
         if not isinstance(data, dict):
-            raise self.error("SCHEMA", f"a record is a {type(data).__name__}, want an object")
+            fix = "Name a file that is one array .json." if isinstance(data, list) else None
+            raise self.error("SCHEMA", f"a record is a {type(data).__name__}, want an object", fix)
         self.data: dict[str, Any] = data
         self.remarks = dict.fromkeys((*remarks, *record_key_remarks(data)))
         self.problems: list[BadRecordError] = []

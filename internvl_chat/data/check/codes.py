@@ -116,6 +116,11 @@ _RECORD: Final = [
             "Rename the key if it is a misspelling, else remove it.",
         ),
         (
+            "REPEATED_KEY",
+            "A record has a key twice; the last one counts.",
+            "Delete one; several images go into one list.",
+        ),
+        (
             "MEDIA_KEY",
             "Images or videos stand under another framework's key and are not seen.",
             'Name the file under "image" (a path or a list of paths) or "video" (a path).',

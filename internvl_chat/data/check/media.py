@@ -156,7 +156,7 @@ class MediaChecker:
             except BadRecordError as err:
                 facts.append(None)
                 if all(str(err) != str(other) for other in problems):
-                    problems.append(err)
+                    problems.append(_with_hint(err, name))
         return problems, facts
 
     def _image(self, name: str, where: str) -> ImageFacts | None:
@@ -246,6 +246,20 @@ class MediaChecker:
             if planned != actual:
                 return "SIZE_MISMATCH", f"{message}: {planned} tiles planned, {actual} made", mend
         return "SIZE_DIFFERS", message, mend
+
+
+def _with_hint(err: BadRecordError, name: str) -> BadRecordError:
+    """A file that is not found, with what its name tells about the reason."""
+    hint = ""
+    if "://" in name:
+        hint = "Download the file and write its path."
+    elif "\\" in name:
+        hint = 'Write "/" between folders.'
+    elif name != name.strip():
+        hint = "Remove the blank at the end of the path."
+    if err.code != "MISSING_FILE" or not hint:
+        return err
+    return BadRecordError(err.code, err.problem, where=err.where, fix=hint)
 
 
 def _other_ending(name: str, true_format: str) -> tuple[str, str] | None:

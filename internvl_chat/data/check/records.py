@@ -6,7 +6,9 @@ training refuses; everything that is found about a record is told, not the first
 
 from __future__ import annotations
 
+import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -28,6 +30,7 @@ from internvl_chat.data.remarks import split_remark
 from internvl_chat.data.schema import BadRecordError, Reading, Record, Size, read_record
 from internvl_chat.model.conversation import Rendered
 
+_TELLING_KEYS: Final = (b'"image"', b'"images"', b'"video"', b'"conversations"', b'"messages"')
 HASH_BYTES: Final = 16
 NO_HASH: Final = bytes(HASH_BYTES)
 OK, WARNED, BAD_RECORD = 0, 1, 2
@@ -162,6 +165,7 @@ class RecordChecker:
         found: list[Found] = [_of(err) for err in reading.problems]
         found += [(*split_remark(remark), None) for remark in reading.remarks]
         record = reading.record
+        found += repeated_keys(raw)
         if reading.messages:
             found += text_findings(reading, self.spec)
         facts, num_frames = self._files(reading, where, found)
@@ -283,6 +287,24 @@ class RecordChecker:
         if not isinstance(value, str | int | float) or value == "":
             return NO_HASH
         return blake2b(orjson.dumps(value), digest_size=HASH_BYTES, salt=self._salt).digest()
+
+
+def repeated_keys(raw: bytes) -> list[Found]:
+    """Keys that a record has twice: JSON keeps the last in silence."""
+    if not any(raw.count(key) > 1 for key in _TELLING_KEYS):
+        return []
+    repeated: list[str] = []
+
+    def collect(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        counts = Counter(key for key, _ in pairs)
+        repeated[:] = [key for key, count in counts.items() if count > 1]  # the outermost is last
+        return {}
+
+    try:
+        json.loads(raw, object_pairs_hook=collect)
+    except (ValueError, RecursionError):
+        return []  # told already
+    return [("REPEATED_KEY", f'key "{key}" occurs twice', None) for key in repeated]
 
 
 def text_findings(reading: Reading, spec: DatasetSpec) -> list[Found]:

@@ -11,6 +11,8 @@ _N: Final = 10
 _SHARE: Final = 0.4
 _FEWEST: Final = 10
 """10-grams below which a share says nothing."""
+_LONGEST: Final = 200_000
+"""Characters of a text that are looked at: bounds the memory."""
 _LONG_WORD: Final = 16
 """Words that are longer on average are a script without blanks (or no words at all)."""
 _TAG: Final = re.compile(r"<[^<>\n]{1,60}>")
@@ -42,7 +44,8 @@ def is_repetitive(texts: Sequence[str]) -> bool:
 
 def _grams(texts: Sequence[str]) -> list[Hashable]:
     grams: list[Hashable] = []
-    for text in texts:
+    for whole in texts:
+        text = whole[:_LONGEST]
         words = text.split()
         if len(text) > (_LONG_WORD + 1) * len(words):
             joined = "".join(words)

@@ -79,6 +79,7 @@ def test_keys_of_turns() -> None:
         ("The HTML tag `<video>`?", "x", []),
         ("<video><source></video>?", "x", []),
         ("What?", "Use <video> in HTML.", []),
+        ("<Image><Source/></Image> is XAML, [IMG]http://a.b[/IMG] BBCode", "x", []),
         ("<|image_pad|> What?", "x", ["STRAY_TAG"]),
         ("< image > What?", "x", ["STRAY_TAG"]),
         ("<Image>", "x", ["STRAY_TAG"]),

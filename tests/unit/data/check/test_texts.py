@@ -101,6 +101,34 @@ def test_the_same_image_or_question_is_no_duplicate(tmp_path: Path) -> None:
     ]
 
 
+def test_a_key_that_occurs_twice(tmp_path: Path) -> None:
+    turns = json.dumps([{"from": "human", "value": "q"}, {"from": "gpt", "value": '"image": 1'}])
+    (tmp_path / "a.jpg").write_bytes(b"x" * 600)
+    rows = [
+        f'{{"image": "a.jpg", "image": "a.jpg", "conversations": {turns}}}',
+        f'{{"conversations": {turns}, "x_id": 1, "conversations": {turns}, "system": "s"}}',
+        f'{{"source": {{"image": 1, "image": 2}}, "image": "a.jpg", "conversations": {turns}}}',
+    ]
+    check(tmp_path, [{}, {}, {}])
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    config = data_config(meta_path=str(tmp_path / "meta.json"), num_image_token=4)
+    found = [(one.code, one.line, one.message) for one in DataCheck(config).findings()]
+    assert found[:2] == [
+        ("REPEATED_KEY", 1, 'key "image" occurs twice'),
+        ("REPEATED_KEY", 2, 'key "conversations" occurs twice'),
+    ]
+    assert {code for code, _, _ in found[2:]} <= {"DUPLICATE_RECORD"}
+
+
+def test_the_reason_of_a_missing_file_by_its_name(tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
+    names = ["https://x.y/a.jpg", "images\\a.jpg", "a.jpg ", "b.jpg"]
+    found = check(tmp_path, [{"image": name, "conversations": turns} for name in names])
+    assert [one.mend.split()[0] for one in found if one.code == "MISSING_FILE"] == [
+        *("Download", "Write", "Remove", "Check"),
+    ]
+
+
 def test_several_faults_of_one_record_are_all_told(tmp_path: Path) -> None:
     turns = [
         {"from": "human", "value": "q <video>", "loss": 0},
