@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final, Literal
@@ -24,6 +24,7 @@ from internvl_chat.files import write_json
 
 _KEEP, _REPLACE, _LEAVE_OUT = 0, 1, 2
 _LONGEST_NAME: Final = 60
+_BLOCK_RECORDS: Final = 1024
 
 Action = Literal["changed", "left out"]
 
@@ -155,22 +156,20 @@ def _write_lines(dataset: _CleanedDataset, path: Path) -> int:
     """Write the records that stay; returns how many."""
     dataset.replacements.seek(0)
     kept = 0
+    total = len(dataset.file)
     with open(path, "wb") as target:
-        for record, action in enumerate(_blocks(dataset.actions)):
-            replaced = action in (_REPLACE, _REPLACE + 2)
-            line = dataset.replacements.readline() if replaced else b""
-            if action >= _LEAVE_OUT:
-                continue
-            target.write(line if replaced else one_line(dataset.file.read(record)[0]) + b"\n")
-            kept += 1
+        for begin in range(0, total, _BLOCK_RECORDS):
+            end = min(begin + _BLOCK_RECORDS, total)
+            records = dataset.file.read_range(begin, end)
+            actions = dataset.actions[begin:end].tolist()
+            for action, (raw, _) in zip(actions, records, strict=True):
+                replaced = action in (_REPLACE, _REPLACE + 2)
+                line = dataset.replacements.readline() if replaced else one_line(raw) + b"\n"
+                if action < _LEAVE_OUT:
+                    target.write(line)
+                    kept += 1
     dataset.replacements.close()
     return kept
-
-
-def _blocks(actions: np.ndarray) -> Iterator[int]:
-    """The actions one by one, a block of them in memory."""
-    for begin in range(0, len(actions), 1 << 16):
-        yield from actions[begin : begin + (1 << 16)].tolist()
 
 
 def _free_name(name: str, taken: dict[str, Any]) -> str:
