@@ -101,8 +101,9 @@ def preview(
     raise typer.Exit(exit_code)
 
 
-@app.command()
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def index(
+    context: typer.Context,
     meta: Meta,
     model: Model = None,
     tokenizer: Tokenizer = None,
@@ -115,29 +116,74 @@ def index(
 ) -> None:
     """Index the annotation files and count their tokens ahead of a job, into the cache.
 
+    Give it the data flags of the job (--dynamic_image_size True, ...): a job finds what was counted
+    with the same flags, files and tokenizer. An interrupted count is continued.
+
     Example: internvl-chat data index meta.json --model pretrained/internvl-chat-tiny
     """
     import numpy as np
 
     from internvl_chat.data.build import build_train_dataset
+    from internvl_chat.train.parsing import data_flags
 
-    config, loaded_tokenizer = _config(
-        meta,
-        model,
-        tokenizer,
-        conv_style,
-        num_image_token,
-        max_seq_length,
-        force_image_size,
-        max_bad_ratio,
-        video_backend,
-    )
+    given = {
+        "conv_style": conv_style,
+        "force_image_size": force_image_size,
+        "max_seq_length": max_seq_length,
+        "video_backend": video_backend,
+        "max_bad_ratio": max_bad_ratio,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    given |= data_flags(context.args)
+    config, loaded_tokenizer = _job(meta, model, tokenizer, given, num_image_token)
     dataset = build_train_dataset(config, loaded_tokenizer, output_dir=None, seed=0)
     tokens = sum(int(v[v >= 0].sum(dtype=np.int64)) for _, v in dataset.lengths.blocks())
     typer.echo(
         f"{len(dataset)} samples of {len(dataset.dataset_names)} datasets, "
         f"{tokens} tokens, {dataset.bad_samples.total} bad records"
     )
+
+
+def _job(
+    meta: Path,
+    model: Path | None,
+    tokenizer: Path | None,
+    given: dict[str, Any],
+    num_image_token: int | None,
+) -> tuple[DataConfig, Any]:
+    """What a job with these data flags is told, and its tokenizer."""
+    from dataclasses import replace
+
+    from internvl_chat.cli.data_check import job_settings
+
+    source = _source(model, tokenizer)
+    config, loaded = job_settings(str(meta), given, checkpoint=model, tokenizer=source)
+    if num_image_token is not None:
+        config = replace(config, encode=replace(config.encode, num_image_token=num_image_token))
+    _warn_of_template(loaded, config)
+    return config, loaded
+
+
+def _source(model: Path | None, tokenizer: Path | None) -> Path:
+    from internvl_chat.errors import ConfigError
+
+    source = tokenizer or model
+    if source is None:
+        raise ConfigError("no tokenizer is named", fix="Give --model DIR or --tokenizer DIR.")
+    return source
+
+
+def _warn_of_template(tokenizer: Any, config: DataConfig) -> None:
+    """Say so where training would refuse the template with this tokenizer."""
+    import logging
+
+    from internvl_chat.checkpoint.tokenizer import check_template_tokens
+    from internvl_chat.errors import ConfigError
+
+    try:
+        check_template_tokens(tokenizer, config.encode.conv_style)
+    except ConfigError as err:
+        logging.getLogger(__name__).warning("training would refuse this: %s", err)
 
 
 def _config(
@@ -148,29 +194,22 @@ def _config(
     num_image_token: int | None,
     max_seq_length: int,
     force_image_size: int | None,
-    max_bad_ratio: float | None = None,
     video_backend: str = "decord",
 ) -> tuple[DataConfig, Any]:
     """What the options and the checkpoint say, and the tokenizer as training would have it."""
-    import logging
     from dataclasses import replace
 
     from internvl_chat.checkpoint.tokenizer import (
         add_special_tokens,
-        check_template_tokens,
         load_tokenizer,
     )
-    from internvl_chat.errors import ConfigError
     from internvl_chat.model.templates import find_template
     from internvl_chat.train.arguments import DataArguments, data_config
 
-    source = tokenizer or model
-    if source is None:
-        raise ConfigError("no tokenizer is named", fix="Give --model DIR or --tokenizer DIR.")
+    source = _source(model, tokenizer)
     given = {
         "conv_style": conv_style,
         "force_image_size": force_image_size,
-        "max_bad_ratio": max_bad_ratio,
         "video_backend": video_backend,
     }
     arguments = DataArguments(
@@ -194,10 +233,7 @@ def _config(
     find_template(config.encode.conv_style)  # an unknown one is found before files are read
     loaded = load_tokenizer(str(source))
     add_special_tokens(loaded)
-    try:
-        check_template_tokens(loaded, config.encode.conv_style)
-    except ConfigError as err:
-        logging.getLogger(__name__).warning("training would refuse this: %s", err)
+    _warn_of_template(loaded, config)
     return config, loaded
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -80,34 +80,42 @@ def check(
 def check_settings(
     meta: str, tokenizer: Path | None, flags: Sequence[str]
 ) -> tuple[DataConfig, Any]:
-    """What a run with these flags would be told, and its tokenizer.
+    """What a run with these flags would be told, and its tokenizer."""
+    from internvl_chat.checkpoint.tokenizer import check_template_tokens
+    from internvl_chat.train.parsing import data_flags
+
+    config, loaded = job_settings(
+        meta, data_flags(flags), checkpoint=tokenizer, tokenizer=tokenizer
+    )
+    if loaded is not None:
+        check_template_tokens(loaded, config.encode.conv_style)
+    return config, loaded
+
+
+def job_settings(
+    meta: str, given: Mapping[str, Any], *, checkpoint: Path | None, tokenizer: Path | None
+) -> tuple[DataConfig, Any]:
+    """What a run with these data flags is told, and its tokenizer.
 
     Flags go before the checkpoint, the checkpoint before the defaults.
     """
     from internvl_chat.model.configuration_internvl_chat import num_image_token
     from internvl_chat.model.templates import find_template
     from internvl_chat.train.arguments import DataArguments, data_config
-    from internvl_chat.train.parsing import data_flags
 
-    given = data_flags(flags)
     stored: dict[str, Any] = {}
     patch, loaded = _PATCH_PIXELS, None
-    if tokenizer is not None:
-        stored, patch = _stored(tokenizer)
+    if checkpoint is not None:
+        stored, patch = _stored(checkpoint)
     arguments = DataArguments(**{**stored, **given, "meta_path": meta})
     tokens = num_image_token(arguments.force_image_size, patch, arguments.down_sample_ratio)
     config = data_config(arguments, num_image_token=max(tokens, 1), meta_path=meta)
     find_template(config.encode.conv_style)  # an unknown one is found before files are read
     if tokenizer is not None:
-        from internvl_chat.checkpoint.tokenizer import (
-            add_special_tokens,
-            check_template_tokens,
-            load_tokenizer,
-        )
+        from internvl_chat.checkpoint.tokenizer import add_special_tokens, load_tokenizer
 
         loaded = load_tokenizer(str(tokenizer))
         add_special_tokens(loaded)
-        check_template_tokens(loaded, config.encode.conv_style)
     return config, loaded
 
 

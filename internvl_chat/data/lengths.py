@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
@@ -137,6 +138,17 @@ class _Counter:
         return len(frames)
 
 
+def _media_key(spec: DatasetSpec, media: MediaConfig) -> dict[str, Any]:
+    """What of the settings decides counts; pixels alone (colours, the decoder) do not."""
+    values = asdict(media)
+    images = values["images"]
+    del images["normalize_type"]
+    del images["decode"]["rgba_background_color"], images["decode"]["image_backend"]
+    if not images["dynamic_image_size"] and spec.box_format == "keep":
+        values["images"] = None  # one tile each, whatever their size
+    return values
+
+
 def _reason(number: int, err: BadRecordError) -> tuple[int, str, str, str | None]:
     """As the journal keeps it: paths in it may hold bytes that are no UTF-8."""
     return number, err.code, printable(err.problem), err.fix
@@ -173,7 +185,7 @@ def token_lengths(
         encoder.tokens.fingerprint(),
         asdict(encoder.config),
         asdict(encoder.template),
-        asdict(media),
+        _media_key(spec, media),
         [path_key(os.path.abspath(spec.root or ".")), spec.box_format, spec.max_dynamic_patch],
     )
     path = cache_path(file.path, key, ".lengths.npy")

@@ -167,6 +167,21 @@ def test_settings_come_from_a_model(folder: Path, capsys: pytest.CaptureFixture[
     assert "no config.json in it" in capsys.readouterr().err
 
 
+def test_index_takes_the_flags_of_the_job(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["data", "index", str(folder / "meta.json"), "--tokenizer", str(folder / "tokenizer")]
+    command += ["--max-bad-ratio", "0.5"]
+    counted = folder / "cache"
+    for flags, files in (
+        (["--max_seq_length", "512"], 1),
+        (["--max-seq-length", "512"], 1),  # the same, in the verb's own spelling
+        (["--max_seq_length", "500"], 2),
+    ):
+        assert main([*command, *flags]) == 0
+        assert len(list(counted.glob("a-*.lengths.npy"))) == files
+    assert main([*command, "--max_seq_lenth", "512"]) == 2
+    assert "max_seq_length" in capsys.readouterr().err
+
+
 def test_index_fills_the_cache(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["data", "index", str(folder / "meta.json"), "--tokenizer", str(folder / "tokenizer")]
     assert main([*command, "--max-bad-ratio", "0.5"]) == 0

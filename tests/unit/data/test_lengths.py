@@ -52,8 +52,8 @@ def annotation(tmp_path: Path) -> Path:
     return path
 
 
-def count(path: Path, *, num_processes: int = 1) -> Lengths:
-    config: DataConfig = data_config(meta_path="none", num_image_token=4)
+def count(path: Path, *, num_processes: int = 1, **options: Any) -> Lengths:
+    config: DataConfig = data_config(meta_path="none", num_image_token=4, **options)
     spec = DatasetSpec(name="a", root="", annotation=str(path))
     encoder = Encoder(tokenizers.byte_level(), config.encode)
     file = AnnotationFile(path)
@@ -108,6 +108,32 @@ def _count_and_die(path: Path, after_chunks: int, num_processes: int) -> None:
 
     with mock.patch.object(LengthJournal, "append", append):
         count(path, num_processes=num_processes)
+
+
+@pytest.mark.parametrize(
+    ("options", "anew"),
+    [
+        ({"normalize_type": "clip"}, False),
+        ({"image_backend": "fast"}, False),
+        ({"force_image_size": 224}, False),  # a tile is a tile
+        ({"dynamic_image_size": True}, True),
+        ({"max_seq_length": 20}, True),
+        ({"conv_style": "internlm2-chat"}, True),
+        ({"max_num_frame": 9}, True),
+    ],
+)
+def test_what_counts_are_kept_by(
+    annotation: Path, own_cache: Path, options: dict[str, Any], anew: bool
+) -> None:
+    count(annotation)
+    count(annotation, **options)
+    assert len(list(own_cache.glob("*.npy"))) == 1 + anew
+
+
+def test_the_size_of_a_tile_counts_where_images_are_cut(annotation: Path, own_cache: Path) -> None:
+    for size in (224, 448):
+        count(annotation, dynamic_image_size=True, force_image_size=size)
+    assert len(list(own_cache.glob("*.npy"))) == 2
 
 
 @pytest.mark.usefixtures("small_chunks")
