@@ -23,6 +23,7 @@ from internvl_chat.data.lengths import Lengths
 from internvl_chat.data.meta import DatasetSpec
 from internvl_chat.data.mixture import Mixture
 from internvl_chat.data.orientation import ImageGeometry, sizes_as_shown, turn_boxes
+from internvl_chat.data.per_sample import PerSample
 from internvl_chat.data.pixels import jpeg_augment, preprocess
 from internvl_chat.data.sampler import EpochPlan, Pack, plan_epoch
 from internvl_chat.data.schema import BadRecordError, Record, parse_record
@@ -244,13 +245,17 @@ class SftDataset(Dataset[list[Example]]):
         self.seed, self.resample = seed, resample
         self.lengths = mixture.expand([one.tokens for one in lengths])
         """(len(self),) int32 ids by sample; negative for bad ones."""
-        self.tiles = mixture.expand([one.tiles for one in lengths])
-        """(len(self),) int32 image tiles by sample."""
+        self._counted = tuple(lengths)
         # Shared with workers that were forked before the epoch changed.
         self._epoch = multiprocessing.Value("q", 0)
 
     def __len__(self) -> int:
         return len(self.mixture)
+
+    @cached_property
+    def tiles(self) -> PerSample:
+        """(len(self),) int32 image tiles by sample; put together when they are asked for."""
+        return self.mixture.expand([one.tiles for one in self._counted])
 
     @property
     def dataset_names(self) -> tuple[str, ...]:
@@ -273,7 +278,7 @@ class SftDataset(Dataset[list[Example]]):
             global_batch_size=global_batch_size,
             mode=order.mode,
             max_packed_tokens=order.max_packed_tokens,
-            tiles=self.tiles,
+            tiles=None if order.max_packed_tiles is None else self.tiles,
             max_packed_tiles=order.max_packed_tiles,
             indices=indices,
             drop_last=order.drop_last,
