@@ -70,7 +70,7 @@ def load_tiles(
             fit=lambda size: least_size(size, config, max_tiles=most),
         )
         size = decoded.geometry.size
-        tiles = pixels.preprocess(decoded.rgb, config, max_tiles=most, size=size)
+        tiles = pixels.preprocess(decoded.pixels, config, max_tiles=most, size=size)
     return pixels.normalize_pixels(tiles, normalize_type=config.normalize_type)
 
 

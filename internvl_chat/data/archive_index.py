@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import posixpath
@@ -200,17 +201,17 @@ def _members(path: str) -> Iterator[_Member]:
         raise ArchiveError(f"{path} is a file, and no zip or tar archive")
     try:
         for member in found:
+            if not all(0 <= number < 2**63 for number in member[1:]):
+                raise ArchiveError(f"{path} is damaged: a member lies at no place")
             name = _clean(member.name)
             if name:
                 yield member._replace(name=name)
-    except (
-        zipfile.BadZipFile,
-        tarfile.TarError,
-        EOFError,
-        struct.error,
-        NotImplementedError,
-    ) as err:
+    except _DAMAGED as err:
         raise ArchiveError(f"{path} is damaged: {err}") from err
+    except OSError as err:
+        if err.errno != errno.EINVAL:  # a place before the file's start
+            raise
+        raise ArchiveError(f"{path} is damaged: {err.strerror}") from err
 
 
 def _clean(name: str) -> str:

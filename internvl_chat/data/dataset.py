@@ -145,7 +145,7 @@ class SampleLoader:
             where=where,
         )
         return [
-            DecodedImage(rgb=frame, geometry=ImageGeometry(stored_size=frame.size))
+            DecodedImage(pixels=frame, geometry=ImageGeometry(stored_size=frame.size))
             for frame in video.frames(chosen)
         ]
 
@@ -200,9 +200,9 @@ class SampleLoader:
         budget = self.media.images.tile_budget(len(record.images), spec.max_dynamic_patch)
         tiles = []
         for number, (decoded, planned) in enumerate(zip(images, num_tiles, strict=True)):
-            image, size = decoded.rgb, decoded.geometry.size
+            image, size = decoded.pixels, decoded.geometry.size
             if self.train and spec.data_augment and rng is not None:
-                image = jpeg_augment(image, rng)
+                image = jpeg_augment(decoded.rgb, rng)
             # A video's frames are one tile each, however large.
             most = 1 if record.video else budget
             pixels = preprocess(image, self.media.images, max_tiles=most, size=size)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Final, TypeVar
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from internvl_chat.config import MAX_IMAGE_PIXELS, DecodeConfig
@@ -73,9 +74,16 @@ T = TypeVar("T")
 class DecodedImage:
     """An image file's pixels and where they come from."""
 
-    rgb: Image.Image
-    """As shown; by the fast backend perhaps smaller than ``geometry.size``."""
+    pixels: Image.Image | np.ndarray
+    """As shown: an RGB image, or (H, W, 3) uint8 of the fast backend, perhaps smaller than
+    ``geometry.size``."""
     geometry: ImageGeometry
+
+    @property
+    def rgb(self) -> Image.Image:
+        """The pixels as an image."""
+        pixels = self.pixels
+        return pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
 
 
 @functools.lru_cache(maxsize=1)
@@ -188,7 +196,7 @@ def decode_image(
         # A PNG's metadata may stand behind its pixels, a TIFF's is gone once it is decoded.
         geometry = None if image.format == "PNG" else _geometry(image, decode)
         rgb = _to_rgb(image, where, path, decode)
-        return DecodedImage(rgb=rgb, geometry=geometry or _geometry(image, decode))
+        return DecodedImage(pixels=rgb, geometry=geometry or _geometry(image, decode))
 
     with _quiet():
         return _retry_without_text(raw, attempt)
@@ -202,11 +210,14 @@ def _decode_fast(
 ) -> DecodedImage | None:
     geometry = _geometry(image, decode)
     least = fit(geometry.size) if fit else geometry.size
-    pixels = fast_jpeg.decode(raw, image.mode, turned_size(least, geometry.orientation))
+    least = turned_size(least, geometry.orientation)
+    pixels = fast_jpeg.decode(raw, image.mode, geometry.stored_size, least)
     if pixels is None:
         return None
-    rgb = turned(Image.fromarray(pixels), geometry.orientation)
-    return DecodedImage(rgb=rgb, geometry=geometry)
+    found = DecodedImage(pixels=pixels, geometry=geometry)
+    if geometry.orientation == UPRIGHT:
+        return found
+    return DecodedImage(pixels=turned(found.rgb, geometry.orientation), geometry=geometry)
 
 
 def load_image(

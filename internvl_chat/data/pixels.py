@@ -40,10 +40,15 @@ def pad_square(image: Image.Image, normalize_type: NormalizeType = "imagenet") -
     return square
 
 
-def resize(image: Image.Image, width: int, height: int) -> Tensor:
-    """(3, height, width) uint8, antialiased bicubic, aspect ratio not kept."""
-    pixels = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).unsqueeze(0)
-    if image.size != (width, height):
+def resize(image: Image.Image | np.ndarray, width: int, height: int) -> Tensor:
+    """(3, height, width) uint8, antialiased bicubic, aspect ratio not kept.
+
+    Args:
+        image: RGB, or (H, W, 3) uint8.
+    """
+    array = image if isinstance(image, np.ndarray) else np.array(image, dtype=np.uint8)
+    pixels = torch.from_numpy(array).permute(2, 0, 1).unsqueeze(0)
+    if array.shape[:2] != (height, width):
         pixels = torch.nn.functional.interpolate(
             pixels, size=(height, width), mode="bicubic", antialias=True, align_corners=False
         )
@@ -51,7 +56,7 @@ def resize(image: Image.Image, width: int, height: int) -> Tensor:
 
 
 def preprocess(
-    image: Image.Image,
+    image: Image.Image | np.ndarray,
     config: ImageConfig,
     *,
     max_tiles: int = 1,
@@ -60,7 +65,7 @@ def preprocess(
     """Make an RGB image into tiles.
 
     Args:
-        image: RGB.
+        image: RGB, or (H, W, 3) uint8.
         config: size, padding, tiling.
         max_tiles: the image's share of the budget; used with ``dynamic_image_size``.
         size: (width, height) that tiles are chosen by, of an image decoded at a reduced size; its
@@ -70,14 +75,21 @@ def preprocess(
         (n, 3, S, S) uint8; row by row, the thumbnail last.
     """
     if config.pad2square:
-        image = pad_square(image, config.normalize_type)
+        whole = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+        image = pad_square(whole, config.normalize_type)
     if not config.dynamic_image_size:
         return resize(image, config.image_size, config.image_size).unsqueeze(0)
-    return dynamic_tiles(image, config, max_tiles=max_tiles, size=size or image.size)
+    return dynamic_tiles(image, config, max_tiles=max_tiles, size=size or _size(image))
+
+
+def _size(image: Image.Image | np.ndarray) -> tuple[int, int]:
+    if isinstance(image, np.ndarray):
+        return image.shape[1], image.shape[0]
+    return image.size
 
 
 def dynamic_tiles(
-    image: Image.Image, config: ImageConfig, *, max_tiles: int, size: tuple[int, int]
+    image: Image.Image | np.ndarray, config: ImageConfig, *, max_tiles: int, size: tuple[int, int]
 ) -> Tensor:
     """Resize to the grid of ``size`` and cut it row by row; (n, 3, S, S) uint8."""
     side = config.image_size

@@ -163,7 +163,8 @@ def test_fast_decodes_no_more_than_is_needed_and_leaves_others_to_pillow(tmp_pat
     write_photo(tmp_path / "cmyk.jpg", (640, 480), "CMYK")
     Image.open(tmp_path / "a.jpg").save(tmp_path / "a.png")
     assert size_of("a.jpg", (100, 100)) == (160, 120)
-    assert size_of("a.jpg", (161, 100)) == (240, 180)
+    assert size_of("a.jpg", (161, 100)) == (320, 240)
+    assert size_of("a.jpg", (321, 100)) == (640, 480)
     assert size_of("grey.jpg", (100, 100)) == (160, 120)
     assert size_of("a.jpg", None) == size_of("a.jpg", (9000, 10)) == (640, 480)
     assert size_of("cmyk.jpg", (100, 100)) == size_of("a.png", (100, 100)) == (640, 480)
@@ -176,9 +177,11 @@ def test_augmentation_sees_every_pixel(tmp_path: Path, monkeypatch: pytest.Monke
     asked: list[tuple[int, int]] = []
     real = fast_jpeg.decode
 
-    def spy(raw: bytes, mode: str, least: tuple[int, int]) -> np.ndarray | None:
+    def spy(
+        raw: bytes, mode: str, size: tuple[int, int], least: tuple[int, int]
+    ) -> np.ndarray | None:
         asked.append(least)
-        return real(raw, mode, least)
+        return real(raw, mode, size, least)
 
     monkeypatch.setattr(fast_jpeg, "decode", spy)
     media = media_config(force_image_size=SIDE, image_backend="fast")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import random
 import socket
 import tarfile
 import zipfile
@@ -297,3 +298,37 @@ def test_a_stores_own_failures_are_bad_records(
     monkeypatch.setattr(type(memory), "cat_file", reset)
     assert "reset" in refused("memory://a.png").problem
     assert waits == [0.1, 0.4, 1.6]
+
+
+def try_damaged_archives(folder: Path, count: int, seed: int) -> dict[str, int]:
+    """Outcomes of reading members of archives with bytes changed, lost or added."""
+    draw, outcomes = random.Random(seed), {"as written": 0, "refused": 0, "otherwise": 0}
+    whole = [Path(write(folder / "whole")).read_bytes() for write in (write_zip, write_tar)]
+    for number in range(count):
+        data = bytearray(draw.choice(whole))
+        for _ in range(draw.randint(1, 5)):
+            place = draw.randrange(len(data))
+            if draw.random() < 0.5:  # in the directory of a zip, the header of a tar
+                place = draw.randrange(max(len(data) - 3000, 0), len(data))
+            data[place : place + draw.choice([0, 1, 4, 500])] = draw.randbytes(
+                draw.choice([0, 1, 4])
+            )
+        path = folder / f"{number}.archive"
+        path.write_bytes(data)
+        for name in draw.sample(sorted(FILES), 3):
+            try:
+                found = read_bytes(f"{path}/{name}", where="a.jsonl:1")
+            except BadRecordError:
+                outcomes["refused"] += 1
+            else:
+                outcomes["as written" if found == FILES[name] else "otherwise"] += 1
+        path.unlink()
+    return outcomes
+
+
+def test_damaged_archives_are_read_or_refused(tmp_path: Path) -> None:
+    outcomes = try_damaged_archives(tmp_path, 150, seed=3)
+    assert outcomes["as written"] > 50
+    assert outcomes["refused"] > 50
+    # tar keeps no checksum of what is in its members
+    assert outcomes["otherwise"] < 30
