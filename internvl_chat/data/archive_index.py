@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import mmap
 import os
 import posixpath
@@ -19,6 +20,8 @@ import numpy as np
 
 from internvl_chat.data.cache import build_once, cache_path, digest, path_key
 from internvl_chat.model.suggestions import suggest
+
+logger = logging.getLogger(__name__)
 
 _FORMAT: Final = 1  # of the index; raise when its layout changes
 STORED: Final = 0
@@ -151,6 +154,7 @@ def load_index(path: str) -> MemberIndex:
     names = target.with_suffix(".names")
 
     def build(partial: Path) -> None:
+        logger.info("looking up where the members of %s are, once", path)
         entries, blob = _table(_members(path))
         aside = names.with_name(f".{names.name}.{os.getpid()}.partial")
         aside.write_bytes(blob)
