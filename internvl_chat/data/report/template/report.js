@@ -243,7 +243,7 @@
     const shown = state.found.slice(first, first + PER_PAGE);
     list.replaceChildren(...shown.map(cardOf));
     const of = state.found.length === samples.length ? count(samples.length, "sample", "samples") : `${state.found.length} found among ${samples.length}`;
-    const position = shown.length ? `${first + 1}–${first + shown.length} of ${of}` : samples.length ? "No sample is like that" : "No sample";
+    const position = shown.length ? `${first + 1}${shown.length > 1 ? `–${first + shown.length}` : ""} of ${of}` : samples.length ? "No sample is like that" : "No sample";
     for (const place of document.querySelectorAll(".position")) place.textContent = position;
     for (const button of document.querySelectorAll(".pager button")) {
       const to = state.page + Number(button.dataset.step);
