@@ -127,7 +127,7 @@ def test_search_reads_text_place_and_file(report: OpenReport) -> None:
     expect(report.find("boxes.jsonl:4").locator(".where")).to_contain_text("boxes.jsonl:4")
     report.page.get_by_label("Search").fill("V.GIF")
     expect(report.cards).to_have_count(1)
-    expect(report.cards.locator("figure")).to_have_count(4)
+    expect(report.cards.locator("figure")).to_have_count(7)
 
 
 def test_boxes_lie_where_they_should(report: OpenReport) -> None:
@@ -170,13 +170,13 @@ def test_shapes_tiles_and_frames(report: OpenReport) -> None:
     expect(card.locator("figcaption")).to_have_text("wide.png 400 × 160, 3 × 1 tiles and the whole")
     expect(card.locator(".tile-borders line.dash")).to_have_count(2)
     frames = report.find("grows lighter").locator("figure")
-    expect(frames).to_have_count(4)
+    expect(frames).to_have_count(7)
     levels = []
-    for number in range(4):
+    for number in range(7):
         with Image.open(io.BytesIO(frames.nth(number).locator("img").screenshot())) as shot:
             levels.append(np.asarray(shot.convert("L")).mean())
     assert levels == sorted(levels)
-    assert levels[3] - levels[0] > 60
+    assert levels[6] - levels[0] > 60
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_coloured_text_is_what_has_labels(
     spans = card.locator(".text .supervised")
     texts = spans.evaluate_all("spans => spans.map(span => span.textContent)")
     assert "".join(texts) == tokenizer.decode(learned)
-    kept = card.locator(".text > :is(.prompt, .supervised, .times)")
+    kept = card.locator(".text :is(.prompt, .supervised, .times)")
     parts = kept.evaluate_all("spans => spans.map(span => [span.className, span.textContent])")
     text = ""
     for number, (kind, part) in enumerate(parts):
@@ -265,6 +265,19 @@ def test_long_texts_are_folded(report: OpenReport) -> None:
     unfold.focus()
     report.page.keyboard.press("Enter")
     expect(rest).to_be_visible()
+
+
+def test_most_frames_of_a_video_are_folded_in_the_text(report: OpenReport) -> None:
+    card = report.find("grows lighter")
+    said = card.locator(".text").inner_text()
+    assert [f"Frame{number}:" in said for number in range(1, 8)] == [
+        *[True] * 2,
+        *[False] * 4,
+        True,
+    ]
+    card.get_by_role("button", name="Show 4 frames more").click()
+    said = card.locator(".text").inner_text()
+    assert [said.count(f"Frame{number}:") for number in range(1, 8)] == [1] * 7
 
 
 def test_by_keyboard_alone(report: OpenReport) -> None:

@@ -19,7 +19,7 @@ EVIL = (
 WIDE_BOX, TALL_BOX = (0.1, 0.2, 0.3, 0.5), (0.5, 0.8, 0.9, 0.95)
 FLAGS = (
     *("--force_image_size", "56", "--dynamic_image_size", "True", "--max_dynamic_patch", "6"),
-    *("--use_thumbnail", "True", "--min_num_frame", "4", "--max_num_frame", "4"),
+    *("--use_thumbnail", "True", "--min_num_frame", "4", "--max_num_frame", "7"),
     *("--max_seq_length", "1500"),
 )
 """4 tokens a tile."""

@@ -4,6 +4,7 @@
   const PER_PAGE = 8;
   const NUM_COLOURS = 8;
   const [LONG_PIECE, KEPT_HEAD, KEPT_TAIL] = [900, 400, 200]; // characters
+  const FOLDED_FRAMES = 6; // from so many on
   const LONGEST_SIDE = { single: 368, few: 280, many: 200, frame: 170 }; // CSS pixels
   const LARGEST_ZOOM = 2.5;
 
@@ -68,24 +69,41 @@
     return written.split("\n").flatMap((line, number) => (number ? [make("span", "newline"), "\n", line] : [line]));
   }
 
-  function foldedMiddle(written) {
-    // Behind a character, not between the two halves of one.
-    const behind = (place) => place + Number(/[\uDC00-\uDFFF]/.test(written[place]));
-    const [first, last] = [behind(KEPT_HEAD), behind(written.length - KEPT_TAIL)];
-    const [head, rest, tail] = [written.slice(0, first), written.slice(first, last), written.slice(last)];
+  // A button in place of what is hidden; the nodes stay in the text.
+  function foldedNodes(nodes, told) {
     const middle = make("span", "middle");
     const hidden = make("span", "rest");
-    hidden.append(...linesOf(rest));
+    hidden.append(...nodes);
     const button = make("button", "unfold");
     button.type = "button";
-    button.dataset.label = `… ${count(rest.length, "character", "characters")} …`;
-    button.setAttribute("aria-label", `Show ${count(rest.length, "character", "characters")} more`);
+    button.dataset.label = `… ${told} …`;
+    button.setAttribute("aria-label", `Show ${told} more`);
     button.addEventListener("click", () => {
       middle.classList.add("open");
       button.closest(".text").classList.add("open");
     });
     middle.append(button, hidden);
-    return [...linesOf(head), middle, ...linesOf(tail)];
+    return middle;
+  }
+
+  function foldedMiddle(written) {
+    // Behind a character, not between the two halves of one.
+    const behind = (place) => place + Number(/[\uDC00-\uDFFF]/.test(written[place]));
+    const [first, last] = [behind(KEPT_HEAD), behind(written.length - KEPT_TAIL)];
+    const [head, rest, tail] = [written.slice(0, first), written.slice(first, last), written.slice(last)];
+    return [...linesOf(head), foldedNodes(linesOf(rest), count(rest.length, "character", "characters")), ...linesOf(tail)];
+  }
+
+  // Of a video's many frames the first two and the last: what is asked about them is in sight.
+  function foldFrames(text, sample) {
+    const starts = Array.from(text.children).filter((node) => node.matches(".special") && node.textContent === "<img>");
+    if (starts.length < FOLDED_FRAMES || starts.length !== sample.shown_images.length) return;
+    const [from, to] = [starts[2].previousSibling, starts.at(-1).previousSibling]; // what says which frame it is
+    const nodes = [];
+    for (let node = from; node !== to; node = node.nextSibling) nodes.push(node);
+    const place = make("span");
+    from.before(place);
+    place.replaceWith(foldedNodes(nodes, count(starts.length - 3, "frame", "frames")));
   }
 
   function textOf(sample) {
@@ -102,6 +120,7 @@
       text.append(piece);
       if (times > 1) text.append(make("span", "times", `×${times.toLocaleString("en")}`));
     }
+    if (sample.shown_images.some((image) => image.is_frame)) foldFrames(text, sample);
     if (sample.num_hidden_characters) {
       text.append(make("span", "hidden-rest", ` … ${count(sample.num_hidden_characters, "character", "characters")} more`));
     }
