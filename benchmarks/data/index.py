@@ -174,11 +174,11 @@ def compare(folder: Path, records: int, list_records: int, rounds: int) -> int:
         def median(key: str) -> float:
             return statistics.median(one.get(key, 0.0) for one in found)
 
+        speeds = (f"{median('mb_per_second'):.0f}", f"{median('mb_per_core_second'):.0f}")
         return [
             name,
             f"{median('seconds') * scale:.2f}",
-            f"{median('mb_per_second'):.0f}",
-            f"{median('mb_per_core_second'):.0f}",
+            *(("", "") if median("seconds") < 0.1 else speeds),
             f"{median('peak_mb') * scale:.0f}",
             f"{median('after_reads_mb'):.0f}",
             f"{median('microseconds_per_read'):.1f}",

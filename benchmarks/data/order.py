@@ -205,7 +205,7 @@ def compare_times(folder: Path, samples: int, loop_samples: int, rounds: int) ->
             rows.append(
                 [
                     name,
-                    label,
+                    f"Python loop ({loop_samples:,}, times {scale:g})" if mode == "loop" else label,
                     f"{seconds:.1f}",
                     f"{loop / seconds:.1f}" if mode in ("loop", "packed") else "",
                     "" if label == "loop" else f"{peak:.0f}",
