@@ -39,7 +39,10 @@ def from_alpaca(source: Mapping[str, Any], notes: Notes, *, train_masked: bool =
     if extra is not None and not isinstance(extra, str):
         raise UnfitRecordError('"input" is no string')
     turns = []
-    for earlier in source.get("history") or []:
+    history = source.get("history") or []
+    if not isinstance(history, list):
+        raise UnfitRecordError('"history" is no list of [question, answer]')
+    for earlier in history:
         if not isinstance(earlier, list | tuple) or len(earlier) != 2:
             raise UnfitRecordError('"history" is no list of [question, answer]')
         if not all(isinstance(text, str) for text in earlier):

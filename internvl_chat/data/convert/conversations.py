@@ -184,6 +184,9 @@ def read_own(record: Mapping[str, Any]) -> OwnRecord:
             raise UnfitRecordError("a system turn that is not the first")
         else:
             turns.append(ChatTurn(speaker, text, kind))
+    video = record.get("video") or None
+    if not all(one is None or isinstance(one, str) for one in (system, video)):
+        raise UnfitRecordError('"system" or "video" is no string')
     value = record.get("image", record.get("images")) or []
     images = [value] if isinstance(value, str) else value
     if not isinstance(images, list) or not all(isinstance(one, str) for one in images):
@@ -191,7 +194,7 @@ def read_own(record: Mapping[str, Any]) -> OwnRecord:
     return OwnRecord(
         turns=tuple(turns),
         images=tuple(images),
-        video=record.get("video") or None,
+        video=video,
         system=system,
         rest={key: value for key, value in record.items() if key not in OWN_KEYS},
         identity=record.get("id"),

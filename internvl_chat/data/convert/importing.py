@@ -191,6 +191,8 @@ class _Import:
             paths.append(path)
         draft.images = paths
         if draft.video is not None:
+            if not isinstance(draft.video, str):
+                raise UnfitRecordError("a video that is no path")
             draft.video = self.named.check(draft.video, self.notes)
         if sizes and len(sizes) == len(paths) and not {"width", "height"} & set(draft.rest):
             widths, heights = [size[0] for size in sizes], [size[1] for size in sizes]
@@ -207,7 +209,7 @@ class _Import:
         if isinstance(shown, Draft):
             shown = shown.as_record()
         entry = {"where": where, "reason": told or reason, "record": shown}
-        self.left.write_raw(orjson.dumps(json.loads(json.dumps(entry, default=_summary))))
+        self.left.write(json.loads(json.dumps(entry, default=_summary)))
 
 
 def _summary(value: Any) -> str:

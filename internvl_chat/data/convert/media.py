@@ -78,10 +78,17 @@ def image_reference(value: Any) -> str | EmbeddedImage:
         raise UnfitRecordError(f"an image that is a {type(value).__name__}, not a path")
     if value[:5].lower() == "data:":
         return _from_data_url(value)
-    scheme = urlsplit(value).scheme.lower() if "://" in value[:12] else ""
+    scheme = value.partition("://")[0].lower() if "://" in value[:12] else ""
     if scheme in ("http", "https", "s3", "gs", "ftp"):
         raise UnfitRecordError(f"an image on the net ({scheme}:); download it and name its path")
-    return unquote(urlsplit(value).path) if scheme == "file" else value
+    return _path_of_url(value) if scheme == "file" else value
+
+
+def _path_of_url(url: str) -> str:
+    try:
+        return unquote(urlsplit(url).path)
+    except ValueError as err:  # a bracket where a host would be
+        raise UnfitRecordError("a file: URL without a path") from err
 
 
 def _from_data_url(url: str) -> EmbeddedImage:
@@ -214,5 +221,6 @@ class ImageRoot:
         try:
             with open(os.path.join(self._root, path), "rb") as file:
                 return file.read()
-        except OSError as err:
-            raise UnfitRecordError(f"an image that cannot be read ({err.strerror})") from err
+        except (OSError, ValueError) as err:  # ValueError: what no file can be called
+            reason = getattr(err, "strerror", None) or err
+            raise UnfitRecordError(f"an image that cannot be read ({reason})") from err

@@ -59,7 +59,10 @@ class SkeletonReport:
         lines = [
             f"{self.folder}: {self.num_images} images, {self.num_records} records",
             *(f"written: {path}" for path in self.written),
-            *(f"no image that Pillow opens: {path}" for path in self.unreadable),
+            *(
+                f"no image that Pillow opens, or a name that is not UTF-8: {path}"
+                for path in self.unreadable
+            ),
         ]
         if self.num_unanswered:
             shown = ", ".join(self.unanswered)
@@ -98,15 +101,21 @@ def make_skeleton(
     """
     if not folder.is_dir():
         raise ConfigError("no such folder", where=str(folder), fix="Name a folder of images.")
-    images = sorted(_images(folder))
+    found = sorted(_images(folder))
+    images = [path for path in found if _is_text(path)]
+    odd = [os.fsencode(path).decode("utf-8", "backslashreplace") for path in found]
+    odd = [shown for shown, path in zip(odd, found, strict=True) if not _is_text(path)]
     if not images:
         raise ConfigError(
             "holds no image", where=str(folder), fix=f"Images end in {', '.join(ENDINGS)}."
         )
     dataset = name or folder.resolve().name
     if table is None:
-        return _empty(folder, images, dataset, question, progress)
-    return _filled(folder, images, table, dataset, question, progress)
+        report = _empty(folder, images, dataset, question, progress)
+    else:
+        report = _filled(folder, images, table, dataset, question, progress)
+    report.unreadable += odd
+    return report
 
 
 def _filled(
@@ -155,6 +164,15 @@ def _images(folder: Path) -> Iterator[str]:
         for name in files:
             if name.lower().endswith(ENDINGS) and not name.startswith("."):
                 yield Path(parent, name).relative_to(folder).as_posix()
+
+
+def _is_text(name: str) -> bool:
+    """Whether JSON can say a file's name: what is not UTF-8 on disk has no letters for it."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _empty(

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 
 from internvl_chat.data.convert.files import (
     Progress,
@@ -148,23 +147,36 @@ def _names(record: Mapping[str, Any], by: str, source: AnnotationSource, where: 
     if by not in ("image", "content", "record"):
         if record.get(by) is None:
             raise ConfigError(f"has no field {by!r}", where=where, fix="Name another with --by.")
-        return [orjson.dumps(record[by])]
+        return [encode({"by": record[by]})]
     value = record.get("image", record.get("images")) or record.get("video") or []
     paths = [value] if isinstance(value, str) else value
-    if by == "record" or not paths or not all(isinstance(path, str) for path in paths):
+    named = isinstance(paths, list) and all(isinstance(path, str) for path in paths)
+    if by == "record" or not paths or not named:
         # Without media equal conversations go together.
         shown = record.get("conversations", record.get("messages"))
         return [encode({"by": shown, "media": paths} if by == "record" else {"by": shown})]
-    full = [os.path.realpath(os.path.join(source.root, path)) for path in paths]
-    return [_content(path, where) if by == "content" else os.fsencode(path) for path in full]
+    full = [_full_path(source.root, path) for path in paths]
+    if by == "content":
+        return [_content(path, where) for path in full]
+    return [path.encode("utf-8", "surrogatepass") for path in full]
+
+
+def _full_path(root: str, path: str) -> str:
+    try:
+        return os.path.realpath(os.path.join(root, path))
+    except ValueError:  # what no file can be called
+        return path
 
 
 def _content(path: str, where: str) -> bytes:
     try:
+        digest = hashlib.blake2b(digest_size=16)
         with open(path, "rb") as file:
-            return hashlib.file_digest(file, "blake2b").digest()
-    except OSError as err:
-        raise DatasetError(f"{path} cannot be read ({err.strerror})", where=where) from err
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+        return digest.digest()
+    except (OSError, ValueError) as err:
+        raise DatasetError(f"{path} cannot be read ({err})", where=where) from err
 
 
 def _digest(salt: bytes, name: bytes) -> int:

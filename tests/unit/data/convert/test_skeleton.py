@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from internvl_chat.data.convert.skeleton import SkeletonReport, make_skeleton
 from internvl_chat.data.meta import load_meta
 from internvl_chat.data.schema import BadRecordError, parse_record
 from internvl_chat.errors import ConfigError, DatasetError
-from tests.unit.data.convert.common import read_rows
+from tests.unit.data.convert.common import png, read_rows
 
 
 @pytest.fixture
@@ -94,6 +95,8 @@ def test_no_folder_no_image_no_picture_file(tmp_path: Path, photos: Path) -> Non
     with pytest.raises(ConfigError, match="holds no image"):
         init(tmp_path / "empty")
     (photos / "c.jpg").write_text("<html>")
+    with open(os.fsencode(photos) + b"/caf\xe9.png", "wb") as file:
+        file.write(png())
     report = init(photos)
-    assert report.unreadable == ["c.jpg"]
+    assert report.unreadable == ["c.jpg", "caf\\xe9.png"]
     assert report.num_records == 2
