@@ -120,10 +120,11 @@ def plain_decode(path: Path) -> Image.Image:
 
 
 def plain_normalise(image: Image.Image) -> torch.Tensor:
-    """(3, S, S) float32, as torchvision's ToTensor and Normalize compute it."""
+    """(3, S, S) float32, step by step as torchvision's ToTensor and Normalize compute it."""
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in NORMALIZATION["imagenet"])
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
-    return pixels.to(torch.float32).div(255).sub_(mean).div_(std)
+    pixels = torch.from_numpy(np.array(image, np.uint8)).permute(2, 0, 1).contiguous()
+    scaled = pixels.to(torch.float32).div(255)
+    return scaled.clone().sub_(mean).div_(std)
 
 
 def plain_resize(image: Image.Image) -> Image.Image:

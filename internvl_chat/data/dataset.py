@@ -118,7 +118,7 @@ class SampleLoader:
         return Loaded(
             record=record,
             encoded=encoded,
-            pixel_values=torch.cat(tiles) if tiles else None,
+            pixel_values=_joined(tiles),
             num_tiles=expanded.num_tiles,
             image_sizes=sizes,
         )
@@ -217,6 +217,13 @@ class SampleLoader:
                 )
             tiles.append(pixels)
         return tiles
+
+
+def _joined(tiles: Sequence[Tensor]) -> Tensor | None:
+    """All tiles; those of a single image as they are, without a copy."""
+    if len(tiles) == 1:
+        return tiles[0]
+    return torch.cat(list(tiles)) if tiles else None
 
 
 class SftDataset(Dataset[list[Example]]):
