@@ -74,14 +74,21 @@ def child_loop(path: Path, model: Path, count: int) -> dict[str, Any]:
     }
 
 
-def child_count(path: Path, model: Path, processes: int, kill_after: float) -> dict[str, Any]:
-    """Count all; with ``kill_after`` seconds, die on the way."""
+def child_count(path: Path, model: Path, processes: int, kill_after: int) -> dict[str, Any]:
+    """Count all; die on the way once ``kill_after`` records are kept."""
+    from internvl_chat.data.length_journal import CountedChunk, LengthJournal
     from internvl_chat.data.lengths import token_lengths
 
     spec, file, encoder, media = parts(path, model)
     if kill_after:
-        signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-        signal.setitimer(signal.ITIMER_REAL, kill_after)
+        append = LengthJournal.append
+
+        def append_or_die(journal: LengthJournal, chunk: CountedChunk) -> None:
+            append(journal, chunk)
+            if journal.num_records >= kill_after:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        LengthJournal.append = append_or_die  # type: ignore[method-assign]
     start, begun = time.perf_counter(), processor_seconds()
     found = token_lengths(spec, file, encoder, media, num_processes=processes)
     seconds, processor = time.perf_counter() - start, processor_seconds() - begun
@@ -105,7 +112,7 @@ def main() -> int:
     parser.add_argument("--child", choices=("loop", "count"))
     parser.add_argument("--path", type=Path)
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--kill-after", type=float, default=0)
+    parser.add_argument("--kill-after", type=int, default=0)
     args = parser.parse_args()
     if args.child == "loop":
         report(child_loop(args.path, args.model, args.loop_records))
@@ -133,7 +140,7 @@ def compare(folder: Path, args: argparse.Namespace) -> int:
     again = child("count")
     shutil.rmtree(cache)
     try:
-        child("count", "--processes", str(args.processes), "--kill-after", f"{both['seconds'] / 2}")
+        child("count", "--processes", str(args.processes), "--kill-after", str(args.records // 2))
     except RuntimeError:
         pass
     else:
