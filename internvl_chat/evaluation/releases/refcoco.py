@@ -101,7 +101,10 @@ def _is_number(value: Any) -> bool:
 
 
 def _sentences(record: dict[str, Any], where: str) -> Iterator[str]:
-    for one in require(record, "sentences", where):
+    sentences = require(record, "sentences", where)
+    if not isinstance(sentences, list | tuple):
+        raise DatasetError('"sentences" is no list', where=where)
+    for one in sentences:
         text = one.get("sent") if isinstance(one, dict) else None
         if not isinstance(text, str):
             raise DatasetError('a sentence has no text "sent"', where=where)

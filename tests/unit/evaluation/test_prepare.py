@@ -478,6 +478,10 @@ def test_a_pickle_runs_nothing(source: Path, work: Path, tmp_path: Path) -> None
             pickle.dumps([{"split": "val", "ann_id": 77, "image_id": 9, "sentences": ["x"]}]),
             'a sentence has no text "sent"',
         ),
+        (
+            pickle.dumps([{"split": "val", "ann_id": 77, "image_id": 9, "sentences": 5}]),
+            '"sentences" is no list',
+        ),
     ],
 )
 def test_malformed_references(source: Path, work: Path, content: bytes, told: str) -> None:
