@@ -137,7 +137,7 @@ def test_mistakes_are_told_and_the_talk_goes_on(tab: Tab, star: Path, tmp_path: 
     expect(tab.answers().last).to_have_text("star")
     (tmp_path / "broken.jpg").write_text("no image")
     tab.ask("What is this?", tmp_path / "broken.jpg")
-    told = tab.page.get_by_text("broken.jpg is no image that can be read.")
+    told = tab.page.get_by_text("broken.jpg is no image that can be read: it is text")
     expect(told).to_be_visible()
     expect(tab.box).to_have_value("What is this?")
     expect(tab.answers().last).to_be_visible()  # nothing covers the conversation

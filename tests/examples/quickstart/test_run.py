@@ -165,7 +165,7 @@ def test_the_documented_command_is_the_one_that_trains() -> None:
     documented = shlex.split(block.removeprefix("sh").replace("\\\n", " "))
     command = training_command(
         model=MODEL,
-        meta=Path("playground/opensource/quickstart/finetune.json"),
+        meta=Path("work_dirs/bins/meta.train.json"),
         output_dir=Path("work_dirs/mine"),
         max_steps=None,
     )

@@ -113,9 +113,10 @@ def test_damaged_tables(tmp_path: Path, name: str, content: bytes, message: str)
 def test_spreadsheets_unicode_text_and_long_cells(tmp_path: Path) -> None:
     text = f"image\tquestion\tanswer\nü.png\tWas?\t{'x' * 200_000}\n"
     source = write_csv(tmp_path / "q.tsv", text, "utf-16")
+    before = csv.field_size_limit()
     bring_in(source, tmp_path / "own.jsonl", "csv")
     assert read_rows(tmp_path / "own.jsonl")[0]["image"] == "ü.png"
-    assert csv.field_size_limit() == 131072
+    assert csv.field_size_limit() == before
 
 
 def test_records_come_back_from_a_table(tmp_path: Path) -> None:
