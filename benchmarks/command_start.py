@@ -1,7 +1,7 @@
 """Wall time of ``internvl-chat --help`` against a Python that does nothing.
 
-The two take turns, each in a process of its own; ``--verb`` adds a verb's help, which loads the
-package. Example::
+The two take turns, each in a process of its own; ``--verb`` adds a verb's help, which loads its
+module. Example::
 
     python benchmarks/command_start.py --rounds 9 --verb chat
 """
