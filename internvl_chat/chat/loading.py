@@ -11,9 +11,10 @@ from transformers import BitsAndBytesConfig
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from internvl_chat.chat.device_map import split_model
+from internvl_chat.checkpoint.agreement import require_tokenizer_fits
 from internvl_chat.checkpoint.artifacts import decode_config_of, normalize_type_of
 from internvl_chat.checkpoint.load import require_complete
-from internvl_chat.checkpoint.sources import find_chat_config
+from internvl_chat.checkpoint.sources import read_chat_config
 from internvl_chat.checkpoint.tokenizer import load_tokenizer
 from internvl_chat.errors import ConfigError
 from internvl_chat.model.adapter import has_model_weights
@@ -60,15 +61,19 @@ def load_model(
             only: a warning says so if the vision tower would be quantised.
 
     Raises:
-        CheckpointError: no complete checkpoint of this model family at ``path``.
+        CheckpointError: no complete checkpoint of this model family at ``path``, or its
+            tokenizer is another model's.
         ConfigError: settings that exclude each other.
     """
     _refuse_several(device=device, device_map=device_map, gpus=gpus)
     _refuse_several(load_in_8bit=load_in_8bit or None, quantization_config=quantization_config)
     require_complete(path)
+    tokenizer = load_tokenizer(path)
+    config = read_chat_config(path)
+    require_tokenizer_fits(tokenizer, config, path)
     _warn_of_four_bits(quantization_config)
     if gpus is not None:
-        device_map = _spread(path, gpus)
+        device_map = _spread(path, config, gpus)
     place = default_device() if device is None else torch.device(device)
     options: dict[str, Any] = {
         "dtype": default_dtype(place) if dtype is None else dtype,
@@ -87,7 +92,7 @@ def load_model(
     model.config.normalize_type = normalize_type_of(Path(path))
     for name, value in decode_config_of(Path(path)).stored().items():
         setattr(model.config, name, value)  # plain values: the configuration is written as JSON
-    return model, load_tokenizer(path)
+    return model, tokenizer
 
 
 def _refuse_several(**given: object) -> None:
@@ -99,7 +104,7 @@ def _refuse_several(**given: object) -> None:
         )
 
 
-def _spread(path: str, gpus: int) -> dict[str, int]:
+def _spread(path: str, config: InternVLChatConfig, gpus: int) -> dict[str, int]:
     """Where each part of a checkpoint goes.
 
     Raises:
@@ -111,9 +116,6 @@ def _spread(path: str, gpus: int) -> dict[str, int]:
             where="gpus",
             fix="On a machine without GPUs leave it out.",
         )
-    config = InternVLChatConfig.from_pretrained(
-        find_chat_config(path).parent, local_files_only=True
-    )
     if (config.use_llm_lora or config.use_backbone_lora) and has_model_weights(Path(path)):
         raise ConfigError(
             f"{path} carries LoRA layers inside, which cannot be spread",

@@ -8,7 +8,6 @@ reads from the files just the runs that it keeps.
 
 from __future__ import annotations
 
-import copy
 import math
 import zlib
 from collections.abc import Iterator, Mapping, Sized
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from internvl_chat.checkpoint import names
 from internvl_chat.checkpoint.partition import (
@@ -27,6 +26,7 @@ from internvl_chat.checkpoint.partition import (
     write_tensor,
 )
 from internvl_chat.checkpoint.resize import GrownRows, ResizedPositions
+from internvl_chat.checkpoint.skeleton import Skeleton, settled_skeleton, tie_as_configured
 from internvl_chat.checkpoint.sources import (
     Sources,
     check_adapters,
@@ -36,7 +36,6 @@ from internvl_chat.checkpoint.sources import (
 )
 from internvl_chat.checkpoint.tensor_files import TensorSource, numel
 from internvl_chat.config import BuildConfig, SourceConfig, TrainableConfig, require
-from internvl_chat.errors import CheckpointError
 from internvl_chat.model.configuration_internvl_chat import image_size_unit
 from internvl_chat.model.constants import IMG_CONTEXT_TOKEN
 
@@ -121,9 +120,10 @@ def inspect_checkpoint(
     llm_config: Any = config.llm_config
     native_rows, native_size = llm_config.vocab_size, config.vision_config.image_size
     _apply(build, config, num_tokens=len(tokenizer))
-    skeleton = skeleton_of(config)
+    available = sources.tensors | sources.adapter
+    skeleton = settled_skeleton(config, available, sources.replaced, sources.where)
 
-    match = names.match_names(skeleton.aliases, sources.tensors | sources.adapter)
+    match = names.match_names(skeleton.aliases, available)
     tensors = dict(match.sources)
     for name in match.missing:
         if _is_new(name, new_parts):
@@ -191,7 +191,9 @@ def require_complete(path: str) -> None:
         # It may sit on other layers than training's own adapters.
         config.use_llm_lora = config.use_backbone_lora = 0
         adapter = {}
-    fit_tensors(skeleton_of(config), sources.tensors | adapter, sources.where)
+    available = sources.tensors | adapter
+    skeleton = settled_skeleton(config, available, sources.replaced, sources.where)
+    fit_tensors(skeleton, available, sources.where)
 
 
 def fit_tensors(
@@ -249,7 +251,7 @@ def build_model(
     zero3 = deepspeed_config_if_zero3()
     with local_torch_dtype(build.dtype, "InternVLChatModel"), partitioned_construction(zero3):
         model = InternVLChatModel(plan.config)
-    _tie(model)
+    tie_as_configured(model)
     for name, target in parameters_and_buffers(model).items():
         write_tensor(target, plan.tensors.pop(name))
     model.img_context_token_id = tokenizer.convert_tokens_to_ids(IMG_CONTEXT_TOKEN)
@@ -317,59 +319,6 @@ def _set_dtype(config: InternVLChatConfig, dtype: torch.dtype) -> None:
     parts: tuple[Any, ...] = (config, config.vision_config, config.llm_config)
     for part in parts:
         part.dtype = dtype
-
-
-@dataclass(frozen=True)
-class Skeleton:
-    """Names and shapes of a model, without weights."""
-
-    shapes: dict[str, tuple[int, ...]]
-    aliases: dict[str, tuple[str, ...]]
-    """First name -> all names of the same (tied) tensor."""
-    vocabulary: frozenset[str]
-    """Tensors with a row per token."""
-
-
-def skeleton_of(config: InternVLChatConfig) -> Skeleton:
-    """Build the model on the meta device and look at it.
-
-    Raises:
-        CheckpointError: no model can be made of this configuration.
-    """
-    from transformers.initialization import meta_device_safe_creation_ops, no_init_weights
-
-    from internvl_chat.model.modeling_internvl_chat import InternVLChatModel
-
-    try:
-        with torch.device("meta"), meta_device_safe_creation_ops(), no_init_weights():
-            model = InternVLChatModel(copy.deepcopy(config))
-    except ValueError as err:
-        raise CheckpointError(str(err), where="config.json") from err
-    _tie(model)
-    groups: dict[int, list[str]] = {}
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        group = groups.setdefault(id(tensor), [])
-        group.append(name)
-        shapes[group[0]] = tuple(tensor.shape)
-    embeddings = [model.get_input_embeddings(), model.get_output_embeddings()]
-    rows = {id(module.weight) for module in embeddings if module is not None}
-    return Skeleton(
-        shapes=shapes,
-        aliases={group[0]: tuple(group) for group in groups.values()},
-        vocabulary=frozenset(groups[key][0] for key in rows if key in groups),
-    )
-
-
-def _tie(model: InternVLChatModel) -> None:
-    """Tie output to input embeddings where the language model does; construction skips it."""
-    unwrapped_llm(model).tie_weights()
-
-
-def unwrapped_llm(model: nn.Module) -> Any:
-    """The transformers language model, without PEFT's wrapping."""
-    llm: Any = model.language_model
-    return llm.get_base_model() if hasattr(llm, "get_base_model") else llm
 
 
 def _new_adapter_prefixes(

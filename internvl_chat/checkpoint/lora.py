@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from internvl_chat.checkpoint import names
-from internvl_chat.checkpoint.load import unwrapped_llm
 from internvl_chat.checkpoint.partition import full_numel
+from internvl_chat.checkpoint.skeleton import unwrapped_llm
 from internvl_chat.config import TrainableConfig
 from internvl_chat.errors import ConfigError
 

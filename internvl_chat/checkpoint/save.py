@@ -18,14 +18,13 @@ from torch import Tensor
 
 from internvl_chat.checkpoint import names
 from internvl_chat.checkpoint.artifacts import write_companions
-from internvl_chat.checkpoint.load import Skeleton, skeleton_of
 from internvl_chat.checkpoint.partition import (
     full_numel,
     full_shape,
     gathered_tensors,
     parameters_and_buffers,
 )
-from internvl_chat.checkpoint.sources import ADAPTER_WEIGHTS_NAME
+from internvl_chat.checkpoint.skeleton import Skeleton, skeleton_of
 from internvl_chat.checkpoint.tensor_files import (
     SAFETENSORS_INDEX_NAME,
     SAFETENSORS_NAME,
@@ -33,6 +32,7 @@ from internvl_chat.checkpoint.tensor_files import (
 )
 from internvl_chat.config import DecodeConfig, NormalizeType
 from internvl_chat.files import write_json
+from internvl_chat.model.adapter import ADAPTER_WEIGHTS_NAME
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -13,7 +13,14 @@ from internvl_chat.checkpoint import names
 from internvl_chat.checkpoint.tensor_files import TensorSource, open_weights
 from internvl_chat.config import SourceConfig, TrainableConfig
 from internvl_chat.errors import CheckpointError, ConfigError
-from internvl_chat.model.adapter import ADAPTER_CONFIG_NAME, find_adapter_base, is_adapter
+from internvl_chat.model.adapter import (
+    ADAPTER_CONFIG_NAME,
+    ADAPTER_WEIGHTS_NAME,
+    OLD_ADAPTER_WEIGHTS_NAME,
+    find_adapter_base,
+    is_adapter,
+    plain_adapter_key,
+)
 
 if TYPE_CHECKING:
     from internvl_chat.model.configuration_intern_vit import InternVisionConfig
@@ -22,7 +29,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CONFIG_NAME = "config.json"
-ADAPTER_WEIGHTS_NAME = "adapter_model.safetensors"
 
 
 @dataclass(kw_only=True)
@@ -43,6 +49,8 @@ class Sources:
     """A whole checkpoint without adapters to which adapter-only saves may refer."""
     adapter_config: dict[str, Any] = field(default_factory=dict)
     """Contents of ``adapter_config.json``."""
+    replaced: dict[str, TensorSource] = field(default_factory=dict)
+    """What the adapter's whole modules took the place of in ``tensors``."""
 
     @property
     def adapter_modules(self) -> tuple[str, ...]:
@@ -201,16 +209,34 @@ def _adapter_sources(directory: Path) -> Sources:
         base.config = _chat_config(read_json(directory / CONFIG_NAME), directory)
     base.where = f"{directory} on {base.where}"
     base.adapter_config = read_json(directory / ADAPTER_CONFIG_NAME)
-    for key, tensor in open_weights(directory / ADAPTER_WEIGHTS_NAME).items():
-        name = key.removeprefix("base_model.model.")
+    for key, tensor in open_weights(find_adapter_weights(directory)).items():
+        name = plain_adapter_key(key).removeprefix("base_model.model.")
         if names.is_lora(name):
             base.adapter[names.parameter_of_adapter_key(name)] = tensor
         else:  # a module that was trained whole beside the adapter
+            if name in base.tensors:
+                base.replaced[name] = base.tensors[name]
             base.tensors[name] = tensor
     if bare:
         base.config.use_llm_lora = _rank(base.adapter, names.LLM_PREFIX)
         base.config.use_backbone_lora = _rank(base.adapter, names.VISION_PREFIX)
     return base
+
+
+def find_adapter_weights(directory: Path) -> Path:
+    """The file of an adapter's weights, as PEFT writes it or wrote it before 0.7.
+
+    Raises:
+        CheckpointError: there is neither.
+    """
+    for name in (ADAPTER_WEIGHTS_NAME, OLD_ADAPTER_WEIGHTS_NAME):
+        if (directory / name).is_file():
+            return directory / name
+    raise CheckpointError(
+        f"has {ADAPTER_CONFIG_NAME} but no adapter's weights",
+        where=str(directory),
+        fix=f"Expected {ADAPTER_WEIGHTS_NAME} or {OLD_ADAPTER_WEIGHTS_NAME} beside it.",
+    )
 
 
 def _rank(adapter: dict[str, TensorSource], prefix: str) -> int:

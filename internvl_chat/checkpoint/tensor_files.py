@@ -246,7 +246,7 @@ def open_weights(path: Path) -> dict[str, TensorSource]:
         (TORCH_INDEX_NAME, TORCH_NAME),
     ):
         if (path / index_name).is_file():
-            return _open_shards(path / index_name)
+            return _open_shards(path / index_name, single_name)
         if (path / single_name).is_file():
             return _open_file(path / single_name)
     problem = "has no weights" if path.is_dir() else "does not exist"
@@ -263,12 +263,26 @@ def _open_file(path: Path) -> dict[str, TensorSource]:
     return dict(read_torch_file(path))
 
 
-def _open_shards(index: Path) -> dict[str, TensorSource]:
+def _open_shards(index: Path, single_name: str) -> dict[str, TensorSource]:
+    """The tensors of all shards.
+
+    Args:
+        index: which tensor is in which file.
+        single_name: of the file that would hold all of them. Programs disagree on which of the
+            two to read, so a folder with both has no one content.
+    """
     try:
         weight_map: dict[str, str] = json.loads(index.read_text())["weight_map"]
         shards = sorted(set(weight_map.values()))
     except (ValueError, KeyError, TypeError, AttributeError) as err:
         raise CheckpointError(f"no index of shards ({err})", where=str(index)) from err
+    if (index.parent / single_name).is_file() and single_name not in shards:
+        raise CheckpointError(
+            f"has two sets of weights: {single_name}, and the {len(shards)} files of {index.name}",
+            where=str(index.parent),
+            fix="Move the set away that does not belong there; some programs read one, some the "
+            "other.",
+        )
     missing = [shard for shard in shards if not (index.parent / shard).is_file()]
     if missing:
         raise CheckpointError(

@@ -52,5 +52,5 @@ def export(
     if report.merged:
         text += f", LoRA merged into {report.merged} of them"
     if report.logits is not None:
-        text += f"; logits differ by {report.logits:.1e}"
+        text += f"; the written model was run: its logits differ by at most {report.logits:.1e}"
     echo_report(text, report, output_dir, as_json)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,9 @@ from internvl_chat.cli.options import (
     verb_app,
 )
 from internvl_chat.errors import ConfigError
+
+if TYPE_CHECKING:
+    from internvl_chat.checkpoint.surgery.merge import MergeReport
 
 app = verb_app()
 
@@ -53,10 +56,19 @@ def merge_lora(
             check=check,  # type: ignore[arg-type]
             progress=progress,
         )
-    text = f"{report.merged} weights merged and checked"
-    if report.logits is not None:
-        text += (
-            f"; logits differ by {report.logits.exact:.1e} (as stored {report.logits.stored:.1e}), "
-            f"the adapter moves them by {report.logits.effect:.1e}"
-        )
-    echo_report(text, report, output_dir, as_json)
+    echo_report(describe(report), report, output_dir, as_json)
+
+
+def describe(report: MergeReport) -> str:
+    """The verdict, then the figures that it rests on."""
+    checked = f"{report.merged} weights merged, each compared with base and adapter"
+    if report.logits is None:
+        return f"OK: {checked}; the models were not run"
+    exact, stored, effect = report.logits.exact, report.logits.stored, report.logits.effect
+    figures = (
+        f"largest differences of logits: {exact:.1e} by the merge, {stored:.1e} with the rounding "
+        f"of the stored weights, {effect:.1e} without the adapter"
+    )
+    if report.logits.effect_is_lost:
+        return f"CHECK: {checked}, but rounding hides what the adapter does. {figures}"
+    return f"OK: {checked}, and the merged model answers as base and adapter do. {figures}"

@@ -11,7 +11,8 @@ import torch
 
 from internvl_chat.chat.loading import default_dtype, load_model
 from internvl_chat.chat.media import image_config_of
-from internvl_chat.checkpoint.load import require_complete, skeleton_of
+from internvl_chat.checkpoint.load import require_complete
+from internvl_chat.checkpoint.skeleton import skeleton_of
 from internvl_chat.checkpoint.sources import read_chat_config
 from internvl_chat.evaluation.generate import ModelAnswerer
 from internvl_chat.evaluation.pixels import TileRule

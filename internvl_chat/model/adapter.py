@@ -12,6 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import is_flash_attn_2_available
@@ -27,9 +30,15 @@ _OLD_LORA_NAMES = {
 }
 """Wrapped layers in checkpoints of PEFT before 0.7, as transformers' ``key_mapping``."""
 
+_ADAPTER_NAME_IN_KEY = re.compile(
+    r"\.(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector)\.default(?=\.|$)"
+)
+
 _LORA_MODULES = ("lora_A.default", "lora_B.default")
 
 ADAPTER_CONFIG_NAME = "adapter_config.json"
+ADAPTER_WEIGHTS_NAME = "adapter_model.safetensors"
+OLD_ADAPTER_WEIGHTS_NAME = "adapter_model.bin"
 
 COMPUTED_BUFFERS = re.compile(r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$|\.position_ids$")
 """Names of buffers that older libraries saved and that are computed nowadays."""
@@ -94,7 +103,7 @@ class AdapterMixin(PreTrainedModel):
         wants_report = kwargs.pop("output_loading_info", False)
         model = cls.from_pretrained(base, *args, config=config, **kwargs)
         _refuse_offload(model, adapter)
-        report = model.load_adapter(str(adapter))
+        report = model.load_adapter(str(adapter), **_renamed_weights(Path(adapter)))
         if wants_report:
             return model, report.to_dict()
         _require_every_weight(adapter, report.missing_keys, report.unexpected_keys)
@@ -172,6 +181,40 @@ def find_adapter_base(
         if (candidate / "config.json").is_file():
             return named, candidate
     return named, None
+
+
+def plain_adapter_key(key: str) -> str:
+    """The key that PEFT gives an adapter's weight today.
+
+    Checkpoints saved by way of ``model.state_dict()`` (DeepSpeed's, for one) hold the adapter's
+    name in it, and modules trained whole in the place where PEFT keeps them.
+    """
+    return _ADAPTER_NAME_IN_KEY.sub(r".\1", key.replace(".modules_to_save.default.", "."))
+
+
+def _renamed_weights(adapter: Path) -> dict[str, Any]:
+    """What ``load_adapter`` needs beside the path where the file has another name or other keys.
+
+    transformers 5 looks for PEFT's former ``.bin`` and then for a safetensors file all the same.
+    Only plain tensors are unpickled, so the file can run no code.
+    """
+    from peft import PeftConfig
+
+    path, old = adapter / ADAPTER_WEIGHTS_NAME, adapter / OLD_ADAPTER_WEIGHTS_NAME
+    if path.is_file():
+        with safe_open(path, "pt") as file:
+            keys = list(file.keys())
+        if keys == [plain_adapter_key(key) for key in keys]:
+            return {}
+        state = load_file(path)
+    elif old.is_file():
+        state = torch.load(old, map_location="cpu", weights_only=True)
+    else:
+        return {}
+    return {
+        "adapter_state_dict": {plain_adapter_key(key): value for key, value in state.items()},
+        "peft_config": PeftConfig.from_pretrained(str(adapter)),
+    }
 
 
 def _require_every_weight(

@@ -13,14 +13,13 @@ from transformers import InternVLForConditionalGeneration
 
 from internvl_chat.checkpoint.save import MAX_SHARD_BYTES
 from internvl_chat.checkpoint.surgery import native
-from internvl_chat.checkpoint.surgery.merged import MergedCheckpoint, open_merged
+from internvl_chat.checkpoint.surgery.merged import MergedCheckpoint, is_exact, open_merged
 from internvl_chat.checkpoint.surgery.probe import (
     fits_in_memory,
-    largest_difference,
     logits_of,
     logits_of_checkpoint,
     make_probe,
-    tolerance_for,
+    require_same,
 )
 from internvl_chat.checkpoint.surgery.write import (
     Progress,
@@ -35,10 +34,16 @@ from internvl_chat.checkpoint.tensor_files import TensorSource
 from internvl_chat.checkpoint.tokenizer import load_tokenizer
 from internvl_chat.errors import CheckpointError, ConfigError
 from internvl_chat.model.constants import IMG_CONTEXT_TOKEN
+from internvl_chat.model.modeling_internvl_chat import InternVLChatModel
 
 logger = logging.getLogger(__name__)
 
 Layout = Literal["internvl_chat", "native"]
+_CLASSES: dict[str, Any] = {
+    "internvl_chat": InternVLChatModel,
+    "native": InternVLForConditionalGeneration,
+}
+"""What loads a layout."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,9 +107,12 @@ def export(
         else:
             write_files_beside(merged.config, merged.path, directory, dtype=dtype)
         difference = None
-        if layout == "native" and fits_in_memory(tensors.values()):
-            difference = _compare(merged, checkpoint, directory, exact=_is_exact(merged, dtype))
-        elif layout == "native":
+        if fits_in_memory(tensors.values()):
+            kind: Any = (
+                InternVLForConditionalGeneration if layout == "native" else InternVLChatModel
+            )
+            difference = _compare(merged, checkpoint, directory, kind, dtype)
+        else:
             logger.warning("too little memory to run the model in fp32: logits are not compared")
         write_provenance(merged, directory, f"export --layout {layout}")
     return ExportReport(tensors=len(tensors), merged=len(merged.lora_weights), logits=difference)
@@ -124,32 +132,22 @@ def _write_native_files(
     native.write_generation_config(merged.config, tokenizer, merged.path, directory)
 
 
-def _is_exact(merged: MergedCheckpoint, dtype: torch.dtype | None) -> bool:
-    """Whether no weight was rounded: by a conversion, or after a merge."""
-    changed = merged.tensors if dtype is not None else merged.lora_weights
-    return all(stored_dtype(source, dtype) == torch.float32 for source in changed.values())
-
-
-def _compare(merged: MergedCheckpoint, checkpoint: str, directory: Path, *, exact: bool) -> float:
-    """Logits of the written model against the checkpoint's; their largest difference.
+def _compare(
+    merged: MergedCheckpoint,
+    checkpoint: str,
+    directory: Path,
+    kind: Any,
+    dtype: torch.dtype | None,
+) -> float:
+    """Logits of the written model, loaded by its class, against the checkpoint's.
 
     Raises:
         CheckpointError: they differ though the weights do not.
     """
     probe = make_probe(merged.config, load_tokenizer(str(merged.path)))
     wanted = logits_of_checkpoint(checkpoint, probe)
-    model: Any = InternVLForConditionalGeneration.from_pretrained(
-        directory, dtype=torch.float32
-    ).eval()
-    difference = largest_difference(wanted, logits_of(model, probe))
+    model: Any = kind.from_pretrained(directory, dtype=torch.float32).eval()
+    found = logits_of(model, probe)
     del model
     gc.collect()
-    # Rounded weights are other weights; their bits were compared before.
-    if exact and not difference <= tolerance_for(wanted):
-        raise CheckpointError(
-            f"the exported model's logits differ by {difference:.2e}, more than "
-            f"{tolerance_for(wanted):.0e}",
-            where=checkpoint,
-            fix="The export stays aside and was not put in place; please report this.",
-        )
-    return difference
+    return require_same(wanted, found, exact=is_exact(merged, dtype), where=checkpoint)

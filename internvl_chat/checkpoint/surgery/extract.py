@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import copy
+import gc
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+from transformers import AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from internvl_chat.checkpoint import names
 from internvl_chat.checkpoint.artifacts import PREPROCESSOR_NAME, write_model_code
 from internvl_chat.checkpoint.save import MAX_SHARD_BYTES
-from internvl_chat.checkpoint.surgery.merged import open_merged
+from internvl_chat.checkpoint.surgery.merged import MergedCheckpoint, is_exact, open_merged
+from internvl_chat.checkpoint.surgery.probe import fits_in_memory, require_same
 from internvl_chat.checkpoint.surgery.write import (
     Progress,
     copy_companion,
@@ -33,6 +36,7 @@ from internvl_chat.errors import ConfigError
 from internvl_chat.files import written_aside
 from internvl_chat.model.configuration_intern_vit import InternVisionConfig
 from internvl_chat.model.modeling_intern_vit import InternVisionModel
+from internvl_chat.model.modeling_internvl_chat import InternVLChatModel
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +97,10 @@ def extract(
             tensors, directory, dtype=dtype, max_shard_bytes=max_shard_bytes, progress=progress
         )
         _write_config(config, tensors, directory, dtype)
+        if fits_in_memory(merged.tensors.values()):
+            _compare(part, merged, checkpoint, directory, exact=is_exact(merged, dtype))
+        else:
+            logger.warning("too little memory to run the model in fp32: only weights are compared")
         if part == "vit":
             write_model_code(directory)
             copy_companion(merged.path, directory, PREPROCESSOR_NAME)
@@ -111,8 +119,37 @@ def _write_config(
         own.architectures = [InternVisionModel.__name__]
     else:
         own.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[own.model_type]]
+    # Published V1-2 checkpoints say false, with which transformers' own classes fail.
+    own.return_dict = True
     own.dtype = stored_dtype(next(iter(tensors.values())), dtype)
     own.save_pretrained(directory)
+
+
+@torch.no_grad()
+def _compare(
+    part: str, merged: MergedCheckpoint, checkpoint: str, directory: Path, *, exact: bool
+) -> None:
+    """What the extracted tower computes must be what it computes in the chat model.
+
+    Raises:
+        CheckpointError: it is not, though the weights are the same.
+    """
+    generator = torch.Generator().manual_seed(0)
+    whole = InternVLChatModel.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    if part == "vit":
+        vision = merged.config.vision_config
+        shape = (1, vision.num_channels, vision.image_size, vision.image_size)
+        given = torch.randn(shape, generator=generator)
+        wanted = whole.vision_model(given, return_dict=True)[0]
+    else:
+        llm_config: Any = merged.config.llm_config
+        given = torch.randint(llm_config.vocab_size, (1, 16), generator=generator)
+        wanted = whole.language_model(given, return_dict=True)[0]
+    del whole
+    gc.collect()
+    kind: Any = InternVisionModel if part == "vit" else AutoModelForCausalLM
+    tower = kind.from_pretrained(directory, dtype=torch.float32, trust_remote_code=False).eval()
+    require_same(wanted, tower(given)[0], exact=exact, where=checkpoint)
 
 
 def _write_projector(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -163,7 +163,8 @@ class AdapterScales:
     alpha: Mapping[str, float]
     """Layer-name pattern -> alpha, the general one under ``""``."""
     ranks: Mapping[str, int]
-    """Tower -> rank that the configuration names; only checked."""
+    """Layer-name pattern -> rank that the configuration names, the general one under ``""``; only
+    checked."""
     rank_stabilised: bool = False
     """Divide by sqrt(r) instead of r (https://arxiv.org/abs/2312.03732)."""
 
@@ -173,18 +174,22 @@ class AdapterScales:
         Raises:
             CheckpointError: its rank is not the configuration's.
         """
-        from peft.utils.other import get_pattern_key
-
-        named = self.ranks.get(module.split(".", 1)[0], rank)
+        named = _by_pattern(self.ranks, module, rank)
         if named != rank:
             raise CheckpointError(
                 f"{module} has a LoRA of rank {rank}, the configuration says {named}",
                 where=self.where,
             )
-        patterns = [pattern for pattern in self.alpha if pattern]
-        key = get_pattern_key(patterns, module)
-        alpha = self.alpha.get(key, self.alpha.get("", 2 * rank))
+        alpha = _by_pattern(self.alpha, module, 2 * rank)
         return alpha / (math.sqrt(rank) if self.rank_stabilised else rank)
+
+
+def _by_pattern(values: Mapping[str, float], module: str, default: float) -> float:
+    """The value of the pattern that names a layer, as PEFT matches them."""
+    from peft.utils.other import get_pattern_key
+
+    key = get_pattern_key([pattern for pattern in values if pattern], module)
+    return values.get(key, values.get("", default))
 
 
 def scales_of_layout(config: InternVLChatConfig, where: str) -> AdapterScales:
@@ -193,8 +198,8 @@ def scales_of_layout(config: InternVLChatConfig, where: str) -> AdapterScales:
         "language_model": config.use_llm_lora,
         "vision_model": config.use_backbone_lora,
     }
-    ranks = {tower: rank for tower, rank in ranks.items() if rank}
-    alpha = {rf"{tower}\..*": 2.0 * rank for tower, rank in ranks.items()}
+    ranks = {rf"{tower}\..*": rank for tower, rank in ranks.items() if rank}
+    alpha = {pattern: 2.0 * rank for pattern, rank in ranks.items()}
     return AdapterScales(where=where, alpha=alpha, ranks=ranks)
 
 
@@ -208,6 +213,8 @@ def scales_of_peft(adapter_config: Mapping[str, Any], where: str) -> AdapterScal
     Raises:
         CheckpointError: a kind of adapter that adding a product to the weight does not merge.
     """
+    from peft import LoraConfig
+
     kind = adapter_config.get("peft_type")
     if kind != "LORA":
         raise CheckpointError(f"peft_type is {kind!r}, wanted 'LORA'", where=where)
@@ -220,16 +227,57 @@ def scales_of_peft(adapter_config: Mapping[str, Any], where: str) -> AdapterScal
             where=where,
             fix="Merge it with PEFT's merge_and_unload.",
         )
-    alpha = {"": float(adapter_config["lora_alpha"])}
-    alpha |= {
-        key: float(value) for key, value in (adapter_config.get("alpha_pattern") or {}).items()
-    }
+    general = LoraConfig()  # what PEFT takes where the file is silent
+    alpha = {"": adapter_config.get("lora_alpha", general.lora_alpha)}
+    ranks = {"": adapter_config.get("r", general.r)}
     return AdapterScales(
         where=where,
-        alpha=alpha,
-        ranks={},
+        alpha=alpha | (adapter_config.get("alpha_pattern") or {}),
+        ranks=ranks | (adapter_config.get("rank_pattern") or {}),
         rank_stabilised=bool(adapter_config.get("use_rslora")),
     )
+
+
+def require_every_target(
+    adapter_config: Mapping[str, Any],
+    layers: Iterable[str],
+    merged: Container[str],
+    where: str,
+) -> None:
+    """Every layer that the adapter is for must have its weights: it would be read as zero else.
+
+    Args:
+        adapter_config: contents of ``adapter_config.json``.
+        layers: names of the model's matrices, ``.weight`` at their end.
+        merged: those that a LoRA goes into.
+        where: the adapter, for messages.
+
+    Raises:
+        CheckpointError: layers lack theirs.
+    """
+    from peft import LoraConfig
+    from peft.tuners.tuners_utils import check_target_module_exists
+
+    targets = adapter_config.get("target_modules")
+    if not targets or targets == "all-linear":  # which layers that is depends on PEFT's version
+        return
+    keys = ("layers_to_transform", "layers_pattern", "exclude_modules")
+    settings = LoraConfig(
+        target_modules=targets,
+        **{key: adapter_config[key] for key in keys if adapter_config.get(key)},
+    )
+    lacking = [
+        name
+        for name in layers
+        if name not in merged and check_target_module_exists(settings, name.removesuffix(".weight"))
+    ]
+    if lacking:
+        raise CheckpointError(
+            f"{len(lacking)} layers that target_modules names have no LoRA weights: "
+            f"{listed(lacking)}",
+            where=where,
+            fix="Its file is incomplete: copy it again, or save it again from the training.",
+        )
 
 
 def check_merged_weight(

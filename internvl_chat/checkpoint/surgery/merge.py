@@ -50,6 +50,11 @@ class LogitCheck:
     effect: float
     """Adapter beside the base, and the base alone: what there is to lose."""
 
+    @property
+    def effect_is_lost(self) -> bool:
+        """Whether rounding moves the logits about as much as the adapter does."""
+        return self.stored > 0.5 * self.effect > 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class MergeReport:
@@ -138,14 +143,15 @@ def _compare_logits(merged: MergedCheckpoint, checkpoint: str, directory: Path) 
             where=checkpoint,
             fix="The merged weights stay aside and were not put in place; please report this.",
         )
-    if stored > 0.5 * effect > 0:
+    check = LogitCheck(exact=exact, stored=stored, effect=effect)
+    if check.effect_is_lost:
         logger.warning(
             "rounding the merged weights moves the logits by %.2g, the adapter itself by %.2g: "
             "its effect may be lost. Write them in fp32 (--dtype float32) to keep it",
             stored,
             effect,
         )
-    return LogitCheck(exact=exact, stored=stored, effect=effect)
+    return check
 
 
 def _exact_and_effect(

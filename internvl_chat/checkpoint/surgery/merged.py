@@ -8,25 +8,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from internvl_chat.checkpoint.agreement import require_tokenizer_fits
 from internvl_chat.checkpoint.artifacts import PREPROCESSOR_NAME
-from internvl_chat.checkpoint.load import fit_tensors, skeleton_of
+from internvl_chat.checkpoint.load import fit_tensors
+from internvl_chat.checkpoint.skeleton import settled_skeleton
 from internvl_chat.checkpoint.sources import (
     ADAPTER_CONFIG_NAME,
-    ADAPTER_WEIGHTS_NAME,
+    find_adapter_weights,
     find_companion,
     find_sources,
-    read_json,
     resolve_adapter_base,
 )
 from internvl_chat.checkpoint.surgery.lora_merge import (
     MergedLoraWeight,
     merge_adapters,
+    require_every_target,
     scales_of_layout,
     scales_of_peft,
 )
 from internvl_chat.checkpoint.tensor_files import TensorSource
+from internvl_chat.checkpoint.tokenizer import has_tokenizer, load_tokenizer
 from internvl_chat.config import SourceConfig
 from internvl_chat.errors import CheckpointError
+from internvl_chat.model.adapter import is_adapter
 
 if TYPE_CHECKING:
     from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
@@ -61,7 +67,8 @@ def open_merged(path: str) -> MergedCheckpoint:
 
     Raises:
         CheckpointError: a file is missing or broken, the model is of another kind, names and
-            shapes do not fit, the model was wrapped twice, or the adapter was merged already.
+            shapes do not fit, the tokenizer is another model's, the model was wrapped twice, or the
+            adapter was merged already.
     """
     directory = Path(path)
     sources = find_sources(SourceConfig.whole(path))
@@ -75,9 +82,9 @@ def open_merged(path: str) -> MergedCheckpoint:
     base, sha256 = directory, None
     if sources.adapter:
         where = directory / ADAPTER_CONFIG_NAME
-        scales = scales_of_peft(read_json(where), str(where))
+        scales = scales_of_peft(sources.adapter_config, str(where))
         base = resolve_adapter_base(directory)
-        sha256 = _sha256(directory / ADAPTER_WEIGHTS_NAME)
+        sha256 = _sha256(find_adapter_weights(directory))
     else:
         scales = scales_of_layout(config, sources.where)
     history = _history(base)
@@ -91,7 +98,13 @@ def open_merged(path: str) -> MergedCheckpoint:
         sources.tensors | sources.adapter, scales, where=sources.where
     )
     config.use_llm_lora = config.use_backbone_lora = 0
-    fitted = fit_tensors(skeleton_of(config), tensors, sources.where)
+    skeleton = settled_skeleton(config, tensors, sources.replaced, sources.where)
+    fitted = fit_tensors(skeleton, tensors, sources.where)
+    if sources.adapter:
+        matrices = [name for name, tensor in fitted.items() if len(tensor.shape) == 2]
+        require_every_target(sources.adapter_config, matrices, lora_weights, path)
+    if has_tokenizer(directory) or is_adapter(directory):
+        require_tokenizer_fits(load_tokenizer(path), config, path)
     config.dtype = next(iter(fitted.values())).dtype
     return MergedCheckpoint(
         where=sources.where,
@@ -102,6 +115,12 @@ def open_merged(path: str) -> MergedCheckpoint:
         history=tuple(history),
         adapter_sha256=sha256,
     )
+
+
+def is_exact(merged: MergedCheckpoint, dtype: torch.dtype | None) -> bool:
+    """Whether no weight is rounded when it is written: by a conversion, or after a merge."""
+    changed = merged.tensors if dtype is not None else merged.lora_weights
+    return all((dtype or source.dtype) == torch.float32 for source in changed.values())
 
 
 def _sha256(path: Path) -> str:

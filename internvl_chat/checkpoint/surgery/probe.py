@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from internvl_chat.checkpoint.tensor_files import TensorSource, numel
+from internvl_chat.errors import CheckpointError
 from internvl_chat.model.chat import DEFAULT_TEMPLATE
 from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
 from internvl_chat.model.constants import (
@@ -83,6 +84,33 @@ def largest_difference(first: Tensor, second: Tensor) -> float:
 def tolerance_for(logits: Tensor) -> float:
     """What two fp32 evaluations of the same model may differ by."""
     return LOGIT_TOLERANCE * max(1.0, float(logits.abs().max()))
+
+
+def require_same(wanted: Tensor, found: Tensor, *, exact: bool, where: str) -> float:
+    """Compare what was written with the checkpoint it was made of, by what both compute.
+
+    Args:
+        wanted: output of the checkpoint in fp32.
+        found: output of what was written, in fp32.
+        exact: no weight was rounded on the way, so only the order of sums may differ.
+        where: the checkpoint, for messages.
+
+    Returns:
+        Their largest difference.
+
+    Raises:
+        CheckpointError: they differ though the weights do not.
+    """
+    difference = largest_difference(wanted, found)
+    # Rounded weights are other weights; their bits were compared before.
+    if exact and not difference <= tolerance_for(wanted):
+        raise CheckpointError(
+            f"what was written computes something else: outputs differ by {difference:.2e}, more "
+            f"than {tolerance_for(wanted):.0e}",
+            where=where,
+            fix="What was written stays aside and was not put in place; please report this.",
+        )
+    return difference
 
 
 def fits_in_memory(tensors: Iterable[TensorSource]) -> bool:

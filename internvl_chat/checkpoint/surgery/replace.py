@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from internvl_chat.checkpoint import names
-from internvl_chat.checkpoint.load import grow_vocabulary, new_projector, skeleton_of
+from internvl_chat.checkpoint.load import grow_vocabulary, new_projector
 from internvl_chat.checkpoint.save import MAX_SHARD_BYTES
+from internvl_chat.checkpoint.skeleton import settled_skeleton
 from internvl_chat.checkpoint.sources import llm_config_of
 from internvl_chat.checkpoint.surgery.merged import MergedCheckpoint, open_merged
 from internvl_chat.checkpoint.surgery.write import (
@@ -128,15 +129,15 @@ def _tensors(
     merged: MergedCheckpoint, new: _NewModel, llm: str, new_mlp_seed: int | None
 ) -> dict[str, TensorSource]:
     """Vision tower and projector of one model (``None``: its own projector), the other's LLM."""
-    skeleton = skeleton_of(new.config)
-    available = {
+    available: dict[str, TensorSource] = {
         name: source
         for name, source in merged.tensors.items()
         if not name.startswith(names.LLM_PREFIX)
     }
+    available |= names.with_prefix(open_weights(Path(llm)), names.LLM_PREFIX)
+    skeleton = settled_skeleton(new.config, available, {}, llm)
     if new_mlp_seed is not None:
         available |= new_projector(skeleton, new_mlp_seed)
-    available |= names.with_prefix(open_weights(Path(llm)), names.LLM_PREFIX)
     match = names.match_names(skeleton.aliases, available)
     tensors: dict[str, TensorSource] = dict(match.sources)
     grow_vocabulary(tensors, skeleton, new.native_rows, len(new.tokenizer), new.num_new_tokens)

@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer, CLIPImageProcessor
 
-from internvl_chat.checkpoint.load import build_model, skeleton_of
+from internvl_chat.checkpoint.load import build_model
 from internvl_chat.checkpoint.lora import apply_freezing_and_lora
 from internvl_chat.checkpoint.names import is_lora
 from internvl_chat.checkpoint.save import plan_shards, save_checkpoint_files
+from internvl_chat.checkpoint.skeleton import skeleton_of
 from internvl_chat.checkpoint.sources import find_chat_config
 from internvl_chat.checkpoint.tokenizer import (
     add_special_tokens,
