@@ -17,8 +17,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from internvl_chat.cli.launched import leave_reason
 from internvl_chat.errors import UserError
+from internvl_chat.train.launched import leave_reason
 
 VERBS = {
     "train": (

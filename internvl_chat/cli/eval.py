@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from internvl_chat.cli.launched import is_first_process, leave_reason, leave_status
 from internvl_chat.cli.original_flags import (
     CheckpointFlag,
     Cot,
@@ -32,6 +31,7 @@ from internvl_chat.cli.own_data import (
     tasks_of,
 )
 from internvl_chat.errors import ConfigError, UserError
+from internvl_chat.train.launched import is_first_process, leave_reason, leave_status
 
 if TYPE_CHECKING:
     from internvl_chat.evaluation.judging import JudgeOptions

@@ -17,7 +17,6 @@ from internvl_chat.cli.eval import (
     require_start,
     run_on_ranks,
 )
-from internvl_chat.cli.launched import is_first_process, leave_reason
 from internvl_chat.cli.run_options import (
     TABLE_FORMATS,
     judge_settings,
@@ -26,6 +25,7 @@ from internvl_chat.cli.run_options import (
     table_formats,
 )
 from internvl_chat.errors import ConfigError, UserError
+from internvl_chat.train.launched import is_first_process, leave_reason
 
 if TYPE_CHECKING:
     import argparse

@@ -43,9 +43,12 @@ from internvl_chat.train.distributed import (
     same_error_on_rank_zero,
     shut_down,
 )
+from internvl_chat.train.ending import StatusCallback
+from internvl_chat.train.launched import first_guess_of_rank
 from internvl_chat.train.order import RunLength
 from internvl_chat.train.parsing import RunArguments, help_text, is_true, parse, peek
 from internvl_chat.train.preparation import PreparedRun, prepare_run
+from internvl_chat.train.status import RunStatus
 from internvl_chat.train.trainer import InternVLTrainer, TrainerSetup
 
 logger = logging.getLogger("internvl_chat.train")
@@ -57,25 +60,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "--help" in arguments or "-h" in arguments:
         sys.stdout.write(help_text())
         return 0
-    output_dir = peek(arguments, "output_dir", "")
+    status = RunStatus(peek(arguments, "output_dir", ""), rank=first_guess_of_rank())
     state: DistributedState | None = None
     try:
         state = start(arguments)
+        status.rank = state.rank
         args = agree(state, lambda: parse(arguments, device=state.device))
-        reports.write_status(state, output_dir, "running")
-        run(args, state)
+        before = agree(state, status.start)
+        if before:
+            logger.warning("the run before in this OUTPUT_DIR was interrupted: %s", before)
+        run(args, state, status)
     except UserError as err:
         text = reports.describe(err)
-        reports.write_status(state, output_dir, "failed", code=err.exit_code, error=text)
+        status.end("failed", code=err.exit_code, error=text)
         if not same_error_on_rank_zero(state, text):
             sys.stderr.write(reports.with_rank(state, text))
         return err.exit_code
     except BaseException as err:
-        reports.write_status(state, output_dir, "failed", code=1, error=repr(err))
+        status.end("failed", code=1, error=repr(err))
         raise
     finally:
         shut_down()
-    reports.write_status(state, output_dir, "complete", code=0)
+    status.end("complete", code=0)
     return 0
 
 
@@ -92,8 +98,8 @@ def start(arguments: Sequence[str]) -> DistributedState:
     return state
 
 
-def run(args: RunArguments, state: DistributedState) -> None:
-    """Build the run, top to bottom, and train."""
+def run(args: RunArguments, state: DistributedState, status: RunStatus) -> None:
+    """Build the run, top to bottom, and train; ``status`` is told how far it has come."""
     output_dir = args.train.output_dir
     register_attention()
     batch_plan = BatchPlan.from_accumulation(
@@ -133,6 +139,7 @@ def run(args: RunArguments, state: DistributedState) -> None:
 
     reports.log_start(args, state, batch_plan, model, prepared, sampler, length)
     trainer = build_trainer(args, state, model, prepared, writer, sampler, length)
+    trainer.add_callback(StatusCallback(status))
     result = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     trainer.save_model(output_dir)
     bad_samples = prepared.train.bad_samples.journalled()

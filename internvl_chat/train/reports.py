@@ -1,15 +1,13 @@
-"""What a run says about itself: log lines before step 1, status, arguments, errors."""
+"""What a run says about itself: log lines before step 1, arguments, errors."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import platform
 import re
 import subprocess
 import sys
-import time
 import warnings
 from dataclasses import asdict
 from importlib import metadata
@@ -36,7 +34,6 @@ logger = logging.getLogger(__name__)
 
 VERSIONED = ("torch", "transformers", "accelerate", "deepspeed", "peft", "flash-attn")
 NUM_SAMPLES_SHOWN = 6
-STATUS = "status.json"
 
 
 def set_up_logging(state: DistributedState) -> None:
@@ -56,7 +53,7 @@ def set_up_logging(state: DistributedState) -> None:
     logging.getLogger("accelerate").setLevel(logging.ERROR)
 
 
-# ---- errors and status --------------------------------------------------------------------------
+# ---- errors ------------------------------------------------------------------------------------
 
 
 def describe(err: UserError) -> str:
@@ -72,36 +69,6 @@ def with_rank(state: DistributedState | None, text: str) -> str:
     """The lines for stderr; a rank that fails alone says who it is."""
     alone = state is not None and not state.is_main
     return f"error: {f'[rank {state.rank}] ' if alone and state else ''}{text}\n"
-
-
-def write_status(
-    state: DistributedState | None,
-    output_dir: str,
-    status: str,
-    *,
-    code: int | None = None,
-    error: str | None = None,
-) -> None:
-    """Leave the verdict in OUTPUT_DIR/status.json: launchers mask exit codes.
-
-    Rank 0 writes it; another rank only where it failed and rank 0 has not said so yet.
-    """
-    if not output_dir or os.path.isfile(output_dir):
-        return
-    path = Path(output_dir) / STATUS
-    rank = 0 if state is None else state.rank
-    if rank != 0 and (error is None or _status_of(path) == "failed"):
-        return
-    content = {"status": status, "exit_code": code, "error": error, "rank": rank}
-    content["time"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    write_json(path, content)
-
-
-def _status_of(path: Path) -> str | None:
-    try:
-        return json.loads(path.read_text("utf-8")).get("status")
-    except (OSError, ValueError):
-        return None
 
 
 def is_complete(args: RunArguments, length: RunLength) -> bool:

@@ -13,9 +13,15 @@ _REASON_FILE = "TORCHELASTIC_ERROR_FILE"
 """Environment, of torchrun: what it shows last, in place of a hint on tracebacks."""
 
 
+def first_guess_of_rank() -> int:
+    """The rank as far as the launcher's variables tell, before the processes have met."""
+    text = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
+    return int(text) if text.isdigit() else 0
+
+
 def is_first_process() -> bool:
     """Whether this is the process that speaks, as far as the launcher's variables tell."""
-    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+    return first_guess_of_rank() == 0
 
 
 def leave_reason(text: str) -> None:
