@@ -11,10 +11,10 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from internvl_chat.files import REPLACED, replace_directory, sync_directory, sync_file
@@ -24,6 +24,7 @@ _MANIFEST_VERSION = 1
 _PART = ".manifest-rank{rank}.json"
 _INCOMPLETE = ".incomplete"
 _CHECKPOINT = re.compile(r"^checkpoint-(\d+)$")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 T = TypeVar("T")
 
@@ -103,7 +104,8 @@ def _write_manifest(directory: Path, world_size: int) -> None:
         part = directory / _PART.format(rank=rank)
         entries |= json.loads(part.read_text())
         part.unlink()
-    manifest = {"version": _MANIFEST_VERSION, "files": dict(sorted(entries.items()))}
+    files = dict(sorted(entries.items()))
+    manifest = {"version": _MANIFEST_VERSION, "files": files, "sha256": _digest(files)}
     path = directory / MANIFEST_NAME
     path.write_text(json.dumps(manifest, indent=1) + "\n")
     sync_file(path)
@@ -114,31 +116,99 @@ def _write_manifest(directory: Path, world_size: int) -> None:
 def verify_manifest(directory: Path, *, deep: bool = True) -> list[str]:
     """What is wrong with a directory; empty if it is as it was written.
 
+    Never raises: whatever happened to the manifest or to a file that it lists is an entry of the
+    list, so that a damaged directory is passed over and ends no run.
+
     Args:
         directory: written by :func:`atomic_directory`. Files added since are no fault.
         deep: compare checksums too, which reads everything.
     """
+    path = directory / MANIFEST_NAME
+    if path.exists() and not path.is_file():
+        return [f"{MANIFEST_NAME} is no regular file"]
     try:
-        manifest = json.loads((directory / MANIFEST_NAME).read_text())
-        entries = manifest["files"].items()
+        entries = read_manifest(path.read_bytes())
     except OSError as err:
         return [f"{MANIFEST_NAME} cannot be read ({err.strerror})"]
-    except (ValueError, KeyError, TypeError, AttributeError) as err:
-        return [f"{MANIFEST_NAME} is damaged ({type(err).__name__}: {err})"]
-    problems = (_problem(directory / name, name, entry, deep) for name, entry in entries)
+    except ValueError as err:
+        return [f"{MANIFEST_NAME} is damaged ({err})"]
+    problems = (_problem(directory, name, entry, deep) for name, entry in entries.items())
     return [problem for problem in problems if problem is not None]
 
 
-def _problem(path: Path, name: str, entry: dict[str, Any], deep: bool) -> str | None:
-    if not path.is_file():
-        return f"{name} is missing"
-    size = path.stat().st_size
-    if size != entry["size"]:
-        return f"{name} has {size} bytes, {entry['size']} were written"
-    if deep:
-        with open(path, "rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
-                return f"{name} was changed or damaged (its SHA-256 differs)"
+@dataclass(frozen=True)
+class _SealedFile:
+    """What a manifest says about a file."""
+
+    size: int
+    sha256: str
+
+
+def read_manifest(content: bytes) -> dict[str, _SealedFile]:
+    """Size and checksum by file name, everything about a manifest checked that can be.
+
+    Raises:
+        ValueError: it is not as :func:`atomic_directory` writes it; manifests from before they
+            held a checksum of themselves lack that.
+    """
+    try:
+        manifest = json.loads(content, object_pairs_hook=_without_repetition)
+    except RecursionError as err:
+        raise ValueError("nested without end") from err
+    if not isinstance(manifest, dict) or manifest.keys() - {"sha256"} != {"version", "files"}:
+        raise ValueError("it wants the keys version, files and sha256, no others")
+    version, files = manifest["version"], manifest["files"]
+    if version != _MANIFEST_VERSION or isinstance(version, bool):
+        raise ValueError(f"its version is {version!r}, want {_MANIFEST_VERSION}")
+    if not isinstance(files, dict) or not files:
+        raise ValueError("it lists no files")
+    for name, entry in files.items():
+        _require_entry(name, entry)
+    if "sha256" in manifest and manifest["sha256"] != _digest(files):
+        raise ValueError("its list of files was changed: the SHA-256 of the list differs")
+    return {name: _SealedFile(**entry) for name, entry in files.items()}
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands in it twice")
+    return found
+
+
+def _require_entry(name: str, entry: object) -> None:
+    inside = PurePosixPath(name)
+    if not name or inside.is_absolute() or ".." in inside.parts or "\0" in name:
+        raise ValueError(f"{name[:80]!r} is no file of this directory")
+    if not isinstance(entry, dict) or entry.keys() != {"size", "sha256"}:
+        raise ValueError(f"{name[:80]!r} wants a size and a sha256, no more")
+    size, checksum = entry["size"], entry["sha256"]
+    if type(size) is not int or size < 0:
+        raise ValueError(f"the size of {name[:80]!r} is {str(size)[:40]!r}")
+    if not isinstance(checksum, str) or not _SHA256.fullmatch(checksum):
+        raise ValueError(f"the sha256 of {name[:80]!r} is {str(checksum)[:80]!r}")
+
+
+def _digest(files: Mapping[str, Any]) -> str:
+    """Of the list itself: an entry that is gone, or another's name, would not be missed."""
+    text = json.dumps(files, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _problem(directory: Path, name: str, entry: _SealedFile, deep: bool) -> str | None:
+    path = directory / name
+    try:
+        if not path.is_file():
+            return f"{name} is missing"
+        size = path.stat().st_size
+        if size != entry.size:
+            return f"{name} has {size} bytes, {entry.size} were written"
+        if deep:
+            with open(path, "rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
+                    return f"{name} was changed or damaged (its SHA-256 differs)"
+    except (OSError, ValueError) as err:  # ValueError: a name that no file system takes
+        return f"{name} cannot be read ({getattr(err, 'strerror', None) or err})"
     return None
 
 

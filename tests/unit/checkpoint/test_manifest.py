@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +20,10 @@ from internvl_chat.checkpoint.manifest import (
     remove_old_checkpoints,
     verify_manifest,
 )
+
+
+SEAL = {"size": 1, "sha256": "0" * 64}
+"""An entry of a manifest."""
 
 
 def write(target: Path, text: str = "weights") -> Path:
@@ -57,6 +63,11 @@ def test_a_failure_leaves_nothing_under_the_name_and_the_old_one_untouched(tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
 
 
+def replace_manifest_by_folder(directory: Path) -> None:
+    (directory / MANIFEST_NAME).unlink()
+    (directory / MANIFEST_NAME).mkdir()
+
+
 @pytest.mark.parametrize(
     ("damage", "problem"),
     [
@@ -71,6 +82,10 @@ def test_a_failure_leaves_nothing_under_the_name_and_the_old_one_untouched(tmp_p
         ),
         (lambda d: (d / MANIFEST_NAME).unlink(), f"{MANIFEST_NAME} cannot be read (No such file"),
         (lambda d: (d / MANIFEST_NAME).write_text("{"), f"{MANIFEST_NAME} is damaged"),
+        (lambda d: replace_manifest_by_folder(d), f"{MANIFEST_NAME} is no regular file"),
+        (lambda d: (d / MANIFEST_NAME).write_bytes(b""), f"{MANIFEST_NAME} is damaged"),
+        (lambda d: (d / MANIFEST_NAME).write_bytes(b"\xff{}"), f"{MANIFEST_NAME} is damaged"),
+        (lambda d: (d / MANIFEST_NAME).write_text("[" * 100_000), "manifest.json is damaged"),
     ],
 )
 def test_damage_is_named(tmp_path: Path, damage, problem: str) -> None:
@@ -78,6 +93,96 @@ def test_damage_is_named(tmp_path: Path, damage, problem: str) -> None:
     damage(target)
     (found,) = verify_manifest(target)
     assert found.startswith(problem)
+
+
+def changed(change: Callable[[dict[str, Any]], object]) -> Callable[[dict[str, Any]], dict]:
+    def apply(manifest: dict[str, Any]) -> dict[str, Any]:
+        change(manifest)
+        return manifest
+
+    return apply
+
+
+@pytest.mark.parametrize("has_digest", [True, False], ids=["as written", "of an older version"])
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (lambda m: [m], "wants the keys version, files and sha256"),
+        (lambda m: None, "wants the keys"),
+        (changed(lambda m: m.pop("files")), "wants the keys"),
+        (changed(lambda m: m.pop("version")), "wants the keys"),
+        (changed(lambda m: m.update(shb256="")), "wants the keys"),
+        (changed(lambda m: m.update(version=3)), "its version is 3, want 1"),
+        (changed(lambda m: m.update(version=True)), "its version is True"),
+        (changed(lambda m: m.update(version="1")), "its version is '1'"),
+        (changed(lambda m: m.update(files=[])), "lists no files"),
+        (changed(lambda m: m.update(files={})), "lists no files"),
+        (changed(lambda m: m.update(files=None)), "lists no files"),
+        (changed(lambda m: m["files"].update({"../x": {}})), "'../x' is no file of this directory"),
+        (changed(lambda m: m["files"].update({"/etc/x": {}})), "is no file of this directory"),
+        (changed(lambda m: m["files"].update({"": {}})), "'' is no file of this directory"),
+        (changed(lambda m: m["files"].update({"a\0b": {}})), "is no file of this directory"),
+        (
+            changed(lambda m: m["files"].update({"state": None})),
+            "'state' wants a size and a sha256",
+        ),
+        (changed(lambda m: m["files"]["model.safetensors"].pop("size")), "wants a size and a sha"),
+        (changed(lambda m: m["files"]["model.safetensors"].update(sizd=7)), "wants a size and a"),
+        (changed(lambda m: m["files"]["model.safetensors"].update(size="7")), "the size of"),
+        (changed(lambda m: m["files"]["model.safetensors"].update(size=7.0)), "the size of"),
+        (changed(lambda m: m["files"]["model.safetensors"].update(size=-7)), "the size of"),
+        (changed(lambda m: m["files"]["model.safetensors"].update(sha256=7)), "the sha256 of"),
+        (changed(lambda m: m["files"]["model.safetensors"].update(sha256="ab")), "the sha256 of"),
+        (changed(lambda m: m["files"].update({"n" * 300: SEAL})), "cannot be read"),
+    ],
+)
+def test_a_manifest_of_any_other_form_is_a_damaged_one(
+    tmp_path: Path, damage: Callable[[Any], Any], problem: str, has_digest: bool
+) -> None:
+    target = write(tmp_path / "checkpoint-2")
+    path = target / MANIFEST_NAME
+    manifest = json.loads(path.read_text())
+    if not has_digest:
+        del manifest["sha256"]
+        path.write_text(json.dumps(manifest))
+        assert verify_manifest(target) == []
+    path.write_text(json.dumps(damage(manifest)))
+    found = verify_manifest(target)
+    told = " ".join(found)
+    assert problem in told or (has_digest and "its list of files was changed" in told)
+    assert remove_old_checkpoints(tmp_path, keep=1) == []
+
+
+def test_an_entry_that_is_gone_or_stands_twice_is_missed(tmp_path: Path) -> None:
+    target = write(tmp_path / "checkpoint-2")
+    path = target / MANIFEST_NAME
+    text = path.read_text()
+    manifest = json.loads(text)
+    del manifest["files"]["state/rank0.pt"]
+    path.write_text(json.dumps(manifest))
+    assert "its list of files was changed" in verify_manifest(target)[0]
+    path.write_text(text.replace("state/rank0.pt", "model.safetensors"))
+    assert "a key stands in it twice" in verify_manifest(target)[0]
+
+
+def test_every_flipped_bit_and_every_cut_of_a_manifest_is_damage(tmp_path: Path) -> None:
+    target = write(tmp_path / "checkpoint-2")
+    path = target / MANIFEST_NAME
+    whole = path.read_bytes()
+    meaning = json.loads(whole)
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place])
+        if place < len(whole) - 1:  # without the last line end it says the same
+            assert verify_manifest(target, deep=False) != [], place
+        for bit in range(8):
+            flipped = bytearray(whole)
+            flipped[place] ^= 1 << bit
+            path.write_bytes(flipped)
+            try:
+                same = json.loads(bytes(flipped)) == meaning  # a blank for a tab, say
+            except ValueError:
+                same = False
+            assert (verify_manifest(target, deep=False) == []) is same, (place, bit)
 
 
 def test_the_newest_comes_first_and_unfinished_ones_do_not_count(tmp_path: Path) -> None:
