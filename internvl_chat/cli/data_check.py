@@ -104,12 +104,17 @@ def job_settings(
     from internvl_chat.train.arguments import DataArguments, data_config
 
     stored: dict[str, Any] = {}
-    patch, loaded = _PATCH_PIXELS, None
+    patch, loaded, system_message = _PATCH_PIXELS, None, None
     if checkpoint is not None:
-        stored, patch = _stored(checkpoint)
+        stored, patch, system_message = _stored(checkpoint)
     arguments = DataArguments(**{**stored, **given, "meta_path": meta})
     tokens = num_image_token(arguments.force_image_size, patch, arguments.down_sample_ratio)
-    config = data_config(arguments, num_image_token=max(tokens, 1), meta_path=meta)
+    config = data_config(
+        arguments,
+        num_image_token=max(tokens, 1),
+        meta_path=meta,
+        system_message=system_message,
+    )
     find_template(config.encode.conv_style)  # an unknown one is found before files are read
     if tokenizer is not None:
         from internvl_chat.checkpoint.tokenizer import add_special_tokens, load_tokenizer
@@ -119,26 +124,22 @@ def job_settings(
     return config, loaded
 
 
-def _stored(checkpoint: Path) -> tuple[dict[str, Any], int]:
-    """(data flags as the checkpoint was trained, side of a patch in pixels)."""
-    from internvl_chat.checkpoint.artifacts import normalize_type_of
+def _stored(checkpoint: Path) -> tuple[dict[str, Any], int, str | None]:
+    """(data flags that the checkpoint keeps, side of a patch in pixels, its system message)."""
+    from dataclasses import fields
+
     from internvl_chat.checkpoint.sources import is_bare_adapter, read_chat_config, read_json
-    from internvl_chat.config import DecodeConfig, ImageConfig
+    from internvl_chat.train.arguments import DataArguments
+    from internvl_chat.train.inherited import kept_by, system_message_of
 
     stored = checkpoint / "config.json"
     model_type = read_json(stored).get("model_type") if stored.is_file() else None
     if not is_bare_adapter(checkpoint) and model_type != "internvl_chat":
-        return {}, _PATCH_PIXELS  # a tokenizer, perhaps a language model's
-    chat = read_chat_config(checkpoint)
-    images = ImageConfig.of_checkpoint(
-        chat,
-        normalize_type=normalize_type_of(checkpoint),
-        decode=DecodeConfig.as_shown(),  # a run's own, whatever it starts from
-    )
-    flags = {**images.stored(), "down_sample_ratio": chat.downsample_ratio}
-    if chat.template:
-        flags["conv_style"] = chat.template
-    return flags, int(chat.vision_config.patch_size)
+        return {}, _PATCH_PIXELS, None  # a tokenizer, perhaps a language model's
+    patch = int(read_chat_config(checkpoint).vision_config.patch_size)
+    names = {field.name for field in fields(DataArguments)}
+    kept = {flag: value for flag, value in kept_by(str(checkpoint)).items() if flag in names}
+    return kept, patch, system_message_of(str(checkpoint))
 
 
 @contextmanager

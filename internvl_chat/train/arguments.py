@@ -37,6 +37,11 @@ def _option(default: Any, help_text: str) -> Any:
     return field(default=default, metadata={"help": help_text})
 
 
+def _kept_option(default: Any, help_text: str) -> Any:
+    """Of ``train/inherited.py``: the default counts for a model made of parts."""
+    return _option(default, f"{help_text} A chat checkpoint brings its own.")
+
+
 @dataclass
 class ModelArguments:
     """Which weights, what of them trains, how the model is built."""
@@ -56,10 +61,10 @@ class ModelArguments:
     use_llm_lora: int = _option(0, "Rank of LoRA on the LLM's linear layers; 0 for none.")
     use_backbone_lora: int = _option(0, "Rank of LoRA on the vision tower; 0 for none.")
 
-    vision_select_layer: int = _option(-1, "Vision layer whose output is projected.")
+    vision_select_layer: int = _kept_option(-1, "Vision layer whose output is projected.")
     grad_checkpoint: bool = _option(False, "Recompute activations of both towers in backward.")
     drop_path_rate: float = _option(0.0, "Stochastic depth of the last vision layer.")
-    ps_version: Literal["v1", "v2"] = _option("v1", "Pixel shuffle; published V1-2 weights: v1.")
+    ps_version: Literal["v1", "v2"] = _kept_option("v1", "Pixel shuffle; V1-2: v1.")
     attn_implementation: Requested = _option(
         "auto", "Attention kernel of both towers; auto takes the best installed."
     )
@@ -72,19 +77,19 @@ class DataArguments:
 
     meta_path: str | None = _option(None, "Meta JSON: dataset name -> root, annotation, ...")
     eval_meta_path: str | None = _option(None, "Meta JSON of held-out records: loss by dataset.")
-    conv_style: str = _option("Hermes-2", "Name of the conversation template.")
+    conv_style: str = _kept_option("Hermes-2", "Name of the conversation template.")
     max_seq_length: int = _option(2048, "Longest sample in tokens, image tokens included.")
-    force_image_size: int = _option(448, "Side of an image or tile in pixels.")
-    down_sample_ratio: float = _option(0.5, "Pixel-shuffle ratio: 0.5 keeps a quarter of tokens.")
-    pad2square: bool = _option(False, "Pad with the mean colour to a square instead of squeezing.")
-    dynamic_image_size: bool = _option(False, "Cut an image into tiles by its aspect ratio.")
-    use_thumbnail: bool = _option(False, "Add the whole image when there are several tiles.")
-    min_dynamic_patch: int = _option(1, "Fewest tiles of an image.")
-    max_dynamic_patch: int = _option(1, "Most tiles of an image.")
+    force_image_size: int = _kept_option(448, "Side of an image or tile in pixels.")
+    down_sample_ratio: float = _kept_option(0.5, "Pixel shuffle: 0.5 keeps a quarter of tokens.")
+    pad2square: bool = _kept_option(False, "Pad to a square with the mean colour, not squeeze.")
+    dynamic_image_size: bool = _kept_option(False, "Cut an image into tiles by its aspect ratio.")
+    use_thumbnail: bool = _kept_option(False, "Add the whole image when there are several tiles.")
+    min_dynamic_patch: int = _kept_option(1, "Fewest tiles of an image.")
+    max_dynamic_patch: int = _kept_option(1, "Most tiles of an image.")
     min_num_frame: int = _option(8, "Fewest frames of a video.")
     max_num_frame: int = _option(32, "Most frames of a video.")
     video_backend: VideoBackend = _option("decord", "Library that reads video files.")
-    normalize_type: NormalizeType = _option(
+    normalize_type: NormalizeType = _kept_option(
         "imagenet", "Mean and standard deviation of the pixels."
     )
     apply_exif_orientation: bool = _option(
@@ -112,9 +117,10 @@ class DataArguments:
 class TrainArguments(TrainingArguments):
     """transformers' TrainingArguments, with the defaults of fine-tuning and a few options more."""
 
-    # HfArgumentParser takes the second member of the union for the command line.
+    # HfArgumentParser takes the second member of the union for the command line; several names
+    # are let through by parsing.py.
     report_to: None | str | list[str] = field(  # noqa: RUF036
-        default="tensorboard", metadata={"help": "tensorboard (default), none, wandb, ..."}
+        default="tensorboard", metadata={"help": "none, or trackers: tensorboard, wandb, ..."}
     )
     logging_steps: float = field(default=1, metadata={"help": "Log every so many steps."})
     remove_unused_columns: bool = field(
@@ -230,27 +236,36 @@ def media_config(data: DataArguments, images: ImageConfig) -> MediaConfig:
     )
 
 
-def encode_config(data: DataArguments, *, num_image_token: int) -> EncodeConfig:
-    """How conversations become ids; ``num_image_token`` is the model's."""
+def encode_config(
+    data: DataArguments, *, num_image_token: int, system_message: str | None = None
+) -> EncodeConfig:
+    """How conversations become ids; ``num_image_token`` and ``system_message`` are the model's."""
     return EncodeConfig(
         conv_style=data.conv_style,
-        system_message=None,
+        system_message=system_message,
         num_image_token=num_image_token,
         max_seq_length=data.max_seq_length,
     )
 
 
-def data_config(data: DataArguments, *, num_image_token: int, meta_path: str | None) -> DataConfig:
+def data_config(
+    data: DataArguments,
+    *,
+    num_image_token: int,
+    meta_path: str | None,
+    system_message: str | None = None,
+) -> DataConfig:
     """Which records, and how they become samples.
 
     Args:
         data: the flags.
         num_image_token: of the model.
         meta_path: ``--meta_path``, or ``--eval_meta_path`` for the held-out records.
+        system_message: of the model, in place of its template's.
     """
     return DataConfig(
         meta_path=meta_path or "",
-        encode=encode_config(data, num_image_token=num_image_token),
+        encode=encode_config(data, num_image_token=num_image_token, system_message=system_message),
         media=media_config(data, image_config(data)),
         use_data_resampling=data.use_data_resampling,
         max_bad_ratio=data.max_bad_ratio,

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from transformers import HfArgumentParser
+from transformers.hf_argparser import string_to_bool
 
 from internvl_chat.config import require
 from internvl_chat.errors import ConfigError
 from internvl_chat.model.suggestions import suggest
+from internvl_chat.train.argument_file import EMPTY, with_file
 from internvl_chat.train.arguments import DataArguments, ModelArguments, TrainArguments
+from internvl_chat.train.inherited import kept_by
+from internvl_chat.train.trackers import named_trackers
 from internvl_chat.train.validation import validate_run
 from internvl_chat.train.zero import zero_config
 
 logger = logging.getLogger(__name__)
 
-FILE_SUFFIXES = (".yaml", ".yml", ".json")
-TRUE_WORDS = ("1", "true", "yes", "y", "t", "")
+TRUE_WORDS = ("1", "true", "yes", "y", "t", "on", "")
+_SWITCH_WORDS = {"on": "true", "off": "false"}
+"""What transformers' parser does not take for a truth, and YAML does."""
 
 IGNORED_FLAGS = {
     "save_safetensors": "checkpoints are always safetensors",
@@ -41,7 +44,7 @@ class RunArguments:
     data: DataArguments
     train: TrainArguments
     given: dict[str, Any]
-    """What the command line and the file said, before defaults."""
+    """What the command line and the file said, before the checkpoint's values and defaults."""
 
 
 def peek(argv: Sequence[str], name: str, default: str) -> str:
@@ -51,8 +54,8 @@ def peek(argv: Sequence[str], name: str, default: str) -> str:
     flags are read ahead; a wrong value is reported later, by the real parser.
     """
     value = default
-    for flag, values in _groups(_with_file(list(argv), [])):
-        if flag == f"--{name}":
+    for flag, values in _groups(with_file(list(argv), [])):
+        if flag == f"--{name}" and values != [EMPTY]:
             value = values[0] if values else "true"
     return value
 
@@ -67,7 +70,8 @@ def parse(argv: Sequence[str], *, device: torch.device | None = None) -> RunArgu
 
     Args:
         argv: without the program's name. A first argument that is a .yaml or .json file holds
-            values too; the command line wins over the file, the file over the defaults.
+            values too; the command line wins over the file, the file over what the checkpoint
+            keeps, and that over the defaults.
         device: what the run will compute on, for the checks of precision and kernels.
 
     Raises:
@@ -75,10 +79,10 @@ def parse(argv: Sequence[str], *, device: torch.device | None = None) -> RunArgu
             contradictions: all that were found, together.
     """
     problems: list[str] = []
-    tokens = _with_file(list(argv), problems)
+    tokens = with_file(list(argv), problems)
     parser = _parser()
     given = _parse_groups(parser, tokens, problems)
-    values = {**_defaults(parser), **given}
+    values = {**_defaults(parser), **kept_by(given.get("model_name_or_path")), **given}
     device = device or torch.device("cpu")
     model, data = _build(ModelArguments, values), _build(DataArguments, values)
     require([*problems, *validate_run(model, data, values, device)])
@@ -126,6 +130,7 @@ def resolve_defaults(values: dict[str, Any], device: torch.device) -> dict[str, 
         device: what the run computes on.
     """
     resolved = {**values, "deepspeed": zero_config(values["deepspeed"], values, device)}
+    resolved["report_to"] = named_trackers(values["report_to"])
     if resolved["eval_meta_path"] and resolved["eval_strategy"] == "no":
         resolved["eval_strategy"] = "steps"
     if resolved["ddp_find_unused_parameters"] is None:
@@ -142,12 +147,14 @@ class _Parser(HfArgumentParser):
 
 
 def _parser() -> _Parser:
-    return _Parser(
+    parser = _Parser(
         (ModelArguments, DataArguments, TrainArguments),
         prog="internvl-chat train",
         allow_abbrev=False,
         add_help=False,
     )
+    parser._option_string_actions["--report_to"].nargs = "+"  # trackers, and YAML's lists of them
+    return parser
 
 
 def help_text() -> str:
@@ -189,24 +196,87 @@ def _parse_groups(parser: _Parser, tokens: list[str], problems: list[str]) -> di
     """Parse flag by flag, so that one bad value does not hide the next."""
     known = {option: action for action in parser._actions for option in action.option_strings}
     given: dict[str, Any] = {}
-    for flag, values in map(_rename, _groups(tokens)):
+    before: dict[str, list[Any]] = {}
+    ratio: float | None = None
+    for written, values in _groups(tokens):
+        flag, values = _rename((written, values))
         if flag == "":
             problems.append(f"{' '.join(values)!r} stands before any --argument")
         elif flag[2:] in IGNORED_FLAGS:
             logger.warning("%s is accepted and ignored: %s", flag, IGNORED_FLAGS[flag[2:]])
-        elif flag not in known:
+        elif flag not in known and flag != _WARMUP_RATIO:
             problems.append(_unknown(flag, known))
+        elif values == [EMPTY]:
+            problems += _without_value(written, known.get(flag))
         else:
+            action = known["--warmup_steps" if flag == _WARMUP_RATIO else flag]
             try:
-                parsed, rest = parser.parse_known_args([flag, *values])
+                value = _value(parser, action, flag, values)
             except argparse.ArgumentError as err:
-                problems.append(str(err))
+                problems.append(str(err).replace("--warmup_steps/--warmup-steps", flag))
                 continue
-            if rest:
-                problems.append(f"{flag}: too many values: {' '.join(rest)!r}")
-            dest = known[flag].dest
-            given[dest] = getattr(parsed, dest)
+            if flag == _WARMUP_RATIO:
+                ratio = value
+                continue
+            if action.dest in given:
+                before.setdefault(action.dest, []).append(given[action.dest])
+            given[action.dest] = value
+    _tell_of_repetition(given, before)
+    problems += _join_warmup(given, ratio)
     return given
+
+
+def _value(parser: _Parser, action: argparse.Action, flag: str, values: list[str]) -> Any:
+    """What a flag's values mean.
+
+    Raises:
+        argparse.ArgumentError: they cannot be read, or are too many.
+    """
+    option = action.option_strings[0] if flag == _WARMUP_RATIO else flag
+    if action.type is string_to_bool:
+        values = [_SWITCH_WORDS.get(value.lower(), value) for value in values]
+    words = [option, *values]
+    if len(values) == 1 and values[0].startswith("-"):
+        words = [f"{option}={values[0]}"]  # -1e-5 looks like an option to argparse
+    parsed, rest = parser.parse_known_args(words)
+    if rest:
+        raise argparse.ArgumentError(None, f"{flag}: too many values: {' '.join(rest)!r}")
+    return getattr(parsed, action.dest)
+
+
+def _without_value(flag: str, action: argparse.Action | None) -> Iterator[str]:
+    """A file's key without a value says nothing where nothing is the default."""
+    if action is None or action.default is not None:
+        yield f"{flag} stands in the file without a value. Give it one, or delete the line."
+
+
+def _tell_of_repetition(given: dict[str, Any], before: dict[str, list[Any]]) -> None:
+    """Recipes' values are overridden by repeating the flag: usual, but to be seen."""
+    told = [
+        f"--{name} {given[name]} (before: {', '.join(map(str, values))})"
+        for name, values in before.items()
+        if any(value != given[name] for value in values)
+    ]
+    if told:
+        logger.info("given more than once, the last one counts: %s", "; ".join(told))
+
+
+def _join_warmup(given: dict[str, Any], ratio: float | None) -> Iterator[str]:
+    """transformers 4's rule in whatever order: steps above 0 count, else the ratio.
+
+    transformers 5 has one argument for both, where a number below 1 is a share of the run.
+    """
+    if ratio is None:
+        return
+    if not 0 <= ratio <= 1:
+        yield f"{_WARMUP_RATIO} {ratio}: want a share between 0 and 1; --warmup_steps takes steps."
+        return
+    steps = given.get("warmup_steps")
+    if steps is not None:
+        first = f"{_WARMUP_RATIO} {ratio}", f"--warmup_steps {steps:g}"
+        logger.info("of %s and %s the %s counts", *first, "second" if steps > 0 else "first")
+    if not steps:
+        given["warmup_steps"] = min(ratio, math.nextafter(1.0, 0.0))  # 1 itself is one step
 
 
 def _rename(group: tuple[str, list[str]]) -> tuple[str, list[str]]:
@@ -221,10 +291,10 @@ def _grouped_sampling(values: list[str]) -> tuple[str, list[str]]:
     return "--train_sampling_strategy", ["group_by_length" if grouped else "random"]
 
 
+_WARMUP_RATIO = "--warmup_ratio"
 _RENAMED: dict[str, Callable[[list[str]], tuple[str, list[str]]]] = {
     "--group_by_length": _grouped_sampling,
     "--evaluation_strategy": lambda values: ("--eval_strategy", values),
-    "--warmup_ratio": lambda values: ("--warmup_steps", values),
     "--no_cuda": lambda values: ("--use_cpu", values),
     "--gradient_checkpointing": lambda values: ("--grad_checkpoint", values),
     "--activation_checkpointing": lambda values: ("--grad_checkpoint", values),
@@ -232,34 +302,5 @@ _RENAMED: dict[str, Callable[[list[str]], tuple[str, list[str]]]] = {
 
 
 def _unknown(flag: str, known: dict[str, Any]) -> str:
-    hint = suggest(flag, [*known, *_RENAMED], write=str) or "See --help."
+    hint = suggest(flag, [*known, *_RENAMED, _WARMUP_RATIO], write=str) or "See --help."
     return f"unknown argument {flag}. {hint}"
-
-
-def _with_file(argv: list[str], problems: list[str]) -> list[str]:
-    """Put a leading argument file's values before the flags, so that the flags win."""
-    if not argv or argv[0].startswith("--") or not argv[0].endswith(FILE_SUFFIXES):
-        return argv
-    path = Path(argv[0])
-    try:
-        loaded = yaml.safe_load(path.read_text("utf-8"))
-    except OSError as err:
-        problems.append(f"{path}: cannot be read ({err.strerror})")
-        return argv[1:]
-    except yaml.YAMLError as err:
-        problems.append(f"{path}: neither YAML nor JSON ({' '.join(str(err).split())})")
-        return argv[1:]
-    if not isinstance(loaded, dict):
-        problems.append(f"{path}: want an object of argument: value, got {type(loaded).__name__}")
-        return argv[1:]
-    return [token for name, value in loaded.items() for token in _flag(name, value)] + argv[1:]
-
-
-def _flag(name: str, value: Any) -> list[str]:
-    if value is None:
-        return []
-    if isinstance(value, dict):
-        return [f"--{name}={json.dumps(value)}"]
-    if isinstance(value, list):
-        return [f"--{name}", *map(str, value)]
-    return [f"--{name}={value}"]

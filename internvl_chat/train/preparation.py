@@ -9,19 +9,20 @@ from typing import Any
 
 import torch
 
-from internvl_chat.checkpoint.artifacts import decode_config_of, normalize_type_of
+from internvl_chat.checkpoint.artifacts import decode_config_of
 from internvl_chat.checkpoint.load import LoadPlan, inspect_checkpoint
 from internvl_chat.checkpoint.tokenizer import (
     add_special_tokens,
     check_template_tokens,
     load_tokenizer,
 )
-from internvl_chat.config import BuildConfig, DecodeConfig, NormalizeType
+from internvl_chat.config import BuildConfig, DataConfig, DecodeConfig
 from internvl_chat.data.build import build_eval_dataset, build_train_dataset
 from internvl_chat.data.dataset import SftDataset
 from internvl_chat.train.arguments import TrainArguments, build_config, data_config
 from internvl_chat.train.attention import choose_attention
 from internvl_chat.train.distributed import DistributedState
+from internvl_chat.train.inherited import log_contradictions, system_message_of
 from internvl_chat.train.parsing import RunArguments
 
 logger = logging.getLogger(__name__)
@@ -48,21 +49,21 @@ def prepare_run(args: RunArguments, state: DistributedState) -> PreparedRun:
     Raises:
         UserError: a file is missing or wrong, or two of them do not fit each other.
     """
+    checkpoint = args.model.model_name_or_path
+    if state.is_main:
+        log_contradictions(checkpoint, args.given)
     attention, vision_attention, reason = choose_attention(
         args.model.attn_implementation,
         packed=args.data.use_packed_ds,
         device=state.device,
         half_precision=args.train.bf16 or args.train.fp16,
     )
+    kernels = {"": vision_attention, "vision_config": vision_attention, "llm_config": attention}
     build = build_config(
         args.model,
         args.data,
         dtype=weight_dtype(args.train),
-        attn_implementation={
-            "": vision_attention,
-            "vision_config": vision_attention,
-            "llm_config": attention,
-        },
+        attn_implementation=kernels,
         seed=args.train.seed,
     )
     tokenizer = load_tokenizer(
@@ -74,24 +75,8 @@ def prepare_run(args: RunArguments, state: DistributedState) -> PreparedRun:
     check_template_tokens(tokenizer, build.shape.template)
     plan = inspect_checkpoint(build, tokenizer, num_new_tokens=num_new_tokens)
     if state.is_main:
-        _warn_of_other_statistics(build.source.model_name_or_path, build.images.normalize_type)
         _tell_of_other_decoding(build.source.model_name_or_path, build.images.decode)
-    num_image_token = plan.config.num_image_token
-    train = build_train_dataset(
-        data_config(args.data, num_image_token=num_image_token, meta_path=args.data.meta_path),
-        tokenizer,
-        output_dir=args.train.output_dir,
-        seed=data_seed(args.train),
-        is_main=state.is_main,
-    )
-    evaluation = None
-    if args.data.eval_meta_path:
-        held_out = args.data.eval_meta_path
-        evaluation = build_eval_dataset(
-            data_config(args.data, num_image_token=num_image_token, meta_path=held_out),
-            tokenizer,
-            is_main=state.is_main,
-        )
+    train, evaluation = _datasets(args, state, plan, tokenizer)
     return PreparedRun(
         tokenizer=tokenizer,
         num_new_tokens=num_new_tokens,
@@ -104,19 +89,31 @@ def prepare_run(args: RunArguments, state: DistributedState) -> PreparedRun:
     )
 
 
-def _warn_of_other_statistics(checkpoint: str | None, normalize_type: NormalizeType) -> None:
-    """A vision tower sees other colours than it was trained on if pixels are scaled otherwise."""
-    if checkpoint is None:
-        return
-    known = normalize_type_of(Path(checkpoint))
-    if known != normalize_type:
-        logger.warning(
-            "%s was trained on pixels of %s statistics, this run uses %s: give --normalize_type %s",
-            checkpoint,
-            known,
-            normalize_type,
-            known,
+def _datasets(
+    args: RunArguments, state: DistributedState, plan: LoadPlan, tokenizer: Any
+) -> tuple[SftDataset, SftDataset | None]:
+    """The records to train on, and the held-out ones if there are any."""
+    system_message = system_message_of(args.model.model_name_or_path)
+
+    def records_of(meta_path: str | None) -> DataConfig:
+        return data_config(
+            args.data,
+            num_image_token=plan.config.num_image_token,
+            meta_path=meta_path,
+            system_message=system_message,
         )
+
+    train = build_train_dataset(
+        records_of(args.data.meta_path),
+        tokenizer,
+        output_dir=args.train.output_dir,
+        seed=data_seed(args.train),
+        is_main=state.is_main,
+    )
+    if not args.data.eval_meta_path:
+        return train, None
+    held_out = records_of(args.data.eval_meta_path)
+    return train, build_eval_dataset(held_out, tokenizer, is_main=state.is_main)
 
 
 def _tell_of_other_decoding(checkpoint: str | None, decode: DecodeConfig) -> None:

@@ -7,6 +7,7 @@ them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from internvl_chat.train.arguments import (
     trainable_config,
 )
 from internvl_chat.train.attention import choose_attention, flash_attention_problem
+from internvl_chat.train.trackers import tracker_problems
 from internvl_chat.train.zero import read_zero_file
 
 Values = dict[str, Any]
@@ -72,6 +74,7 @@ def validate_run(
     problems += _vision(source, model, data)
     problems += _output(values)
     problems += _unsupported(values)
+    problems += tracker_problems(values["report_to"])
     return problems + list(_hardware(values, device))
 
 
@@ -125,11 +128,15 @@ def _numbers(values: Values) -> Iterator[str]:
         "ddp_timeout",
     )
     for name in positive:
-        if values[name] <= 0:
+        if not 0 < values[name] < math.inf:
             yield f"--{name} {values[name]}: want a number > 0."
-    for name in ("learning_rate", "weight_decay", "warmup_steps", "dataloader_num_workers"):
-        if values[name] < 0:
+    at_least_zero = ("learning_rate", "weight_decay", "warmup_steps", "dataloader_num_workers")
+    for name in at_least_zero:
+        if not 0 <= values[name] < math.inf:
             yield f"--{name} {values[name]}: want a number >= 0."
+    for name, value in values.items():
+        if isinstance(value, float) and math.isnan(value) and name not in at_least_zero:
+            yield f"--{name} nan: want a number."
     if values["num_train_epochs"] <= 0 and values["max_steps"] <= 0:
         yield "neither --num_train_epochs nor --max_steps is positive: nothing to train."
 

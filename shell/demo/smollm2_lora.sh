@@ -75,20 +75,22 @@ make_data() {
         --lora_scenes "${LORA_SCENES:-500}" --lora_digits "${LORA_DIGITS:-600}" --held_out "${HELDOUT:-200}"
 }
 
-# What both stages share, and where they differ from 40 B on GPUs: sizes, the LLM's own template, fp32, no ZeRO
-# (what trains is small; gathering the LLM layer by layer would cost more than it saves), packed rows.
+# What both stages share, and where they differ from 40 B on GPUs: sizes, fp32, no ZeRO (what trains is small;
+# gathering the LLM layer by layer would cost more than it saves), packed rows.
 recipe() { # script, arguments...
     recipe_script=$1
     shift
     LAUNCHER=pytorch NUM_WORKERS=0 DEEPSPEED_CONFIG='' PER_DEVICE_BATCH_SIZE=1 BATCH_SIZE=${BATCH_SIZE:-$GPUS} \
-        sh "$recipe_script" --conv_style smollm2 --force_image_size 112 --bf16 False --grad_checkpoint False \
+        sh "$recipe_script" --bf16 False --grad_checkpoint False \
         --use_packed_ds True --max_packed_tokens 256 --max_seq_length 256 --group_by_length False \
         --drop_path_rate 0 --save_strategy no --logging_steps 5 --seed "$SEED" "$@"
 }
 
+# The new model gets the tower's image size and the LLM's own template; the second stage finds both in its checkpoint.
 train_projector() {
     VISION_PATH=$VISION LLM_PATH=$LLM MLP_PATH=$WORK_DIR/mlp.safetensors META_PATH=$data/meta_projector.json OUTPUT_DIR=$projector \
         recipe shell/internvl1.2/hermes2_yi34b/internvl_chat_v1_2_hermes2_yi34b_448_res_finetune.sh \
+        --conv_style smollm2 --force_image_size 112 \
         --freeze_backbone True --freeze_llm True --learning_rate 5e-4 --weight_decay 0
 }
 

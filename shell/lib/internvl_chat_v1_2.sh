@@ -11,16 +11,9 @@ NUM_WORKERS=${NUM_WORKERS:-4}
 OUTPUT_DIR=${OUTPUT_DIR:-work_dirs/internvl_chat_v1_2/$recipe}
 DEEPSPEED_CONFIG=${DEEPSPEED_CONFIG-${shipped}shell/deepspeed/zero_stage3_config_34b.json}
 
+# Image size, template and tiling are a chat checkpoint's own: the recipe gives them to a new model, made of parts, only.
 launch_v1_2() {
-    launch \
-        --conv_style Hermes-2 \
-        --force_image_size 448 \
-        --down_sample_ratio 0.5 \
-        --vision_select_layer -1 \
-        --ps_version v1 \
-        --dynamic_image_size False \
-        --use_thumbnail False \
-        --max_dynamic_patch 1 \
+    set -- \
         --max_seq_length 2048 \
         --group_by_length True \
         --do_train True \
@@ -37,4 +30,15 @@ launch_v1_2() {
         --logging_steps 1 \
         --report_to tensorboard \
         "$@"
+    continues_checkpoint || set -- \
+        --conv_style Hermes-2 \
+        --force_image_size 448 \
+        --down_sample_ratio 0.5 \
+        --vision_select_layer -1 \
+        --ps_version v1 \
+        --dynamic_image_size False \
+        --use_thumbnail False \
+        --max_dynamic_patch 1 \
+        "$@"
+    launch "$@"
 }

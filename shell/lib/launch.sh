@@ -254,6 +254,12 @@ finish_log() {
     kill "$guard_pid" 2>/dev/null || :
 }
 
+# Whether choose_model will take a chat checkpoint, not the parts of a new model.
+continues_checkpoint() {
+    [ -n "${MODEL_PATH:-}" ] ||
+        { [ -z "${VISION_PATH:-}${MLP_PATH:-}${LLM_PATH:-}" ] && [ -n "${default_model:-}" ]; }
+}
+
 # Sets MODEL_PATH, or VISION_PATH, MLP_PATH and LLM_PATH: the environment's, else the recipe's default_* ones.
 choose_model() {
     parts=${VISION_PATH:-}${MLP_PATH:-}${LLM_PATH:-}

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from internvl_chat.train.batch_plan import BatchPlan
+from tests.support.training import write_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "internvl_chat_v1_2_hermes2_yi34b_448_res"
@@ -31,9 +32,11 @@ SHELLS = [
     for command in (["dash"], ["bash", "--posix"], ["busybox", "sh"], ["sh"])
 ]
 
-TRAINED_IN_ALL = shlex.split(
+OF_A_NEW_MODEL = shlex.split(
     "--conv_style Hermes-2 --force_image_size 448 --down_sample_ratio 0.5 --vision_select_layer -1 "
-    "--ps_version v1 --dynamic_image_size False --use_thumbnail False --max_dynamic_patch 1 "
+    "--ps_version v1 --dynamic_image_size False --use_thumbnail False --max_dynamic_patch 1"
+)
+TRAINED_IN_ALL = shlex.split(
     "--max_seq_length 2048 --group_by_length True --do_train True --bf16 True "
     "--grad_checkpoint True --num_train_epochs 1 --learning_rate 1e-5 --weight_decay 0.05 "
     "--warmup_ratio 0.03 --lr_scheduler_type cosine --eval_strategy no --save_strategy steps "
@@ -120,7 +123,8 @@ def test_first_command_of_the_guide(shell: list[str]) -> None:
         *("--kill-on-bad-exit=1", "python", "-u", "internvl_chat/train/finetune.py"),
         *(*STITCHED, *ZERO, "--per_device_train_batch_size", "8"),
         *("--gradient_accumulation_steps", "2", "--dataloader_num_workers", "4"),
-        *("--output_dir", f"work_dirs/internvl_chat_v1_2/{name}", *TRAINED_IN_ALL),
+        *("--output_dir", f"work_dirs/internvl_chat_v1_2/{name}", *OF_A_NEW_MODEL),
+        *TRAINED_IN_ALL,
         *("--freeze_backbone", "False", "--freeze_mlp", "False", "--freeze_llm", "False"),
         *("--drop_path_rate", "0.4", "--save_total_limit", "3"),
     ]
@@ -284,6 +288,18 @@ def test_parts_in_place_of_a_chat_checkpoint_and_back() -> None:
     words = dry_run(REPRODUCE, PARTITION="p", MODEL_PATH="chat")
     assert value(words, "--model_name_or_path") == "chat"
     assert not {"--vision_path", "--mlp_path", "--llm_path"} & set(words)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_image_size_template_and_tiling_are_given_to_new_models_only(recipe: str) -> None:
+    parts = {"VISION_PATH": "vit", "MLP_PATH": "mlp.pth", "LLM_PATH": "llm"}
+    words = dry_run(recipe, PARTITION="p", GPUS="4", **parts)
+    start = words.index("--conv_style")
+    assert words[start : start + len(OF_A_NEW_MODEL)] == OF_A_NEW_MODEL
+    words = dry_run(recipe, PARTITION="p", GPUS="4", MODEL_PATH="chat")
+    assert not set(OF_A_NEW_MODEL[::2]) & set(words)
+    words = dry_run(recipe, "--force_image_size", "224", PARTITION="p", GPUS="4", MODEL_PATH="chat")
+    assert words[-2:] == ["--force_image_size", "224"]
 
 
 def test_another_llm_does_not_get_the_default_projector() -> None:
@@ -602,3 +618,27 @@ def test_the_nine_datasets(name: str) -> None:
     for dataset, entry in meta.items():
         assert entry["annotation"] == f"playground/opensource/{dataset}.jsonl"
         assert (entry["data_augment"], entry["repeat_time"]) == (False, 1)
+
+
+def test_the_plain_lora_recipe_trains_the_shipped_model_as_it_was_made(tmp_path: Path) -> None:
+    done = run(
+        LORA,
+        *("--max_steps", "1", "--bf16", "False", "--save_strategy", "no"),
+        PYTHON=sys.executable,
+        GPUS="1",
+        BATCH_SIZE="1",
+        PER_DEVICE_BATCH_SIZE="1",
+        NUM_WORKERS="0",
+        DEEPSPEED_CONFIG="",
+        MODEL_PATH="pretrained/internvl-chat-tiny",
+        META_PATH=str(write_dataset(tmp_path, ["image", "image"])),
+        OUTPUT_DIR=str(tmp_path / "out"),
+        OMP_NUM_THREADS="1",
+        INTERNVL_CHAT_CACHE=str(tmp_path / "cache"),
+    )
+    assert done.returncode == 0, done.stdout
+    assert "goes before" not in done.stdout
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert (config["force_image_size"], config["vision_config"]["image_size"]) == (112, 112)
+    assert (tmp_path / "out/adapter_model.safetensors").is_file()
+    assert not (tmp_path / "out/model.safetensors").exists()

@@ -190,27 +190,28 @@ def test_an_adapter_that_peft_alone_wrote_is_continued(
     assert any(not before[name].equal(after[name]) for name in before)
 
 
-def test_other_pixel_statistics_than_the_checkpoints_are_told(
+def test_pixel_statistics_are_the_checkpoints_and_others_are_told(
     model: Path, meta: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = tmp_path / "model"
     shutil.copytree(model, copy)
     processor = preprocessor_config(28, "clip")
     (copy / "preprocessor_config.json").write_text(json.dumps(processor))
-    assert main(train_arguments(copy, meta, tmp_path / "one", max_steps=1)) == 0
+    argv = train_arguments(copy, meta, tmp_path / "one", max_steps=1, normalize_type="imagenet")
+    assert main(argv) == 0
     told = capsys.readouterr().err
-    assert "trained on pixels of clip statistics, this run uses imagenet" in told
+    assert f"--normalize_type imagenet goes before {copy}, which was made with clip" in told
     assert "apply_exif_orientation False -> True, rgba_background_color None -> [255" in told
     saved = json.loads((tmp_path / "one/preprocessor_config.json").read_text())
     assert DecodeConfig.of_preprocessor(saved) == DecodeConfig.as_shown()
     rule = DecodeConfig.as_shown(image_backend="fast", apply_exif_orientation=False)
     processor = preprocessor_config(28, "clip", rule)
     (copy / "preprocessor_config.json").write_text(json.dumps(processor))
-    flags = {"image_backend": "fast", "apply_exif_orientation": False, "normalize_type": "clip"}
+    flags = {"image_backend": "fast", "apply_exif_orientation": False}
     argv = train_arguments(copy, meta, tmp_path / "two", max_steps=1, **flags)
     assert main(argv) == 0
     told = capsys.readouterr().err
-    assert "statistics, this run uses" not in told
+    assert "goes before" not in told
     assert "image files become RGB by another rule" not in told
     saved = json.loads((tmp_path / "two/preprocessor_config.json").read_text())
     assert saved == processor

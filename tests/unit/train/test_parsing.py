@@ -13,6 +13,7 @@ import torch
 from internvl_chat.errors import ConfigError
 from internvl_chat.train import parsing
 from internvl_chat.train.arguments import DataArguments, ModelArguments, TrainArguments
+from internvl_chat.train.inherited import contradictions, kept_by
 from internvl_chat.train.parsing import RunArguments, parse, peek
 from tests.support.checkpoint_like import checkpoint_like
 
@@ -224,3 +225,172 @@ def test_every_switch_keeps_its_default() -> None:
     }
     assert switches["skip_memory_metrics"] is True
     assert {name: defaults[name] for name in switches} == switches
+
+
+# ---- values that a checkpoint keeps ---------------------------------------------------------
+
+
+def keeping(directory: Path, **values: Any) -> Path:
+    """A checkpoint whose configuration says something else than the flags' defaults."""
+    checkpoint_like(directory)
+    config = json.loads((directory / "config.json").read_text())
+    kept = {
+        "force_image_size": 28,
+        "template": "smollm2",
+        "ps_version": "v2",
+        "select_layer": -2,
+        "downsample_ratio": 0.25,
+        "dynamic_image_size": True,
+        "use_thumbnail": True,
+        "min_dynamic_patch": 2,
+        "max_dynamic_patch": 9,
+        "pad2square": True,
+    }
+    (directory / "config.json").write_text(json.dumps(config | kept | values))
+    return directory
+
+
+def test_what_the_checkpoint_keeps_goes_before_the_defaults(
+    base: list[str], tmp_path: Path
+) -> None:
+    model = keeping(tmp_path / "kept")
+    rest = [word for word in base[1:] if "force_image_size" not in word]
+    args = parse([f"--model_name_or_path={model}", *rest], device=CPU)
+    assert (args.data.force_image_size, args.data.conv_style) == (28, "smollm2")
+    assert (args.model.ps_version, args.model.vision_select_layer) == ("v2", -2)
+    assert (args.data.down_sample_ratio, args.data.pad2square) == (0.25, True)
+    assert (args.data.dynamic_image_size, args.data.use_thumbnail) == (True, True)
+    assert (args.data.min_dynamic_patch, args.data.max_dynamic_patch) == (2, 9)
+    assert args.given.keys() == {"model_name_or_path", "meta_path", "output_dir"}
+    assert contradictions(str(model), args.given, kept_by(str(model))) == []
+
+
+def test_what_is_given_goes_before_the_checkpoint_and_is_told(
+    base: list[str], tmp_path: Path
+) -> None:
+    model = str(keeping(tmp_path / "kept", dynamic_image_size=False))
+    path = tmp_path / "run.yaml"
+    path.write_text("conv_style: Hermes-2\nmax_dynamic_patch: 3\nps_version: v2\n")
+    argv = [str(path), *base, f"--model_name_or_path={model}", "--force_image_size=56"]
+    args = parse(argv, device=CPU)
+    assert (args.data.force_image_size, args.data.conv_style) == (56, "Hermes-2")
+    assert contradictions(model, args.given, kept_by(model)) == [
+        f"--conv_style Hermes-2 goes before {model}, which was made with smollm2: the model was "
+        "trained to answer in the other's form. Leave --conv_style out to keep smollm2.",
+        f"--force_image_size 56 goes before {model}, which was made with 28: position embeddings "
+        "are resized, so the whole model is saved and no adapter. Leave --force_image_size out "
+        "to keep 28.",
+    ]
+
+
+def test_parts_get_the_defaults(base: list[str], tmp_path: Path) -> None:
+    part = keeping(tmp_path / "kept")
+    argv = [f"--vision_path={part}", f"--llm_path={part}", *base[1:3], "--force_image_size=28"]
+    data = parse(argv, device=CPU).data
+    assert (data.conv_style, data.max_dynamic_patch, data.use_thumbnail) == ("Hermes-2", 1, False)
+
+
+# ---- warm-up ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argv", "steps"),
+    [
+        ("--warmup_ratio 0.5 --warmup_steps 0", 500),
+        ("--warmup_steps 0 --warmup_ratio 0.5", 500),
+        ("--warmup_steps 4 --warmup_ratio 0.03", 4),
+        ("--warmup_ratio=0.03 --warmup-steps=4", 4),
+        ("--warmup_ratio 0.03 --warmup_ratio 0.1", 100),
+        ("--warmup_ratio 1", 1000),
+        ("--warmup_ratio 0", 0),
+        ("--warmup_steps 0.2", 200),
+    ],
+)
+def test_warm_up_by_the_older_rule(base: list[str], argv: str, steps: int) -> None:
+    assert parse([*base, *argv.split()], device=CPU).train.get_warmup_steps(1000) == steps
+
+
+def test_warm_up_of_file_and_command_line(base: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("warmup_steps: 7\n")
+    args = parse([str(path), *base, "--warmup_ratio=0.5"], device=CPU).train
+    assert args.get_warmup_steps(1000) == 7
+    assert "want a share between 0 and 1" in problems([*base, "--warmup_ratio=3"])[0]
+    assert "--warmup_ratio: invalid float" in problems([*base, "--warmup_ratio=much"])[0]
+
+
+# ---- nothing is lost, nothing misread ------------------------------------------------------------
+
+
+def test_words_and_numbers_of_a_file_are_as_written(base: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "save_strategy: no\nbf16: off\ngrad_checkpoint: yes\nfreeze_mlp: on\nlearning_rate: 1e-5\n"
+        "seed: 010\nmax_steps: 0x10\nrun_name: 2024-01-01\nadam_epsilon: .1\nreport_to: [none]\n"
+        "lr_scheduler_kwargs: {min_lr: 1e-5, list: [no, 1e3, '1e3', 010, 1:30], on: off, n: ~}\n"
+        "max_packed_tiles:\n"
+    )
+    args = parse([str(path), *base], device=CPU)
+    assert args.train.save_strategy == "no"
+    assert (args.train.bf16, args.model.grad_checkpoint, args.model.freeze_mlp) == (
+        False,
+        True,
+        True,
+    )
+    assert (args.train.learning_rate, args.train.seed, args.train.max_steps) == (1e-5, 10, 16)
+    assert (args.train.run_name, args.train.adam_epsilon) == ("2024-01-01", 0.1)
+    assert args.train.report_to == []
+    assert args.data.max_packed_tiles is None
+    assert args.train.lr_scheduler_kwargs == {
+        "min_lr": 1e-5,
+        "list": [False, 1000.0, "1e3", 10, "1:30"],
+        "on": False,
+        "n": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"max_steps: 3\nseed: 1\nmax_steps: 4\n", "'max_steps' stands in line 1 and in line 3"),
+        (b'{"seed": 1, "seed": 2}', "'seed' stands in line 1 and in line 1"),
+        (b"learning_rate:\n", "--learning_rate stands in the file without a value"),
+        (b"freze_llm:\n", "unknown argument --freze_llm. Did you mean --freeze_llm?"),
+        (b"a: \xff", "neither YAML nor JSON"),
+        (b"a: " + b"[" * 3000, "neither YAML nor JSON"),
+        (b"", "want an object of argument: value, got nothing"),
+        (b"[1]", "want an object of argument: value, got a list"),
+        (b"[1]: 2", "neither YAML nor JSON"),
+        (b"!!int 1: 2", "1 is no name of an argument"),
+        (b"x: !!python/name:os.system", "neither YAML nor JSON"),
+    ],
+)
+def test_what_a_file_must_not_hold(
+    base: list[str], tmp_path: Path, content: bytes, message: str
+) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_bytes(content)
+    assert message in problems([str(path), *base])[0]
+
+
+def test_a_flag_that_stands_twice_is_told(
+    base: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    argv = ["--bf16=True", "--group_by_length=True", "--train_sampling_strategy=random"]
+    parse([*base, *argv, "--max_steps=5", "--max_steps=7", "--bf16=True"], device=CPU)
+    assert caplog.messages == [
+        "given more than once, the last one counts: --train_sampling_strategy random (before: "
+        "group_by_length); --max_steps 7 (before: 5)"
+    ]
+
+
+@pytest.mark.parametrize("flag", ["learning_rate", "adam_beta1", "per_device_train_batch_size"])
+def test_numbers_that_are_none(base: list[str], flag: str) -> None:
+    assert flag in problems([*base, f"--{flag}=nan"])[0]
+
+
+def test_a_negative_number_in_any_spelling_is_read(base: list[str]) -> None:
+    assert problems([*base, "--weight_decay", "-1e-5"]) == [
+        "--weight_decay -1e-05: want a number >= 0."
+    ]
