@@ -32,21 +32,13 @@ from internvl_chat.serve.engine import (
 )
 from internvl_chat.serve.images import decode_data_url, fetch_remote, place_of, tiles_of_file
 from internvl_chat.serve.prompt import Prompter
-from internvl_chat.serve.protocol import (
-    ChatCompletionRequest,
-    ChatTurns,
-    ReplyWriter,
-    RequestError,
-    Usage,
-    count_usage,
-    event,
-    model_list,
-    read_request,
-    read_turns,
-)
+from internvl_chat.serve.protocol import ChatCompletionRequest, read_request
+from internvl_chat.serve.refusals import RequestError
 from internvl_chat.serve.remote import RemoteImages
+from internvl_chat.serve.replies import ReplyWriter, Usage, count_usage, event, model_list
 from internvl_chat.serve.sampling import SamplingParams
 from internvl_chat.serve.settings import MB, RequestLimits
+from internvl_chat.serve.turns import ChatTurns, read_turns
 
 logger = logging.getLogger(__name__)
 

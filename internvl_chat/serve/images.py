@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from internvl_chat.data.schema import BadRecordError
-from internvl_chat.serve.protocol import RequestError
+from internvl_chat.serve.refusals import RequestError
 from internvl_chat.serve.remote import RemoteImages
 from internvl_chat.serve.settings import MB, RequestLimits
 

@@ -27,7 +27,8 @@ from internvl_chat.model.constants import (
 )
 from internvl_chat.model.conversation import Template
 from internvl_chat.serve.batch import EncodedPrompt
-from internvl_chat.serve.protocol import ChatTurns, CheckText, RequestError
+from internvl_chat.serve.refusals import RequestError
+from internvl_chat.serve.turns import ChatTurns, CheckText
 
 _IMAGE_TOKENS: Final = (IMG_START_TOKEN, IMG_CONTEXT_TOKEN, IMG_END_TOKEN)
 _CHARACTERS_PER_TOKEN: Final = 64

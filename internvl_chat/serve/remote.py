@@ -17,7 +17,7 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 import h11
 
-from internvl_chat.serve.protocol import RequestError
+from internvl_chat.serve.refusals import RequestError
 from internvl_chat.serve.settings import MB
 
 _MAX_REDIRECTS: Final = 3

@@ -27,8 +27,8 @@ from internvl_chat.serve.engine import (
     RequestHandle,
 )
 from internvl_chat.serve.prompt import Prompter
-from internvl_chat.serve.protocol import ChatTurns
 from internvl_chat.serve.sampling import SamplingParams
+from internvl_chat.serve.turns import ChatTurns
 from tests.support.training import ROOT
 
 TINY = ROOT / "pretrained/internvl-chat-tiny"

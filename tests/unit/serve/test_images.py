@@ -13,7 +13,7 @@ from PIL import Image
 from internvl_chat.config import DecodeConfig
 from internvl_chat.data.images import decode_image
 from internvl_chat.serve.images import decode_data_url, fetch_remote, tiles_of_file
-from internvl_chat.serve.protocol import RequestError
+from internvl_chat.serve.refusals import RequestError
 from internvl_chat.serve.remote import RemoteImages
 from internvl_chat.serve.settings import RequestLimits
 from tests.support.serving import data_url, shape_image

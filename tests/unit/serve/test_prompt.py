@@ -13,7 +13,7 @@ from tokenizers import normalizers
 from internvl_chat.errors import ConfigError
 from internvl_chat.model.conversation import TEMPLATES, get_conv_template
 from internvl_chat.serve.prompt import Prompter, ReservedText
-from internvl_chat.serve.protocol import RequestError
+from internvl_chat.serve.refusals import RequestError
 from tests.support.checkpoints import tiny_tokenizer
 from tests.support.serving import shape_image, tiny, turns_of
 

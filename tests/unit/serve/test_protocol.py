@@ -7,16 +7,10 @@ from typing import Any
 
 import pytest
 
-from internvl_chat.serve.protocol import (
-    ChatCompletionRequest,
-    ChatTurns,
-    ReplyWriter,
-    RequestError,
-    count_usage,
-    model_list,
-    read_request,
-    read_turns,
-)
+from internvl_chat.serve.protocol import ChatCompletionRequest, read_request
+from internvl_chat.serve.refusals import RequestError
+from internvl_chat.serve.replies import ReplyWriter, count_usage, model_list
+from internvl_chat.serve.turns import ChatTurns, read_turns
 from tests.support.serving import text_part
 
 USER = {"role": "user", "content": "Hi"}

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from internvl_chat.serve.protocol import RequestError
+from internvl_chat.serve.refusals import RequestError
 from internvl_chat.serve.remote import RemoteImages, is_public
 
 BODY = b"content" * 1000
