@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import csv
 import io
 import json
@@ -17,6 +16,12 @@ from typing import Any
 from PIL import Image
 
 from internvl_chat.config import DecodeConfig
+from internvl_chat.data.data_urls import (
+    DataUrlError,
+    forgiving_base64,
+    is_data_url,
+    read_data_url,
+)
 from internvl_chat.data.images import decode_image, load_image
 from internvl_chat.data.schema import BadRecordError
 from internvl_chat.errors import DatasetError
@@ -46,7 +51,7 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """An image in a cell of a TSV, base64."""
+    """An image in a cell of a TSV, base64 or a ``data:`` URL."""
 
     text: str
     label: str
@@ -56,8 +61,8 @@ class EncodedImage:
     def open(self, decode: DecodeConfig = AS_STORED) -> Image.Image:
         """See :class:`ImageSource`."""
         try:
-            raw = base64.b64decode(self.text, validate=False)
-        except (binascii.Error, ValueError) as err:
+            raw = self._raw()
+        except ValueError as err:
             raise BadRecordError("NOT_AN_IMAGE", f"no base64: {err}", where=self.label) from err
         image = decode_image(raw, where=self.label, path=self.label, decode=decode).rgb
         if self.jpeg_quality is None:
@@ -65,6 +70,14 @@ class EncodedImage:
         buffer = io.BytesIO()
         image.save(buffer, format="JPEG", quality=self.jpeg_quality)
         return Image.open(buffer).convert("RGB")
+
+    def _raw(self) -> bytes:
+        if is_data_url(self.text):
+            return read_data_url(self.text).raw
+        try:
+            return forgiving_base64(self.text)
+        except DataUrlError:
+            return base64.b64decode(self.text)  # VLMEvalKit's: other characters are passed over
 
 
 def read_text(path: Path) -> str:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from torch import Tensor
 
+from internvl_chat.data.data_urls import DataUrlError, is_data_url, read_data_url
 from internvl_chat.data.schema import BadRecordError
 from internvl_chat.serve.refusals import RequestError
 from internvl_chat.serve.remote import RemoteImages
 from internvl_chat.serve.settings import MB, RequestLimits
+
+_UNKNOWN_KINDS: Final = ("", "application/octet-stream", "binary/octet-stream")
+"""Types that leave open what a file is; its first bytes say it anyway."""
 
 
 async def fetch_remote(
@@ -37,10 +40,10 @@ async def fetch_remote(
     num_bytes = 0
     for number, url in enumerate(urls):
         where = place_of(number)
-        scheme = url.partition(":")[0].lower()
-        if scheme == "data":
+        if is_data_url(url):
             found.append(url)
             continue
+        scheme = url.partition(":")[0].lower()
         if scheme not in ("http", "https"):
             raise RequestError(
                 f"{where}: {scheme[:20]!r} URLs are not served; want data:image/...;base64,...",
@@ -73,26 +76,32 @@ def place_of(number: int) -> str:
 
 
 def decode_data_url(url: str, where: str, limits: RequestLimits) -> bytes:
-    """The file in ``data:image/...;base64,...``.
+    """The file in ``data:image/...;base64,...``, percent escapes and line breaks as in a browser.
 
     Raises:
         RequestError: something else, broken base64, or too large.
     """
-    head, comma, data = url.partition(",")
-    kind, *parameters = head.partition(":")[2].lower().split(";")
-    if not comma or not kind.startswith("image/") or "base64" not in parameters:
-        raise RequestError(f"{where}: want data:image/...;base64,...", param=where)
-    if len(data) // 4 * 3 - data[-2:].count("=") > limits.max_image_bytes:
+    try:
+        found = read_data_url(url)
+    except DataUrlError as err:
+        raise RequestError(
+            f"{where}: {err}; want data:image/...;base64,...", param=where, code="bad_image"
+        ) from err
+    kind = found.media_type
+    if not (kind in _UNKNOWN_KINDS or kind.startswith("image/")):
+        raise RequestError(
+            f"{where}: the type is {kind[:60]!r}; want data:image/...;base64,...",
+            param=where,
+            code="bad_image",
+        )
+    if len(found.raw) > limits.max_image_bytes:
         raise RequestError(
             f"{where}: the image's file is larger than {limits.max_image_bytes / MB:g} MB "
             "(--max-image-mb)",
             status=413,
             param=where,
         )
-    try:
-        return base64.b64decode(data, validate=True)
-    except (binascii.Error, ValueError) as err:
-        raise RequestError(f"{where}: broken base64: {err}", param=where) from err
+    return found.raw
 
 
 def tiles_of_file(

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import io
 import os
-import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,9 +16,15 @@ from urllib.parse import unquote, urlsplit
 from PIL import Image
 
 from internvl_chat.data.convert.notes import Notes, UnfitRecordError
+from internvl_chat.data.data_urls import (
+    DataUrlError,
+    forgiving_base64,
+    is_data_url,
+    percent_decoded,
+    read_data_url,
+)
 from internvl_chat.files import written_aside
 
-_DATA_URL: Final = re.compile(r"data:(?P<type>[^;,]*)(?P<options>(?:;[^,]*)?),", re.IGNORECASE)
 _ORIENTATION_TAG: Final = 0x0112
 _TURNED: Final = (5, 6, 7, 8)
 _ENDINGS: Final = {
@@ -76,7 +80,7 @@ def image_reference(value: Any) -> str | EmbeddedImage:
         return EmbeddedImage(value)
     if not isinstance(value, str) or not value:
         raise UnfitRecordError(f"an image that is a {type(value).__name__}, not a path")
-    if value[:5].lower() == "data:":
+    if is_data_url(value):
         return _from_data_url(value)
     scheme = value.partition("://")[0].lower() if "://" in value[:12] else ""
     if scheme in ("http", "https", "s3", "gs", "ftp"):
@@ -92,19 +96,17 @@ def _path_of_url(url: str) -> str:
 
 
 def _from_data_url(url: str) -> EmbeddedImage:
-    match = _DATA_URL.match(url)
-    if match is None:
-        raise UnfitRecordError("a data: URL without a comma")
-    if not match["options"].lower().endswith(";base64"):
-        raise UnfitRecordError("a data: URL that is not base64")
-    return _from_base64(url[match.end() :])
+    try:
+        return EmbeddedImage(read_data_url(url).raw)
+    except DataUrlError as err:
+        raise UnfitRecordError("an image in a data: URL that is damaged") from err
 
 
 def _from_base64(text: str) -> EmbeddedImage:
     try:
         # Percent signs and line breaks are what copying does to it.
-        return EmbeddedImage(base64.b64decode("".join(unquote(text).split()), validate=True))
-    except (binascii.Error, ValueError) as err:
+        return EmbeddedImage(forgiving_base64(percent_decoded(text).decode("latin-1")))
+    except DataUrlError as err:
         raise UnfitRecordError("an image whose base64 is damaged") from err
 
 

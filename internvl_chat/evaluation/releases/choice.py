@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import csv
 import io
 
+from internvl_chat.data.data_urls import (
+    DataUrlError,
+    forgiving_base64,
+    is_data_url,
+    read_data_url,
+)
 from internvl_chat.errors import DatasetError
 from internvl_chat.evaluation.releases.release import (
     Layout,
@@ -109,6 +113,6 @@ def ai2d(release: Release) -> Layout:
 
 def _decoded(cell: str, where: str) -> bytes:
     try:
-        return base64.b64decode(cell, validate=True)
-    except (binascii.Error, ValueError) as err:
+        return read_data_url(cell).raw if is_data_url(cell) else forgiving_base64(cell)
+    except DataUrlError as err:
         raise DatasetError(f"the image is no base64 ({err})", where=where) from err

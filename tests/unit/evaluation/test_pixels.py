@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import io
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -170,3 +172,16 @@ def test_files_become_rgb_by_the_checkpoints_rule(tmp_path: Path) -> None:
             tiles, _ = load_tiles(question, replace(WHOLE, decode=decode), "each")
             assert tiles is not None
             assert tiles.unique().tolist() == [level]
+
+
+def test_a_cell_holds_an_image_in_any_form_of_base64() -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (5, 3)).save(file, format="PNG")
+    plain = base64.b64encode(file.getvalue()).decode()
+    forms = [plain, plain.rstrip("="), f"{plain[:9]}\n {plain[9:]}", f"{plain[:9]}*{plain[9:]}"]
+    forms += [f"data:image/png;base64,{plain}", f"DATA:;base64,{quote(plain, safe='')}"]
+    for text in forms:
+        assert EncodedImage(text, "1").open().size == (5, 3)
+    for text in ("data:image/png", "data:;base64,Y", "Y"):
+        with pytest.raises(BadRecordError, match="no base64"):
+            EncodedImage(text, "1").open()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+from collections.abc import Callable
+from urllib.parse import quote
 
 import pytest
 import torch
@@ -48,6 +50,21 @@ def test_pixels_arrive() -> None:
     assert load(data_url(shape_image(), "jpeg")).size == shape_image().size
 
 
+@pytest.mark.parametrize(
+    ("head", "body"),
+    [
+        ("data:image/png;base64", base64.encodebytes),
+        ("DATA:image/PNG;name=a.png;BASE64", lambda raw: base64.b64encode(raw).rstrip(b"=")),
+        ("data:;base64", base64.b64encode),
+        ("data:application/octet-stream;base64", base64.b64encode),
+        ("data:image/png;base64", lambda raw: quote(base64.b64encode(raw), safe="").encode()),
+        ("data:image/png", lambda raw: quote(raw).encode()),
+    ],
+)
+def test_forms_that_browsers_take(head: str, body: Callable[[bytes], bytes]) -> None:
+    assert load(f"{head},{body(PNG).decode()}").tobytes() == shape_image().tobytes()
+
+
 def data(raw: bytes, head: str = "data:image/png;base64") -> str:
     return f"{head},{base64.b64encode(raw).decode()}"
 
@@ -69,14 +86,15 @@ PNG = base64.b64decode(data_url(shape_image()).partition(",")[2])
         ("ftp://host/a.png", 400, "'ftp' URLs"),
         ("http://example.com/a.png", 400, "fetches no images from other machines"),
         ("HTTPS://example.com/a.png", 400, "--allow-remote-images"),
-        ("data:image/png,abc", 400, "want data:image/...;base64"),
+        ("data:image/png,abc", 400, "the image is no image that can be read: it is text"),
         ("data:text/html;base64,YQ==", 400, "want data:image/...;base64"),
         ("data:image/png;base64", 400, "want data:image/...;base64"),
         ("data:image/png;base64,YQ=", 400, "broken base64"),
-        ("data:image/png;base64,Y Q=", 400, "broken base64"),
+        ("data:image/png;base64,Y-Q=", 400, "broken base64"),
         ("data:image/png;base64,é", 400, "broken base64"),
         (data(b"no image"), 400, "the image is no image that can be read: it is text"),
         (data(b"<html>"), 400, "it is an HTML page"),
+        (data(PNG, "data:text/html;base64"), 400, "the type is 'text/html'"),
         (data(PNG[: len(PNG) // 2]), 400, "the image cannot be decoded"),
         (data(postscript()), 400, "it is PostScript (EPS)"),
         (data(bytes(20_001)), 413, "larger than 0.02 MB"),

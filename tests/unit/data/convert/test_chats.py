@@ -175,8 +175,9 @@ def test_named_and_written_images_get_a_common_root(tmp_path: Path) -> None:
     [
         ("openai", {"messages": messages([image_part("http://x/a.png")], "a")}, "on the net"),
         ("openai", {"messages": messages([{"type": "input_audio"}], "a")}, "'input_audio'"),
-        ("openai", {"messages": messages([image_part("data:,x")], "a")}, "not base64"),
-        ("openai", {"messages": messages([image_part("data:;base64,####")], "a")}, "damaged"),
+        ("openai", {"messages": messages([image_part("data:,x")], "a")}, "no image"),
+        ("openai", {"messages": messages([image_part("data:;base64,a")], "a")}, "damaged"),
+        ("openai", {"messages": messages([image_part("data:;base64,$$$$")], "a")}, "damaged"),
         ("openai", {"messages": messages([image_part("data:;base64,AAAA")], "a")}, "no image"),
         ("openai", {"messages": messages("Hi", [image_part("a.png")])}, "TAG_IN_ANSWER"),
         ("openai", {"messages": messages("Hi")}, "TURNS"),
