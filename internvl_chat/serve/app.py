@@ -30,7 +30,7 @@ from internvl_chat.serve.engine import (
     RequestHandle,
     StoppingError,
 )
-from internvl_chat.serve.images import decode_data_url, fetch_remote, place_of, tiles_of_file
+from internvl_chat.serve.images import decode_data_url, fetch_remote, tiles_of_file
 from internvl_chat.serve.prompt import Prompter
 from internvl_chat.serve.protocol import ChatCompletionRequest, read_request
 from internvl_chat.serve.refusals import RequestError
@@ -38,7 +38,7 @@ from internvl_chat.serve.remote import RemoteImages
 from internvl_chat.serve.replies import ReplyWriter, Usage, count_usage, event, model_list
 from internvl_chat.serve.sampling import SamplingParams
 from internvl_chat.serve.settings import MB, RequestLimits
-from internvl_chat.serve.turns import ChatTurns, read_turns
+from internvl_chat.serve.turns import ChatTurns, SentImage, read_turns
 
 logger = logging.getLogger(__name__)
 
@@ -207,7 +207,7 @@ class _Routes:
     async def _prepare(self, body: bytes) -> tuple[ChatCompletionRequest, EncodedPrompt]:
         loop, service = asyncio.get_running_loop(), self._service
         asked, turns = await loop.run_in_executor(service.executor, self._read, body)
-        images = await fetch_remote(turns.image_urls, service.limits, service.remote)
+        images = await fetch_remote(turns.images, service.limits, service.remote)
         prompt = await loop.run_in_executor(service.executor, self._encode, turns, images)
         return asked, prompt
 
@@ -215,14 +215,13 @@ class _Routes:
         asked = read_request(body, self._service.model_name)
         return asked, read_turns(asked.messages, self._service.prompter.text_check())
 
-    def _encode(self, turns: ChatTurns, images: Sequence[str | bytes]) -> EncodedPrompt:
+    def _encode(self, turns: ChatTurns, files: Sequence[SentImage | bytes]) -> EncodedPrompt:
         """Cut the images, one decoded at a time, and write the prompt."""
         limits, prompter = self._service.limits, self._service.prompter
         tiles = []
-        for number, image in enumerate(images):
-            where = place_of(number)
-            raw = decode_data_url(image, where, limits) if isinstance(image, str) else image
-            tiles.append(tiles_of_file(raw, where, limits, prompter.cut))
+        for image, file in zip(turns.images, files, strict=True):
+            raw = file if isinstance(file, bytes) else decode_data_url(file, limits)
+            tiles.append(tiles_of_file(raw, image.where, limits, prompter.cut))
         return prompter.prompt(turns, tiles)
 
     def _generation(self, asked: ChatCompletionRequest, prompt: EncodedPrompt) -> GenerationRequest:

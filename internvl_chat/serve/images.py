@@ -12,36 +12,37 @@ from internvl_chat.data.schema import BadRecordError
 from internvl_chat.serve.refusals import RequestError
 from internvl_chat.serve.remote import RemoteImages
 from internvl_chat.serve.settings import MB, RequestLimits
+from internvl_chat.serve.turns import SentImage
 
 _UNKNOWN_KINDS: Final = ("", "application/octet-stream", "binary/octet-stream")
 """Types that leave open what a file is; its first bytes say it anyway."""
 
 
 async def fetch_remote(
-    urls: Sequence[str], limits: RequestLimits, remote: RemoteImages | None
-) -> list[str | bytes]:
+    images: Sequence[SentImage], limits: RequestLimits, remote: RemoteImages | None
+) -> list[SentImage | bytes]:
     """Replace URLs of other machines by the files behind them; data URLs stay as they are.
 
     Args:
-        urls: of the images of one request.
+        images: of one request.
         limits: of their number, and of the bytes of all files together.
         remote: how other machines are asked; None: not at all.
 
     Raises:
         RequestError: too many, another kind of URL, too large, or not to be had.
     """
-    if len(urls) > limits.max_images:
+    if len(images) > limits.max_images:
         raise RequestError(
-            f"{len(urls)} images; this server takes {limits.max_images} a request (--max-images)",
+            f"{len(images)} images; this server takes {limits.max_images} a request (--max-images)",
             status=413,
             param="messages",
         )
-    found: list[str | bytes] = []
+    found: list[SentImage | bytes] = []
     num_bytes = 0
-    for number, url in enumerate(urls):
-        where = place_of(number)
+    for image in images:
+        url, where = image.url, image.where
         if is_data_url(url):
-            found.append(url)
+            found.append(image)
             continue
         scheme = url.partition(":")[0].lower()
         if scheme not in ("http", "https"):
@@ -70,19 +71,15 @@ async def fetch_remote(
     return found
 
 
-def place_of(number: int) -> str:
-    """What messages call the request's image of this number, from 0."""
-    return f"image {number + 1}"
-
-
-def decode_data_url(url: str, where: str, limits: RequestLimits) -> bytes:
+def decode_data_url(image: SentImage, limits: RequestLimits) -> bytes:
     """The file in ``data:image/...;base64,...``, percent escapes and line breaks as in a browser.
 
     Raises:
         RequestError: something else, broken base64, or too large.
     """
+    where = image.where
     try:
-        found = read_data_url(url)
+        found = read_data_url(image.url)
     except DataUrlError as err:
         raise RequestError(
             f"{where}: {err}; want data:image/...;base64,...", param=where, code="bad_image"

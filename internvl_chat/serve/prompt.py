@@ -136,8 +136,9 @@ class Prompter:
             num_characters += len(text)
             if num_characters > limit:
                 raise RequestError(
-                    f"messages hold more than {limit} characters, and the model's context is "
-                    f"{self.context_length} tokens",
+                    f"This model's maximum context length is {self.context_length} tokens. "
+                    f"However, your messages hold more than {limit} characters, which make more "
+                    f"than {self.context_length} tokens. Please reduce their length.",
                     param="messages",
                     code="context_length_exceeded",
                 )
@@ -180,10 +181,12 @@ class Prompter:
         with self._lock:
             ids = prompt_ids(self._tokenizer, text, self._template.bos_in_training)
         if len(ids) >= self.context_length:
+            # In OpenAI's words, by which proxies and agents know what to do about it.
             raise RequestError(
-                f"the prompt is {len(ids)} tokens long ({sum(counts) * self._num_image_token} of "
-                f"them for {len(counts)} images), and the model's context is "
-                f"{self.context_length} tokens, answer included",
+                f"This model's maximum context length is {self.context_length} tokens, answer "
+                f"included. However, your prompt is {len(ids)} tokens long "
+                f"({sum(counts) * self._num_image_token} of them for {len(counts)} images). "
+                "Please reduce the length of the messages.",
                 param="messages",
                 code="context_length_exceeded",
             )

@@ -22,6 +22,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from internvl_chat.serve.parameters import is_empty, objection
 from internvl_chat.serve.refusals import (
     UNSUPPORTED,
     RequestError,
@@ -42,8 +43,8 @@ class _Object(BaseModel):
 
     @classmethod
     def _objection(cls, name: str, value: Any) -> str | None:
-        """What to add to the refusal of a field without a declaration; None lets it pass."""
-        return "" if value else None
+        """Why a field without a declaration is refused; None lets it pass."""
+        return None if is_empty(value) else "is not supported by this server"
 
     @model_validator(mode="before")
     @classmethod
@@ -52,9 +53,8 @@ class _Object(BaseModel):
             raise PydanticCustomError("want", "an object")
         for name, value in data.items():
             if name not in cls.model_fields and value is not None:
-                hint = cls._objection(name, value)
-                if hint is not None:
-                    text = f"is not supported by this server{hint}"
+                text = cls._objection(name, value)
+                if text is not None:
                     raise refused(text, field=name, code=UNSUPPORTED)
         return {
             name: data.get(name)
@@ -63,27 +63,35 @@ class _Object(BaseModel):
         }
 
 
-class TextPart(BaseModel):
+class _Part(_Object):
+    """A part of a message's content."""
+
+    type: str
+
+    @classmethod
+    def _objection(cls, name: str, value: Any) -> str | None:
+        if name == "prompt_cache_breakpoint":  # where a cache may end; there is none
+            return None
+        return super()._objection(name, value)
+
+
+class TextPart(_Part):
     """``{"type": "text", ...}``."""
 
-    text: str
+    text: Annotated[str, want("a string")]
 
 
-def _check_detail(value: str | None) -> str | None:
-    if value not in (None, "auto"):
-        text = 'takes only "auto"; the checkpoint says how images are cut'
-        raise refused(text, code=UNSUPPORTED)
-    return value
-
-
-class ImageUrl(BaseModel):
+class ImageUrl(_Object):
     """Where an image is."""
 
     url: str
-    detail: Annotated[Any, AfterValidator(_check_detail)] = None
+    detail: Annotated[
+        Literal["auto", "low", "high", "original"] | None, want("auto, low, high or original")
+    ] = None
+    """OpenAI's sizes of an image; without effect, for the checkpoint says how images are cut."""
 
 
-class ImagePart(BaseModel):
+class ImagePart(_Part):
     """``{"type": "image_url", ...}``."""
 
     image_url: Annotated[
@@ -97,9 +105,15 @@ class ImagePart(BaseModel):
 
 def _kind_of_part(part: Any) -> str | None:
     kind = part.get("type") if isinstance(part, dict) else None
-    if kind == "text" and isinstance(part.get("text"), str):
-        return "<text>"
-    return "<image_url>" if kind == "image_url" else None
+    return f"<{kind}>" if kind in ("text", "image_url") else None
+
+
+def _check_kind(part: Any) -> Any:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if isinstance(kind, str) and _kind_of_part(part) is None:
+        text = f"is {kind!r}; this server takes parts of the types text and image_url"
+        raise refused(text, field="type")
+    return part
 
 
 def _kind_of_content(content: Any) -> str | None:
@@ -116,6 +130,7 @@ Part = Annotated[
         custom_error_message='{"type": "text", "text": "..."} or '
         '{"type": "image_url", "image_url": {"url": "..."}}',
     ),
+    BeforeValidator(_check_kind),
 ]
 
 
@@ -141,6 +156,8 @@ class StreamOptions(_Object):
 
     include_usage: bool = False
     """A last chunk with the numbers of tokens."""
+    include_obfuscation: Literal[False] = False
+    """Padding that hides the lengths of pieces, which this server does not add."""
 
 
 def _check_number_of_stops(stops: list[str]) -> list[str]:
@@ -155,25 +172,6 @@ _Seed = Annotated[
     Field(ge=-(2**63), lt=2**63),
     want(f"a whole number from {-(2**63)} to {2**63 - 1}"),
 ]
-_WITHOUT_BEARING: Final = ("user", "metadata", "safety_identifier", "prompt_cache_key")
-"""Said about a request; the answer is the same."""
-_NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
-    "n": (1,),
-    "store": (False,),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "logit_bias": ({},),
-    "response_format": ({"type": "text"},),
-    "tools": ([],),
-    "tool_choice": ("none",),
-    "functions": ([],),
-    "function_call": ("none",),
-    "modalities": (["text"],),
-    "service_tier": ("auto", "default"),
-}
-"""Fields that may be given with the value that changes nothing."""
 
 
 class ChatCompletionRequest(_Object):
@@ -190,7 +188,7 @@ class ChatCompletionRequest(_Object):
     max_completion_tokens: _Tokens | None = None
     """The newer name of ``max_tokens``."""
     temperature: Annotated[float, Field(ge=0, le=2), want("a number from 0 to 2")] = 1.0
-    top_p: Annotated[float, Field(gt=0, le=1), want("a number from above 0 to 1")] = 1.0
+    top_p: Annotated[float, Field(ge=0, le=1), want("a number from 0 to 1")] = 1.0
     seed: _Seed | None = None
     stop: Annotated[
         list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]],
@@ -206,10 +204,7 @@ class ChatCompletionRequest(_Object):
 
     @classmethod
     def _objection(cls, name: str, value: Any) -> str | None:
-        allowed = _NEUTRAL.get(name, ())
-        if name in _WITHOUT_BEARING or any(_same(value, one) for one in allowed):
-            return None
-        return f"; it may be left out or {orjson.dumps(allowed[0]).decode()}" if allowed else ""
+        return objection(name, value)
 
     @model_validator(mode="after")
     def _check_together(self) -> ChatCompletionRequest:
@@ -232,9 +227,22 @@ class ChatCompletionRequest(_Object):
         return self.stream_options is not None and self.stream_options.include_usage
 
 
-def _same(value: Any, other: Any) -> bool:
-    """Equal in JSON, where true is no 1."""
-    return bool(value == other) and isinstance(value, bool) == isinstance(other, bool)
+def require_model(asked: Any, model_name: str) -> None:
+    """Refuse to answer for another model.
+
+    Raises:
+        RequestError: 400 if none is named, 404 if it is another one.
+    """
+    if not isinstance(asked, str):
+        code = "missing_required_parameter" if asked is None else None
+        raise RequestError(f"model: want the name {model_name!r}", param="model", code=code)
+    if asked != model_name:
+        raise RequestError(
+            f"model {asked[:200]!r} is not served here, only {model_name!r}",
+            status=404,
+            param="model",
+            code="model_not_found",
+        )
 
 
 def read_request(body: bytes, model_name: str) -> ChatCompletionRequest:
@@ -253,13 +261,7 @@ def read_request(body: bytes, model_name: str) -> ChatCompletionRequest:
         raise RequestError(f"the body is not JSON: {err.msg} (column {err.colno})") from err
     if not isinstance(data, dict):
         raise RequestError("the body is no JSON object")
-    if data.get("model") != model_name:
-        raise RequestError(
-            f"model {data.get('model')!r} is not served here, only {model_name!r}",
-            status=404,
-            param="model",
-            code="model_not_found",
-        )
+    require_model(data.get("model"), model_name)
     try:
         return ChatCompletionRequest.model_validate(data)
     except ValidationError as err:

@@ -12,7 +12,15 @@ from typing import Any, Final
 from pydantic import BeforeValidator, ValidationError, WrapValidator
 from pydantic_core import PydanticCustomError
 
-_CODES: Final = {401: "invalid_api_key", 404: "not_found", 413: "too_large", 429: "queue_full"}
+_CODES: Final = {
+    400: "invalid_value",
+    401: "invalid_api_key",
+    404: "not_found",
+    405: "method_not_supported",
+    408: "request_timeout",
+    413: "too_large",
+    429: "queue_full",
+}
 UNSUPPORTED: Final = "unsupported_parameter"
 
 
@@ -89,4 +97,5 @@ def refusal(err: ValidationError) -> RequestError:
     value = first["input"]
     told = f" is {value!r}," if isinstance(value, str | int | float) else ":"
     want = f"want {first['msg']}" if first["type"] == "want" else first["msg"]
-    return RequestError(f"{param}{told} {want}", param=param)
+    code = "missing_required_parameter" if value is None else None
+    return RequestError(f"{param}{told} {want}", param=param, code=code)

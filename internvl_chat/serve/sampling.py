@@ -15,7 +15,8 @@ class SamplingParams:
     temperature: float
     """0 takes the likeliest token, whatever the others say."""
     top_p: float
-    """Only the likeliest tokens that together reach this probability are drawn from."""
+    """Only the likeliest tokens that together reach this probability are drawn from; 0 leaves the
+    likeliest one."""
     seed: int | None
     """None: another answer every time."""
 
@@ -48,6 +49,7 @@ class Sampler:
         probabilities, tokens = scaled.softmax(-1).sort(descending=True, stable=True)
         if self._sampling.top_p < 1:
             before = probabilities.cumsum(-1) - probabilities
-            probabilities = probabilities.masked_fill(before >= self._sampling.top_p, 0.0)
+            is_out = (before >= self._sampling.top_p) & (before > 0)
+            probabilities = probabilities.masked_fill(is_out, 0.0)
         place = torch.multinomial(probabilities, 1, generator=self._generator)
         return int(tokens[place])

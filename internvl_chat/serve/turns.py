@@ -13,13 +13,22 @@ CheckText = Callable[[str, str], None]
 """Called with what a client wrote and where; raises RequestError if it must not stand there."""
 
 
+@dataclass(frozen=True)
+class SentImage:
+    """An image of a request, not read yet."""
+
+    url: str
+    where: str
+    """Its place in the request, as ``messages[0].content[1].image_url``."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ChatTurns:
     """What was said so far; the last question waits for its answer."""
 
     turns: tuple[tuple[str, str | None], ...]
     """(question, answer) pairs with one ``<image>`` tag per image; the last answer is None."""
-    image_urls: tuple[str, ...]
+    images: tuple[SentImage, ...]
     """In reading order."""
     system_message: str | None
     """None takes the checkpoint's own."""
@@ -28,8 +37,10 @@ class ChatTurns:
 def read_turns(messages: Sequence[Message], check_text: CheckText) -> ChatTurns:
     """Pair questions and answers.
 
-    An image part becomes an ``<image>`` tag where it stands; parts are joined by line breaks, as
-    the training data has them (``<image>\\nquestion``).
+    An image part becomes an ``<image>`` tag; parts are joined by line breaks, as the training data
+    has them (``<image>\\nquestion``). The order of a user's parts is kept, but for the message that
+    begins with its only text: its images go first, for that is how questions look in training.
+    Parts of nothing but white space are dropped.
 
     Args:
         messages: at least one.
@@ -39,9 +50,9 @@ def read_turns(messages: Sequence[Message], check_text: CheckText) -> ChatTurns:
         RequestError: another order than system?, (user, assistant)*, user, or an image in a message
             of somebody else than the user.
     """
-    urls: list[str] = []
+    images: list[SentImage] = []
     texts = [
-        _text(message, f"messages[{number}].content", check_text, urls)
+        _text(message, f"messages[{number}].content", check_text, images)
         for number, message in enumerate(messages)
     ]
     first = int(messages[0].role in ("system", "developer"))
@@ -61,13 +72,13 @@ def read_turns(messages: Sequence[Message], check_text: CheckText) -> ChatTurns:
         raise RequestError("messages: the last one must be the user's", param="messages")
     return ChatTurns(
         turns=tuple(zip(questions, [*answers, None], strict=True)),
-        image_urls=tuple(urls),
+        images=tuple(images),
         system_message=texts[0] if first else None,
     )
 
 
-def _text(message: Message, where: str, check_text: CheckText, urls: list[str]) -> str:
-    """A message's text with its tags; the URLs of its images are added to ``urls``."""
+def _text(message: Message, where: str, check_text: CheckText, images: list[SentImage]) -> str:
+    """A message's text with its tags; its images are added to ``images``."""
     if isinstance(message.content, str):
         check_text(message.content, where)
         return message.content
@@ -78,8 +89,15 @@ def _text(message: Message, where: str, check_text: CheckText, urls: list[str]) 
             check_text(part.text, f"{place}.text")
             pieces.append(part.text)
         elif message.role == "user":
-            urls.append(part.image_url.url)
+            images.append(SentImage(part.image_url.url, f"{place}.image_url"))
             pieces.append(IMAGE_TAG)
         else:
             raise RequestError(f"{place}: only messages of the user hold images", param=place)
-    return "\n".join(pieces)
+    return "\n".join(_in_order(pieces) if message.role == "user" else pieces)
+
+
+def _in_order(pieces: Sequence[str]) -> Sequence[str]:
+    """A user's texts and tags in the order in which the model reads them."""
+    said = [piece for piece in pieces if piece.strip()]
+    texts = [piece for piece in said if piece != IMAGE_TAG]  # no text is a tag: it was checked
+    return [*said[1:], *texts] if len(texts) == 1 and said[0] == texts[0] else said

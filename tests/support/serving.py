@@ -86,7 +86,7 @@ def turns_of(
     turns: tuple[tuple[str, str | None], ...], *, system_message: str | None = None
 ) -> ChatTurns:
     """A conversation whose images come as tiles."""
-    return ChatTurns(turns=turns, image_urls=(), system_message=system_message)
+    return ChatTurns(turns=turns, images=(), system_message=system_message)
 
 
 def sampling(

@@ -18,14 +18,15 @@ from internvl_chat.serve.images import decode_data_url, fetch_remote, tiles_of_f
 from internvl_chat.serve.refusals import RequestError
 from internvl_chat.serve.remote import RemoteImages
 from internvl_chat.serve.settings import RequestLimits
+from internvl_chat.serve.turns import SentImage
 from tests.support.serving import data_url, shape_image
 
 LIMITS = RequestLimits(max_image_bytes=20_000, max_upload_pixels=20_000)
 
 
 def load(url: str) -> Image.Image:
-    (found,) = asyncio.run(fetch_remote([url], LIMITS, None))
-    assert isinstance(found, str)
+    (found,) = asyncio.run(fetch_remote([SentImage(url, "image 1")], LIMITS, None))
+    assert isinstance(found, SentImage)
     decoded: list[Image.Image] = []
 
     def cut(raw: bytes, name: str, max_pixels: int) -> torch.Tensor:
@@ -34,7 +35,7 @@ def load(url: str) -> Image.Image:
         decoded.append(image.rgb)
         return torch.zeros(1)
 
-    tiles_of_file(decode_data_url(found, "image 1", LIMITS), "image 1", LIMITS, cut)
+    tiles_of_file(decode_data_url(found, LIMITS), "image 1", LIMITS, cut)
     return decoded[0]
 
 
@@ -125,14 +126,15 @@ def test_files_of_other_machines_are_limited_together() -> None:
     limits = RequestLimits(max_request_bytes=10)
     remote = Remote(max_bytes=5)
     urls = ["http://other/a.png", "data:image/png;base64,", "http://other/a.png"]
-    found = asyncio.run(fetch_remote(urls, limits, remote))
-    assert found == [b"12345", urls[1], b"12345"]
+    images = [SentImage(url, f"image {number}") for number, url in enumerate(urls, start=1)]
+    found = asyncio.run(fetch_remote(images, limits, remote))
+    assert found == [b"12345", images[1], b"12345"]
     with pytest.raises(RequestError, match="together") as caught:
-        asyncio.run(fetch_remote([*urls, urls[0]], limits, remote))
+        asyncio.run(fetch_remote([*images, SentImage(urls[0], "image 4")], limits, remote))
     assert (caught.value.status, caught.value.param) == (413, "image 4")
 
 
 def test_too_many_images() -> None:
     with pytest.raises(RequestError, match="3 images; this server takes 2") as caught:
-        asyncio.run(fetch_remote(["data:x"] * 3, RequestLimits(max_images=2), None))
+        asyncio.run(fetch_remote([SentImage("data:x", "")] * 3, RequestLimits(max_images=2), None))
     assert (caught.value.status, caught.value.param) == (413, "messages")

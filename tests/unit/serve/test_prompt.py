@@ -97,15 +97,17 @@ def test_a_prompt_must_leave_room_for_an_answer() -> None:
     with pytest.raises(RequestError) as caught:
         prompt(most + 1)
     assert "prompt is 2048 tokens long" in caught.value.message
-    assert "context is 2048 tokens" in caught.value.message
+    assert "This model's maximum context length is 2048 tokens" in caught.value.message
     assert caught.value.code == "context_length_exceeded"
 
 
 def test_text_beyond_all_measure_is_refused_before_it_is_tokenized() -> None:
     check = Prompter(*tiny()).text_check()
     check("a" * 64 * 2048, "messages[0].content")
-    with pytest.raises(RequestError, match="more than 131072 characters"):
+    with pytest.raises(RequestError, match="more than 131072 characters") as caught:
         check("a", "messages[1].content")
+    assert "This model's maximum context length is 2048 tokens" in caught.value.message
+    assert caught.value.code == "context_length_exceeded"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from internvl_chat.serve.protocol import ChatCompletionRequest, read_request
 from internvl_chat.serve.refusals import RequestError
 from internvl_chat.serve.replies import ReplyWriter, count_usage, model_list
-from internvl_chat.serve.turns import ChatTurns, read_turns
+from internvl_chat.serve.turns import ChatTurns, SentImage, read_turns
 from tests.support.serving import text_part
 
 USER = {"role": "user", "content": "Hi"}
@@ -61,6 +61,7 @@ def test_every_setting_arrives() -> None:
         {"n": 1, "store": False, "user": "me", "metadata": {"a": "b"}},
         {"tools": [], "tool_choice": "none", "response_format": {"type": "text"}},
         {"logprobs": False, "frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {}},
+        {"anything": [], "else": {}, "more": ""},
         {"tools": None, "anything": None, "stop": None, "temperature": None, "stream": None},
     ],
 )
@@ -79,13 +80,13 @@ def test_what_changes_nothing_may_be_said(fields: dict[str, Any]) -> None:
         ({"logprobs": 0}, "logprobs", "not supported"),
         ({"frequency_penalty": 0.5}, "frequency_penalty", "not supported"),
         ({"store": True}, "store", "not supported"),
-        ({"reasoning_effort": "low"}, "reasoning_effort", "not supported"),
+        ({"do_sample": False}, "do_sample", "do_sample is not supported"),
         ({"typo": 1}, "typo", "typo is not supported by this server"),
         ({"temperature": -0.1}, "temperature", "temperature is -0.1, want a number from 0 to 2"),
         ({"temperature": 2.1}, "temperature", "2.1"),
         ({"temperature": "0"}, "temperature", "'0'"),
         ({"temperature": True}, "temperature", "True"),
-        ({"top_p": 0}, "top_p", "want a number from above 0 to 1"),
+        ({"top_p": 1.1}, "top_p", "want a number from 0 to 1"),
         ({"seed": 1.5}, "seed", "want a whole number"),
         ({"seed": 2**63}, "seed", "want a whole number"),
         ({"max_tokens": 0}, "max_tokens", "max_tokens is 0, want a whole number from 1"),
@@ -116,6 +117,10 @@ def test_another_model_and_no_json() -> None:
         parse(model="gpt")
     assert caught.value.body()["error"]["code"] == "model_not_found"
     assert caught.value.status == 404
+    for model, code in ((None, "missing_required_parameter"), (5, "invalid_value")):
+        with pytest.raises(RequestError, match="model: want the name 'm'") as caught:
+            parse(model=model)
+        assert (caught.value.status, caught.value.code) == (400, code)
     for body, problem in ((b"{", "not JSON"), (b"[]", "no JSON object"), (b"\xff", "not JSON")):
         with pytest.raises(RequestError, match=problem):
             read_request(body, "m")
@@ -129,13 +134,58 @@ def test_images_stand_where_their_parts_stand() -> None:
         {"role": "user", "content": "Sure?"},
     )
     assert conversation.system_message == "Be brief."
-    assert conversation.image_urls == ("data:1", "data:2")
+    assert conversation.images == (
+        SentImage("data:1", "messages[1].content[0].image_url"),
+        SentImage("data:2", "messages[1].content[2].image_url"),
+    )
     assert conversation.turns == (
         ("<image>\nWhat?\n<image>", "A star.\nTwo."),
         ("Sure?", None),
     )
     assert read({"role": "developer", "content": "x"}, USER).system_message == "x"
     assert read(USER).system_message is None
+
+
+@pytest.mark.parametrize(
+    ("parts", "question"),
+    [
+        ("T1", "<image>\nT"),
+        ("T12", "<image>\n<image>\nT"),
+        ("1T", "<image>\nT"),
+        ("12T", "<image>\n<image>\nT"),
+        ("1T2", "<image>\nT\n<image>"),
+        ("T1U", "T\n<image>\nU"),
+        ("T1U2", "T\n<image>\nU\n<image>"),
+        ("TU1", "T\nU\n<image>"),
+        ("1TU", "<image>\nT\nU"),
+        ("T", "T"),
+        ("TU", "T\nU"),
+        ("12", "<image>\n<image>"),
+        (" T 1 ", "<image>\nT"),
+        (" 1 ", "<image>"),
+    ],
+)
+def test_the_only_text_follows_its_images(parts: str, question: str) -> None:
+    """In every message of the history: digits are images, letters and blanks are texts."""
+    content = [show(f"data:{one}") if one.isdigit() else text_part(one) for one in parts]
+    asked = {"role": "user", "content": content}
+    conversation = read(asked, {"role": "assistant", "content": "A"}, asked)
+    assert conversation.turns == ((question, "A"), (question, None))
+    urls = [f"data:{one}" for one in parts if one.isdigit()]
+    assert [image.url for image in conversation.images] == urls * 2
+
+
+def test_the_system_and_the_answers_keep_every_part() -> None:
+    parts = [text_part("a"), text_part(""), text_part("b")]
+    conversation = read({"role": "system", "content": parts}, USER)
+    assert conversation.system_message == "a\n\nb"
+
+
+@pytest.mark.parametrize("detail", ["auto", "low", "high", "original", None])
+def test_every_detail_is_the_same_image(detail: str | None) -> None:
+    part = {"type": "image_url", "image_url": {"url": "data:1", "detail": detail}}
+    asked = {"role": "user", "content": [part, text_part("What?")]}
+    assert read(asked) == read({"role": "user", "content": [show("data:1"), text_part("What?")]})
 
 
 def test_an_answer_may_be_sent_back_as_it_came() -> None:
@@ -180,16 +230,44 @@ ANSWER = {"role": "assistant", "content": "A"}
         ([USER, ANSWER], "messages", "the last one must be the user's"),
         ([{"role": "system", "content": "s"}], "messages", "the last one must be the user's"),
         ([{"role": "user", "content": ["x"]}], "messages[0].content[0]", "want {"),
-        ([{"role": "user", "content": [{"type": "audio"}]}], "messages[0].content[0]", "want {"),
+        ([{"role": "user", "content": [{}]}], "messages[0].content[0]", "want {"),
+        (
+            [{"role": "user", "content": [{"type": "text", "text": 1}]}],
+            "messages[0].content[0].text",
+            "text is 1, want a string",
+        ),
+        (
+            [{"role": "user", "content": [{"type": "text"}]}],
+            "messages[0].content[0].text",
+            "text: want a string",
+        ),
+        (
+            [{"role": "user", "content": [{**text_part("a"), "size": 1}]}],
+            "messages[0].content[0].size",
+            "size is not supported",
+        ),
+        *(
+            (
+                [{"role": "user", "content": [text_part("a"), {"type": kind, kind: {}}]}],
+                "messages[0].content[1].type",
+                f"is '{kind}'; this server takes parts of the types text and image_url",
+            )
+            for kind in ("input_audio", "file", "refusal", "video_url")
+        ),
         (
             [{"role": "user", "content": [{"type": "image_url", "image_url": "data:"}]}],
             "messages[0].content[0].image_url",
             'want {"url"',
         ),
         (
-            [{"role": "user", "content": [{**show(), "image_url": {"url": "", "detail": "low"}}]}],
+            [{"role": "user", "content": [{**show(), "image_url": {"url": "", "detail": "med"}}]}],
             "messages[0].content[0].image_url.detail",
-            'only "auto"',
+            "detail is 'med', want auto, low, high or original",
+        ),
+        (
+            [{"role": "user", "content": [{**show(), "image_url": {"url": "", "max_pixels": 1}}]}],
+            "messages[0].content[0].image_url.max_pixels",
+            "is not supported",
         ),
         ([{"role": "system", "content": [show()]}, USER], "messages[0].content[0]", "of the user"),
     ],
@@ -265,12 +343,15 @@ def test_errors() -> None:
     error = RequestError("no", param="n", code="c").body()["error"]
     assert error == {"message": "no", "type": "invalid_request_error", "param": "n", "code": "c"}
     told = {}
-    for status in (401, 404, 413, 415, 429, 500, 503):
+    for status in (400, 401, 404, 405, 408, 413, 415, 429, 500, 503):
         error = RequestError("no", status=status).body()["error"]
         told[status] = (error["type"], error["code"])
     assert told == {
+        400: ("invalid_request_error", "invalid_value"),
         401: ("invalid_request_error", "invalid_api_key"),
         404: ("invalid_request_error", "not_found"),
+        405: ("invalid_request_error", "method_not_supported"),
+        408: ("invalid_request_error", "request_timeout"),
         413: ("invalid_request_error", "too_large"),
         415: ("invalid_request_error", None),
         429: ("rate_limit_error", "queue_full"),

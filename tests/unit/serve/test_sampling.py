@@ -36,6 +36,7 @@ def test_frequencies_follow_the_temperature() -> None:
 
 
 def test_top_p_keeps_the_likeliest_that_reach_it() -> None:
+    assert set(draws(300, top_p=0, seed=1)) == {1}
     assert set(draws(300, top_p=0.5, seed=1)) == {1}
     assert set(draws(300, top_p=0.51, seed=1)) == {1, 2}
     assert set(draws(300, top_p=1.0, seed=1)) == {0, 1, 2, 3}
