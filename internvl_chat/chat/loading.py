@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +68,13 @@ def load_model(
     """
     _refuse_several(device=device, device_map=device_map, gpus=gpus)
     _refuse_several(load_in_8bit=load_in_8bit or None, quantization_config=quantization_config)
-    require_complete(path)
+    place = require_loadable(path, device=device, gpus=gpus, load_in_8bit=load_in_8bit)
     tokenizer = load_tokenizer(path)
     config = read_chat_config(path)
     require_tokenizer_fits(tokenizer, config, path)
     _warn_of_four_bits(quantization_config)
     if gpus is not None:
         device_map = _spread(path, config, gpus)
-    place = default_device() if device is None else torch.device(device)
     options: dict[str, Any] = {
         "dtype": default_dtype(place) if dtype is None else dtype,
         "device_map": {"": place} if device_map is None else device_map,
@@ -95,6 +95,70 @@ def load_model(
     return model, tokenizer
 
 
+def require_loadable(
+    path: str,
+    *,
+    device: torch.device | str | None = None,
+    gpus: int | None = None,
+    load_in_8bit: bool = False,
+) -> torch.device:
+    """Find what would end :func:`load_model`, before a weight is read.
+
+    Args:
+        path, device, gpus, load_in_8bit: of :func:`load_model`.
+
+    Returns:
+        Where a model goes that lies in one place.
+
+    Raises:
+        CheckpointError: no complete checkpoint of this model family at ``path``.
+        ConfigError: no such device, too few GPUs, or a package is missing.
+    """
+    if not path:
+        raise ConfigError("no model is named", where="model", fix="Give a checkpoint's directory.")
+    if load_in_8bit and find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            "int8 needs bitsandbytes, which is not installed",
+            where="load_in_8bit",
+            fix="pip install bitsandbytes",
+        )
+    place = default_device() if device is None else _find_device(device)
+    if gpus is not None:
+        _require_gpus(gpus)
+    require_complete(path)
+    return place
+
+
+def _find_device(device: torch.device | str) -> torch.device:
+    """Raises:
+    ConfigError: there is no such device, or torch does not compute on it.
+    """
+    try:
+        place = torch.device(device)
+        torch.zeros(1, device=place).add(1).item()
+    # Torch says it in many ways: no such kind, not compiled in, no driver, no such number.
+    except (RuntimeError, AssertionError, ImportError, ValueError) as err:
+        count = torch.cuda.device_count()
+        raise ConfigError(
+            f"{str(device)!r} is no device that torch computes on here",
+            where="device",
+            fix=f"Give cpu, or one of {count} GPUs: cuda:0, ..." if count else "Give cpu.",
+        ) from err
+    return place
+
+
+def _require_gpus(gpus: int) -> None:
+    """Raises:
+    ConfigError: there are fewer.
+    """
+    if not 1 <= gpus <= torch.cuda.device_count():
+        raise ConfigError(
+            f"{gpus} asked for, {torch.cuda.device_count()} found",
+            where="gpus",
+            fix="On a machine without GPUs leave it out.",
+        )
+
+
 def _refuse_several(**given: object) -> None:
     """Raise ConfigError if more than one of these settings is given."""
     names = [name for name, value in given.items() if value is not None]
@@ -110,12 +174,7 @@ def _spread(path: str, config: InternVLChatConfig, gpus: int) -> dict[str, int]:
     Raises:
         ConfigError: there are fewer GPUs, or the modules have other names than the map's.
     """
-    if not 1 <= gpus <= torch.cuda.device_count():
-        raise ConfigError(
-            f"{gpus} asked for, {torch.cuda.device_count()} found",
-            where="gpus",
-            fix="On a machine without GPUs leave it out.",
-        )
+    _require_gpus(gpus)
     if (config.use_llm_lora or config.use_backbone_lora) and has_model_weights(Path(path)):
         raise ConfigError(
             f"{path} carries LoRA layers inside, which cannot be spread",

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from internvl_chat.chat.media_errors import told_for_inference
 from internvl_chat.config import (
     MAX_IMAGE_PIXELS,
     DecodeConfig,
@@ -54,24 +55,31 @@ def load_tiles(
     Raises:
         BadRecordError: the file is missing, too large or no image.
     """
+    with told_for_inference():
+        tiles = _cut(image, config, where, max_pixels)
+    return pixels.normalize_pixels(tiles, normalize_type=config.normalize_type)
+
+
+def _cut(
+    image: str | bytes | Image.Image, config: ImageConfig, where: str, max_pixels: int
+) -> Tensor:
+    """(n, 3, S, S) uint8; arguments are those of :func:`load_tiles`."""
     most = config.max_dynamic_patch
     if isinstance(image, Image.Image):
-        rgb = images.to_rgb(image, where=where or "load_image", decode=config.decode)
-        tiles = pixels.preprocess(rgb, config, max_tiles=most)
-    else:
-        name = where or (image if isinstance(image, str) else "the image")
-        raw = read_bytes(image, where=name) if isinstance(image, str) else image
-        decoded = images.decode_image(
-            raw,
-            where=name,
-            path=name,
-            max_pixels=max_pixels,
-            decode=config.decode,
-            fit=lambda size: least_size(size, config, max_tiles=most),
-        )
-        size = decoded.geometry.size
-        tiles = pixels.preprocess(decoded.pixels, config, max_tiles=most, size=size)
-    return pixels.normalize_pixels(tiles, normalize_type=config.normalize_type)
+        rgb = images.to_rgb(image, path=where or "the image", decode=config.decode)
+        return pixels.preprocess(rgb, config, max_tiles=most)
+    name = where or (image if isinstance(image, str) else "the image")
+    raw = read_bytes(image, where=name) if isinstance(image, str) else image
+    decoded = images.decode_image(
+        raw,
+        where=name,
+        path=name,
+        max_pixels=max_pixels,
+        decode=config.decode,
+        fit=lambda size: least_size(size, config, max_tiles=most),
+    )
+    size = decoded.geometry.size
+    return pixels.preprocess(decoded.pixels, config, max_tiles=most, size=size)
 
 
 def load_image(
@@ -152,14 +160,16 @@ def load_video(
             normalize_type=normalize_type,
             decode=DecodeConfig.as_stored(),
         )
-    opened = video.open_video(path, where=path, backend=video_backend, decode=config.decode)
-    chosen = video.choose_frames(
-        opened,
-        clip=bound,
-        min_num_frame=num_segments,
-        max_num_frame=num_segments,
-        rng=None,
-        where=path,
-    )
-    tiles = [load_tiles(frame, config) for frame in opened.frames(chosen)]
+    with told_for_inference():
+        opened = video.open_video(path, where=path, backend=video_backend, decode=config.decode)
+        chosen = video.choose_frames(
+            opened,
+            clip=bound,
+            min_num_frame=num_segments,
+            max_num_frame=num_segments,
+            rng=None,
+            where=path,
+        )
+        frames = opened.frames(chosen)
+    tiles = [load_tiles(frame, config) for frame in frames]
     return torch.cat(tiles), [1] * len(tiles)

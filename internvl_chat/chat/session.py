@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -13,10 +14,14 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from internvl_chat.chat.answer_text import AnswerText
+from internvl_chat.chat.context import count_tokens, require_room, require_room_for_frames
 from internvl_chat.chat.media import image_config_of, load_tiles, load_video
+from internvl_chat.chat.typed_text import require_text
 from internvl_chat.config import VideoBackend
 from internvl_chat.data.video import expand_video_tag
 from internvl_chat.model.constants import IMAGE_TAG, VIDEO_TAG
+
+_TAG: Final = re.compile(f"{IMAGE_TAG}|{VIDEO_TAG}")
 
 
 class _AnswerStreamer(BaseStreamer):
@@ -71,6 +76,8 @@ class Reply:
     seconds: float
     """From the question to the last token, images included."""
     first_token_seconds: float
+    ended_by_context: bool = False
+    """The model could read no further; the answer may have gone on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +90,18 @@ class Prompt:
     """(n, 3, S, S) float32, reading order; ``None`` without images."""
     num_patches: list[int]
     """Tiles of each image."""
+    room: int | None
+    """Tokens that the model's context has left for the answer; None without a limit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _NewMedia:
+    """An image or video that no question is about yet."""
+
+    tag: str
+    """``<image>`` or ``<video>``."""
+    tags: str
+    """One ``<image>`` for each image that the model sees, as they stand before a question."""
 
 
 @dataclass
@@ -100,8 +119,8 @@ class ChatSession:
     """Library that reads video files."""
     _tiles: list[Tensor] = field(default_factory=list)
     _num_patches: list[int] = field(default_factory=list)
-    _prefix: str = ""
-    """Tags of what was added since the last question."""
+    _new: list[_NewMedia] = field(default_factory=list)
+    """What was added since the last question."""
 
     def add_image(self, path: str) -> None:
         """The next question is about this image too.
@@ -110,26 +129,30 @@ class ChatSession:
             BadRecordError: the file cannot be used.
         """
         tiles = load_tiles(path, image_config_of(self.model.config))
-        self._add(path, tiles, [len(tiles)], f"{IMAGE_TAG}\n")
+        new = _NewMedia(tag=IMAGE_TAG, tags=f"{IMAGE_TAG}\n")
+        self._add(path, tiles, [len(tiles)], new)
 
     def add_video(self, path: str, *, num_segments: int = 8) -> None:
         """The next question is about this video too.
 
         Raises:
             BadRecordError: the file cannot be used.
+            ConfigError: so many frames are longer than the model's context.
         """
+        require_room_for_frames(self.model, num_segments)
         tiles, counts = load_video(
             path,
             model=self.model,
             num_segments=num_segments,
             video_backend=self.video_backend,
         )
-        self._add(path, tiles, counts, expand_video_tag(f"{VIDEO_TAG}\n", len(counts)))
+        tags = expand_video_tag(f"{VIDEO_TAG}\n", len(counts))
+        self._add(path, tiles, counts, _NewMedia(tag=VIDEO_TAG, tags=tags))
 
-    def _add(self, path: str, tiles: Tensor, counts: list[int], tags: str) -> None:
+    def _add(self, path: str, tiles: Tensor, counts: list[int], new: _NewMedia) -> None:
         self._tiles.append(tiles)
         self._num_patches += counts
-        self._prefix += tags
+        self._new.append(new)
         self.media.append(path)
 
     def reset(self) -> None:
@@ -138,7 +161,7 @@ class ChatSession:
         self.media.clear()
         self._tiles.clear()
         self._num_patches.clear()
-        self._prefix = ""
+        self._new.clear()
 
     def remember(self, question: str, answer: str) -> None:
         """Take a question and its answer as given, the images added before it included.
@@ -147,36 +170,71 @@ class ChatSession:
         kept elsewhere.
         """
         self.history = [*self.history, (self._with_tags(question), answer)]
-        self._prefix = ""
+        self._new.clear()
 
     def take(self, question: str) -> Prompt:
         """The question with the images added before it; the session forgets them.
 
         Raises:
-            ValueError: an empty question, or another number of ``<image>`` than images.
+            ValueError: no question, or another number of ``<image>`` than images.
+            PromptTooLongError: the model's context leaves no room for an answer.
         """
-        _refuse_empty(question)
-        text, counts = self._with_tags(question), list(self._num_patches)
-        if text.count(IMAGE_TAG) != len(counts):
-            raise ValueError(
-                f"{text.count(IMAGE_TAG)} {IMAGE_TAG} tags in the question, {len(counts)} images"
-            )
+        text, room = self._checked(question)
         tiles = torch.cat(self._tiles) if self._tiles else None
+        counts = list(self._num_patches)
         self.reset()
-        return Prompt(text=text, tiles=tiles, num_patches=counts)
+        return Prompt(text=text, tiles=tiles, num_patches=counts, room=room)
 
     def count_prompt_tokens(self, question: str) -> int:
         """Tokens that the model would read if this were asked now, image tokens included."""
         turns = [*self.history, (self._with_tags(question), None)]
-        prompt = self.model.conv_template.render(turns, self.model.system_message).text
-        text = self.tokenizer(prompt.replace(IMAGE_TAG, ""), add_special_tokens=False)
-        # Every image has a token before and after it.
-        tiles, images = sum(self._num_patches), len(self._num_patches)
-        num_image_tokens = tiles * self.model.num_image_token + 2 * images
-        return len(text["input_ids"]) + num_image_tokens
+        return count_tokens(self.model, self.tokenizer, turns, self._num_patches)
+
+    def has_room(self, prompt: Prompt) -> bool:
+        """Whether the longest answer fits into the model's context behind the prompt."""
+        most = self.generation.get("max_new_tokens")
+        return prompt.room is None or most is None or most <= prompt.room
+
+    def settings_for(self, room: int | None) -> dict[str, Any]:
+        """Keywords of ``generate`` for an answer of at most ``room`` tokens."""
+        most = self.generation.get("max_new_tokens")
+        if room is None or most is None:
+            return dict(self.generation)
+        return {**self.generation, "max_new_tokens": min(most, room)}
+
+    def _checked(self, question: str) -> tuple[str, int | None]:
+        """The question with its tags, and the room that it leaves for an answer."""
+        require_text(question)
+        text = self._with_tags(question)
+        num_tags, num_new = text.count(IMAGE_TAG), sum(n.tags.count(IMAGE_TAG) for n in self._new)
+        if num_tags != num_new:
+            raise ValueError(
+                f"{num_tags} {IMAGE_TAG} tags in the question, {num_new} images. Write one for "
+                "each image that is new, or none"
+            )
+        num_tokens = self.count_prompt_tokens(question)
+        return text, require_room(self.model, num_tokens, self._num_patches)
 
     def _with_tags(self, question: str) -> str:
-        return question if IMAGE_TAG in question else self._prefix + question
+        """The question with a tag for each new image and frame: where it has one, else before it.
+
+        Raises:
+            ValueError: the tags of new videos and images are not those of what was added.
+        """
+        tags = [new.tag for new in self._new]
+        if VIDEO_TAG not in tags or VIDEO_TAG not in question:
+            has_tags = IMAGE_TAG in question
+            return question if has_tags else "".join(new.tags for new in self._new) + question
+        if _TAG.findall(question) != tags:
+            raise ValueError(
+                f"the question's tags are {' '.join(_TAG.findall(question))}, but {' '.join(tags)} "
+                "came with it. Write them in this order, or none"
+            )
+        first, *pieces = question.split(VIDEO_TAG)
+        frames = [new.tags for new in self._new if new.tag == VIDEO_TAG]
+        return first + "".join(
+            tags + piece.removeprefix("\n") for tags, piece in zip(frames, pieces, strict=True)
+        )
 
     def ask(
         self,
@@ -195,17 +253,17 @@ class ChatSession:
                 what was said so far is the answer.
 
         Raises:
-            ValueError: an empty question, or another number of ``<image>`` than new images.
+            ValueError: no question, or another number of ``<image>`` than new images.
+            PromptTooLongError: the model's context leaves no room for an answer.
         """
-        _refuse_empty(question)
-        text = self._with_tags(question)
         begin = time.perf_counter()
+        text, room = self._checked(question)
         pixels = None
         if self._tiles:
             pixels = torch.cat(self._tiles).to(self.model.device, self.model.dtype)
         answer_text = AnswerText(self.tokenizer, (self.model.conv_template.stop_str,))
         streamer = _AnswerStreamer(answer_text, tell)
-        settings = {**self.generation, "streamer": streamer}
+        settings = {**self.settings_for(room), "streamer": streamer}
         if should_stop is not None:
             settings["stopping_criteria"] = StoppingCriteriaList([StopOnRequest(should_stop)])
         answer, history = self.model.chat(
@@ -218,15 +276,12 @@ class ChatSession:
             num_patches_list=self._num_patches if self._tiles else None,
         )
         end = time.perf_counter()
-        self.history, self._prefix = history, ""
+        self.history = history
+        self._new.clear()
         return Reply(
             text=answer,
             num_tokens=streamer.num_tokens,
             seconds=end - begin,
             first_token_seconds=(streamer.first_token or end) - begin,
+            ended_by_context=streamer.num_tokens == room,
         )
-
-
-def _refuse_empty(question: str) -> None:
-    if not question.strip():
-        raise ValueError("the question is empty")

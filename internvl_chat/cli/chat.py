@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
 import sys
 from collections.abc import Iterator
@@ -10,10 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from internvl_chat.cli.chat_arguments import check_arguments
 from internvl_chat.cli.options import VideoReader, verb_app
 from internvl_chat.errors import ConfigError
 
 if TYPE_CHECKING:
+    from internvl_chat.chat.answer_file import AnswerFile
+    from internvl_chat.chat.question_lines import QuestionSource
     from internvl_chat.chat.session import ChatSession, Reply
 
 
@@ -50,57 +55,52 @@ def chat(
     FILE, "id": anything}; --out gets {"line": n, "id": ..., "question": ..., "answer": ...} for
     each, or "error" in place of the answer. Lines that --out already answers are not asked again.
     """
-    _check_files(batch, out, question, image or [], video or [])
+    images, videos = image or [], video or []
+    questions = check_arguments(batch, out, question, images, videos, temperature, video_backend)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # an answer that it cannot spell ends nothing
+        sys.stdout.reconfigure(errors="backslashreplace")
     generation: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": temperature > 0}
     if temperature > 0:
         generation["temperature"] = temperature
-    from transformers.utils.logging import disable_progress_bar
-
-    from internvl_chat.chat.interactive import converse
-    from internvl_chat.chat.loading import (
-        load_model,  # seconds: after the arguments were seen to be right
+    session = _load_session(
+        generation, model, video_backend, device=device, gpus=gpus, load_in_8bit=load_in_8bit
     )
-    from internvl_chat.chat.session import ChatSession
-
-    disable_progress_bar()  # of loading: the terminal is for the conversation
-    loaded, tokenizer = load_model(model, device=device, gpus=gpus, load_in_8bit=load_in_8bit)
-    session = ChatSession(loaded, tokenizer, generation, video_backend=video_backend)
-    if batch is not None and out is not None:
-        raise typer.Exit(_answer_file(session, batch, out, num_segments, batch_size))
-    for path in image or ():
+    if questions is not None:
+        raise typer.Exit(_answer_file(session, *questions, num_segments, batch_size, as_json))
+    for path in images:
         session.add_image(path)
-    for path in video or ():
+    for path in videos:
         session.add_video(path, num_segments=num_segments)
     if question is not None:
         _ask(session, question, as_json)
     else:
-        converse(
-            session,
-            _lines(),
-            ask=lambda line: _ask(session, line, as_json),
-            tell=lambda text: typer.echo(text, err=True),
-            num_segments=num_segments,
-        )
+        _converse(session, num_segments, as_json)
 
 
-def _check_files(
-    batch: str | None, out: Path | None, question: str | None, image: list[str], video: list[str]
-) -> None:
-    """Find what is wrong before seconds go into loading a model."""
-    if batch is not None and (question is not None or image or video):
-        raise ConfigError(
-            "--batch takes questions and images from its file",
-            where="--batch",
-            fix="Leave out the question, --image and --video.",
-        )
-    if (batch is None) != (out is None):
-        raise ConfigError("--batch and --out go together", where="--batch")
-    for option, paths in (("--image", image), ("--video", video)):
-        for path in paths:
-            if not Path(path).exists():
-                raise ConfigError(f"no such file: {path}", where=option)
-    if batch not in (None, "-"):
-        _open(str(batch))
+def _load_session(
+    generation: dict[str, Any], path: str, video_backend: VideoReader, **options: Any
+) -> ChatSession:
+    """Seconds, after the arguments were seen to be right."""
+    from transformers.utils.logging import disable_progress_bar
+
+    from internvl_chat.chat.loading import load_model
+    from internvl_chat.chat.session import ChatSession
+
+    disable_progress_bar()  # of loading: the terminal is for the conversation
+    model, tokenizer = load_model(path, **options)
+    return ChatSession(model, tokenizer, generation, video_backend=video_backend)
+
+
+def _converse(session: ChatSession, num_segments: int, as_json: bool) -> None:
+    from internvl_chat.chat.interactive import converse
+
+    converse(
+        session,
+        _lines(),
+        ask=lambda line: _ask(session, line, as_json),
+        tell=lambda text: typer.echo(text, err=True),
+        num_segments=num_segments,
+    )
 
 
 def _ask(session: ChatSession, question: str, as_json: bool) -> None:
@@ -115,7 +115,8 @@ def _ask(session: ChatSession, question: str, as_json: bool) -> None:
     rate = reply.num_tokens / reply.seconds
     typer.echo(
         f"{reply.num_tokens} tokens, {rate:.1f} tokens/s, first after "
-        f"{reply.first_token_seconds:.2f} s",
+        f"{reply.first_token_seconds:.2f} s"
+        f"{', ended by the context of the model' if reply.ended_by_context else ''}",
         err=True,
     )
 
@@ -128,25 +129,40 @@ def _to_json(question: str, reply: Reply) -> str:
         "seconds": round(reply.seconds, 3),
         "first_token_seconds": round(reply.first_token_seconds, 3),
     }
-    return json.dumps(told, ensure_ascii=False)
+    is_utf8 = "utf" in (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
+    return json.dumps(told, ensure_ascii=not is_utf8)
 
 
 def _lines() -> Iterator[str]:
-    """What is typed, until its end; with a prompt and the commands where that is a terminal."""
-    prompt = "> " if sys.stdin.isatty() else ""
-    if prompt:
-        from internvl_chat.chat.interactive import HELP
+    """What is typed, until its end; with a prompt and the commands where that is a terminal.
 
-        typer.echo(HELP, err=True)
+    Bytes that are no UTF-8 are escaped as Python does: the question is refused, not the rest.
+    """
+    from internvl_chat.chat.question_lines import read_lines, standard_input
+
+    if not sys.stdin.isatty():
+        for line in read_lines(standard_input("chat")):
+            yield line.decode("utf-8", "surrogateescape")
+        return
+    from internvl_chat.chat.interactive import HELP
+
+    typer.echo(HELP, err=True)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
     while True:
         try:
-            yield input(prompt)
+            yield input("> ")
         except EOFError:
             return
 
 
 def _answer_file(
-    session: ChatSession, path: str, out: Path, num_segments: int, batch_size: int
+    session: ChatSession,
+    questions: QuestionSource,
+    answers: AnswerFile,
+    num_segments: int,
+    batch_size: int,
+    as_json: bool,
 ) -> int:
     """Answer what has no answer yet, with a bar; returns 1 if a line could not be answered."""
     import time
@@ -156,34 +172,27 @@ def _answer_file(
 
     from internvl_chat.chat.batch import answer_file
 
-    lines = sys.stdin if path == "-" else _open(path)
-    total = len(lines) if isinstance(lines, list) else None
     begin = time.perf_counter()
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("answering", total=total)
+        task = bar.add_task("answering", total=questions.num_questions)
         report = answer_file(
             session,
-            lines,
-            path,
-            out,
+            questions,
+            answers,
             num_segments=num_segments,
             batch_size=batch_size,
             progress=lambda count: bar.advance(task, count),
         )
     seconds = time.perf_counter() - begin
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(report)))
+    before = ""
+    if report.answered_before:
+        before = f"; {report.answered_before} were answered in {answers.path} before"
     typer.echo(
         f"{report.answered} answered, {report.failed} failed, "
-        f"{report.answered / seconds:.1f} answers/s",
+        f"{report.answered / seconds:.1f} answers/s{before}",
         err=True,
     )
     return 1 if report.failed else 0
-
-
-def _open(path: str) -> list[str]:
-    try:
-        return Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError as err:
-        raise ConfigError(f"{path} cannot be read: {err.strerror}", where="--batch") from err
-    except UnicodeDecodeError as err:
-        raise ConfigError(f"{path} is no UTF-8 ({err.reason})", where="--batch") from err

@@ -389,3 +389,18 @@ def _is_number(value: object) -> bool:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
     return math.isfinite(value)
+
+
+def read_media(data: dict[str, Any], *, where: str) -> tuple[tuple[str, ...], str | None]:
+    """(images, video) that an object names, by the rules of a record; it may name both.
+
+    Args:
+        data: a question, say.
+        where: ``file:line``, for messages.
+
+    Raises:
+        BadRecordError: what stands there is no path and no list of paths.
+    """
+    images = _Reader(data, where, ()).images()
+    video = None if data.get("video") == [] else data.get("video")
+    return images, _Reader({"video": video}, where, ()).video()

@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 MAX_FILE_BYTES: Final = 2 * 2**30
 """Larger files are refused before they are read: the pixels of the largest image are less."""
 
+CHECK_ROOT: Final = 'Check "root" in the meta JSON and the record\'s path.'
+"""How a missing file of a dataset is mended."""
+
 _TRANSIENT: Final = {
     errno.EIO,
     errno.EAGAIN,
@@ -314,7 +317,7 @@ def _unreadable(path: str, err: OSError, where: str) -> BadRecordError:
             "MISSING_FILE",
             f"no such file: {path}",
             where=where,
-            fix='Check "root" in the meta JSON and the record\'s path.',
+            fix=CHECK_ROOT,
         )
     return BadRecordError(
         "UNREADABLE_FILE", f"cannot read {path}: {err.strerror or err}", where=where

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers.utils.logging import disable_progress_bar
 
-from internvl_chat.chat.loading import load_model
+from internvl_chat.chat.loading import load_model, require_loadable
 from internvl_chat.chat.media import image_config_of
 from internvl_chat.data.images import require_backend
 from internvl_chat.web.answering import Answering, Checkpoint
@@ -22,9 +22,11 @@ def load(paths: list[str], **options: Any) -> Answering:
 
     Raises:
         CheckpointError: one of them is none.
-        ConfigError: a package that it decodes images with is not installed.
+        ConfigError: no such device, or a package that it decodes images with is not installed.
     """
     disable_progress_bar()
+    for path in paths:  # the second one, too, before seconds go into the first
+        require_loadable(path, **options)
     checkpoints = []
     for name, path in zip(names_of(paths), paths, strict=True):
         loaded, tokenizer = load_model(path, **options)

@@ -89,7 +89,7 @@ def test_a_conversation_goes_on_after_mistakes(place: Path) -> None:
         "error: broken.jpg",
         "error: unknown command /nonsense",
         "error: /image needs a file",
-        "3 <image> tags in history and question, but tiles for 1 images",
+        "2 <image> tags in the question, 0 images",
         "talk.json exists and is not overwritten",
     ):
         assert problem in result.stderr
@@ -122,8 +122,10 @@ def test_a_file_of_questions_is_resumed(place: Path) -> None:
     second = run("--batch", "-", "--out", "out.jsonl", typed="\n".join(lines), cwd=place)
     assert second.returncode == 0, second.stderr
     rows = (place / "out.jsonl").read_text().splitlines()
-    assert rows[:3] == kept
-    assert [json.loads(row)["line"] for row in rows[4:]] == [2, 4]
+    assert [rows[0], rows[2]] == [kept[0], kept[2]]
+    assert [json.loads(row)["line"] for row in rows] == [1, 2, 3, 4]
+    assert all("answer" in json.loads(row) for row in rows)
+    assert "2 were answered in out.jsonl before" in second.stderr
 
 
 @pytest.mark.parametrize(

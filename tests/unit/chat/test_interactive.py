@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from internvl_chat.chat.interactive import HELP, converse
 from internvl_chat.errors import ConfigError
 
@@ -21,6 +23,8 @@ class Session:
     def add_image(self, path: str) -> None:
         if path == "bad":
             raise ConfigError("no image", where=path)
+        if path in ("unforeseen", "full"):
+            raise RuntimeError("a kernel\nand its trace") if path == "unforeseen" else MemoryError
         self.calls.append(("image", path))
 
     def add_video(self, path: str, *, num_segments: int) -> None:
@@ -54,6 +58,64 @@ def test_mistakes_are_told_and_the_conversation_goes_on() -> None:
         "error: unknown command /nonsense. /help lists them.",
     ]
     assert asked == ["What?"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("/reset now", "/reset takes nothing, not 'now'. /reset alone."),
+        ("/quit please", "/quit takes nothing, not 'please'. /quit alone."),
+        ("/help image", "/help takes nothing, not 'image'. /help alone."),
+        ("/image\t", "/image needs a file. /image FILE"),
+        ("/save", "/save needs a file. /save FILE"),
+        ("/imgae a.jpg", "unknown command /imgae. Did you mean /image? /help lists them."),
+        ("/", "unknown command /. /help lists them."),
+        ("/image unforeseen", "RuntimeError: a kernel"),
+        (
+            "/image full",
+            "the memory is full. Ask about fewer or smaller images, or fewer questions at a time",
+        ),
+    ],
+)
+def test_wrong_commands(typed: str, told: str) -> None:
+    session, asked, lines = talk(typed, "What?")
+    assert lines == [f"error: {told}"]
+    assert (session.calls, asked) == ([], ["What?"])
+
+
+def test_files_are_found_as_people_write_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("a b.jpg", "it's.jpg", "'q'.jpg", "c.jpg"):
+        (tmp_path / name).write_bytes(b"")
+    typed = {
+        "a b.jpg": "a b.jpg",
+        "'a b.jpg'": "a b.jpg",
+        '"a b.jpg"': "a b.jpg",
+        r"a\ b.jpg": "a b.jpg",
+        "it's.jpg": "it's.jpg",
+        "'q'.jpg": "'q'.jpg",
+        "~/c.jpg": f"{tmp_path}/c.jpg",
+        '"~/a b.jpg"': f"{tmp_path}/a b.jpg",
+        f"file://{tmp_path}/a%20b.jpg": f"{tmp_path}/a b.jpg",
+        "\tc.jpg ": "c.jpg",
+        "'gone one.jpg'": "gone one.jpg",
+        "~/gone.jpg": f"{tmp_path}/gone.jpg",
+        "https://x.org/a.jpg": "https://x.org/a.jpg",
+    }
+    session, _, told = talk(*(f"/image {name}" for name in typed))
+    assert session.calls == [("image", found) for found in typed.values()]
+    assert told == ["image: done"] * len(typed)
+
+
+def test_nobody_reads_on() -> None:
+    def ask(text: str) -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        converse(Session(), ["What?"], ask=ask, tell=print, num_segments=1)  # type: ignore[arg-type]
 
 
 def test_a_conversation_is_saved_once(tmp_path: Path) -> None:

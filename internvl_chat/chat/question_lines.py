@@ -1,0 +1,149 @@
+r"""Where questions come from: a file, a pipe or standard input, as the lines of training data.
+
+A line ends at ``\n`` only (``\r\n`` is fine), so that what else separates lines for some programs
+(U+2028, U+0085, a form feed) may be part of a text. A byte-order mark is dropped; UTF-16 and UTF-32
+are read as UTF-8.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import orjson
+
+from internvl_chat.data.encodings import BOM, UTF8, encoding_of
+from internvl_chat.errors import ConfigError
+
+BLANK: Final = b" \t\r\n"
+"""What a line may consist of that asks nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionSource:
+    """Lines to be asked."""
+
+    shown: str
+    """What messages call it."""
+    lines: Iterable[bytes]
+    """UTF-8 where they can be; all at hand if the source is a file, else as they come."""
+    num_questions: int | None
+    """Lines that are not blank; None where that is not known ahead."""
+    status: os.stat_result | None
+    """Of the file behind it, to be told from others; None where there is none."""
+
+    @property
+    def known_lines(self) -> Sequence[bytes]:
+        """The lines that are at hand before the first is asked."""
+        return self.lines if isinstance(self.lines, Sequence) else ()
+
+
+def open_questions(name: str) -> QuestionSource:
+    """Open ``--batch``: a file, or ``-`` for standard input.
+
+    Raises:
+        ConfigError: it cannot be read, or is one JSON array.
+    """
+    if name == "-":
+        source = standard_input("--batch -")
+        return _source("standard input", read_lines(source), _status_of(source))
+    try:
+        file = open(name, "rb")  # noqa: SIM115 - a pipe is read while it is answered
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            return _source(name, read_lines(file), status)
+        with file:
+            lines = list(read_lines(file))
+    except (OSError, ValueError) as err:  # a NUL in the name is a ValueError
+        reason = (err.strerror if isinstance(err, OSError) else None) or err
+        raise ConfigError(f"{name} cannot be read: {reason}", where="--batch") from err
+    _refuse_array(name, lines)
+    return _source(name, lines, status)
+
+
+def _source(shown: str, lines: Iterable[bytes], status: os.stat_result | None) -> QuestionSource:
+    known = sum(bool(line.strip(BLANK)) for line in lines) if isinstance(lines, list) else None
+    return QuestionSource(shown=shown, lines=lines, num_questions=known, status=status)
+
+
+def _status_of(source: BinaryIO) -> os.stat_result | None:
+    with contextlib.suppress(OSError, ValueError):  # no file but an object that can be read
+        return os.fstat(source.fileno())
+    return None
+
+
+def standard_input(where: str) -> BinaryIO:
+    """Standard input as bytes.
+
+    Raises:
+        ConfigError: the process was started without one.
+    """
+    if sys.stdin is None:
+        raise ConfigError("standard input is closed, nothing can be read from it", where=where)
+    return sys.stdin.buffer
+
+
+def read_lines(source: BinaryIO) -> Iterator[bytes]:
+    r"""The lines of a text, without their ends, as UTF-8.
+
+    A line that its own encoding does not hold is handed over as it is: a bad line, not the end.
+
+    Args:
+        source: read line by line, so that an answer may come before the next question is written;
+            UTF-16 and UTF-32 are read whole.
+    """
+    first = source.readline()
+    encoding = encoding_of(first[:4])
+    if encoding != UTF8:
+        yield from _wide_lines(first + source.read(), encoding)
+        return
+    if first:
+        yield first.removeprefix(BOM).rstrip(b"\r\n")
+    for line in source:
+        yield line.rstrip(b"\r\n")
+
+
+def _wide_lines(raw: bytes, encoding: str) -> Iterator[bytes]:
+    """The lines of a text whose units are 2 or 4 bytes."""
+    newline = "\n".encode(encoding)
+    start = found = 0
+    while (found := raw.find(newline, found)) >= 0:
+        if found % len(newline):  # halves of two characters
+            found += 1
+            continue
+        yield _as_utf8(raw[start:found], encoding).removeprefix(BOM)
+        start = found = found + len(newline)
+    if start < len(raw):
+        yield _as_utf8(raw[start:], encoding).removeprefix(BOM)
+
+
+def _as_utf8(raw: bytes, encoding: str) -> bytes:
+    try:
+        text = raw.decode(encoding, "surrogatepass")
+    except UnicodeDecodeError:
+        return raw
+    return text.rstrip("\r\n").encode(UTF8, "surrogatepass")
+
+
+def _refuse_array(name: str, lines: Sequence[bytes]) -> None:
+    """Raise ConfigError for a file that is one JSON array of questions: no line of it is one."""
+    first = next((line for line in lines if line.strip(BLANK)), b"")
+    if not first.lstrip(BLANK).startswith(b"["):
+        return
+    try:
+        records = orjson.loads(b"\n".join(lines))
+    except orjson.JSONDecodeError:
+        return
+    if records and all(isinstance(record, dict) for record in records):
+        target = Path(name).with_suffix(".jsonl")
+        raise ConfigError(
+            f"{name} is one JSON array, want one question a line",
+            where="--batch",
+            fix=f"internvl-chat json2jsonl {name} makes {target}.",
+        )
