@@ -21,7 +21,6 @@ from internvl_chat.checkpoint.manifest import (
     verify_manifest,
 )
 
-
 SEAL = {"size": 1, "sha256": "0" * 64}
 """An entry of a manifest."""
 
