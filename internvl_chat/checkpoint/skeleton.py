@@ -13,6 +13,7 @@ from torch import nn
 
 from internvl_chat.checkpoint import names
 from internvl_chat.checkpoint.partition import pieces
+from internvl_chat.checkpoint.sources import UNFIT_CONFIGURATION, said
 from internvl_chat.checkpoint.tensor_files import TensorSource, numel
 from internvl_chat.errors import CheckpointError
 
@@ -34,8 +35,12 @@ class Skeleton:
     """Tensors with a row per token."""
 
 
-def skeleton_of(config: InternVLChatConfig) -> Skeleton:
+def skeleton_of(config: InternVLChatConfig, where: str = "config.json") -> Skeleton:
     """Build the model on the meta device and look at it.
+
+    Args:
+        config: of the model.
+        where: it comes from, for messages.
 
     Raises:
         CheckpointError: no model can be made of this configuration.
@@ -47,8 +52,16 @@ def skeleton_of(config: InternVLChatConfig) -> Skeleton:
     try:
         with torch.device("meta"), meta_device_safe_creation_ops(), no_init_weights():
             model = InternVLChatModel(copy.deepcopy(config))
-    except ValueError as err:
-        raise CheckpointError(str(err), where="config.json") from err
+    except UNFIT_CONFIGURATION as err:
+        raise CheckpointError(
+            f"no model can be made of its configuration ({said(err)})", where=where
+        ) from err
+    layers = config.vision_config.num_hidden_layers
+    if config.select_layer not in range(-layers - 1, layers + 1):
+        raise CheckpointError(
+            f"select_layer is {config.select_layer!r}, the vision tower has {layers} layers",
+            where=where,
+        )
     tie_as_configured(model)
     groups: dict[int, list[str]] = {}
     shapes: dict[str, tuple[int, ...]] = {}
@@ -88,7 +101,7 @@ def settled_skeleton(
     Raises:
         CheckpointError: no model can be made of this configuration.
     """
-    skeleton = skeleton_of(config)
+    skeleton = skeleton_of(config, where)
     for group in skeleton.aliases.values():
         if len(group) > 1 and _differ(group, available, replaced):
             logger.warning(
@@ -99,7 +112,7 @@ def settled_skeleton(
             )
             llm_config: Any = config.llm_config
             llm_config.tie_word_embeddings = False
-            return skeleton_of(config)
+            return skeleton_of(config, where)
     return skeleton
 
 

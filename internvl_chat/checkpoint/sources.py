@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from huggingface_hub.errors import StrictDataclassError
+
 from internvl_chat.checkpoint import names
 from internvl_chat.checkpoint.tensor_files import TensorSource, open_weights
 from internvl_chat.config import SourceConfig, TrainableConfig
@@ -29,6 +31,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CONFIG_NAME = "config.json"
+UNFIT_CONFIGURATION = (
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    ZeroDivisionError,
+    StrictDataclassError,
+)
+"""What transformers' and torch's classes raise over a value that no model can be made of."""
 
 
 @dataclass(kw_only=True)
@@ -174,8 +185,14 @@ def _chat_config(values: dict[str, Any], directory: Path) -> InternVLChatConfig:
         )
     try:
         return InternVLChatConfig.from_pretrained(str(directory), local_files_only=True)
-    except ValueError as err:
-        raise CheckpointError(str(err), where=str(directory / CONFIG_NAME)) from err
+    except UNFIT_CONFIGURATION as err:
+        raise CheckpointError(said(err), where=str(directory / CONFIG_NAME)) from err
+
+
+def said(err: BaseException) -> str:
+    """What a library found wrong with a configuration, its error's kind where that is needed."""
+    text = " ".join(str(err).split())
+    return text if isinstance(err, ValueError) else f"{type(err).__name__}: {text}"
 
 
 def resolve_adapter_base(directory: Path) -> Path:

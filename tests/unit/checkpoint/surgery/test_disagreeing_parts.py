@@ -240,3 +240,26 @@ def test_two_sets_of_weights_in_one_folder(tmp_path: Path) -> None:
     for use in (lambda: require_complete(str(base)), lambda: load_model(str(base))):
         with pytest.raises(CheckpointError, match=r"two sets of weights: model\.safetensors, and"):
             use()
+
+
+@pytest.mark.parametrize(
+    ("keys", "change", "told"),
+    [
+        ((), {"select_layer": -99}, "select_layer is -99"),
+        ((), {"downsample_ratio": 0}, "zero"),
+        ((), {"dtype": "float99"}, "float99"),
+        (("llm_config",), {"hidden_act": "nope"}, "'nope'"),
+        (("llm_config",), {"num_attention_heads": 3}, "attention heads"),
+        (("llm_config",), {"head_dim": 99}, "head_dim"),
+        (("llm_config",), {"rope_parameters": {"rope_type": "nope"}}, "'nope'"),
+        (("vision_config",), {"num_attention_heads": 5}, "num_attention_heads=5"),
+    ],
+)
+def test_configurations_that_no_model_can_be_made_of(
+    tmp_path: Path, keys: tuple[str, ...], change: dict[str, object], told: str
+) -> None:
+    base = save_base(tmp_path / "base")
+    change_json(base / "config.json", *keys, **change)
+    for use in (lambda: load_model(str(base)), lambda: export(str(base), str(tmp_path / "out"))):
+        with pytest.raises(CheckpointError, match=told):
+            use()
