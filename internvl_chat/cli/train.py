@@ -20,5 +20,9 @@ def train(context: typer.Context) -> None:
     --meta_path work_dirs/meta.json --output_dir work_dirs/run --max_steps 10
     """
     from internvl_chat.train.finetune import main as finetune
+    from internvl_chat.train.launched import SAVED, leave_at_once
 
-    raise typer.Exit(finetune(context.args))
+    code = finetune(context.args)
+    if code >= SAVED:  # a signal: threads may be left in the middle of something
+        leave_at_once(code)
+    raise typer.Exit(code)

@@ -8,12 +8,14 @@ the variables that accelerate and DeepSpeed look for (``RANK``, ``LOCAL_RANK``, 
 from __future__ import annotations
 
 import datetime
+import json
 import logging
 import os
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from typing import Literal, TypeVar
 
 import torch
@@ -23,6 +25,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from internvl_chat.errors import ConfigError, UserError
 from internvl_chat.train import slurm
+from internvl_chat.train.process_identity import ProcessIdentity
 
 logger = logging.getLogger(__name__)
 
@@ -158,6 +161,7 @@ def init_distributed(
     _export(place, device)
     backend = "nccl" if device.type == "cuda" else "gloo"
     store = _connect(place, backend, timeout_seconds, device)
+    store.set(f"process/{place.rank}", json.dumps(asdict(ProcessIdentity.current())))
     if deepspeed:
         _tell_deepspeed(backend, device)
     return DistributedState(
@@ -259,6 +263,30 @@ def same_error_on_rank_zero(state: DistributedState | None, text: str, wait: flo
     except dist.DistError:  # rank 0, which hosts the store, is gone
         return False
     return False
+
+
+def announce_end(state: DistributedState | None) -> None:
+    """Tell the others that this rank ends because it was told to."""
+    if state is not None and state.store is not None:
+        with suppress(dist.DistError):  # rank 0, which hosts the store, is gone
+            state.store.set(f"ended/{state.rank}", "")
+
+
+def rank_that_died(state: DistributedState | None) -> str | None:
+    """A rank of this machine that has ended without a word, in a sentence; None without one."""
+    if state is None or state.store is None:
+        return None
+    try:
+        for rank in range(state.world_size):
+            keys = [f"process/{rank}"], [f"ended/{rank}"]
+            if rank == state.rank or not state.store.check(keys[0]) or state.store.check(keys[1]):
+                continue
+            process = ProcessIdentity.of(json.loads(state.store.get(keys[0][0])))
+            if process is not None and process.is_alive() is False:
+                return f"rank {rank} (process {process.pid}) was killed or crashed"
+    except dist.DistError:
+        return None
+    return None
 
 
 def _choose_launcher(environ: Mapping[str, str]) -> tuple[Launcher, tuple[str, ...]]:

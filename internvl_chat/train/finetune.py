@@ -7,6 +7,7 @@ the same. Exit codes: see docs/training.md.
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -14,6 +15,10 @@ if __name__ == "__main__" and not __package__:
     # Run by path: this folder leads sys.path, where our module names would hide others', and the
     # package itself may not be installed.
     sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+if __name__ == "__main__":
+    # Until main() listens, Ctrl-C ends the imports without their traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import logging
 import os
@@ -40,18 +45,21 @@ from internvl_chat.train.distributed import (
     DistributedState,
     agree,
     init_distributed,
-    same_error_on_rank_zero,
     shut_down,
 )
-from internvl_chat.train.ending import StatusCallback
-from internvl_chat.train.launched import first_guess_of_rank
+from internvl_chat.train.ending import RunEnd, SaveBeforeEnd, StatusCallback
+from internvl_chat.train.launched import join_output, leave_at_once
 from internvl_chat.train.order import RunLength
 from internvl_chat.train.parsing import RunArguments, help_text, is_true, parse, peek
 from internvl_chat.train.preparation import PreparedRun, prepare_run
+from internvl_chat.train.signals import EndingSignals, InterruptedBySignal
 from internvl_chat.train.status import RunStatus
 from internvl_chat.train.trainer import InternVLTrainer, TrainerSetup
 
 logger = logging.getLogger("internvl_chat.train")
+
+SECONDS_TO_HEAR = 2.0
+"""How much later than another rank this one may hear a signal that was sent to all."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,29 +68,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "--help" in arguments or "-h" in arguments:
         sys.stdout.write(help_text())
         return 0
-    status = RunStatus(peek(arguments, "output_dir", ""), rank=first_guess_of_rank())
+    join_output()
+    end = RunEnd(peek(arguments, "output_dir", ""))
+    with EndingSignals(end.force) as signals:
+        try:
+            return train_to_the_end(arguments, end, signals)
+        except InterruptedBySignal:  # came while another error was on its way
+            return end.interrupted(signals.settle() or signal.SIGTERM)
+
+
+def train_to_the_end(arguments: list[str], end: RunEnd, signals: EndingSignals) -> int:
+    """Train, and say the last word however it ends; returns the exit code."""
     state: DistributedState | None = None
     try:
         state = start(arguments)
-        status.rank = state.rank
+        end.meet(state)
         args = agree(state, lambda: parse(arguments, device=state.device))
-        before = agree(state, status.start)
+        before = agree(state, end.status.start)
         if before:
             logger.warning("the run before in this OUTPUT_DIR was interrupted: %s", before)
-        run(args, state, status)
-    except UserError as err:
-        text = reports.describe(err)
-        status.end("failed", code=err.exit_code, error=text)
-        if not same_error_on_rank_zero(state, text):
-            sys.stderr.write(reports.with_rank(state, text))
-        return err.exit_code
+        saved_at = run(args, state, end.status, signals)
     except BaseException as err:
-        status.end("failed", code=1, error=repr(err))
-        raise
-    finally:
+        # A rank may lose another, which was faster to end, before it hears the signal itself.
+        has_peers = isinstance(err, RuntimeError) and state is not None and state.world_size > 1
+        number = signals.settle(SECONDS_TO_HEAR if has_peers else 0)
+        if number is not None:
+            because = None if isinstance(err, InterruptedBySignal) else repr(err)
+            return end.interrupted(number, because=because)
+        if isinstance(err, UserError):
+            code = end.refused(err)
+            shut_down()
+            return code
+        end.crashed(err)
         shut_down()
-    status.end("complete", code=0)
-    return 0
+        raise
+    signals.settle()
+    shut_down()
+    return end.complete() if saved_at is None else end.saved(saved_at)
 
 
 def start(arguments: Sequence[str]) -> DistributedState:
@@ -98,8 +120,14 @@ def start(arguments: Sequence[str]) -> DistributedState:
     return state
 
 
-def run(args: RunArguments, state: DistributedState, status: RunStatus) -> None:
-    """Build the run, top to bottom, and train; ``status`` is told how far it has come."""
+def run(
+    args: RunArguments, state: DistributedState, status: RunStatus, signals: EndingSignals
+) -> int | None:
+    """Build the run, top to bottom, and train; ``status`` is told how far it has come.
+
+    Returns:
+        The step at which a signal ended it, its checkpoint saved; None at the end of the run.
+    """
     output_dir = args.train.output_dir
     register_attention()
     batch_plan = BatchPlan.from_accumulation(
@@ -124,7 +152,7 @@ def run(args: RunArguments, state: DistributedState, status: RunStatus) -> None:
     length = RunLength(sampler, constant=not args.data.use_packed_ds)
     if reports.is_complete(args, length):
         logger.info("%s is complete already: nothing to do", output_dir)
-        return
+        return None
 
     # TrainingArguments exist by now: under ZeRO-3 they make the model come up partitioned.
     model = build_model(
@@ -138,15 +166,42 @@ def run(args: RunArguments, state: DistributedState, status: RunStatus) -> None:
         model.gradient_checkpointing_enable()
 
     reports.log_start(args, state, batch_plan, model, prepared, sampler, length)
+    saving = save_before_end(args, state, signals)
     trainer = build_trainer(args, state, model, prepared, writer, sampler, length)
     trainer.add_callback(StatusCallback(status))
+    trainer.add_callback(saving)
     result = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    if saving.stopped_at is not None:
+        return saving.stopped_at
+    save_results(args, state, trainer, result.metrics, prepared.train)
+    return None
+
+
+def save_results(
+    args: RunArguments,
+    state: DistributedState,
+    trainer: InternVLTrainer,
+    metrics: dict[str, Any],
+    dataset: SftDataset,
+) -> None:
+    """Write the finished model and the summary, and tell what was skipped."""
+    output_dir = args.train.output_dir
     trainer.save_model(output_dir)
-    bad_samples = prepared.train.bad_samples.journalled()
-    trainer.save_results({**result.metrics, "bad_samples": bad_samples})
+    bad_samples = dataset.bad_samples.journalled()
+    trainer.save_results({**metrics, "bad_samples": bad_samples})
     if bad_samples and state.is_main:
         told = ", ".join(f"{name} {count}" for name, count in bad_samples.items())
         logger.warning("bad records skipped (see %s/bad_samples.jsonl): %s", output_dir, told)
+
+
+def save_before_end(
+    args: RunArguments, state: DistributedState, signals: EndingSignals
+) -> SaveBeforeEnd:
+    """What --enable_jit_checkpoint asks for; transformers' own callback is then not added."""
+    is_wanted, args.train.enable_jit_checkpoint = args.train.enable_jit_checkpoint, False
+    return SaveBeforeEnd(
+        signals, is_wanted=is_wanted, world_size=state.world_size, device=state.device
+    )
 
 
 def train_sampler(
@@ -276,8 +331,4 @@ def build_trainer(
 if __name__ == "__main__":
     exit_code = main()
     if exit_code:
-        # Threads of a group that was left in the middle of something may abort the interpreter's
-        # teardown, and with it the exit code.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(exit_code)
+        leave_at_once(exit_code)

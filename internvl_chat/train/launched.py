@@ -1,14 +1,28 @@
-"""What a process owes its launcher when it ends badly."""
+"""What a process owes its launcher when it ends badly: a message, an exit code.
+
+torchrun knows no exit codes but 0 and 1 and ends with a traceback of its own; srun returns the
+highest code of all tasks. Needs neither torch nor transformers.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from pathlib import Path
+from typing import NoReturn
+
+SAVED = 99
+"""Exit code of a training that has saved a checkpoint because a signal ended it."""
 
 STATUS_FILE = "EVAL_STATUS_FILE"
-"""Environment: where rank 0 leaves the exit code, torchrun having none but 0 and 1."""
+"""Environment, of ``evaluate.sh``: where rank 0 leaves the exit code, and ends with 0."""
+REPORT_FILE = "LAUNCH_REPORT"
+"""Environment, of the recipes: where the first rank that fails leaves its exit code and message."""
+STDERR_TO_STDOUT = "LAUNCH_JOIN_OUTPUT"
+"""Environment, of the recipes: set, the ranks' errors go where their output goes, because the
+launcher's own are kept apart."""
 _REASON_FILE = "TORCHELASTIC_ERROR_FILE"
 """Environment, of torchrun: what it shows last, in place of a hint on tracebacks."""
 
@@ -44,3 +58,29 @@ def leave_status(code: int, *, world_size: int, is_main: bool) -> int:
     if is_main:
         Path(place).write_text(str(code), encoding="utf-8")
     return 0
+
+
+def leave_report(code: int, text: str) -> None:
+    """Leave code and message for the recipe's script; only the first rank's count."""
+    place = os.environ.get(REPORT_FILE, "")
+    if not place:
+        return
+    try:
+        with open(place, "x", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(f"{code}\n{text}\n")
+    except OSError:  # another was first, or this node does not see the folder
+        return
+
+
+def join_output() -> None:
+    """Send this process's errors where its output goes, if the recipe's script asks for it."""
+    if os.environ.get(STDERR_TO_STDOUT, ""):
+        sys.stderr.flush()
+        os.dup2(1, 2)
+
+
+def leave_at_once(code: int) -> NoReturn:
+    """End the process; threads of a group left in the middle may abort Python's own way out."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

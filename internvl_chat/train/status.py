@@ -233,7 +233,8 @@ class RunStatus:
         verdict = _verdict(status, code, error, self.rank, now)
         written = load_status(self._folder)
         if self.rank != 0:
-            if error is not None and (written or {}).get("status") not in ("failed", "complete"):
+            told = (written or {}).get("status") in ("failed", "complete")
+            if status == "failed" and not told:
                 self._leave({**(written or {}), **verdict})
             return
         kept = self._standing(written)

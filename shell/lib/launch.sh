@@ -159,6 +159,10 @@ launch_slurm() {
 # Run or print `torchrun … train.py ARGUMENTS`. Ranks on one machine meet over 127.0.0.1, so that its own
 # name need not resolve, at a port found at start, so that two jobs never share one; MASTER_PORT fixes it.
 launch_pytorch() {
+    # What torchrun sets, and says so at length; and time for the ranks to save (--enable_jit_checkpoint True).
+    [ "$GPUS_PER_NODE" -eq 1 ] || OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+    PET_SHUTDOWN_TIMEOUT=${PET_SHUTDOWN_TIMEOUT:-600}
+    export OMP_NUM_THREADS PET_SHUTDOWN_TIMEOUT
     if [ "$nodes" -gt 1 ]; then
         if [ -z "${MASTER_ADDR:-}" ] || [ -z "${NODE_RANK:-}" ]; then
             problem="GPUS=$GPUS with GPUS_PER_NODE=$GPUS_PER_NODE are $nodes machines, and no PARTITION is set"
@@ -202,27 +206,46 @@ run_or_print() {
     run_logged "$@"
 }
 
-# Run a command with its output on the screen and at the end of $log, and exit with its status.
+# Run a command with its output on the screen and at the end of $log, and exit with the trainer's status.
 # POSIX sh has no pipefail. With a named pipe the command stays a child of this shell: its status is at hand,
 # and a signal that stops the script (scancel, a container's end) reaches the command, not the shell alone.
 # In a session of its own (where setsid is installed) it gets each signal from here and once: a second SIGTERM,
 # sent to the whole process group, would break into torchrun's shutdown.
 run_logged() {
     scratch=$(mktemp -d)
-    trap 'rm -rf "$scratch"' EXIT
+    LAUNCH_REPORT=$OUTPUT_DIR/.launch_report.$$ # where the ranks of other nodes see it, too
+    export LAUNCH_REPORT
+    trap 'rm -rf "$scratch" "$LAUNCH_REPORT"' EXIT
+    rm -f "$LAUNCH_REPORT"
     mkfifo "$scratch/output"
     (
+        trap - EXIT
         trap '' HUP INT TERM USR1 # tee stays to the last line: no farewell meets a closed pipe
         exec tee -a "$log" <"$scratch/output"
     ) &
     tee_pid=$!
+    # A command started in the background ignores INT, unless it is told not to.
+    interrupt=TERM
+    if env --default-signal=INT true 2>/dev/null; then
+        interrupt=INT
+        set -- env --default-signal=INT "$@"
+    fi
     if command -v setsid >/dev/null 2>&1; then set -- setsid "$@"; fi
-    "$@" >"$scratch/output" 2>&1 </dev/null &
+    own_words=$scratch/launcher
+    : >"$own_words"
+    if keeps_launcher_apart; then
+        LAUNCH_JOIN_OUTPUT=1
+        export LAUNCH_JOIN_OUTPUT
+        "$@" >"$scratch/output" 2>"$own_words" </dev/null &
+    else
+        "$@" >"$scratch/output" 2>&1 </dev/null &
+    fi
     command_pid=$!
-    signalled=''
-    trap 'forward HUP' HUP
-    trap 'forward TERM' INT TERM # a command started in the background ignores INT until it has a handler
-    trap 'forward USR1' USR1
+    signalled='' first_signal=''
+    trap 'forward HUP 129' HUP
+    trap 'forward INT 130' INT
+    trap 'forward TERM 143' TERM
+    trap 'forward USR1 138' USR1
     status=0
     wait "$command_pid" || status=$?
     while [ -n "$signalled" ]; do # a trapped signal ends `wait` early: wait again for the true status
@@ -233,22 +256,64 @@ run_logged() {
     done
     trap - HUP INT TERM USR1
     finish_log
-    [ "$status" -eq 0 ] || note "training ended with exit status $status; see $log"
+    cat "$own_words" >>"$log"
+    if [ "$status" -eq 0 ]; then cat "$own_words"; else end_badly; fi
     exit "$status"
 }
 
-forward() { # name of the signal that the command is to get
+# torchrun ends a failed run with a traceback of its own after all that the ranks said, and with 1. Its errors
+# are kept apart, for the log, where the trainer is ours: that sends its own the other way.
+keeps_launcher_apart() {
+    [ "$launcher" = pytorch ] && [ -z "${TRAINER:-}" ] && ! is_verbose
+}
+
+is_verbose() {
+    case ${INTERNVL_CHAT_VERBOSE:-} in '' | 0) return 1 ;; esac
+}
+
+# The trainer's exit code and message are in its report; a trainer that could leave none has died, or is not ours.
+end_badly() {
+    message=''
+    if [ -s "$LAUNCH_REPORT" ]; then
+        status=$(sed 1q "$LAUNCH_REPORT")
+        message=$(sed 1d "$LAUNCH_REPORT")
+    elif [ -n "$first_signal" ] && [ "$launcher" = pytorch ] && [ "$status" -eq 1 ]; then
+        status=$first_signal # torchrun's 1 for a signal that came before the ranks listened
+    else
+        ended=$(how_ranks_ended <"$own_words")
+        if [ -n "$ended" ]; then note "$ended"; else cat "$own_words"; fi
+    fi
+    note "training ended with exit status $status; see $log"
+    # srun has said how its tasks ended since then.
+    if [ -n "$message" ] && [ "$launcher" = slurm ]; then printf '%s\n' "$message" | tee -a "$log" >&2; fi
+}
+
+# `rank 1 ended with exit code -9 (pid: 23) (SIGKILL)`, of each that torchrun lists.
+how_ranks_ended() {
+    sed -n -e '/^ *rank  *: /{ s/^ *rank *: /rank /; s/ (local_rank.*//; h; }' \
+        -e '/^ *exitcode  *: /{ s/^ *exitcode *: / ended with exit code /; H; x; s/\n//; p; }'
+}
+
+forward() { # name of the signal that the command is to get, the exit code that stands for it
     signalled=1
+    first_signal=${first_signal:-$2}
     case $launcher,$1 in
         # srun passes USR1 to the ranks; torchrun would die of it and leave them, but passes TERM on.
         pytorch,USR1) kill -TERM "$command_pid" 2>/dev/null || : ;;
+        # srun shows how the tasks are at the first INT, and passes on a second within a second.
+        slurm,INT)
+            kill -INT "$command_pid" 2>/dev/null || :
+            sleep 0.3 || : # a signal that is still waiting swallows another of its kind
+            kill -INT "$command_pid" 2>/dev/null || :
+            ;;
+        *,INT) kill "-$interrupt" "$command_pid" 2>/dev/null || : ;;
         *) kill "-$1" "$command_pid" 2>/dev/null || : ;;
     esac
 }
 
 # tee ends with the last process that writes to it; one left behind by a crash must not hold the script.
 finish_log() {
-    (sleep 5 && kill -KILL "$tee_pid") >/dev/null 2>&1 &
+    (trap - EXIT && sleep 5 && kill -KILL "$tee_pid") >/dev/null 2>&1 &
     guard_pid=$!
     wait "$tee_pid" 2>/dev/null || :
     kill "$guard_pid" 2>/dev/null || :

@@ -504,7 +504,7 @@ def test_a_signal_reaches_the_trainer_once(
 ) -> None:
     if whole_group and shutil.which("setsid") is None:
         pytest.skip("no setsid: a signal to the group arrives twice")
-    body = "trap 'echo stopping' TERM\necho ready\nn=0\n"
+    body = "trap 'echo stopping' TERM\ntrap 'echo stopping' INT\necho ready\nn=0\n"
     body += "while [ $n -lt 5 ]; do sleep 0.1; n=$((n + 1)); done\nexit 99"
     process = subprocess.Popen(
         [*shell, str(ROOT / LORA)],
