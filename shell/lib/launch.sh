@@ -219,7 +219,6 @@ run_logged() {
     rm -f "$LAUNCH_REPORT"
     mkfifo "$scratch/output"
     (
-        trap - EXIT
         trap '' HUP INT TERM USR1 # tee stays to the last line: no farewell meets a closed pipe
         exec tee -a "$log" <"$scratch/output"
     ) &
@@ -231,12 +230,11 @@ run_logged() {
         set -- env --default-signal=INT "$@"
     fi
     if command -v setsid >/dev/null 2>&1; then set -- setsid "$@"; fi
-    own_words=$scratch/launcher
-    : >"$own_words"
+    : >"$scratch/launcher"
     if keeps_launcher_apart; then
         LAUNCH_JOIN_OUTPUT=1
         export LAUNCH_JOIN_OUTPUT
-        "$@" >"$scratch/output" 2>"$own_words" </dev/null &
+        "$@" >"$scratch/output" 2>"$scratch/launcher" </dev/null &
     else
         "$@" >"$scratch/output" 2>&1 </dev/null &
     fi
@@ -255,9 +253,13 @@ run_logged() {
         [ "$again" -eq 127 ] || status=$again # 127: it had ended before, and its status was read
     done
     trap - HUP INT TERM USR1
+    # Read now: in bash a subshell that is killed runs the EXIT trap, which takes the files away.
+    own_words=$(cat "$scratch/launcher")
+    report=$(cat "$LAUNCH_REPORT" 2>/dev/null) || report=''
     finish_log
-    cat "$own_words" >>"$log"
-    if [ "$status" -eq 0 ]; then cat "$own_words"; else end_badly; fi
+    [ -z "$own_words" ] || printf '%s\n' "$own_words" >>"$log"
+    [ "$status" -eq 0 ] || end_badly
+    [ -z "$own_words" ] || printf '%s\n' "$own_words"
     exit "$status"
 }
 
@@ -271,21 +273,23 @@ is_verbose() {
     case ${INTERNVL_CHAT_VERBOSE:-} in '' | 0) return 1 ;; esac
 }
 
-# The trainer's exit code and message are in its report; a trainer that could leave none has died, or is not ours.
+# Exits. The trainer's exit code and message are in its report; a trainer that could leave none has died, or is not ours.
 end_badly() {
     message=''
-    if [ -s "$LAUNCH_REPORT" ]; then
-        status=$(sed 1q "$LAUNCH_REPORT")
-        message=$(sed 1d "$LAUNCH_REPORT")
+    if [ -n "$report" ]; then
+        status=$(printf '%s\n' "$report" | sed 1q)
+        message=$(printf '%s\n' "$report" | sed 1d)
     elif [ -n "$first_signal" ] && [ "$launcher" = pytorch ] && [ "$status" -eq 1 ]; then
         status=$first_signal # torchrun's 1 for a signal that came before the ranks listened
     else
-        ended=$(how_ranks_ended <"$own_words")
-        if [ -n "$ended" ]; then note "$ended"; else cat "$own_words"; fi
+        ended=$(printf '%s\n' "$own_words" | how_ranks_ended)
+        if [ -n "$ended" ]; then note "$ended"; else printf '%s' "${own_words:+$own_words
+}"; fi
     fi
     note "training ended with exit status $status; see $log"
     # srun has said how its tasks ended since then.
     if [ -n "$message" ] && [ "$launcher" = slurm ]; then printf '%s\n' "$message" | tee -a "$log" >&2; fi
+    exit "$status"
 }
 
 # `rank 1 ended with exit code -9 (pid: 23) (SIGKILL)`, of each that torchrun lists.
@@ -313,7 +317,7 @@ forward() { # name of the signal that the command is to get, the exit code that 
 
 # tee ends with the last process that writes to it; one left behind by a crash must not hold the script.
 finish_log() {
-    (trap - EXIT && sleep 5 && kill -KILL "$tee_pid") >/dev/null 2>&1 &
+    (sleep 5 && kill -KILL "$tee_pid") >/dev/null 2>&1 &
     guard_pid=$!
     wait "$tee_pid" 2>/dev/null || :
     kill "$guard_pid" 2>/dev/null || :
