@@ -5,17 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from internvl_chat.checkpoint.sources import resolve_adapter_base
 from internvl_chat.evaluation.sources import EncodedImage
 from internvl_chat.evaluation.task import Question
+from internvl_chat.files import sampled_content
 from internvl_chat.model.adapter import is_adapter
 
-_WHOLE_FILE_BYTES = 16 * 2**20
-_CHUNK_BYTES = 64 * 2**10
-_NUM_CHUNKS = 64
 _SUFFIXES = {".json", ".safetensors", ".bin", ".model", ".txt"}
 _OF_TRAINING = {"run.json", "trainer_state.json", "all_results.json", "train_results.json"}
 
@@ -64,21 +62,10 @@ def checkpoint_fingerprint(path: str) -> str:
         for file in sorted(directory.iterdir()):
             if file.suffix in _SUFFIXES and file.name not in _OF_TRAINING and file.is_file():
                 digest.update(f"{file.name} {file.stat().st_size}\n".encode())
-                for chunk in _samples(file):
+                for chunk in sampled_content(file):
                     digest.update(chunk)
         directory = resolve_adapter_base(directory) if is_adapter(directory) else None
     return digest.hexdigest()
-
-
-def _samples(path: Path) -> Iterator[bytes]:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        if size <= _WHOLE_FILE_BYTES:
-            yield file.read()
-            return
-        for number in range(_NUM_CHUNKS):
-            file.seek((size - _CHUNK_BYTES) * number // (_NUM_CHUNKS - 1))
-            yield file.read(_CHUNK_BYTES)
 
 
 def _image_name(source: object, folder: Path) -> str:
