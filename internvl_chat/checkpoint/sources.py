@@ -363,7 +363,9 @@ def llm_config_of(directory: Path) -> dict[str, Any]:
     if "llm_config" in values:
         return _without_path(values["llm_config"])
     try:
-        config = AutoConfig.from_pretrained(str(directory), local_files_only=True)
+        config = AutoConfig.from_pretrained(
+            str(directory), local_files_only=True, trust_remote_code=False
+        )
     except (ValueError, OSError, KeyError) as err:
         raise CheckpointError(
             f"transformers cannot read this configuration ({str(err).splitlines()[0]})",

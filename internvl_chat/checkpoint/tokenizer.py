@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from internvl_chat.checkpoint.sentencepiece_files import (
     is_sentencepiece_directory,
@@ -17,6 +17,9 @@ from internvl_chat.model.conversation import get_conv_template
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+NO_FOREIGN_CODE: Final = {"local_files_only": True, "trust_remote_code": False}
+"""For every ``from_pretrained`` of an Auto class: without it transformers asks on stdin whether to
+run the code that a checkpoint names, and a script's "y" for something else would answer."""
 TOKENIZER_FILES = (
     ("tokenizer.json",),
     ("tokenizer.model",),
@@ -49,7 +52,7 @@ def load_tokenizer(
     from transformers import AutoTokenizer
 
     directory = find_tokenizer(path)
-    options: dict[str, Any] = {"local_files_only": True, "padding_side": "right"}
+    options: dict[str, Any] = {**NO_FOREIGN_CODE, "padding_side": "right"}
     if use_fast is not None:
         options["use_fast"] = use_fast
     if max_seq_length is not None:
@@ -60,6 +63,12 @@ def load_tokenizer(
         else:
             tokenizer = AutoTokenizer.from_pretrained(str(directory), **options)
     except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as err:
+        if "trust_remote_code" in str(err):
+            raise CheckpointError(
+                "its tokenizer is Python code of its own, which is not run here",
+                where=str(directory),
+                fix="Put a tokenizer.json there: save it once as a fast tokenizer.",
+            ) from err
         raise CheckpointError(
             f"cannot be loaded as a tokenizer ({str(err).strip().splitlines()[0]})",
             where=str(directory),

@@ -47,7 +47,7 @@ FORMATS: Final = (
 """What Pillow decodes by itself; it hands others, such as PostScript, to programs."""
 
 # What Pillow's decoders raise on damaged files, by experience and by fuzzing.
-_DECODE_ERRORS: Final = (
+DECODE_ERRORS: Final = (
     OSError,
     ValueError,
     SyntaxError,
@@ -128,6 +128,15 @@ def _quiet() -> Iterator[None]:
     with _pillows_limit.lifted(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+def open_raster(file: BinaryIO) -> Image.Image:
+    """``Image.open`` by our list of formats, whatever else plugins have registered.
+
+    Raises:
+        UnidentifiedImageError: it is none of them; a Pillow decoder may raise others.
+    """
+    return Image.open(file, formats=_known_formats())
 
 
 def require_backend(decode: DecodeConfig) -> None:
@@ -293,7 +302,7 @@ def _to_rgb(image: Image.Image, where: str, path: str, decode: DecodeConfig) -> 
         if decode.rgba_background_color is not None and image.has_transparency_data:
             return on_ground(image, decode.rgba_background_color)
         return image if image.mode == "RGB" else image.convert("RGB")
-    except _DECODE_ERRORS as err:
+    except DECODE_ERRORS as err:
         told = _told(err)
         if "MAX_TEXT" in told:
             raise _TextTooLongError(told) from err
@@ -322,14 +331,14 @@ def _retry_without_text(raw: bytes, attempt: Callable[[bytes], T]) -> T:
 
 def _open(file: BinaryIO, where: str, path: str, max_pixels: int) -> Image.Image:
     try:
-        image = Image.open(file, formats=_known_formats())
+        image = open_raster(file)
     except UnidentifiedImageError as err:
         file.seek(0)
         kind = kind_of(file.read(KIND_BYTES))
         raise BadRecordError(
             "NOT_AN_IMAGE", f"{path} is no image that can be read: it is {kind}", where=where
         ) from err
-    except _DECODE_ERRORS as err:
+    except DECODE_ERRORS as err:
         told = _told(err)
         if "MAX_TEXT" in told:
             raise _TextTooLongError(told) from err
@@ -370,6 +379,6 @@ def _orientation(image: Image.Image) -> int:
     try:
         # The class's own: a PNG's decodes the image to look for metadata behind it.
         value = Image.Image.getexif(image).get(_ORIENTATION, UPRIGHT)
-    except _DECODE_ERRORS:
+    except DECODE_ERRORS:
         return UPRIGHT
     return value if isinstance(value, int) and 1 <= value <= 8 else UPRIGHT

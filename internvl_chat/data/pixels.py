@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from internvl_chat.config import ImageConfig, NormalizeType
+from internvl_chat.data.images import open_raster
 from internvl_chat.data.tiles import grid_of
 from internvl_chat.model.constants import NORMALIZATION
 
@@ -24,7 +25,7 @@ def jpeg_augment(image: Image.Image, rng: random.Random) -> Image.Image:
     """Re-encode as JPEG at a quality drawn uniformly from 75 to 100."""
     buffer = io.BytesIO()
     image.save(buffer, format="JPEG", quality=rng.randint(75, 100))
-    return Image.open(io.BytesIO(buffer.getvalue())).convert("RGB")
+    return open_raster(io.BytesIO(buffer.getvalue())).convert("RGB")
 
 
 def pad_square(image: Image.Image, normalize_type: NormalizeType = "imagenet") -> Image.Image:

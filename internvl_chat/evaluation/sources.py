@@ -22,7 +22,7 @@ from internvl_chat.data.data_urls import (
     is_data_url,
     read_data_url,
 )
-from internvl_chat.data.images import decode_image, load_image
+from internvl_chat.data.images import decode_image, load_image, open_raster
 from internvl_chat.data.schema import BadRecordError
 from internvl_chat.errors import DatasetError
 from internvl_chat.evaluation.task import AS_STORED
@@ -69,7 +69,7 @@ class EncodedImage:
             return image
         buffer = io.BytesIO()
         image.save(buffer, format="JPEG", quality=self.jpeg_quality)
-        return Image.open(buffer).convert("RGB")
+        return open_raster(buffer).convert("RGB")
 
     def _raw(self) -> bytes:
         if is_data_url(self.text):

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
-from PIL import Image
-
+from internvl_chat.data.bad_record import BadRecordError
 from internvl_chat.data.convert.notes import Notes, UnfitRecordError
 from internvl_chat.data.data_urls import (
     DataUrlError,
@@ -23,6 +22,8 @@ from internvl_chat.data.data_urls import (
     percent_decoded,
     read_data_url,
 )
+from internvl_chat.data.images import DECODE_ERRORS, open_raster
+from internvl_chat.data.storage import open_file
 from internvl_chat.files import written_aside
 
 _ORIENTATION_TAG: Final = 0x0112
@@ -124,8 +125,8 @@ def _identify(raw: bytes) -> tuple[str, tuple[int, int]] | None:
         # A size that Pillow warns or refuses at is for training's own limit to judge.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(raw))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            image = open_raster(io.BytesIO(raw))
+    except DECODE_ERRORS:
         return None
     return _ENDINGS.get(image.format or "", f".{(image.format or 'img').lower()}"), image.size
 
@@ -134,15 +135,18 @@ def shown_size(path: Path) -> tuple[int, int] | None:
     """(width, height) of a file as a viewer shows it, turned by its EXIF orientation.
 
     Returns:
-        None if Pillow opens no image there.
+        None if no image can be opened there.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path) as image:
+            with (
+                open_file(os.path.abspath(path), where="") as file,
+                open_raster(file) as image,
+            ):
                 width, height = image.size
                 turned = image.getexif().get(_ORIENTATION_TAG) in _TURNED
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except (BadRecordError, *DECODE_ERRORS):
         return None
     return (height, width) if turned else (width, height)
 
