@@ -58,7 +58,7 @@ import internvl_chat  # or trust_remote_code=True
 path = "pretrained/internvl-chat-tiny"
 model = AutoModel.from_pretrained(path, dtype=torch.float32).eval()
 tokenizer = AutoTokenizer.from_pretrained(path)
-image = Image.open("image.jpg").resize((112, 112))
+image = Image.open("examples/image2.jpg").resize((112, 112))
 pixels = CLIPImageProcessor.from_pretrained(path)(images=image, return_tensors="pt").pixel_values
 model.chat(tokenizer, pixels, "How many shapes are there?", dict(max_new_tokens=64))
 ```

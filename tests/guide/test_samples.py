@@ -1,7 +1,8 @@
 """The code samples of the user guide, letter for letter, on the shipped tiny model.
 
 ``samples/`` holds them as the guide prints them. What a sample takes for granted is supplied from
-outside: the checkpoint behind its published name, its pictures and its video, a device.
+outside: the checkpoint behind its published name, a device. Pictures and video are shipped where it
+looks for them.
 """
 
 from __future__ import annotations
@@ -14,31 +15,19 @@ from typing import Any
 import pytest
 import torch
 
-from examples.tiny_model.common import stream
-from examples.tiny_model.records import draw
-from examples.tiny_model.scene import Scene, Shape
-from examples.tiny_model.words import sample_sign
 from tests.support.training import ROOT
 
 SAMPLES = Path(__file__).with_name("samples")
 TINY = ROOT / "pretrained/internvl-chat-tiny"
 PUBLISHED = "OpenGVLab/InternVL-Chat-V1-2-Plus"
-GREYS = ROOT / "tests/unit/data/greys.mp4"
-
-
-def scene() -> Scene:
-    star = Shape(kind="star", color="red", x=42, y=42, radius=13.0, fill=(216, 32, 32))
-    return Scene(background=(172, 172, 172), shapes=(star,))
 
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Working directory with the samples' examples; ``.cuda()`` leaves things where they are."""
-    examples = tmp_path / "examples"
-    examples.mkdir()
-    draw(sample_sign(stream(0, "guide"))).save(examples / "image1.jpg", quality=95)
-    draw(scene()).save(examples / "image2.jpg", quality=95)
-    shutil.copy(GREYS, examples / "red-panda.mp4")
+    """Working directory with the shipped examples; ``.cuda()`` leaves things where they are."""
+    (tmp_path / "examples").mkdir()
+    for name in ("image1.jpg", "image2.jpg", "red-panda.mp4"):
+        shutil.copy(ROOT / "examples" / name, tmp_path / "examples" / name)
     monkeypatch.chdir(tmp_path)
     if not torch.cuda.is_available():
         monkeypatch.setattr(torch.Tensor, "cuda", lambda self, *args, **kwargs: self)

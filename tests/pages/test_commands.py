@@ -1,0 +1,78 @@
+"""The commands of README and docs, extracted from the pages and run as they stand there."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.pages.conftest import Start
+from tests.pages.scenes import SCENES, Scene
+from tests.support.page_runs import treatment
+from tests.support.pages import PAGES, blocks, commands
+
+WITH_COMMANDS = [page for page in PAGES if commands(page)]
+
+
+def scene_of(page: str) -> Scene:
+    return SCENES.get(page, Scene())
+
+
+def cases() -> list[object]:
+    return [
+        pytest.param(page, marks=[pytest.mark.slow] if scene_of(page).slow else [])
+        for page in WITH_COMMANDS
+    ]
+
+
+@pytest.mark.parametrize("page", cases())
+def test_page(page: str, start: Start) -> None:
+    scene = scene_of(page)
+    run = start(stand_ins=frozenset(scene.stand_ins), short=scene.short)
+    for put in scene.puts:
+        put(run)
+    run.run(page)
+    scene.look(run)
+    for command, shown in scene.shows:
+        (line,) = (one.line for one in commands(page) if command in one.text)
+        assert shown in run.told[line], f"{page}:{line}: {run.told[line]}"
+    done = [one for one in commands(page) if treatment(one, scene.stand_ins) != "not"]
+    assert [one.where for one in done if one.line not in run.told] == []
+
+
+def test_scenes_are_of_pages() -> None:
+    assert [page for page in SCENES if page not in WITH_COMMANDS] == []
+
+
+NOT_RUN = {
+    "time": 7,  # quickstart, demos, all tests: each has its own tests
+    "network": 7,  # pip install
+    "GPUs": 4,
+    "cluster": 2,
+    "root": 3,  # tests/slurm starts the same cluster
+    "judge": 3,
+    "data": 2,
+    "file": 2,
+}
+"""By what they need, the commands that no test runs. Another one wants a change here."""
+INSTEAD = {"dry": 16, "stand-in": 17}
+SLOW = ["docs/custom_dataset.md", "docs/training.md"]
+
+
+def test_what_is_not_run_is_counted() -> None:
+    found: dict[str, int] = {}
+    instead: dict[str, int] = {}
+    for page in PAGES:
+        for command in commands(page):
+            how = treatment(command, scene_of(page).stand_ins)
+            if how == "not":
+                assert command.need is not None
+                found[command.need] = found.get(command.need, 0) + 1
+            elif how != "run":
+                instead[how] = instead.get(how, 0) + 1
+    assert found == NOT_RUN
+    assert instead == INSTEAD
+    assert sorted(page for page, scene in SCENES.items() if scene.slow) == SLOW
+
+
+def test_sessions_that_are_only_shown_are_counted() -> None:
+    shown = [block.page for page in PAGES for block in blocks(page) if block.language == "console"]
+    assert shown == ["docs/serve.md"]
