@@ -109,6 +109,10 @@ def look_at_own_data(run: PageRun) -> None:
     ]
     assert scores[0] == 0
     assert min(scores[1:2]) > 0.9
+    (meta,) = (one for one in blocks("docs/custom_dataset.md") if '"annotation"' in one.text)
+    assert json.loads(meta.text) == json.loads(
+        (run.folder / "work_dirs/bins/meta.json").read_text()
+    )
     plus = run.folder / "playground/opensource/plus"
     entries = json.loads((plus / "internvl_1_2_finetune.json").read_text())
     assert list(entries) == [*(one.name for one in DATASETS), "refcoco_train", "coco_boxes"]
@@ -142,7 +146,6 @@ def look_at_slurm(run: PageRun) -> None:
 
 SCENES: dict[str, Scene] = {
     "README.md": Scene(
-        puts=(put_bins_lora,),
         shows=(("data init", "60 images, 60 records"), ("--decode", "0 errors, 0 warnings")),
     ),
     "pretrained/README.md": Scene(stand_ins=("weights",), look=look_at_downloads),
