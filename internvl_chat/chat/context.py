@@ -68,14 +68,18 @@ def require_room(model: Any, num_tokens: int, num_patches: Sequence[int]) -> int
     return limit - num_tokens
 
 
-def require_room_for_frames(model: Any, num_frames: int) -> None:
-    """Refuse a video before its frames are read.
+def require_room_for_frames(config: Any, num_frames: int) -> None:
+    """Refuse a video before its frames, or the model's weights, are read.
+
+    Args:
+        config: a chat model's.
+        num_frames: of the video, for the model.
 
     Raises:
         PromptTooLongError: they alone are longer than the context.
     """
-    limit = context_length(model.config)
-    num_tokens = num_frames * model.num_image_token
+    limit = context_length(config)
+    num_tokens = num_frames * config.num_image_token
     if limit is not None and num_tokens >= limit:
         raise too_long(f"{num_tokens} tokens for {num_frames} frames", limit)
 

@@ -13,7 +13,6 @@ from internvl_chat.errors import ConfigError, DatasetError
 _FIXES: Final = {
     "MISSING_FILE": "Check the path.",
     "TOO_MANY_PIXELS": "Shrink it.",
-    "NOT_A_VIDEO": "Ask about a video, or about an image as an image.",
 }
 """How a file is mended where there is no dataset with records."""
 
@@ -29,10 +28,13 @@ def told_for_inference() -> Iterator[None]:
     try:
         yield
     except BadRecordError as err:
-        has_hint = err.code == "MISSING_FILE" and err.fix != CHECK_ROOT  # of an archive's members
-        fix = err.fix if has_hint else _FIXES.get(err.code)
+        fix = _FIXES.get(err.code)
+        if err.code == "MISSING_FILE" and err.fix not in (None, CHECK_ROOT):
+            fix = err.fix  # which member of an archive may be meant
         if err.code == "NOT_AN_IMAGE" and "video" in err.problem.partition(": it is ")[2]:
             fix = "Ask about it as a video."
+        if err.code == "NOT_A_VIDEO" and err.fix is not None:
+            fix = "Ask about it as an image."
         problem = err.problem.replace('"clip"', "a bound")
         raise BadRecordError(err.code, problem, fix=fix) from err
     except DatasetError as err:  # a URL that nothing here opens

@@ -139,7 +139,7 @@ class ChatSession:
             BadRecordError: the file cannot be used.
             ConfigError: so many frames are longer than the model's context.
         """
-        require_room_for_frames(self.model, num_segments)
+        require_room_for_frames(self.model.config, num_segments)
         tiles, counts = load_video(
             path,
             model=self.model,

@@ -39,7 +39,7 @@ def check_arguments(
     low, high = _TEMPERATURES
     if temperature != 0 and not low <= temperature <= high:  # NaN too
         raise ConfigError(
-            f"{temperature:g} is none",
+            f"{temperature:g} is no temperature",
             where="--temperature",
             fix=f"Give 0, or {low:g} to {high:g}.",
         )
@@ -103,6 +103,17 @@ def _check_video(path: str, backend: VideoReader) -> None:
 
     with _blamed("--video"):
         open_video(path, where=path, backend=backend).frames([0])
+
+
+def check_frames(model: str, num_segments: int) -> None:
+    """Raises:
+    CheckpointError: ``model`` names no checkpoint.
+    ConfigError: its context does not hold so many frames of a video.
+    """
+    from internvl_chat.chat.context import require_room_for_frames
+    from internvl_chat.checkpoint.sources import read_chat_config
+
+    require_room_for_frames(read_chat_config(model), num_segments)
 
 
 @contextmanager

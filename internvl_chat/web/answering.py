@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import uuid
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -13,6 +14,8 @@ from typing import Any, Final
 
 import torch
 
+from internvl_chat.chat.context import PromptTooLongError
+from internvl_chat.chat.failures import Attempt
 from internvl_chat.chat.session import ChatSession
 from internvl_chat.config import DecodeConfig
 from internvl_chat.data import images
@@ -22,7 +25,10 @@ from internvl_chat.web.conversation import Answer, Conversation, MediaItem, Ques
 from internvl_chat.web.drawing import draw_boxes, find_boxes
 from internvl_chat.web.limits import describe
 
+logger = logging.getLogger(__name__)
+
 MAX_NEW_TOKENS: Final = 2048
+_CONTEXT_ENDED: Final = "The answer ends where the context of the model does. Press Clear to go on."
 _AS_SHOWN: Final = DecodeConfig.as_shown()
 
 
@@ -47,9 +53,9 @@ class GenerationSettings:
             if not isinstance(value, int | float) or not low <= value <= high:
                 raise QuestionError(f"{name} is {value}, want {low} to {high}.")
 
-    def keywords(self, most_tokens: int) -> dict[str, Any]:
-        """Keywords of ``generate`` for an answer of at most ``most_tokens``."""
-        length = {"max_new_tokens": min(int(self.max_new_tokens), most_tokens)}
+    def keywords(self) -> dict[str, Any]:
+        """Keywords of ``generate``."""
+        length = {"max_new_tokens": int(self.max_new_tokens)}
         if self.temperature == 0:
             return {**length, "do_sample": False}
         chosen = {"temperature": float(self.temperature), "top_p": float(self.top_p)}
@@ -67,11 +73,6 @@ class Checkpoint:
     name: str
     model: Any
     tokenizer: Any
-
-    @property
-    def max_tokens(self) -> int:
-        """Positions that the language model knows: question, images and answer together."""
-        return int(self.model.config.llm_config.max_position_embeddings)
 
     @property
     def decode(self) -> DecodeConfig:
@@ -97,24 +98,18 @@ class Checkpoint:
         """
         if should_stop():
             return Answer(stopped=True)
-        try:
-            session = self._session(past, turn)
-            num_prompt = session.count_prompt_tokens(turn.question)
-            if num_prompt >= self.max_tokens:
-                return Answer(
-                    problem=f"This conversation has {num_prompt} tokens, images included; the "
-                    f"model reads at most {self.max_tokens}. Press Clear, or take fewer frames."
-                )
-            session.generation = generation.keywords(self.max_tokens - num_prompt)
+        with Attempt() as attempt:
+            session = self._session(past, turn, generation)
             reply = session.ask(turn.question, tell, should_stop=should_stop)
-        except BadRecordError as err:
-            return Answer(problem=describe(err, "A file of this conversation"))
-        except torch.OutOfMemoryError:
-            return Answer(problem="The model's memory is full: ask about fewer or no images.")
-        return Answer(text=reply.text, stopped=should_stop())
+            note = _CONTEXT_ENDED if reply.ended_by_context else ""
+            return Answer(text=reply.text, problem=note, stopped=should_stop())
+        assert attempt.error is not None, "the block returns or raises"
+        return Answer(problem=_problem(attempt.error))
 
-    def _session(self, past: Sequence[tuple[Turn, Answer]], turn: Turn) -> ChatSession:
-        session = ChatSession(self.model, self.tokenizer, {})
+    def _session(
+        self, past: Sequence[tuple[Turn, Answer]], turn: Turn, generation: GenerationSettings
+    ) -> ChatSession:
+        session = ChatSession(self.model, self.tokenizer, generation.keywords())
         for earlier, answer in past:
             _add(session, earlier.media)
             # An answer that spells an image's tag must not become one.
@@ -122,6 +117,18 @@ class Checkpoint:
             session.remember(earlier.question, text)
         _add(session, turn.media)
         return session
+
+
+def _problem(err: Exception) -> str:
+    """What the page says of an answer that was not to be had; names no file of the server."""
+    if isinstance(err, BadRecordError):
+        return describe(err, "A file of this conversation")
+    if isinstance(err, MemoryError | torch.OutOfMemoryError):
+        return "The model's memory is full: ask about fewer or no images."
+    if isinstance(err, PromptTooLongError):
+        return f"{err.problem[0].upper()}{err.problem[1:]}. Press Clear, or take fewer frames."
+    logger.error("a question was not answered", exc_info=err)
+    return "The model failed at this question; the log of the server says how. Press Clear."
 
 
 def _add(session: ChatSession, media: Sequence[MediaItem]) -> None:

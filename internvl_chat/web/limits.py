@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mimetypes
 import re
 from dataclasses import dataclass
@@ -38,6 +39,17 @@ class QuestionLimits(UploadLimits):
     """Of a video; a frame of 4K has 8.3 million."""
     max_files: int = 16
     max_question_chars: int = 20_000
+
+
+def whole(value: object, name: str) -> int:
+    """A number that a client sent, rounded down.
+
+    Raises:
+        QuestionError: anything else that it may send, NaN included.
+    """
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise QuestionError(f"{name} is {value}, want a whole number.")
+    return int(value)
 
 
 def look_at_uploads(

@@ -17,7 +17,13 @@ from internvl_chat.web.answering import (
     GenerationSettings,
 )
 from internvl_chat.web.conversation import Conversation, QuestionError
-from internvl_chat.web.limits import MAX_FRAMES, QuestionLimits, check_question, look_at_uploads
+from internvl_chat.web.limits import (
+    MAX_FRAMES,
+    QuestionLimits,
+    check_question,
+    look_at_uploads,
+    whole,
+)
 from internvl_chat.web.messages import as_messages
 from internvl_chat.web.session_requests import SessionRequests
 
@@ -66,7 +72,7 @@ class Page:
         try:
             check_question(typed, self.limits)
             media = look_at_uploads(
-                files, root=self.uploads, num_frames=int(num_frames), limits=self.limits
+                files, root=self.uploads, num_frames=whole(num_frames, "frames"), limits=self.limits
             )
             asked = conversation.ask(typed, media)
             self.requests.add(_session(request))
@@ -101,14 +107,16 @@ class Page:
                 yield self._shown(conversation)
                 return
             generation = GenerationSettings(
-                temperature=temperature, top_p=top_p, max_new_tokens=int(max_new_tokens)
+                temperature=temperature,
+                top_p=top_p,
+                max_new_tokens=whole(max_new_tokens, "max_new_tokens"),
             )
             steps = self.answering.stream(
                 conversation,
                 generation,
                 handle.stop_event.is_set,
                 drawings=self.uploads / "drawings",
-                box_image=int(box_picture or 0),
+                box_image=whole(box_picture or 0, "the number of the image"),
             )
             # Closed at once when the client has gone: the generation ends with it.
             with closing(steps):

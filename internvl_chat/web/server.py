@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import tempfile
@@ -50,11 +51,13 @@ def free_port(host: str, port: int) -> int:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
             return int(probe.getsockname()[1])
-    except OSError as err:
+    except (OSError, UnicodeError) as err:  # a name that no machine can have is a UnicodeError
+        is_taken = isinstance(err, OSError) and err.errno in (errno.EADDRINUSE, errno.EACCES)
+        fix = "Leave out --port to get a free one."
         raise ConfigError(
-            f"cannot listen on {host}:{port}: {err.strerror}",
+            f"cannot listen on {host}:{port}: {getattr(err, 'strerror', None) or err}",
             where="--host, --port",
-            fix="Leave out --port to get a free one.",
+            fix=fix if is_taken else "Give --host a name or an address of this machine.",
         ) from err
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -128,18 +129,42 @@ def test_a_file_of_questions_is_resumed(place: Path) -> None:
     assert "2 were answered in out.jsonl before" in second.stderr
 
 
-@pytest.mark.parametrize(
-    ("words", "problem"),
-    [
-        (("--batch", "in.jsonl"), "--batch and --out go together"),
-        (("--batch", "in.jsonl", "--out", "o", "Why?"), "--batch takes questions"),
-        (("--batch", "none.jsonl", "--out", "o"), "none.jsonl cannot be read"),
-        (("--image", "none.jpg", "Why?"), "--image: no such file: none.jpg"),
-        (("--image", "star.jpg", "<image> <image> Why?"), "2 <image> tags"),
-        (("   ",), "the question is empty"),
-        (("--temperature", "-1", "Why?"), "'--temperature'"),
-    ],
-)
+WRONG = [
+    (("--batch", "in.jsonl"), "--batch and --out go together"),
+    (("--out", "o"), "--batch and --out go together"),
+    (("--batch", "in.jsonl", "--out", "o", "Why?"), "--batch takes questions"),
+    (("--batch", "none.jsonl", "--out", "o"), "none.jsonl cannot be read"),
+    (("--batch", "folder", "--out", "o"), "folder cannot be read: Is a directory"),
+    (("--batch", "array.json", "--out", "o"), "array.json is one JSON array"),
+    (("--batch", "in.jsonl", "--out", "in.jsonl"), "in.jsonl is the file of questions itself"),
+    (("--batch", "-", "--out", "in.jsonl"), "in.jsonl is the file of questions itself"),
+    (("--batch", "in.jsonl", "--out", "star.jpg"), "star.jpg:1: no line of answers"),
+    (("--batch", "in.jsonl", "--out", "other"), "other answers another question than in.jsonl:1"),
+    (("--batch", "in.jsonl", "--out", "folder"), "folder is a folder"),
+    (("--batch", "in.jsonl", "--out", "no/o"), "there is no folder"),
+    (("--image", "none.jpg", "Why?"), "--image: no such file: none.jpg. Check the path."),
+    (("--image", "folder", "Why?"), "--image: cannot read folder: it is a folder"),
+    (("--image", "in.jsonl", "Why?"), "--image: in.jsonl is no image that can be read"),
+    (("--image", str(GREYS), "Why?"), "Ask about it as a video."),
+    (("--image", "foo://x", "Why?"), "--image: cannot read foo://x: fsspec cannot open it"),
+    (("--video", "none.mp4", "Why?"), "--video: no such file: none.mp4. Check the path."),
+    (("--video", "star.jpg", "Why?"), "star.jpg is no video: it is a JPEG image. Ask about it as"),
+    (("--video", str(GREYS), "--num-segments", "9999", "Why?"), "maximum context length is 2048"),
+    (("--image", "star.jpg", "<image> <image> Why?"), "2 <image> tags"),
+    (("   ",), "the question is empty"),
+    (("caf\udce9?",), "the question is no UTF-8: byte 0xe9 at character 4"),
+    (("--temperature", "-1", "Why?"), "'--temperature'"),
+    (("--temperature", "1e-40", "Why?"), "--temperature: 1e-40 is no temperature"),
+    (("--temperature", "inf", "Why?"), "--temperature: inf is no temperature"),
+    (("--device", "foo", "Why?"), "'foo' is no device that torch computes on here"),
+    (("--device", "meta", "Why?"), "'meta' is no device that torch computes on here"),
+    (("--device", "cuda:99", "Why?"), "'cuda:99' is no device that torch computes on here"),
+    (("--gpus", "99", "Why?"), "99 asked for"),
+    (("--model", "", "Why?"), "no model is named"),
+]
+
+
+@pytest.mark.parametrize(("words", "problem"), WRONG)
 def test_wrong_use_is_one_line(
     place: Path,
     words: tuple[str, ...],
@@ -147,12 +172,51 @@ def test_wrong_use_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """Told before the model's weights are read, and nothing is written."""
     monkeypatch.chdir(place)
-    assert main(["chat", "--model", str(TINY), *words]) in (2, 3)
+    (place / "folder").mkdir()
+    (place / "in.jsonl").write_text('{"question": "Why?"}\n')
+    (place / "array.json").write_text('[\n{"question": "Why?"}\n]\n')
+    (place / "other").write_text('{"line": 1, "question": "Who?", "answer": "I"}\n')
+    before = {path: path.read_bytes() for path in place.iterdir() if path.is_file()}
+    with open(place / "in.jsonl") as typed:
+        monkeypatch.setattr(sys, "stdin", typed)
+        assert main(["chat", "--model", str(TINY), *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert problem in line
-    assert not (place / "o").exists()
+    assert {path: path.read_bytes() for path in place.iterdir() if path.is_file()} == before
+
+
+def converse(typed: bytes, *words: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(typed), encoding="utf-8"))
+    return main(["chat", "--model", str(TINY), *words])
+
+
+def test_bytes_that_are_no_text_end_no_conversation(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)
+    typed = b"\xef\xbb\xbfWhat is 2 plus 3?\r\n" + b"What is caf\xe9?\n" + b"word " * 20_000
+    typed += b"\n\x00\x1b[A\xe2\x80\xa8\r?\n/image nope.jpg\n<image>?\nWhat is 1 plus 1?"
+    assert converse(typed, monkeypatch=monkeypatch) == 0
+    out, err = capsys.readouterr()
+    told = out.splitlines()
+    assert (told[0], told[-1]) == ("5", "2")
+    for problem in (
+        "error: question: the question is no UTF-8: byte 0xe9 at character 12",
+        "and the model's maximum context length is 2048 tokens, answer included",
+        "/reset forgets what was said and shown.",
+        "error: no such file: nope.jpg. Check the path.\n",
+        "error: question: 1 <image> tags in the question, 0 images",
+    ):
+        assert problem in err
+    assert "512" not in err  # transformers' own warning, with another limit
+    assert converse("What is 2 plus 3?\n".encode("utf-16"), monkeypatch=monkeypatch) == 0
+    assert capsys.readouterr().out == "5\n"
+    monkeypatch.setattr(sys, "stdin", None)
+    assert main(["chat", "--model", str(TINY)]) == 2
+    assert capsys.readouterr().err == "error: chat: standard input is closed. Give a question.\n"
 
 
 def test_no_checkpoint(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -77,7 +77,10 @@ def test_a_missing_gradio_is_told(
     [
         (("--port", "{taken}"), "cannot listen on 127.0.0.1:{taken}"),
         (("--host", "192.0.2.1"), "cannot listen on 192.0.2.1:0"),
+        (("--host", "a..b"), "cannot listen on a..b:0"),
         (("--compare", "nowhere"), "nowhere"),
+        (("--compare", ""), "no model is named"),
+        (("--device", "foo"), "'foo' is no device that torch computes on here"),
         (("--port", "70000"), "'--port'"),
         (("--max-upload-mb", "0"), "'--max-upload-mb'"),
     ],
@@ -89,6 +92,8 @@ def test_wrong_use_is_one_line(
         taken = listening.getsockname()[1]
         given = [word.format(taken=taken) for word in words]
         assert main(["demo", "--model", str(TINY), *given]) == 2
-    last = capsys.readouterr().err.splitlines()[-1]
+    errors = capsys.readouterr().err
+    assert "Loading weights" not in errors
+    last = errors.splitlines()[-1]
     assert last.startswith("error: ")
     assert problem.format(taken=taken) in last

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from internvl_chat.chat import load_model
+from internvl_chat.chat.session import ChatSession
 from internvl_chat.web.answering import (
     DEFAULT_GENERATION,
     Answering,
@@ -223,13 +224,17 @@ def test_stop_keeps_what_was_said(babbler: Checkpoint, tmp_path: Path) -> None:
 def test_a_conversation_longer_than_the_model_reads_is_told(
     babbler: Checkpoint, tmp_path: Path
 ) -> None:
-    most = babbler.max_tokens
+    most = babbler.model.config.llm_config.max_position_embeddings
     conversation = Conversation().ask("x" * most, [])
     *_, end = Answering([babbler]).stream(
         conversation, DEFAULT_GENERATION, never, drawings=tmp_path
     )
     (answer,) = end.turns[0].answers
-    assert f"the model reads at most {most}" in answer.problem
+    length = ChatSession(babbler.model, babbler.tokenizer, {}).count_prompt_tokens("x" * most)
+    assert answer.problem == (
+        f"The prompt has {length} tokens, and the model's maximum context length is {most} tokens, "
+        "answer included. Press Clear, or take fewer frames."
+    )
     nearly = Conversation().ask("x" * (most - 300), [])
     told = babbler.answer(
         [],
@@ -239,7 +244,43 @@ def test_a_conversation_longer_than_the_model_reads_is_told(
         never,
     )
     assert told.text
-    assert not told.problem, "the answer is cut to what fits"
+    assert told.problem.startswith("The answer ends where the context of the model does")
+    assert not babbler.answer([], *_asked("Hi?"), lambda _: None, never).problem
+
+
+def _asked(typed: str) -> tuple[Turn, GenerationSettings]:
+    turn = Turn(typed=typed, question=typed, media=())
+    return turn, replace(DEFAULT_GENERATION, max_new_tokens=3)
+
+
+@pytest.mark.parametrize(
+    ("raised", "problem"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "The model's memory is full: ask about"),
+        (MemoryError(), "The model's memory is full: ask about"),
+        (RuntimeError("/srv/secret: a kernel"), "The model failed at this question; the log"),
+        (ValueError("/srv/secret"), "The model failed at this question; the log"),
+    ],
+)
+def test_a_model_that_fails_leaves_the_other_its_answer(
+    babbler: Checkpoint,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    raised: Exception,
+    problem: str,
+) -> None:
+    def failing(*args: Any, **options: Any) -> None:
+        raise raised
+
+    monkeypatch.setattr(babbler.model, "chat", failing)
+    conversation = Conversation().ask("What?", [])
+    *_, end = Answering([babbler, scripted("other", "yes")]).stream(
+        conversation, DEFAULT_GENERATION, never, drawings=tmp_path
+    )
+    one, other = end.turns[0].answers
+    assert one.problem.startswith(problem)
+    assert "secret" not in one.problem
+    assert other.text == "yes"
 
 
 def test_an_image_that_has_gone_is_told(babbler: Checkpoint, tmp_path: Path) -> None:
@@ -299,7 +340,7 @@ def test_keywords_of_generate() -> None:
     }
     warm = replace(DEFAULT_GENERATION, temperature=0.5, top_p=0.9, max_new_tokens=9)
     wanted = {"max_new_tokens": 9, "do_sample": True, "temperature": 0.5, "top_p": 0.9}
-    assert warm.keywords(100) == wanted
+    assert warm.keywords() == wanted
 
 
 @pytest.mark.parametrize(

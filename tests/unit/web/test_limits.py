@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from internvl_chat.web.conversation import MediaItem, QuestionError
-from internvl_chat.web.limits import QuestionLimits, check_question, look_at_uploads
+from internvl_chat.web.limits import QuestionLimits, check_question, look_at_uploads, whole
 from tests.support.uploads import write_bomb, write_sound
 
 GREYS = Path(__file__).parents[1] / "data/greys.mp4"
@@ -81,3 +81,10 @@ def test_only_uploads_are_opened(tmp_path: Path, path: str) -> None:
     (root / "link.png").symlink_to(tmp_path / "a.png")
     with pytest.raises(QuestionError, match="was not uploaded here"):
         look_at_uploads([path.format(root=root)], root=root, num_frames=4, limits=QuestionLimits())
+
+
+@pytest.mark.parametrize("sent", [float("nan"), float("inf"), None, "8", [8], {}])
+def test_numbers_that_are_none(sent: object) -> None:
+    with pytest.raises(QuestionError, match="want a whole number"):
+        whole(sent, "frames")
+    assert whole(8.0, "frames") == 8
