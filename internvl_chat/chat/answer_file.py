@@ -8,6 +8,7 @@ in the order of the lines.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import itertools
 import json
 import logging
@@ -61,6 +62,9 @@ class AnswerFile:
 
     def _look(self, questions: os.stat_result | None) -> bool:
         """Whether it is, or will be, a file that can be read again."""
+        if self.path.exists() and not (self.path.is_file() or self.path.is_dir()):
+            self._real = self.path  # a pipe or a device: nothing to go on with
+            return False
         folder = self._real.parent
         if not folder.is_dir():
             raise ConfigError(
@@ -76,8 +80,6 @@ class AnswerFile:
             return True
         if stat.S_ISDIR(status.st_mode):
             raise ConfigError(f"{self.path} is a folder", where="--out", fix="Name a file in it.")
-        if not stat.S_ISREG(status.st_mode):
-            return False  # a pipe or a device: nothing to go on with
         if questions is not None and os.path.samestat(status, questions):
             raise ConfigError(
                 f"{self.path} is the file of questions itself", where="--out", fix="Name another."
@@ -145,12 +147,13 @@ class AnswerFile:
         """Open it, without a row that was cut short.
 
         Raises:
-            ConfigError: it cannot be written.
+            ConfigError: it cannot be written, or another process is writing it.
         """
         try:
-            if self._is_regular and self._real.exists():
-                self._finish_last_row()
             self._file = open(self._real, "ab" if self._is_regular else "wb")
+            if self._is_regular:
+                _lock(self._file, self.path)
+                self._finish_last_row()
         except OSError as err:
             raise self._unwritable(err) from err
         return self
@@ -187,14 +190,13 @@ class AnswerFile:
         trace: TracebackType | None,
     ) -> None:
         assert self._file is not None
-        with contextlib.suppress(OSError):  # of a full disk, told by write()
-            self._file.close()
-        if not self._is_regular:
-            return
         try:
-            self._put_in_order()
+            if self._is_regular:
+                self._put_in_order()
         except OSError as failure:
             logger.warning("%s is not put in order: %s", self.path, failure.strerror)
+        with contextlib.suppress(OSError):  # of a full disk, told by write()
+            self._file.close()
 
     def _put_in_order(self) -> None:
         """One row a line, by number; of several an answer counts, else the newest."""
@@ -239,6 +241,23 @@ def require_same_questions(source: QuestionSource, out: AnswerFile) -> None:
     """
     for number, line in enumerate(source.known_lines, start=1):
         out.require_same(line, number, source.shown)
+
+
+def _lock(file: BinaryIO, path: Path) -> None:
+    """Keep the file for this process until it is closed.
+
+    Raises:
+        ConfigError: another one has it.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as err:
+        file.close()
+        raise ConfigError(
+            f"{path} is being written by another start", where="--out", fix="Name a new file."
+        ) from err
+    except OSError as err:  # a file system without locks
+        logger.info("%s: not locked (%s)", path, err.strerror)
 
 
 def _is_row(row: object) -> bool:

@@ -135,3 +135,23 @@ def test_a_full_disk_is_told(tmp_path: Path) -> None:
         pytest.raises(ConfigError, match="No space left"),
     ):
         answers.write([{"line": 1, "answer": "x"}])
+
+
+def test_two_starts_do_not_write_at_once(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    first, second = AnswerFile(out), AnswerFile(out)
+    with first:
+        with pytest.raises(ConfigError, match="is being written by another start"):
+            second.__enter__()
+        first.write([{"line": 1, "answer": "x"}])
+    with second:
+        pass
+    assert out.read_text() == '{"line": 1, "answer": "x"}\n'
+
+
+def test_a_pipe_gets_the_rows(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    with open(read) as end, AnswerFile(Path(f"/dev/fd/{write}")) as answers:
+        answers.write([{"line": 1, "answer": "x"}])
+        assert end.readline() == '{"line": 1, "answer": "x"}\n'
+    os.close(write)
