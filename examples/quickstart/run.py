@@ -177,13 +177,8 @@ class Quickstart:
     def _open(self) -> None:
         """Make the run's folder; one with other settings in it is left alone."""
         settings = {"budget": self.budget.name, "model": self.model.as_posix()}
-        found = self._state()
-        if found and found["settings"] != settings:
-            raise WrongUse(
-                f"{self.run.folder}: holds an unfinished run with {found['settings']}, asked for "
-                f"are {settings}. Name another folder with QUICKSTART_DIR=..., or use the same."
-            )
-        if not found:
+        require_settings(self.run, settings)
+        if not self._state():
             self._save({"settings": settings, "seconds": {}})
 
     def _phase(self, name: str, title: str, work: Callable[[], int | None]) -> int:
@@ -246,9 +241,7 @@ class Quickstart:
         show_result(self.console, self.run, result)
 
     def _state(self) -> dict[str, Any]:
-        if not self.run.state.is_file():
-            return {}
-        return dict(json.loads(self.run.state.read_text(encoding="utf-8")))
+        return read_state(self.run)
 
     def _save(self, state: Mapping[str, Any]) -> None:
         write_json(self.run.state, state)
@@ -278,6 +271,28 @@ def show_result(console: Console, run: RunFiles, result: Mapping[str, Any]) -> N
     )
 
 
+def read_state(run: RunFiles) -> dict[str, Any]:
+    """Settings of a run and the seconds of its phases that are done; empty before its start."""
+    if not run.state.is_file():
+        return {}
+    return dict(json.loads(run.state.read_text(encoding="utf-8")))
+
+
+def require_settings(run: RunFiles, settings: Mapping[str, str]) -> None:
+    """See that a folder which holds a run, finished or not, holds the run that is asked for.
+
+    Raises:
+        WrongUse: it is another's.
+    """
+    found = read_state(run).get("settings", settings)
+    if found != settings:
+        kind = "a finished" if run.result.is_file() else "an unfinished"
+        raise WrongUse(
+            f"{run.folder}: holds {kind} run with {found}, asked for are {dict(settings)}. Name "
+            "another folder with QUICKSTART_DIR=..., or use the same."
+        )
+
+
 def next_free(folder: Path) -> Path:
     """``folder``, or the first of ``folder-2``, ``folder-3`` ... that is not there."""
     if not folder.exists():
@@ -302,8 +317,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--dir",
         type=Path,
-        default=Path(env("QUICKSTART_DIR", "work_dirs/quickstart")),
-        help="the run's folder (QUICKSTART_DIR; default work_dirs/quickstart)",
+        default=env("QUICKSTART_DIR"),
+        help="the run's folder (QUICKSTART_DIR; default work_dirs/quickstart, for another budget "
+        "than full work_dirs/quickstart-BUDGET)",
     )
     parser.add_argument(
         "--budget",
@@ -330,6 +346,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         raise WrongUse(
             f"QUICKSTART_BUDGET: unknown budget {args.budget!r}. Use one of: {', '.join(BUDGETS)}."
         )
+    if args.dir is None:
+        ending = "" if args.budget == "full" else f"-{args.budget}"
+        args.dir = Path(f"work_dirs/quickstart{ending}")
+    args.dir = Path(args.dir)
     return args
 
 
@@ -345,6 +365,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         run = RunFiles(folder=next_free(args.dir) if args.again else args.dir)
         if run.result.is_file():
+            require_settings(run, {"budget": args.budget, "model": args.model.as_posix()})
             show_result(console, run, json.loads(run.result.read_text(encoding="utf-8")))
             console.print("This run is finished. For another one: sh shell/quickstart.sh --again")
             return 0

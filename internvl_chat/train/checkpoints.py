@@ -33,10 +33,10 @@ from internvl_chat.checkpoint.save import save_checkpoint_files
 from internvl_chat.config import DecodeConfig, NormalizeType
 from internvl_chat.errors import CheckpointError
 from internvl_chat.files import write_json
+from internvl_chat.train.standing import POSITION
 
 logger = logging.getLogger(__name__)
 
-POSITION = "data_position.json"
 TRAINABLE_WEIGHTS = "trainable_weights.pt"
 OPTIMIZER = "optimizer.pt"
 SCHEDULER = "scheduler.pt"

@@ -102,6 +102,7 @@ def find_placement(environ: Mapping[str, str], *, free_port: int | None = None) 
             notes=notes,
         )
     if launcher == "slurm":
+        slurm.require_step(environ)
         address, how = slurm.master_address(environ)
         return Placement(
             launcher=launcher,

@@ -32,6 +32,23 @@ def number_in(environ: Mapping[str, str], name: str, default: str | None = None)
     return int(text)
 
 
+def require_step(environ: Mapping[str, str]) -> None:
+    """See that several tasks are a step of srun: in its batch script a job has the numbers alone.
+
+    Raises:
+        ConfigError: SLURM_NTASKS counts tasks that nobody has started.
+    """
+    tasks = number_in(environ, "SLURM_NTASKS")
+    if tasks > 1 and not environ.get("SLURM_STEP_ID"):
+        raise ConfigError(
+            f"the job has {tasks} tasks (SLURM_NTASKS), but this process is no step of srun: it is "
+            "alone, and would wait for the others",
+            where="SLURM_STEP_ID",
+            fix="Start it with srun (a recipe: LAUNCHER=slurm); for a single process unset "
+            "SLURM_NTASKS.",
+        )
+
+
 def master_port(environ: Mapping[str, str]) -> int:
     """MASTER_PORT, or one that neighbouring jobs and the steps of one job do not share."""
     if environ.get("MASTER_PORT"):

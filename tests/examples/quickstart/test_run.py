@@ -137,6 +137,25 @@ def test_the_environment_gives_the_defaults(monkeypatch: pytest.MonkeyPatch) -> 
     assert (args.dir, args.budget) == (Path("elsewhere"), "small")
 
 
+def test_each_budget_has_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("QUICKSTART_DIR", raising=False)
+    monkeypatch.delenv("QUICKSTART_BUDGET", raising=False)
+    assert parse([]).dir == Path("work_dirs/quickstart")
+    assert parse(["--budget", "small"]).dir == Path("work_dirs/quickstart-small")
+
+
+def test_another_budgets_finished_run_is_not_taken_for_this_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"budget": "small", "model": MODEL.as_posix()}
+    (tmp_path / "state.json").write_text(json.dumps({"settings": settings, "seconds": {}}))
+    (tmp_path / "result.json").write_text("{}")
+    assert main(["--dir", str(tmp_path), "--budget", "full"]) == 2
+    told = capsys.readouterr().err
+    assert "holds a finished run with {'budget': 'small'" in told
+    assert "QUICKSTART_DIR" in told
+
+
 def test_the_command_is_the_second_recipe_with_a_batch_that_divides() -> None:
     command = training_command(
         model=Path("m"), meta=Path("meta.json"), output_dir=Path("out"), max_steps=6

@@ -70,6 +70,18 @@ def test_slurm() -> None:
     assert place.local_world_size == 2
 
 
+def test_a_job_of_several_tasks_without_its_srun_is_told() -> None:
+    batch = {name: value for name, value in SLURM.items() if "STEP" not in name}
+    with pytest.raises(ConfigError, match=r"8 tasks .* no step of srun.*Start it with srun"):
+        find_placement(batch)
+    with pytest.raises(ConfigError, match="no step of srun"):
+        find_placement({**batch, "LAUNCHER": "slurm"})
+    alone = find_placement({**batch, "SLURM_NTASKS": "1", "SLURM_PROCID": "0"})
+    assert (alone.rank, alone.world_size) == (0, 1)
+    assert find_placement({**batch, "LAUNCHER": "pytorch"}, free_port=1234).world_size == 1
+    assert find_placement({**batch, **TORCHRUN}).world_size == 4
+
+
 def test_slurm_ports_of_neighbours_differ() -> None:
     jobs = [{**SLURM, "SLURM_JOB_ID": str(4711 + n)} for n in range(100)]
     steps = [{**SLURM, "SLURM_STEP_ID": str(n)} for n in range(1, 10)]
