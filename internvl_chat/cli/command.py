@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperCommand
 
 from internvl_chat.errors import UserError
+from internvl_chat.quiet import is_verbose, set_up_output
 from internvl_chat.train.launched import leave_reason
 
 VERBS = {
@@ -54,14 +55,15 @@ class _Verb(TyperCommand):
 
 
 def _root(
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Log more; what libraries say, too.")
+    ] = False,
 ) -> None:
     logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING,
+        level=logging.INFO if verbose or is_verbose() else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s",
     )
-    if not verbose:  # warns of a kernel for 4 bits on CPUs that nobody asked for
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    set_up_output(verbose=verbose)
 
 
 def _hand_over(context: typer.Context) -> int:

@@ -25,6 +25,7 @@ from internvl_chat.cli.run_options import (
     table_formats,
 )
 from internvl_chat.errors import ConfigError, UserError
+from internvl_chat.quiet import set_up_output
 from internvl_chat.train.launched import is_first_process, leave_reason
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def main(argv: Sequence[str] | None = None, *, env_file: Path | None = None) -> 
     if env_file is not None and env_file.is_file():
         for name, value in read_env_file(env_file).items():
             os.environ.setdefault(name, value)
+    set_up_output()
     options = make_parser().parse_args(argv)
     is_main = is_first_process()
     try:

@@ -364,7 +364,6 @@ def _export(place: Placement, device: torch.device) -> None:
 def _tell_deepspeed(backend: str, device: torch.device) -> None:
     # Read when deepspeed is first imported; on a machine without a GPU it would guess, and warn.
     os.environ.setdefault("DS_ACCELERATOR", device.type)
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     import deepspeed
 
     if device.type == "cpu":

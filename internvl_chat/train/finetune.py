@@ -5,6 +5,8 @@ torchrun, srun or alone; ``python -m internvl_chat.train.finetune`` and ``intern
 the same. Exit codes: see docs/training.md.
 """
 
+# ruff: noqa: E402 (an entry point sets its process up before it loads torch)
+
 from __future__ import annotations
 
 import signal
@@ -16,9 +18,14 @@ if __name__ == "__main__" and not __package__:
     # package itself may not be installed.
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+from internvl_chat.quiet import set_up_output
+
+VERBOSE_FLAGS = ("-v", "--verbose")
+
 if __name__ == "__main__":
     # Until main() listens, Ctrl-C ends the imports without their traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    set_up_output(verbose=not set(VERBOSE_FLAGS).isdisjoint(sys.argv))
 
 import logging
 import os
@@ -64,7 +71,9 @@ SECONDS_TO_HEAR = 2.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a fine-tuning; returns the exit code and leaves it in OUTPUT_DIR/status.json too."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    arguments = [word for word in given if word not in VERBOSE_FLAGS]
+    set_up_output(verbose=len(arguments) < len(given))
     if "--help" in arguments or "-h" in arguments:
         sys.stdout.write(help_text())
         return 0

@@ -8,7 +8,6 @@ import platform
 import re
 import subprocess
 import sys
-import warnings
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +22,7 @@ from internvl_chat.data.sampler import StepBatchSampler
 from internvl_chat.errors import UserError
 from internvl_chat.files import write_json
 from internvl_chat.model.constants import IGNORE_INDEX
+from internvl_chat.quiet import quiet_libraries
 from internvl_chat.train.batch_plan import BatchPlan
 from internvl_chat.train.distributed import DistributedState
 from internvl_chat.train.order import RunLength
@@ -45,12 +45,7 @@ def set_up_logging(state: DistributedState) -> None:
         stream=sys.stderr,
         force=True,
     )
-    # DeepSpeed calls collectives by names that torch has renamed, several times a step.
-    warnings.filterwarnings("ignore", message=r".*torch\.distributed\..* is deprecated")
-    for noisy in ("DeepSpeed", "transformers", "matplotlib", "PIL", "httpx"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    # It warns that DeepSpeed's accumulation steps are not its own: the Trainer counts them.
-    logging.getLogger("accelerate").setLevel(logging.ERROR)
+    quiet_libraries()
 
 
 # ---- errors ------------------------------------------------------------------------------------

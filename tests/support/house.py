@@ -15,7 +15,7 @@ PRIVATE_WORDS = re.compile(
 """Words that the field says otherwise: image, supervised, dummy image, label embeddings, ..."""
 
 LEVELS = (
-    {"errors", "files", "config"},
+    {"errors", "files", "config", "quiet"},
     {"model"},
     {"data", "checkpoint"},
     {"chat"},
