@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from internvl_chat.data.cache import build_once, cache_path, digest, path_key
 from internvl_chat.data.encodings import UTF8, encoding_of, recode
 from internvl_chat.data.file_version import FileVersion
@@ -24,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 _BLANK = b" \t\r\n"
 _FORMAT = 2  # of the sidecar; raise when its layout changes
+_READ_BYTES = 1 << 24  # of records that are read together
 _TELL_FROM_BYTES = 1 << 28  # smaller files are indexed before one could read that they are
 
 
@@ -116,23 +119,39 @@ class AnnotationFile:
     def __len__(self) -> int:
         return len(self._offsets)
 
-    def read(self, index: int) -> tuple[bytes, str]:
+    def read(self, index: int, *, most: int | None = None) -> tuple[bytes, str]:
         """The bytes of record ``index`` (0 based) and where they stand, as ``file:line``.
+
+        Args:
+            index: of the record.
+            most: bytes that are read of it; by default all.
 
         Raises:
             DatasetError: the file changed since it was opened.
             IndexError: there is no such record.
         """
         start, stop = self._offsets.span(index)
+        stop = stop if most is None else min(stop, start + most)
         return self._trimmed(self._bytes(start, stop), index), self.where(index)
 
-    def read_range(self, first: int, last: int) -> Iterator[tuple[bytes, str]]:
-        """As :meth:`read` for the records ``first .. last - 1``, read from the file at once."""
+    def read_range(
+        self, first: int, last: int, *, most: int | None = None
+    ) -> Iterator[tuple[bytes, str]]:
+        """As :meth:`read` for the records ``first .. last - 1``, many read at once."""
         starts = self._offsets.starts(first, last)
-        text = self._bytes(starts[0], starts[-1])
-        for number in range(last - first):
-            raw = text[starts[number] - starts[0] : starts[number + 1] - starts[0]]
-            yield self._trimmed(raw, first + number), self.where(first + number)
+        begin = 0
+        while begin < last - first:
+            # Together as much as is cheap to hold; a longer record alone.
+            end = int(np.searchsorted(starts, starts[begin] + _READ_BYTES, side="right")) - 1
+            end = min(max(end, begin + 1), last - first)
+            if end == begin + 1:
+                yield self.read(first + begin, most=most)
+            else:
+                text = self._bytes(int(starts[begin]), int(starts[end]))
+                for number in range(begin, end):
+                    raw = text[starts[number] - starts[begin] : starts[number + 1] - starts[begin]]
+                    yield self._trimmed(raw, first + number), self.where(first + number)
+            begin = end
 
     def _bytes(self, start: int, stop: int) -> bytes:
         raw = os.pread(self._text.number, stop - start, start)

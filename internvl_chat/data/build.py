@@ -16,6 +16,7 @@ from internvl_chat.data.encode import Encoder
 from internvl_chat.data.lengths import Lengths, token_lengths
 from internvl_chat.data.meta import DatasetSpec, load_meta
 from internvl_chat.data.mixture import Mixture
+from internvl_chat.data.record_json import MAX_RECORD_BYTES
 from internvl_chat.data.schema import BadRecordError, parse_record
 from internvl_chat.data.storage import exists, resolve_path
 from internvl_chat.errors import DatasetError
@@ -180,7 +181,7 @@ def _probe_files(spec: DatasetSpec, mixture: Mixture) -> None:
     file = mixture.files[mixture.specs.index(spec)]
     looked, missing = 0, ""
     for number in np.linspace(0, len(file) - 1, min(_PROBES, len(file)), dtype=np.int64):
-        raw, where = file.read(int(number))
+        raw, where = file.read(int(number), most=MAX_RECORD_BYTES + 1)
         try:
             record = parse_record(raw, where=where)
             names = [record.video] if record.video else record.images

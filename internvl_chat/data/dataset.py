@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from internvl_chat.config import MediaConfig, OrderConfig
+from internvl_chat.data.bad_record import bad_if_unreadable
 from internvl_chat.data.bad_samples import BadSamples
 from internvl_chat.data.encode import Encoded, Encoder
 from internvl_chat.data.expand import ExpandedRecord, expand_record
@@ -98,6 +99,10 @@ class SampleLoader:
         Raises:
             BadRecordError: anything about the record or its files is wrong.
         """
+        with bad_if_unreadable(where):
+            return self._load(raw, spec, where, rng)
+
+    def _load(self, raw: bytes, spec: DatasetSpec, where: str, rng: random.Random | None) -> Loaded:
         record = parse_record(raw, where=where)
         images = self._images(record, spec, where, rng)
         sizes = tuple(image.geometry.size for image in images)

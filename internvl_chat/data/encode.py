@@ -27,10 +27,14 @@ from internvl_chat.model.constants import (
     IMG_END_TOKEN,
     IMG_START_TOKEN,
 )
-from internvl_chat.model.conversation import Rendered, Template
+from internvl_chat.model.conversation import Rendered, Span, Template
 from internvl_chat.model.templates import find_template
 
 _ONE_IMAGE = f"{IMG_START_TOKEN}{IMG_CONTEXT_TOKEN}{IMG_END_TOKEN}"
+_CHARACTERS_A_TOKEN = 32
+"""A text of fewer for each token of the longest sample is tokenized as it is."""
+_MARGIN_TOKENS = 256
+"""What more of a longer text is tokenized, so that its end changes nothing of what is kept."""
 _MARK = re.compile(r"<\|[^<>|\s]+\|>")
 
 Turns = Sequence[tuple[str, str]]
@@ -45,7 +49,8 @@ class Encoded:
     labels: np.ndarray
     """(T,) int64; IGNORE_INDEX where nothing is supervised."""
     text: str
-    """The whole rendered string, placeholders included, also where the ids were cut."""
+    """The rendered string, placeholders included, also where the ids were cut; not what lies far
+    beyond the cut."""
     truncated: bool
 
 
@@ -85,12 +90,45 @@ class Encoder:
         """Write the conversation with ONE placeholder per image.
 
         Raises:
-            BadRecordError: the text holds a control token of the template or the tokenizer.
+            BadRecordError: the text holds a control token of the template or the tokenizer, or an
+                image far beyond ``max_seq_length``.
         """
         template = self.template
         refuse_marks(turns, system, self._marks, where=where)
         placed = [(question.replace(IMAGE_TAG, _ONE_IMAGE), answer) for question, answer in turns]
-        return template.render(placed, self.config.system_message if system is None else system)
+        message = self.config.system_message if system is None else system
+        return self._shortened(template.render(placed, message), where)
+
+    def _shortened(self, rendered: Rendered, where: str) -> Rendered:
+        """Without the end of a text far beyond ``max_seq_length``, which would only cost memory.
+
+        Tokens depend on the text near them, so that of the beginning the same ids are kept.
+
+        Raises:
+            BadRecordError: an image stands in what is left out.
+        """
+        text, limit = rendered.text, self.config.max_seq_length
+        size = _CHARACTERS_A_TOKEN * (limit + _MARGIN_TOKENS)
+        while size < len(text) and self._count(text[:size]) <= limit + _MARGIN_TOKENS:
+            size *= 4
+        if size >= len(text):
+            return rendered
+        if text.find(IMG_CONTEXT_TOKEN, size - len(IMG_CONTEXT_TOKEN)) >= 0:
+            raise self._image_cut(f"more than {limit}", where)
+        answers = [Span(one.start, min(one.end, size)) for one in rendered.answers]
+        return Rendered(text[:size], tuple(one for one in answers if one.start < one.end))
+
+    def _count(self, text: str) -> int:
+        return self.tokens.count_batch([text])[0]
+
+    def _image_cut(self, num_tokens: str, where: str) -> BadRecordError:
+        return BadRecordError(
+            "IMAGE_CUT",
+            f"{num_tokens} tokens, and cutting to {self.config.max_seq_length} would remove image "
+            "tokens",
+            where=where,
+            fix="Raise --max_seq_length, or use fewer images or tiles.",
+        )
 
     def encode(
         self,
@@ -150,12 +188,7 @@ class Encoder:
         truncated = len(ids) > limit
         if truncated:
             if (ids[limit:] == self._context_id).any():
-                raise BadRecordError(
-                    "IMAGE_CUT",
-                    f"{len(ids)} tokens, and cutting to {limit} would remove image tokens",
-                    where=where,
-                    fix="Raise --max_seq_length, or use fewer images or tiles.",
-                )
+                raise self._image_cut(str(len(ids)), where)
             ids, labels = ids[:limit], labels[:limit]
         if not (labels[1:] != IGNORE_INDEX).any():
             raise BadRecordError(

@@ -20,6 +20,7 @@ import orjson
 
 from internvl_chat.config import MediaConfig
 from internvl_chat.data.annotations import AnnotationFile
+from internvl_chat.data.bad_record import bad_if_unreadable
 from internvl_chat.data.cache import cache_path, digest, locked, path_key, told
 from internvl_chat.data.encode import Encoder
 from internvl_chat.data.expand import ExpandedRecord, expand_record, needs_sizes
@@ -27,6 +28,7 @@ from internvl_chat.data.images import read_geometry
 from internvl_chat.data.length_journal import CountedChunk, LengthJournal
 from internvl_chat.data.meta import DatasetSpec
 from internvl_chat.data.processes import forked_map, usable_cores
+from internvl_chat.data.record_json import MAX_RECORD_BYTES
 from internvl_chat.data.schema import BadRecordError, Record, Size, parse_record
 from internvl_chat.data.storage import resolve_path
 from internvl_chat.data.video import choose_frames, open_video
@@ -73,11 +75,13 @@ class _Counter:
         chunk = CountedChunk(first, tokens, np.zeros_like(tokens))
         warnings: Counter[str] = Counter()
         places, rendered, tiles, wheres = [], [], [], []
-        for number, (raw, where) in enumerate(self.file.read_range(first, last), first):
+        records = self.file.read_range(first, last, most=MAX_RECORD_BYTES + 1)
+        for number, (raw, where) in enumerate(records, first):
             try:
-                record = parse_record(raw, where=where)
-                expanded = self._expand(record, where)
-                one = self.encoder.render(expanded.turns, system=record.system, where=where)
+                with bad_if_unreadable(where):
+                    record = parse_record(raw, where=where)
+                    expanded = self._expand(record, where)
+                    one = self.encoder.render(expanded.turns, system=record.system, where=where)
             except BadRecordError as err:
                 chunk.bad.append(_reason(number, err))
                 continue

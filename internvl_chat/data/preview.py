@@ -14,6 +14,7 @@ from internvl_chat.data.annotations import AnnotationFile
 from internvl_chat.data.dataset import Loaded, SampleLoader
 from internvl_chat.data.encode import Encoder
 from internvl_chat.data.meta import DatasetSpec, load_meta
+from internvl_chat.data.record_json import MAX_RECORD_BYTES
 from internvl_chat.errors import ConfigError
 from internvl_chat.model.constants import IGNORE_INDEX, IMG_CONTEXT_TOKEN
 from internvl_chat.model.suggestions import suggest
@@ -119,7 +120,7 @@ class _Previews(Iterator[Preview]):
 
     def __next__(self) -> Preview:
         number = next(self._numbers)
-        raw, where = self._file.read(number)
+        raw, where = self._file.read(number, most=MAX_RECORD_BYTES + 1)
         return Preview(
             dataset=self._spec.name,
             file=self._file.path,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from internvl_chat.data.bad_record import BadRecordError
 from internvl_chat.data.remarks import NAN_REMARK
 
+MAX_RECORD_BYTES: Final = 64 * 2**20
+"""Longer lines are refused before they are parsed: no context holds what they say."""
 _BOM = b"\xef\xbb\xbf"
 _STRING_OR_NAN = re.compile(rb'"(?:[^"\\]|\\.)*(?:"|\Z)|-?\bInfinity\b|\bNaN\b', re.DOTALL)
 
@@ -22,8 +24,15 @@ def load_record(raw: bytes | str, *, where: str) -> tuple[Any, tuple[str, ...]]:
         where: ``file:line``, for messages.
 
     Raises:
-        BadRecordError: it is no JSON, or not UTF-8.
+        BadRecordError: it is no JSON, not UTF-8, or longer than any sample can be.
     """
+    if len(raw) > MAX_RECORD_BYTES:
+        raise BadRecordError(
+            "RECORD_TOO_LARGE",
+            f"the record has more than {MAX_RECORD_BYTES >> 20} MiB of JSON, which no sample holds",
+            where=where,
+            fix="Cut its text, and put images into files of their own.",
+        )
     try:
         return orjson.loads(raw), ()
     except orjson.JSONDecodeError as err:

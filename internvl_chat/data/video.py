@@ -180,7 +180,8 @@ def choose_frames(
             start, end = clip[0], min(clip[1], end)
             first, last = times.shown_at(start), times.shown_at(end)
         elif rate:
-            first, last = int(clip[0] * rate), min(last, int(clip[1] * rate))
+            beyond = last + 1  # products may be infinite
+            first, last = int(min(clip[0] * rate, beyond)), int(min(clip[1] * rate, last))
         else:
             raise BadRecordError(
                 "CLIP", '"clip" needs a video with a frame rate', where=where, fix="Remove it."

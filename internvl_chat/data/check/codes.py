@@ -81,6 +81,17 @@ _RECORD: Final = [
         ("JSON", "A line is no JSON.", "Write one JSON object a line."),
         ("NOT_UTF8", "A line is not UTF-8.", "Save the file as UTF-8."),
         (
+            "RECORD_TOO_LARGE",
+            "A record has more than 64 MiB of JSON, which no sample holds.",
+            "Cut its text, and put images into files of their own.",
+        ),
+        (
+            "UNREADABLE_RECORD",
+            "Reading a record failed in a way that no other rule tells: memory, a number beyond "
+            "every limit, a file that changed.",
+            "Look at its values and files, or leave it out.",
+        ),
+        (
             "SCHEMA",
             "A field is missing or has a type that is not read.",
             "Write the field as docs/data.md says.",

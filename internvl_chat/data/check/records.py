@@ -18,6 +18,7 @@ import orjson
 
 from internvl_chat.config import MediaConfig
 from internvl_chat.data.annotations import AnnotationFile
+from internvl_chat.data.bad_record import bad_if_unreadable
 from internvl_chat.data.check.box_text import box_problems, holds_boxes
 from internvl_chat.data.check.codes import check_of
 from internvl_chat.data.check.media import ImageFacts, MediaChecker
@@ -26,6 +27,7 @@ from internvl_chat.data.check.repetition import is_repetitive
 from internvl_chat.data.encode import Encoder, refuse_marks
 from internvl_chat.data.expand import ExpandedRecord, expand_record, needs_sizes
 from internvl_chat.data.meta import DatasetSpec
+from internvl_chat.data.record_json import MAX_RECORD_BYTES
 from internvl_chat.data.remarks import split_remark
 from internvl_chat.data.schema import BadRecordError, Reading, Record, Size, read_record
 from internvl_chat.model.conversation import Rendered
@@ -107,7 +109,8 @@ class RecordChecker:
         chunk = ChunkFindings(first, states=bytearray(last - first))
         found: dict[int, list[Found]] = {}
         waiting: list[_Waiting] = []
-        for number, (raw, where) in enumerate(self.file.read_range(first, last), first):
+        records = self.file.read_range(first, last, most=MAX_RECORD_BYTES + 1)
+        for number, (raw, where) in enumerate(records, first):
             found[number] = self._record(raw, where, number, chunk, waiting)
         if self.encoder is not None and waiting:
             self._count(self.encoder, waiting, chunk, found)
@@ -120,7 +123,7 @@ class RecordChecker:
 
     def _mend(self, number: int, found: list[Found], chunk: ChunkFindings) -> None:
         """Note the mended line of a record, or that it is to be left out."""
-        raw, where = self.file.read(number)
+        raw, where = self.file.read(number, most=MAX_RECORD_BYTES + 1)
         reading = read_record(raw, where=where)
         mended = None
         if reading.data is not None:
@@ -161,6 +164,24 @@ class RecordChecker:
         waiting: list[_Waiting],
     ) -> list[Found]:
         """What is wrong, but for its tokens; a good record is appended to ``waiting``."""
+        try:
+            with bad_if_unreadable(where):
+                return self._examined(raw, where, number, chunk, waiting)
+        except BadRecordError as err:
+            for hashes in (chunk.id_hashes, chunk.record_hashes):  # one a record, whatever happens
+                hashes[number - chunk.first :] = [NO_HASH]
+            waiting[:] = [one for one in waiting if one.number != number]
+            return [_of(err)]
+
+    def _examined(
+        self,
+        raw: bytes,
+        where: str,
+        number: int,
+        chunk: ChunkFindings,
+        waiting: list[_Waiting],
+    ) -> list[Found]:
+        """As :meth:`_record`; may raise what reading can raise."""
         reading = read_record(raw, where=where)
         found: list[Found] = [_of(err) for err in reading.problems]
         found += [(*split_remark(remark), None) for remark in reading.remarks]

@@ -15,6 +15,7 @@ from internvl_chat.data.dataset import SampleLoader
 from internvl_chat.data.encode import Encoder
 from internvl_chat.data.lengths import Lengths, token_lengths
 from internvl_chat.data.meta import DatasetSpec, load_meta
+from internvl_chat.data.record_json import MAX_RECORD_BYTES
 from internvl_chat.data.report.bad_groups import BadGroups, first_places
 from internvl_chat.data.report.charts import SMALL, WIDE, histogram
 from internvl_chat.data.report.figures import DatasetFigures, dataset_figures, together
@@ -138,7 +139,7 @@ class DataReport:
         for number, err in lengths.bad:
             group = self._bad.add(spec.name, err)
             if self._bad.wants_example(group):
-                self._bad.add_example(group, err, file.read(number)[0])
+                self._bad.add_example(group, err, file.read(number, most=MAX_RECORD_BYTES + 1)[0])
         return _Opened(spec=spec, file=file, lengths=lengths)
 
     def _figures(self, opened: Sequence[_Opened]) -> Iterator[DatasetFigures]:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -30,6 +30,7 @@ from internvl_chat.errors import ConfigError
 TIME_LIMIT_SECONDS: Final = 60
 """For opening a file and for each frame; large files get a second more for each MB."""
 _BYTES_A_SECOND: Final = 1_000_000
+_EXIT_SECONDS: Final = 10
 _MAX_IDLE: Final = 4
 _PROGRAM: Final = Path(__file__).with_name("readers.py")
 _HOW_TO_INSTALL: Final = {
@@ -47,16 +48,23 @@ class ReaderDiedError(Exception):
 
 
 class ReaderProcess:
-    """A running ``readers.py``."""
+    """A running ``readers.py``.
+
+    Raises:
+        ReaderDiedError: it could not be started.
+    """
 
     def __init__(self) -> None:
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
-        self._process = subprocess.Popen(
-            [sys.executable, str(_PROGRAM)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-        )
+        try:
+            self._log = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
+            self._process = subprocess.Popen(
+                [sys.executable, str(_PROGRAM)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+            )
+        except OSError as err:  # no process or no file more, a disk that is full
+            raise ReaderDiedError(f"could not be started: {err.strerror or err}") from err
         self._owner = os.getpid()
         atexit.register(self.close)
 
@@ -87,18 +95,26 @@ class ReaderProcess:
         line = self._process.stdout.readline()
         if not line.endswith(b"\n"):
             raise self._died()
-        header = json.loads(line)
+        try:
+            header = json.loads(line)
+        except ValueError as err:  # a library that writes where only answers belong
+            raise ReaderDiedError(f"answered with other than JSON: {line[:80]!r}") from err
         payload = self._process.stdout.read(header["bytes"])
         if len(payload) < header["bytes"]:
             raise self._died()
         return header, payload
 
     def _died(self) -> ReaderDiedError:
-        code = self._process.wait()
+        try:
+            code = self._process.wait(_EXIT_SECONDS)
+        except subprocess.TimeoutExpired:  # its pipe is closed, and it is still there
+            self._process.kill()
+            self._process.wait()
+            return ReaderDiedError("stopped answering")
         if code == -signal.SIGALRM:
             return ReaderDiedError("was not done within the time limit")
         if code < 0:
-            return ReaderDiedError(f"crashed ({signal.Signals(-code).name})")
+            return ReaderDiedError(f"crashed ({_signal_name(-code)})")
         said = os.pread(self._log.fileno(), 1 << 16, 0).decode("utf-8", "replace").split("\n")
         last = next((line for line in reversed(said) if line.strip()), f"exit code {code}")
         return ReaderDiedError(f"failed: {last[:200]}")
@@ -113,7 +129,15 @@ class ReaderProcess:
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout, self._log):
             if pipe is not None:
-                pipe.close()
+                with suppress(OSError):  # what was asked of a dead process is still in the pipe
+                    pipe.close()
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most of the real-time ones have no name
+        return f"signal {number}"
 
 
 def _take(idle: list[ReaderProcess]) -> ReaderProcess | None:
@@ -167,7 +191,11 @@ class VideoFile:
     ) -> None:
         self._path, self._where, self._max_pixels, self._backend = shown, where, max_pixels, backend
         self._copy = copy
-        seconds = TIME_LIMIT_SECONDS + os.path.getsize(path) // _BYTES_A_SECOND
+        try:
+            seconds = TIME_LIMIT_SECONDS + os.path.getsize(path) // _BYTES_A_SECOND
+        except OSError as err:  # it went meanwhile
+            problem = f"cannot read {shown}: {err.strerror or err}"
+            raise BadRecordError("UNREADABLE_FILE", problem, where=where) from err
         self._request = {
             "backend": backend,
             "path": os.fsencode(os.path.abspath(path)).hex(),
