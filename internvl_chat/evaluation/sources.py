@@ -24,6 +24,7 @@ from internvl_chat.data.data_urls import (
 )
 from internvl_chat.data.images import decode_image, load_image, open_raster
 from internvl_chat.data.schema import BadRecordError
+from internvl_chat.data.storage import CHECK_ROOT
 from internvl_chat.errors import DatasetError
 from internvl_chat.evaluation.task import AS_STORED
 
@@ -46,7 +47,12 @@ class ImageFile:
 
     def open(self, decode: DecodeConfig = AS_STORED) -> Image.Image:
         """See :class:`ImageSource`."""
-        return load_image(self.path, where=self.label, decode=decode)
+        try:
+            return load_image(self.path, where=self.label, decode=decode)
+        except BadRecordError as err:
+            if err.fix == CHECK_ROOT:  # which speaks of a meta JSON, and most data here have none
+                err.fix = "Look where the data lie (docs/eval_data.md); own records: --root."
+            raise
 
 
 @dataclass(frozen=True)

@@ -185,3 +185,10 @@ def test_a_cell_holds_an_image_in_any_form_of_base64() -> None:
     for text in ("data:image/png", "data:;base64,Y", "Y"):
         with pytest.raises(BadRecordError, match="no base64"):
             EncodedImage(text, "1").open()
+
+
+def test_a_missing_image_of_a_benchmark_has_no_meta_json() -> None:
+    with pytest.raises(BadRecordError) as caught:
+        ImageFile("/nowhere/a.jpg", shown="a.jpg").open()
+    assert "Look where the data lie (docs/eval_data.md)" in str(caught.value)
+    assert "meta JSON" not in str(caught.value)
