@@ -14,7 +14,7 @@ from torch.distributed.run import get_args_parser
 
 from internvl_chat.cli.run_options import make_parser
 from tests.pins.cli_worker import options
-from tests.support.pages import PAGES, ROOT, Command, commands, inline_code, page_text, prose
+from tests.support.pages import PAGES, ROOT, commands, inline_code, page_text, prose
 
 OPTION = re.compile(r"(?<![\w-])--[A-Za-z][\w-]*")
 OF_OTHERS = {
@@ -41,6 +41,8 @@ REFUSED_BY_RUN = {
 }
 OF_A_RUN = ("work_dirs/", "playground/", "pretrained/", "downloads/", "results/", "data/", "eval/")
 """Folders whose content downloads and runs make."""
+TAKE_DATA_FLAGS = ("check", "report", "preview", "index")
+"""Verbs of ``data`` that take training's data flags beside their own."""
 PLACEHOLDERS = {"internvl_chat/cli/NAME.py", "tools/x.py"}
 NO_SETTINGS = {"NEW_DIR", "SKIP_ERR"}
 """A folder of the user's; VLMEvalKit's, of which the page says that it is not needed."""
@@ -58,8 +60,10 @@ def verbs() -> dict[str, set[str]]:
 @functools.cache
 def scripts_options() -> set[str]:
     """Options that the programs beside the package declare."""
-    folders = ("benchmarks", "examples", "tests/slurm", "tests/pins", "tools")
-    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    files = [
+        path for folder in ("benchmarks", "examples") for path in (ROOT / folder).rglob("*.py")
+    ]
+    files += [ROOT / "tests/slurm/cluster.py", ROOT / "tests/pins/snapshot.py"]
     return set(re.findall(r'"(--[a-z][\w-]*)"', "".join(path.read_text("utf-8") for path in files)))
 
 
@@ -90,10 +94,9 @@ def test_options_exist(page: str) -> None:
     )
 
 
-def programs_of(command: Command) -> Iterator[tuple[set[str], str]]:
+def programs_of(text: str) -> Iterator[tuple[set[str], str]]:
     """The options of our programs in a command, and the part of it that they are typed in."""
-    text = command.text.replace("\\\n", " ")
-    for part in re.split(r"\s*(?:&&|\||>)\s*", text):
+    for part in re.split(r"\s*(?:&&|\||>)\s*", text.replace("\\\n", " ")):
         if found := re.search(r"(?:internvl-chat|-m internvl_chat) (.*)", part):
             words = found[1].split()
             name = max(
@@ -108,14 +111,15 @@ def programs_of(command: Command) -> Iterator[tuple[set[str], str]]:
             yield options_of(make_parser()), found[1]
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)])
+@pytest.mark.parametrize("page", PAGES)
 def test_every_command_has_its_own_programs_options(page: str) -> None:
-    """Those that no test runs, too."""
-    for command in commands(page):
-        for known, text in programs_of(command):
-            # data's verbs take training's data flags as well
-            names = {plain(name) for name in known | train_options()}
-            assert [one for one in OPTION.findall(text) if plain(one) not in names] == [], command
+    """Those in the text and those that no test runs, too."""
+    for typed in [*inline_code(page), *(one.text for one in commands(page))]:
+        for known, text in programs_of(typed):
+            names = {"--help", *(plain(name) for name in known)}
+            if known in (verbs().get(f"data {name}") for name in TAKE_DATA_FLAGS):
+                names |= {plain(name) for name in train_options()}
+            assert [one for one in OPTION.findall(text) if plain(one) not in names] == [], typed
 
 
 @pytest.mark.parametrize("page", PAGES)
