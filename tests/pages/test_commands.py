@@ -7,7 +7,7 @@ import pytest
 from tests.pages.conftest import Start
 from tests.pages.scenes import SCENES, Scene
 from tests.support.page_runs import treatment
-from tests.support.pages import PAGES, blocks, commands
+from tests.support.pages import PAGES, Block, blocks, commands
 
 WITH_COMMANDS = [page for page in PAGES if commands(page)]
 
@@ -73,6 +73,16 @@ def test_what_is_not_run_is_counted() -> None:
     assert sorted(page for page, scene in SCENES.items() if scene.slow) == SLOW
 
 
-def test_sessions_that_are_only_shown_are_counted() -> None:
-    shown = [block.page for page in PAGES for block in blocks(page) if block.language == "console"]
-    assert shown == ["docs/serve.md"]
+SESSIONS = [(page, one) for page in PAGES for one in blocks(page) if one.language == "console"]
+
+
+def test_sessions_that_fail_are_counted() -> None:
+    assert [page for page, _ in SESSIONS] == ["docs/serve.md"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("page", "block"), SESSIONS)
+def test_sessions_still_fail_as_shown(page: str, block: Block, start: Start) -> None:
+    typed, *shown = block.text.splitlines()
+    told = start().shell(f"! {typed.removeprefix('$ ')}\n", page)
+    assert [line for line in shown if line not in told.splitlines()] == []

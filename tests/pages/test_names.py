@@ -239,3 +239,15 @@ def test_words_of_a_command_are_readable() -> None:
         for command in commands(page):
             if command.text.count("\n") < 3:
                 shlex.split(command.text)
+
+
+def test_modules_of_the_rooms_exist() -> None:
+    """docs/architecture.md names each in the row of its room."""
+    rows = re.findall(r"^\| `(\w+)/` \| (.*) \|$", page_text("docs/architecture.md"), re.MULTILINE)
+    assert len(rows) >= 9
+    package = ROOT / "internvl_chat"
+    for room, text in rows:
+        others = {"chat", "train/"}  # of which evaluation/'s row tells
+        for name in re.findall(r"`([a-z_0-9*]+/?)`", text):
+            found = [*package.glob(f"{room}/**/{name}"), *package.glob(f"{room}/**/{name}.py")]
+            assert found or name in others, f"{room}/: {name}"
