@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from tests.support.hub import local_hub
 from tests.support.page_runs import PageRun, copy_of_clone, warm_programs
 
 Start = Callable[..., PageRun]
+LARGE_BYTES = 1 << 20
 
 
 @pytest.fixture(scope="session")
@@ -31,13 +33,21 @@ def hub() -> Iterator[str]:
         yield address
 
 
+def copy_or_link(source: str, target: str) -> None:
+    """Weights are read only: linked, they take no room."""
+    if os.path.getsize(source) > LARGE_BYTES:
+        os.link(source, target)
+    else:
+        shutil.copy2(source, target)
+
+
 @pytest.fixture
-def start(clone: Path, programs: Path, hub: str, tmp_path: Path) -> Start:
+def start(clone: Path, programs: Path, hub: str, tmp_path: Path) -> Iterator[Start]:
     """A :class:`PageRun` in a clone of its own; caches are shared."""
 
     def make(**settings: object) -> PageRun:
         folder = tmp_path / "internvl-chat"
-        shutil.copytree(clone, folder)
+        shutil.copytree(clone, folder, copy_function=copy_or_link)
         shared = clone.parent
         more = {
             "INTERNVL_CHAT_CACHE": str(shared / "cache"),
@@ -54,4 +64,5 @@ def start(clone: Path, programs: Path, hub: str, tmp_path: Path) -> Start:
             **settings,  # type: ignore[arg-type]
         )
 
-    return make
+    yield make
+    shutil.rmtree(tmp_path / "internvl-chat", ignore_errors=True)

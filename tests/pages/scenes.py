@@ -124,6 +124,14 @@ def look_at_own_data(run: PageRun) -> None:
         assert answer.endswith(expected), file
 
 
+def look_at_answers(run: PageRun) -> None:
+    """The first question and its answer are as shown."""
+    (shown,) = (one.text for one in blocks("docs/inference.md") if one.language == "json")
+    files = ("examples/samples/questions.jsonl", "work_dirs/answers.jsonl")
+    firsts = [(run.folder / name).read_text("utf-8").splitlines()[0] for name in files]
+    assert shown.splitlines() == firsts
+
+
 def look_at_downloads(run: PageRun) -> None:
     """What the local hub has lies where the recipes look for it."""
     for name in (
@@ -166,7 +174,7 @@ SCENES: dict[str, Scene] = {
     "docs/demo_page.md": Scene(puts=(put_quickstart_model,), shows=(("gradio_client", "star"),)),
     "docs/eval_data.md": Scene(puts=(put_releases,), stand_ins=("data",)),
     "docs/evaluation.md": Scene(puts=(put_releases,), stand_ins=("data",)),
-    "docs/inference.md": Scene(shows=(("--image", "star"),)),
+    "docs/inference.md": Scene(shows=(("--image", "star"),), look=look_at_answers),
     "docs/quickstart.md": Scene(puts=(put_quickstart_model,)),
     "docs/serve.md": Scene(shows=(("from openai", "star"), ("curl", "choices"))),
     "docs/slurm.md": Scene(look=look_at_slurm),

@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from tests.pins.cli_worker import options
 from tests.support.pages import PAGES, ROOT, blocks, page_text, prose
 
 
@@ -19,7 +20,11 @@ def json_of(page: str, key: str) -> dict[str, object]:
 def test_json_is_json(page: str) -> None:
     for block in blocks(page):
         if block.language == "json":
-            json.loads(block.text)
+            try:
+                json.loads(block.text)
+            except json.JSONDecodeError:  # JSON lines
+                for line in block.text.splitlines():
+                    json.loads(line)
 
 
 @pytest.mark.parametrize("page", ["docs/custom_dataset.md", "docs/data.md", "playground/README.md"])
@@ -90,3 +95,37 @@ def test_recipes_table_has_the_recipes_numbers() -> None:
         common = script + (ROOT / "shell/lib/internvl_chat_v1_2.sh").read_text("utf-8")
         assert f"--learning_rate {rate}" in common
         assert f"--max_seq_length {length}" in common
+
+
+@pytest.mark.parametrize("verb", ["serve", "demo"])
+def test_tables_of_options_have_their_defaults(verb: str) -> None:
+    page = {"serve": "docs/serve.md", "demo": "docs/demo_page.md"}[verb]
+    defaults = {
+        name: one.get("default")
+        for one in options()[f"internvl-chat {verb}"]
+        for name in one["names"]
+    }
+    compared = 0
+    for names, shown in re.findall(r"^\| (`--[^|]*) \| ([^|]*) \|", page_text(page), re.MULTILINE):
+        values = [value.strip("` ") for value in shown.split(",")]
+        for name, value in zip(re.findall(r"`(--[\w-]+)`", names), values, strict=False):
+            if defaults[name] is not None:
+                assert value == str(defaults[name]), f"{page}: {name}"
+                compared += 1
+    assert compared == {"serve": 8, "demo": 2}[verb]
+
+
+@pytest.mark.parametrize("page", ["docs/recipes.md", "docs/slurm.md"])
+def test_tables_of_settings_have_their_defaults(page: str) -> None:
+    """Numbers and names that are the same for all recipes."""
+    scripts = "".join(path.read_text("utf-8") for path in (ROOT / "shell/lib").glob("*.sh"))
+    table = page_text(page).split("| setting | default |")[1]
+    compared = 0
+    for name, shown in re.findall(r"^\| `([A-Z_]+)` \| (\d+|`[\w./]+`) \|", table, re.M):
+        value = shown.strip("`").replace("/NAME", "/$recipe")
+        shipped = r"(?:\$\{shipped\})?(?:\./)?"
+        assert re.search(rf"\$\{{{name}:?-{shipped}{re.escape(value)}\}}", scripts), (
+            f"{name}={shown}"
+        )
+        compared += 1
+    assert compared == {"docs/recipes.md": 7, "docs/slurm.md": 1}[page]
