@@ -15,17 +15,18 @@ from internvl_chat.checkpoint.sources import find_companion, read_json
 from internvl_chat.config import DecodeConfig, NormalizeType
 from internvl_chat.errors import CheckpointError, ConfigError
 from internvl_chat.files import write_json
-from internvl_chat.model.configuration_internvl_chat import AUTO_MAP
+from internvl_chat.model.configuration_internvl_chat import AUTO_MAP, spell_for_transformers_4
 from internvl_chat.model.constants import NORMALIZATION
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
     from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
 
 logger = logging.getLogger(__name__)
 
 PREPROCESSOR_NAME = "preprocessor_config.json"
+_TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
 
 
 def model_code_files() -> list[Path]:
@@ -109,12 +110,66 @@ def decode_config_of(directory: Path) -> DecodeConfig:
         raise CheckpointError(" ".join(err.problems), where=str(path)) from err
 
 
-def _name_class_for_v4(path: Path) -> None:
-    """Name the general fast tokenizer as transformers 4 knows it; 5 takes either name."""
+def write_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, directory: Path, config: PretrainedConfig
+) -> None:
+    """Write a tokenizer so that transformers 4 and 5 load it with the same ids.
+
+    Args:
+        tokenizer: with the special tokens.
+        directory: exists.
+        config: of the model or its language model, whose context becomes ``model_max_length``.
+    """
+    tokenizer.save_pretrained(directory)
+    path = directory / _TOKENIZER_CONFIG_NAME
     values = read_json(path)
-    if values.get("tokenizer_class") == "TokenizersBackend":
-        values["tokenizer_class"] = "PreTrainedTokenizerFast"
-        write_json(path, values)
+    backend = directory / "tokenizer.json"
+    if backend.is_file():
+        values = _of_either_transformers(values, tokenizer, read_json(backend))
+    context_length = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if isinstance(context_length, int):
+        values["model_max_length"] = context_length
+    write_json(path, values)
+
+
+def _of_either_transformers(
+    values: dict[str, Any], tokenizer: PreTrainedTokenizerBase, backend: dict[str, Any]
+) -> dict[str, Any]:
+    """A fast tokenizer's ``tokenizer_config.json`` in which both versions read the same.
+
+    Args:
+        values: as transformers 5 wrote them.
+        tokenizer: that wrote them.
+        backend: contents of its ``tokenizer.json``.
+    """
+    # tokenizer.json says all that decides over ids. A model's own class would cut by rules of its
+    # own instead (5), want vocabulary files that are not there (4), or differ with use_fast=False.
+    values["tokenizer_class"] = "PreTrainedTokenizerFast"
+    # Of the class that is no longer named, where nobody set them.
+    values["model_input_names"] = list(tokenizer.model_input_names)
+    values["padding_side"] = tokenizer.padding_side
+    values["clean_up_tokenization_spaces"] = bool(tokenizer.clean_up_tokenization_spaces)
+    pre_tokenizer = backend.get("pre_tokenizer") or {}
+    if "add_prefix_space" in pre_tokenizer:  # 4 changes the tokenizer to what is said here
+        values["add_prefix_space"] = pre_tokenizer["add_prefix_space"]
+    # A list under 5's name is an error in 4; 5 reads either.
+    if isinstance(values.get("extra_special_tokens"), list):
+        values["additional_special_tokens"] = values.pop("extra_special_tokens")
+    # How it was read here, and code that does not travel.
+    for key in ("is_local", "local_files_only", "auto_map"):
+        values.pop(key, None)
+    return values
+
+
+def write_config(config: PretrainedConfig, directory: Path) -> None:
+    """Write a configuration of transformers' own classes so that transformers 4 reads it too."""
+    config.save_pretrained(directory)
+    path = directory / "config.json"
+    values = read_json(path)
+    parts = [values[name] for name in ("text_config", "vision_config") if name in values]
+    for part in (values, *parts):
+        spell_for_transformers_4(part)
+    write_json(path, values)
 
 
 def write_companions(
@@ -144,7 +199,6 @@ def write_companions(
         values["dtype"] = values["torch_dtype"] = str(dtype).removeprefix("torch.")
         write_json(path, values)
     write_model_code(directory)
-    tokenizer.save_pretrained(directory)
-    _name_class_for_v4(directory / "tokenizer_config.json")
+    write_tokenizer(tokenizer, directory, config)
     processor = preprocessor_config(config.image_size, normalize_type, decode)
     write_json(directory / PREPROCESSOR_NAME, processor)

@@ -61,6 +61,46 @@ def _llm_config(values: dict[str, Any]) -> PretrainedConfig:
     return CONFIG_MAPPING[model_type](**values)
 
 
+def spell_for_transformers_4(values: dict[str, Any]) -> None:
+    """Write a configuration's values under the names that transformers 4 reads as well.
+
+    ``torch_dtype`` beside ``dtype``; ``rope_theta``, ``rope_scaling``, ``partial_rotary_factor``
+    and ``rope_local_base_freq`` beside ``rope_parameters``; the class of a language model.
+    transformers 4 drops what it does not know and takes its defaults: other answers, no message.
+
+    Args:
+        values: of one model, as they go into ``config.json``; changed in place.
+    """
+    if values.get("dtype") is not None:
+        values["torch_dtype"] = values["dtype"]
+    language_class = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(values.get("model_type", ""))
+    if not values.get("architectures") and language_class is not None:
+        values["architectures"] = [language_class]
+    rope = values.get("rope_parameters") or {}
+    if isinstance(rope.get("sliding_attention"), dict):  # of Gemma 3, one for either kind of layer
+        values["rope_local_base_freq"] = rope["sliding_attention"].get("rope_theta")
+        rope = rope.get("full_attention") or {}
+    for name in ("rope_theta", "partial_rotary_factor"):
+        if name in rope:
+            values[name] = rope[name]
+    scaling = _rope_scaling(rope, values.get("model_type"))
+    if scaling is not None:
+        values["rope_scaling"] = scaling
+
+
+def _rope_scaling(rope: dict[str, Any], model_type: str | None) -> dict[str, Any] | None:
+    """What transformers 4 calls ``rope_scaling``; transformers 5 takes it back whole."""
+    kind = rope.get("rope_type", "default")
+    if kind == "default":
+        return None
+    if kind in ("linear", "dynamic") and model_type == LlamaConfig.model_type:
+        return {"type": kind, "factor": rope.get("factor")}  # 4.37 refuses any other key
+    if model_type == "phi3":  # likewise
+        return {"type": kind, **{key: rope.get(key) for key in ("short_factor", "long_factor")}}
+    apart = ("rope_theta", "partial_rotary_factor")
+    return {key: value for key, value in rope.items() if key not in apart}
+
+
 class InternVLChatConfig(PretrainedConfig):
     """Configuration of an :class:`InternVLChatModel`.
 
@@ -132,6 +172,8 @@ class InternVLChatConfig(PretrainedConfig):
         kwargs.pop("tie_word_embeddings", None)
         kwargs.setdefault("architectures", ["InternVLChatModel"])
         super().__init__(**kwargs)
+        if hasattr(self, "tie_word_embeddings"):  # transformers 4: True unless somebody says so
+            self.tie_word_embeddings = bool(getattr(llm_config, "tie_word_embeddings", False))
         self.auto_map = dict(AUTO_MAP)
 
     @classmethod
@@ -149,23 +191,11 @@ class InternVLChatConfig(PretrainedConfig):
         return self.llm_config
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """The values that are saved; spelled for transformers 4 too, which the original code uses.
-
-        ``torch_dtype`` stands beside ``dtype``, ``rope_theta`` beside ``rope_parameters``.
-        """
+        """The values that are saved, spelled for transformers 4 too (the original code's)."""
         values = super().to_diff_dict()
-        llm = values["llm_config"]
-        for part in (values, values["vision_config"], llm):
-            if part.get("dtype") is not None:
-                part["torch_dtype"] = part["dtype"]
-        if not llm.get("architectures"):
-            model_class = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(llm["model_type"])
-            llm["architectures"] = None if model_class is None else [model_class]
-        rope = llm.get("rope_parameters") or {}
-        if "rope_theta" in rope:
-            llm["rope_theta"] = rope["rope_theta"]
-        if rope.get("rope_type") in ("linear", "dynamic"):
-            llm["rope_scaling"] = {"type": rope["rope_type"], "factor": rope["factor"]}
+        spell_for_transformers_4(values)
+        spell_for_transformers_4(values["vision_config"])
+        spell_for_transformers_4(values["llm_config"])
         return values
 
     @property

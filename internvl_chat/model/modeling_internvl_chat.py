@@ -16,11 +16,16 @@ from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+# All files that travel are named here, F401 or not: transformers 4 copies a local checkpoint's code
+# no deeper than the imports of the file that auto_map names.
 from .adapter import AdapterMixin
 from .chat import DEFAULT_TEMPLATE, ChatMixin
+from .configuration_intern_vit import InternVisionConfig  # noqa: F401
 from .configuration_internvl_chat import InternVLChatConfig, shuffle_factor
+from .constants import IGNORE_INDEX  # noqa: F401
 from .conversation import Template, get_conv_template
 from .modeling_intern_vit import InternVisionModel
+from .suggestions import suggest  # noqa: F401
 from .vocabulary_loss import Targets, VocabularyLoss, full_loss, select_targets
 
 

@@ -19,6 +19,8 @@ from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import is_flash_attn_2_available
 
+from .configuration_intern_vit import TRANSFORMERS
+
 _LORA_VISION_TARGETS = ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"]
 
 _LORA_LLM_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -33,6 +35,9 @@ _OLD_LORA_NAMES = {
 _ADAPTER_NAME_IN_KEY = re.compile(
     r"\.(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector)\.default(?=\.|$)"
 )
+
+_MAPS_NAMES = TRANSFORMERS >= (4, 50)
+"""Whether ``from_pretrained`` takes ``key_mapping``; else such old checkpoints are refused."""
 
 _LORA_MODULES = ("lora_A.default", "lora_B.default")
 
@@ -68,7 +73,8 @@ class AdapterMixin(PreTrainedModel):
         """
         if is_adapter(pretrained_model_name_or_path):
             return cls._from_adapter(pretrained_model_name_or_path, *args, **kwargs)
-        kwargs["key_mapping"] = {**_OLD_LORA_NAMES, **(kwargs.get("key_mapping") or {})}
+        if _MAPS_NAMES:
+            kwargs["key_mapping"] = {**_OLD_LORA_NAMES, **(kwargs.get("key_mapping") or {})}
         if kwargs.pop("load_in_8bit", False) and kwargs.get("quantization_config") is None:
             kwargs["quantization_config"] = BitsAndBytesConfig(
                 load_in_8bit=True,
@@ -103,10 +109,15 @@ class AdapterMixin(PreTrainedModel):
         wants_report = kwargs.pop("output_loading_info", False)
         model = cls.from_pretrained(base, *args, config=config, **kwargs)
         _refuse_offload(model, adapter)
-        report = model.load_adapter(str(adapter), **_renamed_weights(Path(adapter)))
+        given = _renamed_weights(Path(adapter))
+        # transformers 4 reads the file all the same where it is told of one; it returns nothing, and
+        # only logs what was missing or left over.
+        named_file = None if given and TRANSFORMERS < (5, 0) else str(adapter)
+        report = model.load_adapter(named_file, **given)
+        values = _adapter_report(model, adapter) if report is None else report.to_dict()
         if wants_report:
-            return model, report.to_dict()
-        _require_every_weight(adapter, report.missing_keys, report.unexpected_keys)
+            return model, values
+        _require_every_weight(adapter, values["missing_keys"], values["unexpected_keys"])
         return model
 
     def wrap_backbone_lora(
@@ -231,6 +242,23 @@ def _require_every_weight(
             f"{path}: weights {'; '.join(complaints)}. Check that config.json and the weights "
             "belong together and are complete"
         )
+
+
+def _adapter_report(model: nn.Module, adapter: str | os.PathLike[str]) -> dict[str, set[str]]:
+    """Which weights of an adapter the model lacks, and which of its own the files lack.
+
+    By their names, as PEFT writes them, after :meth:`load_adapter` has put them in.
+    """
+    from peft import load_peft_weights
+
+    keys = map(plain_adapter_key, load_peft_weights(str(adapter)))
+    stored = {key.removeprefix("base_model.model.") for key in keys}
+    wanted = {
+        plain_adapter_key(name)
+        for name in model.state_dict()
+        if ".lora_" in name or ".modules_to_save.default." in name
+    }
+    return {"missing_keys": wanted - stored, "unexpected_keys": stored - wanted}
 
 
 def _refuse_offload(model: Any, adapter: str | os.PathLike[str]) -> None:

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, __version__
+
+TRANSFORMERS = tuple(map(int, __version__.split(".")[:2]))
+"""Major and minor number of the version that runs here."""
+
+if TRANSFORMERS < (4, 48):  # has no registry of attention kernels, among others
+    raise ImportError(
+        f"this checkpoint's code needs transformers 4.48 or newer, here is {__version__}: "
+        "pip install -U 'transformers>=4.48'"
+    )
 
 AUTO_MAP = {
     "AutoConfig": "configuration_intern_vit.InternVisionConfig",

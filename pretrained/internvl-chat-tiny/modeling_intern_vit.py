@@ -6,17 +6,34 @@ Shapes: ``N`` images, ``S`` tokens (the class token, then ``P`` patches row by r
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 
 from .configuration_intern_vit import InternVisionConfig
+
+try:
+    from transformers.modeling_layers import GradientCheckpointingLayer
+except ImportError:  # transformers before 4.53, whose models call the checkpointing themselves
+
+    class GradientCheckpointingLayer(nn.Module):  # type: ignore[no-redef]
+        """A block that is computed again in the backward pass, where the model says so."""
+
+        gradient_checkpointing = False
+        _gradient_checkpointing_func: Callable[..., Any]
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            """As any module, or by the function that transformers sets."""
+            run = partial(super().__call__, **kwargs)
+            if self.gradient_checkpointing and self.training:
+                return self._gradient_checkpointing_func(run, *args)
+            return run(*args)
 
 
 class InternRMSNorm(nn.Module):
@@ -106,6 +123,19 @@ def eager_attention(
     return torch.matmul(dropped, value).transpose(1, 2), weights
 
 
+def attention_function(name: str | None) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    """The kernel of this name; ours where it is written out (``eager``) or none is named.
+
+    Looked up as in a dictionary: ``get_interface`` is of transformers 5 only.
+
+    Raises:
+        KeyError: transformers knows no such kernel.
+    """
+    if name is None or name == "eager":
+        return eager_attention
+    return ALL_ATTENTION_FUNCTIONS[name]
+
+
 class InternAttention(nn.Module):
     """Multi-head self-attention over all tokens of an image."""
 
@@ -129,9 +159,7 @@ class InternAttention(nn.Module):
         if self.qk_normalization:
             query, key = self.q_norm(query), self.k_norm(key)
         heads = (*hidden_states.shape[:-1], -1, self.head_dim)
-        attend: Callable[..., tuple[Tensor, Tensor | None]] = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention
-        )
+        attend = attention_function(self.config._attn_implementation)
         context, _ = attend(
             self,
             query.view(heads).transpose(1, 2),
@@ -254,6 +282,11 @@ class InternVisionModel(PreTrainedModel):
         self.embeddings = InternVisionEmbeddings(config)
         self.encoder = InternVisionEncoder(config)
         self.post_init()
+
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        """Yes, at any time; transformers would look for certain words in this file to find out."""
+        return True
 
     def _init_weights(self, module: nn.Module) -> None:
         std = self.config.initializer_range

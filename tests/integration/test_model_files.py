@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
 import os
 import subprocess
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from internvl_chat import InternVLChatModel
 from internvl_chat.checkpoint.artifacts import write_model_code
+from internvl_chat.model.configuration_intern_vit import AUTO_MAP as VISION_AUTO_MAP
+from internvl_chat.model.configuration_internvl_chat import AUTO_MAP
 from tests.support.models import (
     CODE_FOLDER,
     CONTEXT_ID,
@@ -102,6 +105,25 @@ def test_code_files_import_only_torch_transformers_and_each_other() -> None:
                 outside |= set() if node.level else {(node.module or "").split(".")[0]}
     foreign = outside - set(sys.stdlib_module_names)
     assert foreign == {"torch", "transformers", "peft"}  # peft inside a try, for LoRA only
+
+
+@pytest.mark.parametrize("target", sorted({*AUTO_MAP.values(), *VISION_AUTO_MAP.values()}))
+def test_a_file_that_auto_map_names_imports_all_it_needs_itself(target: str) -> None:
+    """transformers 4 copies a local checkpoint's code no deeper than that."""
+    name = f"{target.partition('.')[0]}.py"
+    nodes = ast.walk(ast.parse((CODE_FOLDER / name).read_text()))
+    direct = {f"{n.module}.py" for n in nodes if isinstance(n, ast.ImportFrom) and n.level}
+    assert direct | {name} == code_files(name)
+
+
+def test_a_transformers_that_is_too_old_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = CODE_FOLDER / "configuration_intern_vit.py"  # all others import it first
+    spec = importlib.util.spec_from_file_location("travelled", path)
+    assert spec is not None
+    assert spec.loader is not None
+    monkeypatch.setattr(sys.modules["transformers"], "__version__", "4.47.1")
+    with pytest.raises(ImportError, match=r"needs transformers 4\.48 or newer, here is 4\.47\.1"):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
 @pytest.mark.parametrize("lora", [0, 2])

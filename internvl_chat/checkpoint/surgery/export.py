@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 from transformers import InternVLForConditionalGeneration
 
+from internvl_chat.checkpoint.artifacts import write_config
 from internvl_chat.checkpoint.save import MAX_SHARD_BYTES
 from internvl_chat.checkpoint.surgery import native
 from internvl_chat.checkpoint.surgery.merged import MergedCheckpoint, is_exact, open_merged
@@ -127,7 +128,7 @@ def _write_native_files(
     tokenizer = load_tokenizer(str(merged.path))
     config = native.native_config(merged.config, tokenizer.convert_tokens_to_ids(IMG_CONTEXT_TOKEN))
     config.dtype = stored_dtype(next(iter(tensors.values())), dtype)
-    config.save_pretrained(directory)
+    write_config(config, directory)
     native.write_processor(merged.config, tokenizer, merged.path, directory)
     native.write_generation_config(merged.config, tokenizer, merged.path, directory)
 

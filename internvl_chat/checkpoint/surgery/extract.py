@@ -14,7 +14,12 @@ from transformers import AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from internvl_chat.checkpoint import names
-from internvl_chat.checkpoint.artifacts import PREPROCESSOR_NAME, write_model_code
+from internvl_chat.checkpoint.artifacts import (
+    PREPROCESSOR_NAME,
+    write_config,
+    write_model_code,
+    write_tokenizer,
+)
 from internvl_chat.checkpoint.save import MAX_SHARD_BYTES
 from internvl_chat.checkpoint.surgery.merged import MergedCheckpoint, is_exact, open_merged
 from internvl_chat.checkpoint.surgery.probe import fits_in_memory, require_same
@@ -105,7 +110,7 @@ def extract(
             write_model_code(directory)
             copy_companion(merged.path, directory, PREPROCESSOR_NAME)
         else:
-            load_tokenizer(str(merged.path)).save_pretrained(directory)
+            write_tokenizer(load_tokenizer(str(merged.path)), directory, config)
             copy_language_files(merged.path, directory)
         write_provenance(merged, directory, f"extract {part}")
     return len(tensors)
@@ -122,7 +127,7 @@ def _write_config(
     # Published V1-2 checkpoints say false, with which transformers' own classes fail.
     own.return_dict = True
     own.dtype = stored_dtype(next(iter(tensors.values())), dtype)
-    own.save_pretrained(directory)
+    write_config(own, directory)
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import InternVLConfig, InternVLVisionConfig, PreTrainedTokenizerBase
 
-from internvl_chat.checkpoint.artifacts import PREPROCESSOR_NAME
+from internvl_chat.checkpoint.artifacts import PREPROCESSOR_NAME, write_tokenizer
 from internvl_chat.checkpoint.sources import read_json
 from internvl_chat.checkpoint.surgery.write import GENERATION_NAME
 from internvl_chat.checkpoint.tensor_files import TensorSource
@@ -232,7 +232,7 @@ def write_processor(
         source: directory of its ``preprocessor_config.json``.
         directory: to write to.
     """
-    tokenizer.save_pretrained(directory)
+    write_tokenizer(tokenizer, directory, config)
     _change_json(
         directory / "tokenizer_config.json",
         extra_special_tokens={
