@@ -9,7 +9,8 @@ its neighbours only.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 from .suggestions import suggest
 
@@ -65,6 +66,12 @@ class Template:
         """The separator after a turn of the assistant."""
         return self.answer_sep
 
+    def copy(self) -> ConversationTemplate:
+        """A conversation in this template, without turns."""
+        return ConversationTemplate(
+            **{field.name: getattr(self, field.name) for field in fields(self)}
+        )
+
     def render(
         self, turns: Sequence[tuple[str, str | None]], system: str | None = None
     ) -> Rendered:
@@ -99,6 +106,94 @@ class Template:
             answers.append(Span(start, len(text)))
             text += self.answer_sep[len(self.stop_str) :]
         return Rendered(text, tuple(answers))
+
+
+_Message = dict[str, str]
+_Values = dict[str, Any]
+
+
+class ConversationTemplate(Template):
+    """A template that is filled message by message, as scripts for the original code do it.
+
+    It belongs to whoever asked for it: attributes and messages may be changed. Rendering
+    (:meth:`Template.render`) does not look at the messages.
+    """
+
+    messages: list[list[Any]]
+    """(role, text) pairs; the text is ``None`` where the role is to speak."""
+    offset: ClassVar[int] = 0
+    """Messages that are examples; none of our templates has some."""
+    stop_token_ids: ClassVar[list[int] | None] = None
+    """Depend on the tokenizer: ask it for ``stop_str``."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.messages = []
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Unlike in a template, attributes change."""
+        object.__setattr__(self, name, value)
+
+    @property
+    def sep2(self) -> str | None:
+        """The separator after an answer, where it is not that after a question."""
+        return None if self.answer_sep == self.question_sep else self.answer_sep
+
+    def set_system_message(self, system_message: str) -> None:
+        """Replace the system message."""
+        object.__setattr__(self, "system_message", system_message)
+
+    def append_message(self, role: str, message: str | None) -> None:
+        """Add a turn; ``None`` for an answer that is yet to come."""
+        self.messages.append([role, message])
+
+    def update_last_message(self, message: str | None) -> None:
+        """Fill in the answer that has come."""
+        self.messages[-1][1] = message
+
+    def get_prompt(self) -> str:
+        """The text of system message and messages, in any order of roles.
+
+        An empty message, as in the original, is one that is yet to come.
+        """
+        text = self.system_template.format(system_message=self.system_message) + self.system_sep
+        for role, message in self.messages:
+            speaks = role == self.roles[1]
+            if message:
+                text += role + message + (self.answer_sep if speaks else self.question_sep)
+            else:
+                text += self.open_role if speaks and self.open_role is not None else role
+        return text
+
+    def copy(self) -> ConversationTemplate:
+        """The same again, to be changed apart."""
+        other = super().copy()
+        other.messages = [list(pair) for pair in self.messages]
+        return other
+
+    def to_openai_api_messages(self) -> list[_Message]:
+        """The messages that there are, as OpenAI's chat completions have them."""
+        turns = [
+            {"role": "assistant" if role == self.roles[1] else "user", "content": message}
+            for role, message in self.messages
+            if message is not None
+        ]
+        return [{"role": "system", "content": self.system_message}, *turns]
+
+    def to_gradio_chatbot(self) -> list[list[str | None]]:
+        """Pairs of a question and its answer, ``None`` where it is yet to come."""
+        texts = [message for _, message in self.messages]
+        return [[*texts[start : start + 2], None][:2] for start in range(0, len(texts), 2)]
+
+    def dict(self) -> _Values:
+        """Name, system message, roles and messages."""
+        return {
+            "template_name": self.name,
+            "system_message": self.system_message,
+            "roles": self.roles,
+            "messages": self.messages,
+            "offset": 0,
+        }
 
 
 _INTERNVL_SYSTEM_MESSAGE = (
@@ -190,14 +285,18 @@ TEMPLATES: dict[str, Template] = _by_name(_RECORDS)
 """Every template by name; a new one is a record in ``_RECORDS``."""
 
 
-def get_conv_template(name: str) -> Template:
-    """Look a template up.
+conv_templates = TEMPLATES
+"""The original's name for them."""
+
+
+def get_conv_template(name: str) -> ConversationTemplate:
+    """Look a template up; what is returned may be filled and changed.
 
     Raises:
         ValueError: no template has this name; the message offers the closest ones.
     """
     if name in TEMPLATES:
-        return TEMPLATES[name]
+        return TEMPLATES[name].copy()
     hint = suggest(name, TEMPLATES, limit=3, cutoff=0.4)
     known = f"Known: {', '.join(TEMPLATES)}"
     raise ValueError(f"no chat template {name!r}. {f'{hint} {known}'.lstrip()}")

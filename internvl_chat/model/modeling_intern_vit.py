@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
@@ -91,6 +92,26 @@ class InternVisionEmbeddings(nn.Module):
         )
         num_patches = (config.image_size // config.patch_size) ** 2
         self.position_embedding = nn.Parameter(torch.zeros(1, 1 + num_patches, config.hidden_size))
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of a token."""
+        return self.config.hidden_size
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the image that the position embeddings are laid out for."""
+        return self.config.image_size
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of such an image."""
+        return self.num_positions - 1
+
+    @property
+    def num_positions(self) -> int:
+        """Rows of the position embeddings, the class token's included."""
+        return self.position_embedding.shape[1]
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """(N, 3, H, W) to (N, 1+P, C); H and W need not be those of the configuration."""
@@ -244,6 +265,23 @@ class InternVisionEncoder(nn.Module):
             InternVisionEncoderLayer(config, config.drop_path_rate * index / last)
             for index in range(config.num_hidden_layers)
         )
+
+    @property
+    def gradient_checkpointing(self) -> bool:
+        """Whether the blocks are computed again in the backward pass.
+
+        Scripts for the original set it here; transformers' ``gradient_checkpointing_enable`` sets
+        the blocks' own.
+        """
+        return any(layer.gradient_checkpointing for layer in self.layers)
+
+    @gradient_checkpointing.setter
+    def gradient_checkpointing(self, value: bool) -> None:
+        blocks: list[Any] = list(self.layers)
+        for layer in blocks:
+            if not hasattr(layer, "_gradient_checkpointing_func"):
+                layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+            layer.gradient_checkpointing = value
 
     def forward(
         self,

@@ -110,8 +110,8 @@ class AdapterMixin(PreTrainedModel):
         model = cls.from_pretrained(base, *args, config=config, **kwargs)
         _refuse_offload(model, adapter)
         given = _renamed_weights(Path(adapter))
-        # transformers 4 reads the file all the same where it is told of one; it returns nothing, and
-        # only logs what was missing or left over.
+        # transformers 4 reads a file where it is told of one, whatever else is given; it returns
+        # nothing, and only logs what was missing or left over.
         named_file = None if given and TRANSFORMERS < (5, 0) else str(adapter)
         report = model.load_adapter(named_file, **given)
         values = _adapter_report(model, adapter) if report is None else report.to_dict()

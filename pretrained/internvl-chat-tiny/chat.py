@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .constants import IMAGE_TAG, IMG_CONTEXT_TOKEN, IMG_END_TOKEN, IMG_START_TOKEN
-from .conversation import Template
+from .conversation import ConversationTemplate
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ DEFAULT_TEMPLATE = "Hermes-2"
 class ChatMixin:
     """``chat`` and ``batch_chat`` of a model that can generate."""
 
-    conv_template: Template
+    conv_template: ConversationTemplate
     system_message: str
     img_context_token_id: int | None
     device: torch.device
@@ -93,6 +93,7 @@ class ChatMixin:
         IMG_END_TOKEN: str = IMG_END_TOKEN,
         IMG_CONTEXT_TOKEN: str = IMG_CONTEXT_TOKEN,
         verbose: bool = False,
+        image_counts: Sequence[int | Sequence[int]] | None = None,
     ) -> list[str] | tuple[list[str], list[list[tuple[str, str]]]]:
         """Answer several questions at once; greedy answers are those of :meth:`chat`.
 
@@ -102,12 +103,18 @@ class ChatMixin:
                 a list with the tiles of each of its images. By default the tiles are shared
                 out evenly, one image per question.
             history: for each question its earlier pairs.
+            image_counts: former name of ``num_patches_list``.
 
         Other arguments are those of :meth:`chat`.
 
         Raises:
-            ValueError: numbers of questions, tiles and ``<image>`` tags do not agree.
+            ValueError: numbers of questions, tiles and ``<image>`` tags do not agree, or both
+                names are used.
         """
+        if image_counts is not None:
+            if num_patches_list is not None:
+                raise ValueError("give num_patches_list or its former name image_counts, not both")
+            num_patches_list = image_counts
         answers, histories = self._answer(
             tokenizer,
             pixel_values,

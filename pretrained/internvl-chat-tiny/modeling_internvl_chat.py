@@ -23,8 +23,9 @@ from .chat import DEFAULT_TEMPLATE, ChatMixin
 from .configuration_intern_vit import InternVisionConfig  # noqa: F401
 from .configuration_internvl_chat import InternVLChatConfig, shuffle_factor
 from .constants import IGNORE_INDEX  # noqa: F401
-from .conversation import Template, get_conv_template
+from .conversation import get_conv_template
 from .modeling_intern_vit import InternVisionModel
+from .settings import SettingsMixin
 from .suggestions import suggest  # noqa: F401
 from .vocabulary_loss import Targets, VocabularyLoss, full_loss, select_targets
 
@@ -109,7 +110,7 @@ LOGIT_SETTINGS = (
 which calls the head itself, steps aside for them."""
 
 
-class InternVLChatModel(ChatMixin, AdapterMixin, PreTrainedModel):
+class InternVLChatModel(SettingsMixin, ChatMixin, AdapterMixin, PreTrainedModel):
     """InternVL-Chat for training, chat and generation."""
 
     config_class = InternVLChatConfig
@@ -158,8 +159,7 @@ class InternVLChatModel(ChatMixin, AdapterMixin, PreTrainedModel):
         )
         self.vocabulary_loss = VocabularyLoss()
         self.img_context_token_id: int | None = None
-        self.template = config.template or DEFAULT_TEMPLATE
-        self.conv_template: Template = get_conv_template(self.template)
+        self.conv_template = get_conv_template(config.template or DEFAULT_TEMPLATE)
         self.system_message: str = (
             getattr(config, "system_message", None) or self.conv_template.system_message
         )
@@ -170,11 +170,6 @@ class InternVLChatModel(ChatMixin, AdapterMixin, PreTrainedModel):
             self.wrap_llm_lora(r=config.use_llm_lora)
 
     # ------------------------------------------------------------------ parts and settings
-
-    @property
-    def num_image_token(self) -> int:
-        """Tokens that stand for one tile (``K``)."""
-        return self.config.num_image_token
 
     def get_input_embeddings(self) -> nn.Module:
         """The token embeddings of the language model."""
@@ -422,6 +417,8 @@ class InternVLChatModel(ChatMixin, AdapterMixin, PreTrainedModel):
         attention_mask: Tensor | None = None,
         visual_features: Tensor | None = None,
         generation_config: GenerationConfig | dict[str, Any] | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
         **kwargs: Any,
     ) -> Any:
         """Continue text with images.
@@ -432,6 +429,10 @@ class InternVLChatModel(ChatMixin, AdapterMixin, PreTrainedModel):
             attention_mask: (B, T), 1 on real tokens; ``None`` for none padded.
             visual_features: (N, K, D), what :meth:`extract_feature` gave, in place of pixels.
             generation_config: for the language model's ``generate``; a dict is a set of keywords.
+            output_hidden_states: goes there too.
+            return_dict: the original's keyword, which decides nothing: ``generate`` always
+                asks the language model for named outputs, and returns them itself with
+                ``return_dict_in_generate``.
             **kwargs: go there too.
 
         Returns:
@@ -447,6 +448,7 @@ class InternVLChatModel(ChatMixin, AdapterMixin, PreTrainedModel):
             inputs_embeds=self._embed(input_ids, pixel_values, visual_features=visual_features),
             attention_mask=attention_mask,
             generation_config=generation_config,
+            output_hidden_states=output_hidden_states,
             use_cache=kwargs.pop("use_cache", True),
             **kwargs,
         )

@@ -116,7 +116,7 @@ def test_mistakes_are_named() -> None:
 
 
 def test_a_template_is_a_frozen_record() -> None:
-    template = get_conv_template("Hermes-2")
+    template = TEMPLATES["Hermes-2"]
     assert isinstance(template, Template)
     with pytest.raises(dataclasses.FrozenInstanceError):
         template.stop_str = "x"  # type: ignore[misc]
