@@ -44,6 +44,9 @@ def serve(
     max_request_mb: Annotated[int, _positive("Body of a request.")] = (
         _LIMITS.max_request_bytes // MB
     ),
+    receive_seconds: Annotated[
+        int, _positive("For a request's head to arrive, and for its body.")
+    ] = int(_LIMITS.receive_seconds),
     allow_remote_images: Annotated[
         bool, typer.Option("--allow-remote-images", help="Fetch http(s) URLs of images.")
     ] = False,
@@ -68,11 +71,7 @@ def serve(
         allow_remote_images=allow_remote_images,
         shutdown_seconds=shutdown_seconds,
         engine=EngineSettings(max_batch_size=max_batch_size, max_queue=max_queue),
-        limits=RequestLimits(
-            max_images=max_images,
-            max_image_bytes=max_image_mb * MB,
-            max_request_bytes=max_request_mb * MB,
-        ),
+        limits=_limits(max_images, max_image_mb, max_request_mb, receive_seconds),
     )
     from internvl_chat.serve.launch import serve_checkpoint  # the model's code, and fastapi
 
@@ -83,6 +82,17 @@ def serve(
         device=device,
         gpus=gpus,
         load_in_8bit=load_in_8bit,
+    )
+
+
+def _limits(
+    max_images: int, max_image_mb: int, max_request_mb: int, receive_seconds: int
+) -> RequestLimits:
+    return RequestLimits(
+        max_images=max_images,
+        max_image_bytes=max_image_mb * MB,
+        max_request_bytes=max_request_mb * MB,
+        receive_seconds=receive_seconds,
     )
 
 

@@ -7,18 +7,21 @@ import hmac
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import orjson
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from internvl_chat.data.data_urls import is_data_url
 from internvl_chat.serve.batch import EncodedPrompt
+from internvl_chat.serve.bodies import BodyReader
 from internvl_chat.serve.engine import (
     Engine,
     Event,
@@ -32,12 +35,19 @@ from internvl_chat.serve.engine import (
 )
 from internvl_chat.serve.images import decode_data_url, fetch_remote, tiles_of_file
 from internvl_chat.serve.prompt import Prompter
-from internvl_chat.serve.protocol import ChatCompletionRequest, read_request
+from internvl_chat.serve.protocol import ChatCompletionRequest, read_request, require_model
 from internvl_chat.serve.refusals import RequestError
 from internvl_chat.serve.remote import RemoteImages
-from internvl_chat.serve.replies import ReplyWriter, Usage, count_usage, event, model_list
+from internvl_chat.serve.replies import (
+    ReplyWriter,
+    Usage,
+    count_usage,
+    event,
+    model_info,
+    model_list,
+)
 from internvl_chat.serve.sampling import SamplingParams
-from internvl_chat.serve.settings import MB, RequestLimits
+from internvl_chat.serve.settings import RequestLimits
 from internvl_chat.serve.turns import ChatTurns, SentImage, read_turns
 
 logger = logging.getLogger(__name__)
@@ -57,31 +67,60 @@ class Service:
     api_key: str | None = None
 
 
-def create_app(service: Service) -> FastAPI:
+def create_app(service: Service) -> ASGIApp:
     """The application: ``/health``, ``/v1/models`` and ``/v1/chat/completions``."""
     app = FastAPI(title="internvl-chat", docs_url=None, redoc_url=None, openapi_url=None)
     routes = _Routes(service)
-    app.add_api_route("/health", routes.health, methods=["GET"])
-    app.add_api_route("/v1/models", routes.models, methods=["GET"])
+    app.add_api_route("/health", routes.health, methods=["GET", "HEAD"])
+    app.add_api_route("/v1/models", routes.models, methods=["GET", "HEAD"])
+    one_model = "/v1/models/{name:path}"  # a name may hold slashes
+    app.add_api_route(one_model, routes.model, methods=["GET", "HEAD"])
+    app.add_api_route(one_model, routes.delete_model, methods=["DELETE"])
     app.add_api_route("/v1/chat/completions", routes.chat_completions, methods=["POST"])
     app.add_exception_handler(RequestError, _tell_request_error)
     app.add_exception_handler(HTTPException, _tell_http_error)
     app.add_exception_handler(500, _tell_bug)
-    return app
+    return _RequestIds(app)
+
+
+class _RequestIds:
+    """ASGI middleware: every answer says by which ``x-request-id`` the log knows it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        name = uuid.uuid4().hex
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["x-request-id"] = f"req_{name}"
+            await send(message)
+
+        if scope["type"] == "http":
+            scope["internvl_chat.request_id"] = name
+        await self._app(scope, receive, send_with_id)
 
 
 def _tell_request_error(request: Request, err: Exception) -> Response:
     assert isinstance(err, RequestError)
-    headers = {"Retry-After": "1"} if err.status in (429, 503) else None
+    headers = {"Retry-After": "1"} if err.status in (429, 503) else {}
+    if err.status == 408:
+        headers["Connection"] = "close"  # nothing more is expected to come
     return JSONResponse(err.body(), err.status, headers)
 
 
 def _tell_http_error(request: Request, err: Exception) -> Response:
     """A wrong path or method."""
     assert isinstance(err, HTTPException)
-    problem = RequestError(
-        f"{request.method} {request.url.path}: {err.detail}", status=err.status_code
-    )
+    asked = f"{request.method} {request.url.path}"
+    if err.status_code == 404:
+        text = f"Invalid URL ({asked}): want /v1/chat/completions, /v1/models or /health"
+    elif err.status_code == 405:
+        text = f"Not allowed to {asked.replace(' ', ' on ')}: want another method"
+    else:
+        text = f"{asked}: {err.detail}"
+    problem = RequestError(text, status=err.status_code)
     return JSONResponse(problem.body(), err.status_code, err.headers)
 
 
@@ -142,7 +181,9 @@ class _Routes:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._created = int(time.time())
+        self._bodies = BodyReader(service.limits)
         self._num_preparing = 0
+        self._num_fetching = 0
 
     async def health(self) -> Response:
         """200 with the engine's counts; 503 if it has stopped."""
@@ -150,12 +191,25 @@ class _Routes:
         stats = engine.stats()
         told = {"status": "ok" if engine.is_alive else "stopped", **asdict(stats)}
         told["waiting"] += self._num_preparing
+        told["receiving"] = len(self._bodies)
         return JSONResponse(told, 200 if engine.is_alive else 503)
 
     async def models(self, request: Request) -> Response:
         """The one model."""
         self._check_key(request)
         return JSONResponse(model_list(self._service.model_name, self._created))
+
+    async def model(self, name: str, request: Request) -> Response:
+        """The one model, by its name."""
+        self._check_key(request)
+        require_model(name, self._service.model_name)
+        return JSONResponse(model_info(name, self._created))
+
+    async def delete_model(self, name: str, request: Request) -> Response:
+        """Refused."""
+        self._check_key(request)
+        require_model(name, self._service.model_name)
+        raise RequestError(f"model {name!r} cannot be deleted", status=403, param="model")
 
     async def chat_completions(self, request: Request) -> Response:
         """Answer, at once or as a stream."""
@@ -182,13 +236,19 @@ class _Routes:
         if not self._service.engine.has_place(self._num_preparing):
             raise _queue_full()
 
-    async def _ask(self, request: Request) -> _RunningRequest:
+    @contextmanager
+    def _preparing(self) -> Iterator[None]:
+        """While a request that has come whole is worked on, it takes a place in the queue."""
+        self._check_place()
         self._num_preparing += 1
         try:
-            body = await _read_body(request, self._service.limits.max_request_bytes)
-            asked, prompt = await self._prepare(body)
+            yield
         finally:
             self._num_preparing -= 1
+
+    async def _ask(self, request: Request) -> _RunningRequest:
+        body = await self._bodies.read(request)
+        asked, prompt = await self._prepare(body)
         answer = _EventQueue()
         try:
             handle = self._service.engine.submit(self._generation(asked, prompt), answer.tell)
@@ -197,7 +257,7 @@ class _Routes:
         except StoppingError as err:
             raise RequestError("the server takes no more requests", status=503) from err
         replies = ReplyWriter(
-            id=f"chatcmpl-{uuid.uuid4().hex}",
+            id=f"chatcmpl-{request.scope['internvl_chat.request_id']}",
             model=self._service.model_name,
             created=int(time.time()),
             include_usage=asked.include_usage,
@@ -206,10 +266,23 @@ class _Routes:
 
     async def _prepare(self, body: bytes) -> tuple[ChatCompletionRequest, EncodedPrompt]:
         loop, service = asyncio.get_running_loop(), self._service
-        asked, turns = await loop.run_in_executor(service.executor, self._read, body)
-        images = await fetch_remote(turns.images, service.limits, service.remote)
-        prompt = await loop.run_in_executor(service.executor, self._encode, turns, images)
+        with self._preparing():
+            asked, turns = await loop.run_in_executor(service.executor, self._read, body)
+        files = await self._fetch(turns.images)
+        with self._preparing():
+            prompt = await loop.run_in_executor(service.executor, self._encode, turns, files)
         return asked, prompt
+
+    async def _fetch(self, images: Sequence[SentImage]) -> list[SentImage | bytes]:
+        """Ask other machines, which may be slow; who waits for them takes no place in the queue."""
+        is_slow = not all(is_data_url(image.url) for image in images)
+        if is_slow and not self._service.engine.has_place(self._num_fetching):
+            raise _queue_full()
+        self._num_fetching += 1
+        try:
+            return await fetch_remote(images, self._service.limits, self._service.remote)
+        finally:
+            self._num_fetching -= 1
 
     def _read(self, body: bytes) -> tuple[ChatCompletionRequest, ChatTurns]:
         asked = read_request(body, self._service.model_name)
@@ -239,24 +312,6 @@ class _Routes:
 
 def _queue_full() -> RequestError:
     return RequestError("too many requests wait (--max-queue); try again later", status=429)
-
-
-async def _read_body(request: Request, max_bytes: int) -> bytes:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        # A page in a browser can send other types to this machine without being asked.
-        raise RequestError("want Content-Type: application/json", status=415)
-    body = bytearray()
-    try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > max_bytes:
-                raise RequestError(
-                    f"the body is larger than {max_bytes / MB:g} MB (--max-request-mb)", status=413
-                )
-    except ClientDisconnect as err:
-        raise RequestError("the connection was closed before the body's end") from err
-    return bytes(body)
 
 
 async def _whole(asked: _RunningRequest, request: Request) -> Response:

@@ -60,6 +60,7 @@ def serve_checkpoint(
         create_app(service),
         engine,
         grace_seconds=settings.shutdown_seconds,
+        receive_seconds=limits.receive_seconds,
         on_ready=lambda: on_ready(url),
     )
     serve(server, place, engine)

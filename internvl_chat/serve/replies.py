@@ -69,8 +69,12 @@ def count_usage(num_prompt: int, num_answer: int) -> Usage:
 
 def model_list(name: str, created: int) -> dict[str, Any]:
     """Body of ``GET /v1/models``; ``created`` in seconds since 1970."""
-    model = {"id": name, "object": "model", "created": created, "owned_by": "internvl-chat"}
-    return {"object": "list", "data": [model]}
+    return {"object": "list", "data": [model_info(name, created)]}
+
+
+def model_info(name: str, created: int) -> dict[str, Any]:
+    """Body of ``GET /v1/models/NAME``; ``created`` in seconds since 1970."""
+    return {"id": name, "object": "model", "created": created, "owned_by": "internvl-chat"}
 
 
 def event(json: bytes) -> bytes:

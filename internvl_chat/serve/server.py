@@ -11,9 +11,10 @@ from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from internvl_chat.errors import ConfigError
+from internvl_chat.serve.connections import ConnectionConfig, most_connections
 from internvl_chat.serve.engine import Engine
 
 logger = logging.getLogger(__name__)
@@ -66,14 +67,23 @@ class Server(uvicorn.Server):
         app: the routes.
         engine: what they ask, started already.
         grace_seconds: how long answers may go on after SIGINT or SIGTERM.
+        receive_seconds: for a request's head to come.
         on_ready: called when connections are taken.
     """
 
     def __init__(
-        self, app: FastAPI, engine: Engine, *, grace_seconds: int, on_ready: Callable[[], None]
+        self,
+        app: ASGIApp,
+        engine: Engine,
+        *,
+        grace_seconds: int,
+        receive_seconds: float,
+        on_ready: Callable[[], None],
     ) -> None:
-        config = uvicorn.Config(
+        config = ConnectionConfig(
             app,
+            receive_seconds=receive_seconds,
+            max_connections=most_connections(),
             log_config=None,
             access_log=False,
             server_header=False,

@@ -35,10 +35,13 @@ class RequestLimits(UploadLimits):
     """Of one image's file, decoded from base64."""
     max_request_bytes: int = 64 * MB
     """Of the whole body, base64 and all."""
+    receive_seconds: float = 30
+    """For a request's head to come, and then for its body; beyond it the answer is 408."""
 
     def __post_init__(self) -> None:
         _require_positive(
-            self, "max_images", "max_image_bytes", "max_upload_pixels", "max_request_bytes"
+            *(self, "max_images", "max_image_bytes", "max_upload_pixels", "max_request_bytes"),
+            "receive_seconds",
         )
 
 
@@ -70,6 +73,6 @@ class ServerSettings:
 def _require_positive(settings: object, *names: str) -> None:
     for name in names:
         value = getattr(settings, name)
-        if value < 1:
+        if value <= 0:
             option = "--" + name.replace("_", "-")
             raise ConfigError(f"{name} is {value}, want a number > 0", where=option)

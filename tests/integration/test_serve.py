@@ -374,8 +374,9 @@ def test_a_body_that_breaks_off(server: Serving) -> None:
     more = (f"Authorization: Bearer {KEY}", "Content-Type: application/json", "", "{")
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall("\r\n".join((*lines, *more)).encode())
-        wait_until(lambda: server.health()["waiting"] == 1)
-    wait_until(lambda: server.health()["waiting"] == 0)
+        wait_until(lambda: server.health()["receiving"] == 1)
+        assert server.health()["waiting"] == 0  # it takes no place
+    wait_until(lambda: server.health()["receiving"] == 0)
     assert "Traceback" not in server.log.read_text()
 
 

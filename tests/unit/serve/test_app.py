@@ -83,6 +83,7 @@ def test_health_tells_when_the_engine_has_stopped() -> None:
         "answered": 1,
         "cancelled": 2,
         "failed": 3,
+        "receiving": 0,
     }
     refused = request(FakeEngine(is_alive=False), "POST", "/v1/chat/completions", **BODY)
     assert (refused.status_code, refused.json()["error"]["type"]) == (503, "server_error")
