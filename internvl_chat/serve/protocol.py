@@ -150,6 +150,15 @@ class Message(_Object):
         ),
     ]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _check_role(cls, data: Any) -> Any:
+        """Before the fields that messages of tools have."""
+        role = data.get("role") if isinstance(data, dict) else None
+        if role in ("tool", "function"):
+            raise refused(f"is {role!r}; want system, user or assistant", field="role")
+        return data
+
 
 class StreamOptions(_Object):
     """What a stream tells beside the answer."""
