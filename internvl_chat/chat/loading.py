@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from transformers import BitsAndBytesConfig
@@ -17,12 +18,15 @@ from internvl_chat.checkpoint.artifacts import decode_config_of, normalize_type_
 from internvl_chat.checkpoint.load import require_complete
 from internvl_chat.checkpoint.sources import read_chat_config
 from internvl_chat.checkpoint.tokenizer import load_tokenizer
-from internvl_chat.errors import ConfigError
+from internvl_chat.errors import CheckpointError, ConfigError
 from internvl_chat.model.adapter import has_model_weights
 from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
 from internvl_chat.model.modeling_internvl_chat import InternVLChatModel
 
 logger = logging.getLogger(__name__)
+
+_TRAINING_FLAG: Final = re.compile(r"--[a-z]+_[a-z_]+")
+"""Flags of training have underscores, and no sense for who loads a model."""
 
 
 def default_device() -> torch.device:
@@ -88,9 +92,10 @@ def load_model(
         options["quantization_config"] = quantization_config
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
+    normalize_type, decode = normalize_type_of(Path(path)), decode_config_of(Path(path))
     model = InternVLChatModel.from_pretrained(path, **options).eval()
-    model.config.normalize_type = normalize_type_of(Path(path))
-    for name, value in decode_config_of(Path(path)).stored().items():
+    model.config.normalize_type = normalize_type
+    for name, value in decode.stored().items():
         setattr(model.config, name, value)  # plain values: the configuration is written as JSON
     return model, tokenizer
 
@@ -125,7 +130,13 @@ def require_loadable(
     place = default_device() if device is None else _find_device(device)
     if gpus is not None:
         _require_gpus(gpus)
-    require_complete(path)
+    try:
+        require_complete(path)
+    except CheckpointError as err:
+        if err.fix is None or not _TRAINING_FLAG.search(err.fix):
+            raise
+        fix = "Give a chat checkpoint of this family."
+        raise CheckpointError(err.problem, where=err.where, fix=fix) from err
     return place
 
 

@@ -45,4 +45,4 @@ def told_for_inference() -> Iterator[None]:
         ) from err
     except ConfigError as err:
         fix = err.fix and err.fix.replace("--video_backend ", "the video backend ")
-        raise ConfigError(err.problem, where=err.where, fix=fix) from err
+        raise ConfigError(err.problem, fix=fix) from err  # `where` is a flag of training

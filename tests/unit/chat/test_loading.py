@@ -115,7 +115,10 @@ def test_no_checkpoint_is_told(tmp_path: Path) -> None:
         ("surplus", r"1 surplus: mlp1\.9\.bias"),
         ("empty", "1 of zero size: language_model"),
         ("truncated", r"truncated: \d+ bytes where its header promises"),
-        ("llama", "model_type is 'llama', wanted 'internvl_chat'"),
+        (
+            "llama",
+            r"model_type is 'llama', wanted 'internvl_chat'\. Give a chat checkpoint of this",
+        ),
         ("template", "no chat template 'Hermes-3'"),
     ],
 )

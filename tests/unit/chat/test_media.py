@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +16,10 @@ from PIL import Image
 from internvl_chat import InternVLChatConfig
 from internvl_chat.chat import load_image, load_video
 from internvl_chat.chat.media import image_config_of, load_tiles
+from internvl_chat.data import images
 from internvl_chat.data.pixels import normalize_pixels, preprocess
 from internvl_chat.data.schema import BadRecordError
+from internvl_chat.errors import ConfigError
 from tests.support.configs import image_config
 
 GREYS = Path(__file__).parents[1] / "data/greys.mp4"
@@ -88,3 +94,72 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     broken.write_bytes(b"no image")
     with pytest.raises(BadRecordError, match=r"broken\.jpg"):
         load_image(str(broken))
+
+
+TRAINING_WORDS = re.compile(r"meta JSON|record|dataset|train|\broots?\b|--[a-z]+_[a-z_]+|\"clip\"")
+
+
+def told(tmp_path: Path, path: str, *, as_video: bool, **options: Any) -> str:
+    with pytest.raises((BadRecordError, ConfigError)) as caught:
+        (load_video if as_video else load_tiles)(path.format(tmp_path), **options)
+    return str(caught.value).replace(str(tmp_path), "~")
+
+
+@pytest.mark.parametrize(
+    ("path", "as_image", "as_video"),
+    [
+        ("{}/gone", "no such file: ~/gone. Check the path.", ""),
+        ("{}/a.zip/gone.png", "no such file: ~/a.zip/gone.png", ""),
+        ("{}/folder", "cannot read ~/folder: it is a folder", "~/folder holds no frame"),
+        ("{}/pipe", "cannot read ~/pipe: it is a named pipe", "cannot read ~/pipe: it is no file"),
+        ("{}/text", "~/text is no image that can be read: it is text", "~/text is no video: it is"),
+        ("{}/b.png", "~/b.png cannot be decoded", "~/b.png is no video: it is a PNG image. Ask"),
+        (
+            str(GREYS),
+            f"{GREYS} is no image that can be read: it is a video (MP4 or QuickTime).",
+            "",
+        ),
+        ("foo://bar/b.png", "cannot read foo://bar/b.png: fsspec cannot open it", ""),
+        ("{}/a\0b", "cannot read '~/a\\x00b'", "cannot read ~/a\0b"),
+    ],
+)
+def test_messages_speak_of_the_file_alone(
+    tmp_path: Path, path: str, as_image: str, as_video: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "text").write_text("hello")
+    os.mkfifo(tmp_path / "pipe")
+    Image.effect_noise((90, 90), 90).save(tmp_path / "whole.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "whole.png").read_bytes()[:3000])
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(tmp_path / "whole.png", "there.png")
+    messages = [told(tmp_path, path, as_video=False, config=image_config_of(InternVLChatConfig()))]
+    assert messages[0].startswith(as_image)
+    if path != str(GREYS):
+        messages.append(told(tmp_path, path, as_video=True, num_segments=2))
+        assert messages[1].startswith(as_video or as_image)
+    for message in messages:
+        assert TRAINING_WORDS.search(message) is None, message
+        assert message.count(path.format("~")) <= 1, "once is enough"
+
+
+def test_limits_and_readers_are_told_without_flags_of_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
+    config = image_config_of(InternVLChatConfig())
+    message = told(tmp_path, "{}/a.png", as_video=False, config=config, max_pixels=599)
+    assert message == "~/a.png has 30 x 20 = 600 pixels, more than 599. Shrink it."
+    message = told(tmp_path, "{}", as_video=True, bound=(0.0, 1.0))
+    assert message == "a bound needs a video with a frame rate"
+    monkeypatch.setattr(images, "decode_image", missing_package)
+    message = told(tmp_path, "{}/a.png", as_video=False, config=config)
+    assert message == "decord does not load. pip install it, or choose the video backend pyav."
+
+
+def missing_package(*args: Any, **options: Any) -> None:
+    raise ConfigError(
+        "decord does not load",
+        where="--video_backend",
+        fix="pip install it, or choose --video_backend pyav.",
+    )

@@ -334,10 +334,8 @@ def test_sampling_is_followed(babbler: Checkpoint) -> None:
 
 
 def test_keywords_of_generate() -> None:
-    assert replace(DEFAULT_GENERATION, max_new_tokens=9).keywords(5) == {
-        "max_new_tokens": 5,
-        "do_sample": False,
-    }
+    greedy = replace(DEFAULT_GENERATION, max_new_tokens=9)
+    assert greedy.keywords() == {"max_new_tokens": 9, "do_sample": False}
     warm = replace(DEFAULT_GENERATION, temperature=0.5, top_p=0.9, max_new_tokens=9)
     wanted = {"max_new_tokens": 9, "do_sample": True, "temperature": 0.5, "top_p": 0.9}
     assert warm.keywords() == wanted
