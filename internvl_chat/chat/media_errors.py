@@ -36,7 +36,9 @@ def told_for_inference() -> Iterator[None]:
         if err.code == "NOT_A_VIDEO" and err.fix is not None:
             fix = "Ask about it as an image."
         problem = err.problem.replace('"clip"', "a bound")
-        raise BadRecordError(err.code, problem, fix=fix) from err
+        is_named = err.where and (err.where in problem or repr(err.where)[1:-1] in problem)
+        where = None if is_named else err.where
+        raise BadRecordError(err.code, problem, where=where, fix=fix) from err
     except DatasetError as err:  # a URL that nothing here opens
         raise BadRecordError(
             "UNREADABLE_FILE",

@@ -19,7 +19,7 @@ from internvl_chat.chat.media import image_config_of, load_tiles, load_video
 from internvl_chat.chat.typed_text import require_text
 from internvl_chat.config import VideoBackend
 from internvl_chat.data.video import expand_video_tag
-from internvl_chat.model.constants import IMAGE_TAG, VIDEO_TAG
+from internvl_chat.model.constants import IMAGE_TAG, IMG_CONTEXT_TOKEN, VIDEO_TAG
 
 _TAG: Final = re.compile(f"{IMAGE_TAG}|{VIDEO_TAG}")
 
@@ -169,7 +169,7 @@ class ChatSession:
         With :meth:`add_image` and :meth:`add_video` this builds up a conversation anew that was
         kept elsewhere.
         """
-        self.history = [*self.history, (self._with_tags(question), answer)]
+        self.history = [*self.history, (self._with_tags(question), _without_tags(answer))]
         self._new.clear()
 
     def take(self, question: str) -> Prompt:
@@ -276,7 +276,7 @@ class ChatSession:
             num_patches_list=self._num_patches if self._tiles else None,
         )
         end = time.perf_counter()
-        self.history = history
+        self.history = [*self.history, (history[-1][0], _without_tags(answer))]
         self._new.clear()
         return Reply(
             text=answer,
@@ -285,3 +285,8 @@ class ChatSession:
             first_token_seconds=(streamer.first_token or end) - begin,
             ended_by_context=streamer.num_tokens == room,
         )
+
+
+def _without_tags(answer: str) -> str:
+    """An earlier answer for the model: one that spells an image's tag must not become one."""
+    return answer.replace(IMAGE_TAG, "image").replace(IMG_CONTEXT_TOKEN, "")

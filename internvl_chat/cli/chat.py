@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from internvl_chat.cli.chat_arguments import check_arguments, check_frames
+from internvl_chat.cli.chat_arguments import check_arguments, check_room
 from internvl_chat.cli.options import VideoReader, verb_app
 from internvl_chat.errors import ConfigError
 
@@ -57,8 +57,7 @@ def chat(
     """
     images, videos = image or [], video or []
     questions = check_arguments(batch, out, question, images, videos, temperature, video_backend)
-    if videos:
-        check_frames(model, num_segments)
+    check_room(model, question, num_segments * len(videos))
     if isinstance(sys.stdout, io.TextIOWrapper):  # an answer that it cannot spell ends nothing
         sys.stdout.reconfigure(errors="backslashreplace")
     generation: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": temperature > 0}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
 _TEMPERATURES = (0.001, 100.0)
 """Below, its quotients overflow; above, all tokens are as likely."""
+_SHORT_BYTES = 500
+"""Fewer fit into every context."""
+_READERS: dict[VideoReader, str] = {"decord": "decord", "pyav": "av", "torchcodec": "torchcodec"}
+"""Module of each reader of videos."""
 
 
 def check_arguments(
@@ -43,6 +48,9 @@ def check_arguments(
             where="--temperature",
             fix=f"Give 0, or {low:g} to {high:g}.",
         )
+    # The default is missing on some machines, where nobody may want a video.
+    if video_backend != "decord" and find_spec(_READERS[video_backend]) is None:
+        raise ConfigError(f"{video_backend} is not installed", where="--video-backend")
     if batch is not None and (question is not None or images or videos):
         raise ConfigError(
             "--batch takes questions and images from its file",
@@ -105,15 +113,33 @@ def _check_video(path: str, backend: VideoReader) -> None:
         open_video(path, where=path, backend=backend).frames([0])
 
 
-def check_frames(model: str, num_segments: int) -> None:
-    """Raises:
-    CheckpointError: ``model`` names no checkpoint.
-    ConfigError: its context does not hold so many frames of a video.
-    """
-    from internvl_chat.chat.context import require_room_for_frames
-    from internvl_chat.checkpoint.sources import read_chat_config
+def check_room(model: str, question: str | None, num_frames: int) -> None:
+    """Refuse what no context of the model can take, before minutes go into its weights.
 
-    require_room_for_frames(read_chat_config(model), num_segments)
+    Args:
+        model: directory of the checkpoint.
+        question: counted if it has as many bytes as the context has tokens.
+        num_frames: of all videos.
+
+    Raises:
+        CheckpointError: there is no checkpoint.
+        ConfigError: the question, or the frames, are longer than the context.
+    """
+    num_bytes = len((question or "").encode())
+    if not num_frames and num_bytes < _SHORT_BYTES:
+        return
+    from internvl_chat.chat.context import context_length, require_room_for_frames, too_long
+    from internvl_chat.checkpoint.sources import read_chat_config
+    from internvl_chat.checkpoint.tokenizer import load_tokenizer
+
+    config = read_chat_config(model)
+    require_room_for_frames(config, num_frames)
+    limit = context_length(config)
+    if limit is not None and question is not None and num_bytes >= limit:
+        tokenizer = load_tokenizer(model)
+        num_tokens = len(tokenizer(question, add_special_tokens=False, verbose=False)["input_ids"])
+        if num_tokens >= limit:
+            raise too_long(f"{num_tokens} tokens in the question alone", limit)
 
 
 @contextmanager

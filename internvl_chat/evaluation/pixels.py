@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from internvl_chat.chat.media_errors import told_for_inference
 from internvl_chat.config import DecodeConfig, NormalizeType
 from internvl_chat.data.images import load_image
 from internvl_chat.data.schema import BadRecordError
@@ -70,6 +71,7 @@ def _resized(image: Image.Image, width: int, height: int) -> Tensor:
     return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).contiguous()
 
 
+@told_for_inference()
 def load_tiles(
     question: Question, rule: TileRule, tiling: Tiling
 ) -> tuple[Tensor | None, list[int]]:

@@ -20,7 +20,6 @@ from internvl_chat.chat.session import ChatSession
 from internvl_chat.config import DecodeConfig
 from internvl_chat.data import images
 from internvl_chat.data.schema import BadRecordError
-from internvl_chat.model.constants import IMAGE_TAG, IMG_CONTEXT_TOKEN
 from internvl_chat.web.conversation import Answer, Conversation, MediaItem, QuestionError, Turn
 from internvl_chat.web.drawing import draw_boxes, find_boxes
 from internvl_chat.web.limits import describe
@@ -112,9 +111,7 @@ class Checkpoint:
         session = ChatSession(self.model, self.tokenizer, generation.keywords())
         for earlier, answer in past:
             _add(session, earlier.media)
-            # An answer that spells an image's tag must not become one.
-            text = answer.text.replace(IMAGE_TAG, "image").replace(IMG_CONTEXT_TOKEN, "")
-            session.remember(earlier.question, text)
+            session.remember(earlier.question, answer.text)
         _add(session, turn.media)
         return session
 

@@ -150,6 +150,8 @@ WRONG = [
     (("--video", "none.mp4", "Why?"), "--video: no such file: none.mp4. Check the path."),
     (("--video", "star.jpg", "Why?"), "star.jpg is no video: it is a JPEG image. Ask about it as"),
     (("--video", str(GREYS), "--num-segments", "9999", "Why?"), "maximum context length is 2048"),
+    (("--video", str(GREYS), "--video-backend", "torchcodec", "Why?"), "torchcodec"),
+    (("word " * 3000,), "tokens in the question alone, and the model's maximum context length is"),
     (("--image", "star.jpg", "<image> <image> Why?"), "2 <image> tags"),
     (("   ",), "the question is empty"),
     (("caf\udce9?",), "the question is no UTF-8: byte 0xe9 at character 4"),

@@ -151,7 +151,7 @@ def test_limits_and_readers_are_told_without_flags_of_training(
     message = told(tmp_path, "{}/a.png", as_video=False, config=config, max_pixels=599)
     assert message == "~/a.png has 30 x 20 = 600 pixels, more than 599. Shrink it."
     message = told(tmp_path, "{}", as_video=True, bound=(0.0, 1.0))
-    assert message == "a bound needs a video with a frame rate"
+    assert message == "~: a bound needs a video with a frame rate"
     monkeypatch.setattr(images, "decode_image", missing_package)
     message = told(tmp_path, "{}/a.png", as_video=False, config=config)
     assert message == "decord does not load. pip install it, or choose the video backend pyav."

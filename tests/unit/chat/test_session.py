@@ -120,3 +120,33 @@ def test_prompt_tokens_are_those_that_the_model_reads(
         told.append(session.count_prompt_tokens(question))
         session.ask(question)
     assert told == read
+
+
+def test_an_answer_that_spells_a_tag_ends_no_conversation(
+    babbler: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = babbler
+
+    def chat(tokenizer: Any, tiles: Any, question: str, *args: Any, history: Any, **kw: Any) -> Any:
+        return "an <image>", [*history, (question, "an <image>")]
+
+    session = ChatSession(model, tokenizer, GREEDY)
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "chat", chat)
+        assert session.ask("What?").text == "an <image>"
+    assert session.ask("And?").text
+    assert session.history[0] == ("What?", "an image")
+
+
+def test_videos_are_where_their_tags_are(babbler: Any, tmp_path: Path) -> None:
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    session = ChatSession(*babbler, GREEDY)
+    session.add_image(str(tmp_path / "a.png"))
+    session.add_video(str(tmp_path), num_segments=2)
+    with pytest.raises(ValueError, match="tags are <video> <image>, but <image> <video> came with"):
+        session.take("<video> or <image>?")
+    prompt = session.take("<image> or\n<video>\nWhich?")
+    assert prompt.text == "<image> or\nFrame1: <image>\nFrame2: <image>\nWhich?"
+    assert prompt.num_patches == [1, 1, 1]
+    session.add_image(str(tmp_path / "a.png"))
+    assert session.take("A <video>?").text == "<image>\nA <video>?"
