@@ -17,12 +17,18 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 logger = logging.getLogger(__name__)
 
 GROUPS = {
-    "samples_per_second": "data",
-    "tokens_per_second": "data",
-    "padding_share": "data",
-    "data_wait_share": "data",
+    "loss": "train",
+    "learning_rate": "update",
+    "grad_norm": "update",
+    "epoch": "update",
 }
-"""TensorBoard group of a figure, where it is not ``train``."""
+"""TensorBoard group of a figure, where it is not ``usage`` (time, memory, padding).
+
+TensorBoard sorts groups and the figures in them by name: with these, ``eval/loss`` and
+``train/loss`` come first."""
+
+_SUMMARY = "train_runtime"
+"""Marks the log at the end of a run, which is no point of a curve: it is in train_results.json."""
 
 LOSSES = {"loss", "eval_loss"}
 """Names that make a log worth a line; the summary at the end has none of them."""
@@ -42,10 +48,10 @@ LINE = (
 
 
 def tag_of(name: str) -> str:
-    """Name of a logged figure in TensorBoard: ``train/loss``, ``data/tokens_per_second``, ..."""
+    """Name of a logged figure in TensorBoard: ``train/loss``, ``usage/tokens_per_second``, ..."""
     if name.startswith("eval_"):
         return f"eval/{name.removeprefix('eval_')}"
-    return f"{GROUPS.get(name, 'train')}/{name}"
+    return f"{GROUPS.get(name.split('/')[0], 'usage')}/{name}"
 
 
 def format_step(step: int, total: int, logs: Mapping[str, float]) -> str:
@@ -101,13 +107,21 @@ class RunProgress(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Close the bar."""
+        self.close()
+
+    def close(self) -> None:
+        """End the bar's line, also where the run stops in the middle."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
 
 class TensorBoardWriter(TrainerCallback):
-    """Figures by group, the arguments as text, training samples as images with their text."""
+    """Figures by group, the arguments as text, training samples as images with their text.
+
+    A run that goes on writes into the folder that it began with: one curve, from which the steps
+    after the checkpoint, which are trained again, are taken out.
+    """
 
     def __init__(
         self,
@@ -125,15 +139,18 @@ class TensorBoardWriter(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Open the file and write what stands before step 1."""
+        """Open the file and write what stands before the first step."""
         if not state.is_world_process_zero:
             return
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(self._directory / time.strftime("%Y%m%d-%H%M%S")))
+        done = state.global_step
+        is_begun = done > 0 and self._directory.is_dir()
+        # purge_step: what an earlier start wrote from there on is superseded.
+        self._writer = SummaryWriter(str(self._directory), purge_step=done + 1 if done else None)
         text = json.dumps(self._arguments, indent=2, ensure_ascii=False, default=str)
-        self._writer.add_text("arguments", "    " + text.replace("\n", "\n    "))
-        for number, (image, trained) in enumerate(self._samples):
+        self._writer.add_text("arguments", "    " + text.replace("\n", "\n    "), done)
+        for number, (image, trained) in enumerate([] if is_begun else self._samples):
             if image is not None:
                 self._writer.add_image(f"samples/{number}", image, dataformats="HWC")
             self._writer.add_text(f"samples/{number}", "    " + trained.replace("\n", "\n    "))
@@ -147,7 +164,7 @@ class TensorBoardWriter(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Write the figures of a step."""
-        if self._writer is None:
+        if self._writer is None or _SUMMARY in (logs or {}):
             return
         for name, value in (logs or {}).items():
             if isinstance(value, (int, float)):
@@ -157,6 +174,27 @@ class TensorBoardWriter(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Flush and close."""
+        self.close()
+
+    def close(self) -> None:
+        """Write what is waiting, also where the run stops in the middle."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+
+def tensorboard_folder(parent: Path, known: str | None, *, takes_newest: bool) -> str:
+    """Name of the folder of a run's curve, below ``--logging_dir`` or ``OUTPUT_DIR/runs``.
+
+    Args:
+        parent: that folders of curves lie in.
+        known: of the run that is continued, as ``arguments.json`` tells it.
+        takes_newest: where it does not tell, as those of earlier versions, the newest is taken.
+    """
+    if known is not None and Path(known).name == known and (parent / known).is_dir():
+        return known
+    if known is None and takes_newest and parent.is_dir():
+        found = sorted(path.name for path in parent.iterdir() if path.is_dir())
+        if found:
+            return found[-1]
+    return time.strftime("%Y%m%d-%H%M%S")

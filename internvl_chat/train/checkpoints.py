@@ -7,7 +7,6 @@ optimizer, the scheduler, every rank's random state, the Trainer's state and, in
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Callable
@@ -18,16 +17,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 
 from internvl_chat.checkpoint.manifest import (
     Peers,
     atomic_directory,
-    clear_leftovers,
-    list_checkpoints,
     remove_old_checkpoints,
-    verify_manifest,
 )
 from internvl_chat.checkpoint.save import save_checkpoint_files
 from internvl_chat.config import DecodeConfig, NormalizeType
@@ -37,6 +34,7 @@ from internvl_chat.train.standing import POSITION
 
 logger = logging.getLogger(__name__)
 
+ARGUMENTS = "arguments.json"
 TRAINABLE_WEIGHTS = "trainable_weights.pt"
 OPTIMIZER = "optimizer.pt"
 SCHEDULER = "scheduler.pt"
@@ -84,6 +82,8 @@ class CheckpointWriter:
     stale: list[Path] = field(default_factory=list)
     """What an earlier run left and this one replaces (``--overwrite_output_dir``): removed when
     the first save is complete."""
+    run_record: dict[str, Any] = field(default_factory=dict)
+    """What the run was told (``train/record.py``), kept in every checkpoint; empty keeps none."""
 
     # ---- saving -------------------------------------------------------------------------------
 
@@ -113,6 +113,8 @@ class CheckpointWriter:
             self._save_files(state.model, staging, dtype=None)
             if position is not None:
                 self._save_training_state(state, position, staging)
+            if self.run_record and self.rank == 0:
+                write_json(staging / ARGUMENTS, self.run_record)
         if self.rank == 0:
             logger.info("saved %s", target)
             self._remove_stale(but=target)
@@ -178,50 +180,6 @@ class CheckpointWriter:
 
     # ---- continuing ---------------------------------------------------------------------------
 
-    def newest_valid(self, output_dir: str) -> Path | None:
-        """The newest checkpoint of a run that verifies; damaged ones are reported, not used."""
-        if self.rank == 0 and Path(output_dir).is_dir():
-            clear_leftovers(Path(output_dir))
-        self._barrier()
-        for path in list_checkpoints(Path(output_dir)):
-            problems = self.problems(path)
-            if not problems:
-                return path
-            if self.rank == 0:
-                logger.warning("passing over %s: %s", path, "; ".join(problems[:3]))
-        return None
-
-    def problems(self, path: Path) -> list[str]:
-        """What is wrong with a checkpoint, the same list on every rank; empty if it verifies."""
-        found: list[Any] = [None]
-        if self.rank == 0:
-            found = [verify_manifest(path)]
-            if not found[0] and not (path / POSITION).is_file():
-                found = [[f"no {POSITION}: saved without what it takes to continue"]]
-        if self.world_size > 1:
-            dist.broadcast_object_list(found)
-        return found[0]
-
-    def require_same_order(self, path: Path) -> None:
-        """Check that the data position of a checkpoint means the same in this run.
-
-        Raises:
-            CheckpointError: it was written with another global batch size or other data.
-        """
-        position = json.loads((path / POSITION).read_text("utf-8"))
-        for name, now in (
-            ("global_batch_size", self.global_batch_size),
-            ("num_samples", self.num_samples),
-        ):
-            if position[name] != now:
-                raise CheckpointError(
-                    f"written with {name} {position[name]}, this run has {now}: its position in "
-                    "the data would be another",
-                    where=str(path),
-                    fix="Continue with the same batch and data, or start anew with "
-                    "--overwrite_output_dir True and this checkpoint as --model_name_or_path.",
-                )
-
     def load_weights(self, model: nn.Module, path: Path) -> None:
         """Put the trained weights back (runs without DeepSpeed), before the model is wrapped.
 
@@ -241,8 +199,13 @@ class CheckpointWriter:
             for name, parameter in own.items():
                 parameter.copy_(saved[name])
 
-    def load_training_state(self, state: TrainingState, path: Path) -> None:
+    def load_training_state(self, state: TrainingState, path: Path, *, step: int) -> None:
         """Restore optimizer, scheduler and, under DeepSpeed, the weights.
+
+        Args:
+            state: restored in place.
+            path: the checkpoint.
+            step: steps that it has behind it.
 
         Raises:
             CheckpointError: DeepSpeed's files are of another stage or number of ranks.
@@ -262,8 +225,8 @@ class CheckpointWriter:
         else:
             optimizer = torch.load(path / OPTIMIZER, weights_only=True, map_location=state.device)
             state.optimizer.load_state_dict(optimizer)
-        scheduler = torch.load(path / SCHEDULER, weights_only=True)
-        state.scheduler.load_state_dict(scheduler)
+        schedule = torch.load(path / SCHEDULER, weights_only=True)
+        continue_schedule(state.scheduler, schedule, step=step)
 
     def _barrier(self) -> None:
         if self.world_size > 1:
@@ -272,3 +235,38 @@ class CheckpointWriter:
 
 def _has_frozen(model: torch.nn.Module) -> bool:
     return any(not parameter.requires_grad for parameter in model.parameters())
+
+
+def continue_schedule(scheduler: Any, saved: dict[str, Any], *, step: int) -> None:
+    """Go on with a learning rate schedule at the step where a checkpoint was written.
+
+    The rate is this run's: its ``--learning_rate`` times its schedule at that step, which is the
+    checkpoint's own rate, bit for bit, where neither these nor the number of steps have changed.
+    The checkpoint's optimizer brings the rate at which the former run stopped, which is 0 at the
+    end of most schedules.
+
+    Args:
+        scheduler: freshly made for this run; its optimizer has been restored already.
+        saved: state of the former run's scheduler, maybe of another kind.
+        step: steps done.
+    """
+    inner = getattr(scheduler, "scheduler", scheduler)  # accelerate and DeepSpeed wrap it
+    if not isinstance(inner, LambdaLR):
+        if saved.keys() == inner.state_dict().keys():  # one that follows a figure: its memory
+            scheduler.load_state_dict(saved)
+        else:
+            for group in inner.optimizer.param_groups:
+                group["lr"] = inner.optimizer.defaults["lr"]
+        return
+    own = {"base_lrs": list(inner.base_lrs), "last_epoch": step, "_step_count": step + 1}
+    if "lr_lambdas" in saved:
+        scheduler.load_state_dict(saved)
+        own["last_epoch"], own["_step_count"] = inner.last_epoch, inner._step_count
+    inner.__dict__.update(own)
+    rates = [
+        base * multiplier(inner.last_epoch)
+        for base, multiplier in zip(inner.base_lrs, inner.lr_lambdas, strict=True)
+    ]
+    for group, base, rate in zip(inner.optimizer.param_groups, inner.base_lrs, rates, strict=True):
+        group["initial_lr"], group["lr"] = base, rate
+    inner._last_lr = rates

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -212,6 +212,26 @@ def agree(
     if one_after_the_other:
         _raise_first(error, state)
     return result  # type: ignore[return-value]
+
+
+def from_rank_zero(state: DistributedState, work: Callable[[], T]) -> T:
+    """Do something on rank 0 only, and hand its result, which must pickle, to all ranks.
+
+    Args:
+        state: of this process.
+        work: what to do; it holds no collective.
+
+    Raises:
+        UserError: rank 0's, on all ranks.
+    """
+    if state.world_size == 1:
+        return work()
+    outcome: list[Any] = [_attempt(work) if state.is_main else None]
+    dist.broadcast_object_list(outcome)
+    result, error = outcome[0]
+    if error is not None:
+        raise error
+    return result
 
 
 def sum_over_ranks(values: Tensor, world_size: int) -> Tensor:

@@ -37,28 +37,37 @@ from transformers import PrinterCallback, ProgressCallback
 
 from internvl_chat.checkpoint.load import build_model
 from internvl_chat.checkpoint.lora import apply_freezing_and_lora
-from internvl_chat.checkpoint.manifest import list_checkpoints
 from internvl_chat.data.collate import Collator
 from internvl_chat.data.dataset import SftDataset
 from internvl_chat.data.sampler import StepBatchSampler
-from internvl_chat.errors import NoCheckpointError, UserError
+from internvl_chat.errors import UserError
 from internvl_chat.train import reports
 from internvl_chat.train.arguments import order_config
 from internvl_chat.train.attention import register_attention
 from internvl_chat.train.batch_plan import BatchPlan
-from internvl_chat.train.callbacks import RunProgress, TensorBoardWriter
+from internvl_chat.train.callbacks import RunProgress, TensorBoardWriter, tensorboard_folder
 from internvl_chat.train.checkpoints import CheckpointWriter
 from internvl_chat.train.distributed import (
     DistributedState,
     agree,
+    from_rank_zero,
     init_distributed,
     shut_down,
 )
 from internvl_chat.train.ending import RunEnd, SaveBeforeEnd, StatusCallback
+from internvl_chat.train.last_words import chat_command, last_words
 from internvl_chat.train.launched import join_output, leave_at_once
 from internvl_chat.train.order import RunLength
 from internvl_chat.train.parsing import RunArguments, help_text, is_true, parse, peek
 from internvl_chat.train.preparation import PreparedRun, prepare_run
+from internvl_chat.train.record import RESULTS, as_dict, finish_record, write_record
+from internvl_chat.train.resuming import (
+    RunStart,
+    find_start,
+    left_by_an_earlier_run,
+    tell,
+    verdict_on,
+)
 from internvl_chat.train.signals import EndingSignals, InterruptedBySignal
 from internvl_chat.train.status import RunStatus
 from internvl_chat.train.trainer import InternVLTrainer, TrainerSetup
@@ -144,6 +153,12 @@ def run(
         world_size=state.world_size,
         accumulation_steps=args.train.gradient_accumulation_steps,
     )
+    begun = from_rank_zero(
+        state,
+        lambda: find_start(
+            args, world_size=state.world_size, global_batch_size=batch_plan.global_batch_size
+        ),
+    )
     prepared = agree(state, lambda: prepare_run(args, state), one_after_the_other=True)
     writer = CheckpointWriter(
         tokenizer=prepared.tokenizer,
@@ -155,12 +170,11 @@ def run(
         world_size=state.world_size,
         num_samples=len(prepared.train),
         stale=left_by_an_earlier_run(args),
+        run_record=begun.record,
     )
-    resume = agree(state, lambda: checkpoint_to_resume(args, writer))
     sampler = train_sampler(args, prepared.train, batch_plan, state)
     length = RunLength(sampler, constant=not args.data.use_packed_ds)
-    if reports.is_complete(args, length):
-        logger.info("%s is complete already: nothing to do", output_dir)
+    if not goes_on(args, state, begun, length, num_samples=len(prepared.train)):
         return None
 
     # TrainingArguments exist by now: under ZeRO-3 they make the model come up partitioned.
@@ -174,33 +188,77 @@ def run(
     if args.model.grad_checkpoint:
         model.gradient_checkpointing_enable()
 
-    reports.log_start(args, state, batch_plan, model, prepared, sampler, length)
+    reports.log_start(args, state, batch_plan, model, prepared, sampler, length, begun.step)
+    trainer = build_trainer(args, state, model, prepared, writer, sampler, length, begun.record)
+    if state.is_main:
+        write_record(Path(output_dir), begun.record)
     saving = save_before_end(args, state, signals)
-    trainer = build_trainer(args, state, model, prepared, writer, sampler, length)
     trainer.add_callback(StatusCallback(status))
     trainer.add_callback(saving)
-    result = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    checkpoint = begun.checkpoint
+    try:
+        result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        for shown in trainer.callback_handler.callbacks:
+            if isinstance(shown, (RunProgress, TensorBoardWriter)):
+                shown.close()  # an error has a line of its own, and the curve its last steps
     if saving.stopped_at is not None:
         return saving.stopped_at
-    save_results(args, state, trainer, result.metrics, prepared.train)
+    save_finished(trainer, begun, prepared, result.metrics)
     return None
 
 
-def save_results(
+def goes_on(
     args: RunArguments,
     state: DistributedState,
-    trainer: InternVLTrainer,
-    metrics: dict[str, Any],
-    dataset: SftDataset,
+    begun: RunStart,
+    length: RunLength,
+    *,
+    num_samples: int,
+) -> bool:
+    """Whether there is anything to train; says what becomes of an earlier run in OUTPUT_DIR.
+
+    Raises:
+        CheckpointError: OUTPUT_DIR holds the run of other arguments.
+    """
+    steps, _ = length.total(num_epochs=args.train.num_train_epochs, max_steps=args.train.max_steps)
+    verdict = from_rank_zero(
+        state,
+        lambda: verdict_on(
+            begun, args, steps=steps, num_samples=num_samples, world_size=state.world_size
+        ),
+    )
+    if state.is_main:
+        tell(begun, verdict, steps, args.train.output_dir)
+    if verdict == "complete" and state.is_main:
+        logger.info("talk to it: %s", chat_command(Path(args.train.output_dir)))
+    return verdict != "complete"
+
+
+def save_finished(
+    trainer: InternVLTrainer, begun: RunStart, prepared: PreparedRun, metrics: dict[str, Any]
 ) -> None:
-    """Write the finished model and the summary, and tell what was skipped."""
-    output_dir = args.train.output_dir
-    trainer.save_model(output_dir)
-    bad_samples = dataset.bad_samples.journalled()
+    """Write the finished model and what was reached, and say so last of all."""
+    output_dir = Path(trainer.args.output_dir)
+    is_main = trainer.args.should_save
+    if is_main:
+        # From here on the model at the root is the former run's no longer.
+        (output_dir / RESULTS).unlink(missing_ok=True)
+    trainer.save_model(str(output_dir))
+    bad_samples = prepared.train.bad_samples.journalled()
+    if is_main:
+        finish_record(output_dir, begun.record)
     trainer.save_results({**metrics, "bad_samples": bad_samples})
-    if bad_samples and state.is_main:
-        told = ", ".join(f"{name} {count}" for name, count in bad_samples.items())
-        logger.warning("bad records skipped (see %s/bad_samples.jsonl): %s", output_dir, told)
+    if is_main:
+        words = last_words(
+            trainer.state,
+            output_dir,
+            seconds=float(metrics.get("train_runtime", 0.0)),
+            first_step=begun.step,
+            bad_samples=bad_samples,
+            is_best=bool(trainer.args.load_best_model_at_end),
+        )
+        logger.info("%s", "\n  ".join(words))
 
 
 def save_before_end(
@@ -248,45 +306,14 @@ def eval_sampler(
     )
 
 
-def left_by_an_earlier_run(args: RunArguments) -> list[Path]:
-    """What --overwrite_output_dir replaces, but not before the first save."""
-    if not args.train.overwrite_output_dir:
-        return []
-    output_dir = Path(args.train.output_dir)
-    return [*list_checkpoints(output_dir), output_dir / "train_results.json"]
-
-
-def checkpoint_to_resume(args: RunArguments, writer: CheckpointWriter) -> Path | None:
-    """The checkpoint this run continues, if any.
-
-    Raises:
-        NoCheckpointError: one was asked for by name and is missing or damaged.
-        CheckpointError: it belongs to another global batch size or other data.
-    """
-    asked = args.train.resume_from_checkpoint
-    if asked and asked.lower() not in ("true", "false"):
-        problems = writer.problems(Path(asked))
-        if problems:
-            raise NoCheckpointError(
-                f"cannot be continued: {'; '.join(problems[:3])}",
-                where=asked,
-                fix="Name an intact checkpoint-N, or leave --resume_from_checkpoint out to take "
-                "the newest one that is.",
-            )
-        found: Path | None = Path(asked)
-    elif args.train.overwrite_output_dir or (asked and asked.lower() == "false"):
-        return None
-    else:
-        found = writer.newest_valid(args.train.output_dir)
-        if found is None and asked:
-            raise NoCheckpointError(
-                "no valid checkpoint to continue from",
-                where=args.train.output_dir,
-                fix="Leave --resume_from_checkpoint out to start anew.",
-            )
-    if found is not None:
-        writer.require_same_order(found)
-    return found
+def curve_folder(args: RunArguments, record: dict[str, Any]) -> Path:
+    """Where TensorBoard's figures go: for a run that goes on, where they went before."""
+    parent = Path(args.train.logging_dir or os.path.join(args.train.output_dir, "runs"))
+    is_own = args.train.logging_dir is None and not args.train.overwrite_output_dir
+    record["tensorboard"] = tensorboard_folder(
+        parent, record["tensorboard"], takes_newest=record["resumed_at"] > 0 and is_own
+    )
+    return parent / record["tensorboard"]
 
 
 def build_trainer(
@@ -297,6 +324,7 @@ def build_trainer(
     writer: CheckpointWriter,
     sampler: StepBatchSampler,
     length: RunLength,
+    record: dict[str, Any],
 ) -> InternVLTrainer:
     """The trainer with its data, its setup and what it shows."""
     collator = Collator(
@@ -306,10 +334,9 @@ def build_trainer(
     )
     callbacks: list[Any] = [RunProgress()]
     if args.train.uses_tensorboard and state.is_main:
-        directory = args.train.logging_dir or os.path.join(args.train.output_dir, "runs")
         samples = reports.training_samples(prepared.train, prepared.tokenizer, sampler)
         callbacks.append(
-            TensorBoardWriter(Path(directory), arguments=reports.as_dict(args), samples=samples)
+            TensorBoardWriter(curve_folder(args, record), arguments=as_dict(args), samples=samples)
         )
     args.train.report_to = [name for name in args.train.report_to or [] if name != "tensorboard"]
     evaluation = prepared.evaluation

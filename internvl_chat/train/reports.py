@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import platform
 import re
-import subprocess
 import sys
-from dataclasses import asdict
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +15,6 @@ from internvl_chat.checkpoint.lora import trainable_table
 from internvl_chat.data.dataset import SftDataset
 from internvl_chat.data.sampler import StepBatchSampler
 from internvl_chat.errors import UserError
-from internvl_chat.files import write_json
 from internvl_chat.model.constants import IGNORE_INDEX
 from internvl_chat.quiet import quiet_libraries
 from internvl_chat.train.batch_plan import BatchPlan
@@ -28,11 +22,11 @@ from internvl_chat.train.distributed import DistributedState
 from internvl_chat.train.order import RunLength
 from internvl_chat.train.parsing import RunArguments
 from internvl_chat.train.preparation import PreparedRun
+from internvl_chat.train.versions import versions
 from internvl_chat.train.zero import stage_of
 
 logger = logging.getLogger(__name__)
 
-VERSIONED = ("torch", "transformers", "accelerate", "deepspeed", "peft", "flash-attn")
 NUM_SAMPLES_SHOWN = 6
 
 
@@ -66,21 +60,6 @@ def with_rank(state: DistributedState | None, text: str) -> str:
     return f"error: {f'[rank {state.rank}] ' if alone and state else ''}{text}\n"
 
 
-def is_complete(args: RunArguments, length: RunLength) -> bool:
-    """Whether the run has reached its last step and its final model is in place."""
-    if args.train.overwrite_output_dir:
-        return False
-    root = Path(args.train.output_dir)
-    try:
-        done = json.loads((root / "train_results.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return False
-    if not any((root / name).is_file() for name in ("config.json", "adapter_config.json")):
-        return False
-    total, _ = length.total(num_epochs=args.train.num_train_epochs, max_steps=args.train.max_steps)
-    return int(done.get("global_step", -1)) >= total
-
-
 # ---- before step 1 ------------------------------------------------------------------------------
 
 
@@ -92,12 +71,13 @@ def log_start(
     prepared: PreparedRun,
     sampler: StepBatchSampler,
     length: RunLength,
+    step: int,
 ) -> None:
-    """Log what trains, the batch arithmetic, device and kernels, versions; write arguments.json."""
+    """Log what trains, the batch arithmetic, device and kernels, versions."""
     if not state.is_main:
         return
     lines = ["trainable parameters", *_parameter_table(model)]
-    lines += [f"batch: {batch_plan}", *_schedule(args, prepared.train, sampler, length)]
+    lines += [f"batch: {batch_plan}", *_schedule(args, prepared.train, sampler, length, step)]
     lines.append(
         f"device {state.device} ({_device_name(state.device)}), {state.world_size} processes, "
         f"backend {state.backend or 'none'}, launcher {state.launcher}, "
@@ -111,18 +91,6 @@ def log_start(
     logger.info("%s", "\n  ".join(lines))
     if args.train.bf16 and state.device.type == "cpu":
         logger.warning("bf16 on a CPU is emulated and slow; --bf16 False computes in fp32")
-    write_json(
-        Path(args.train.output_dir) / "arguments.json",
-        {
-            "arguments": as_dict(args),
-            "given": args.given,
-            "world_size": state.world_size,
-            "global_batch_size": batch_plan.global_batch_size,
-            "versions": versions(),
-            "git_revision": git_revision(),
-            "command": sys.argv,
-        },
-    )
 
 
 def _parameter_table(model: Any) -> list[str]:
@@ -138,7 +106,7 @@ def _parameter_table(model: Any) -> list[str]:
 
 
 def _schedule(
-    args: RunArguments, dataset: SftDataset, sampler: StepBatchSampler, length: RunLength
+    args: RunArguments, dataset: SftDataset, sampler: StepBatchSampler, length: RunLength, step: int
 ) -> list[str]:
     steps, epochs = length.total(
         num_epochs=args.train.num_train_epochs, max_steps=args.train.max_steps
@@ -150,7 +118,7 @@ def _schedule(
     return [
         f"epoch: {plan.num_steps:,} steps, {plan.num_samples():,} samples, {tokens:,} tokens, "
         f"{padding:,} padding samples in the last step",
-        f"run: {steps:,} steps in {epochs:,} epochs",
+        f"run: {steps:,} steps in {epochs:,} epochs" + (f", {step:,} of them done" if step else ""),
     ]
 
 
@@ -162,44 +130,6 @@ def _device_name(device: torch.device) -> str:
 
 def _deepspeed(args: RunArguments) -> Any:
     return args.train.deepspeed if isinstance(args.train.deepspeed, dict) else None
-
-
-def versions() -> dict[str, str]:
-    """Versions of what decides the numbers."""
-    found = {"python": platform.python_version()}
-    for name in ("internvl-chat", *VERSIONED):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def git_revision() -> str | None:
-    """Commit of the code, with ``+`` if files differ from it; None outside a repository."""
-    here = Path(__file__).parent
-
-    def ask(*words: str) -> str | None:
-        try:
-            told = subprocess.run(
-                ["git", "-C", str(here), *words],
-                capture_output=True,
-                text=True,
-                timeout=10,
-                check=False,
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return told.stdout.strip() if told.returncode == 0 else None
-
-    revision = ask("rev-parse", "HEAD")
-    changed = ask("status", "--porcelain", "--untracked-files=no") if revision else None
-    return f"{revision}+" if changed else revision
-
-
-def as_dict(args: RunArguments) -> dict[str, Any]:
-    """All arguments by name; secrets blanked as transformers does."""
-    return {**asdict(args.model), **asdict(args.data), **args.train.to_dict()}
 
 
 def training_samples(

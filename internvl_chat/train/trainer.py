@@ -131,6 +131,8 @@ class InternVLTrainer(Trainer):
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
         epoch, micro_batches = super()._init_training_state(*args, **kwargs)
         if self.state.global_step:
+            # transformers keeps the former run's --save_steps, --logging_steps and --eval_steps.
+            self.state.compute_steps(self.args, self.state.max_steps)
             epoch, step = self._length.locate(self.state.global_step)
             micro_batches = step * self.args.gradient_accumulation_steps
         return epoch, micro_batches
@@ -344,7 +346,7 @@ class InternVLTrainer(Trainer):
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
         if resume_from_checkpoint is not None:
             self.setup.writer.load_training_state(
-                self._training_state(), Path(resume_from_checkpoint)
+                self._training_state(), Path(resume_from_checkpoint), step=self.state.global_step
             )
         self._unused.attach(resumed=resume_from_checkpoint is not None)
         self._meter.clock.reset()
@@ -383,7 +385,9 @@ class InternVLTrainer(Trainer):
             return
         best = Path(self.state.best_model_checkpoint)
         if self.is_deepspeed_enabled:
-            self.setup.writer.load_training_state(self._training_state(), best)
+            self.setup.writer.load_training_state(
+                self._training_state(), best, step=self.state.best_global_step or 0
+            )
         else:
             self.setup.writer.load_weights(self.model, best)
 

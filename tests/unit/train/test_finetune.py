@@ -17,6 +17,7 @@ from internvl_chat.checkpoint.artifacts import preprocessor_config
 from internvl_chat.config import DecodeConfig
 from internvl_chat.model import InternVLChatModel
 from internvl_chat.train.finetune import main
+from internvl_chat.train.last_words import chat_command
 from tests.support.training import (
     logged,
     train_arguments,
@@ -70,8 +71,115 @@ def test_a_run_and_the_same_again(model: Path, meta: Path, tmp_path: Path) -> No
         assert (output_dir / name).is_file()
 
     written = (output_dir / "model.safetensors").stat().st_mtime_ns
+    said = (output_dir / "arguments.json").read_bytes()
     assert main(argv) == 0
+    assert main([*argv, "--max_steps", "3"]) == 2, "there is no checkpoint to go on from"
+    assert main([*argv, "--seed", "8"]) == 2
     assert (output_dir / "model.safetensors").stat().st_mtime_ns == written
+    assert (output_dir / "arguments.json").read_bytes() == said
+
+
+def test_a_finished_folder_is_complete_goes_on_or_refuses(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    meta = write_dataset(tmp_path / "data", ("text", "image", "two", "rounds"))
+    output_dir = tmp_path / "out"
+    options = {
+        "max_steps": 2,
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "lr_scheduler_type": "linear",
+    }
+    options["report_to"] = "tensorboard"
+    argv = train_arguments(model, meta, output_dir, **options)
+    assert main(argv) == 0
+    told = capsys.readouterr().err
+    assert "finished: 2 steps in " in told
+    assert f"talk to it: {chat_command(output_dir)}\n" in told.splitlines(keepends=True)[-1]
+    assert logged(output_dir, "learning_rate") == [1e-3, 5e-4]
+    kept = {path: path.read_bytes() for path in output_dir.glob("*.json") if path.stem != "status"}
+
+    # Nothing would be trained: exit 2, what differs, and what to do.
+    shutil.copytree(tmp_path / "data", tmp_path / "more")
+    other = write_dataset(tmp_path / "more", ("text", "image", "two", "rounds", "text"))
+    lora = ["--use_llm_lora", "4", "--freeze_llm", "True"]
+    for flags, difference in (
+        (["--learning_rate", "1e-5"], "--learning_rate 0.001 -> 1e-05"),
+        (["--max_steps", "1"], "steps 2 -> 1"),
+        (
+            ["--meta_path", str(other)],
+            f"annotation {tmp_path}/data/shapes/records.jsonl (4 records",
+        ),
+        ([*lora, "--max_steps", "4"], "--freeze_llm False -> True; --use_llm_lora 0 -> 4"),
+    ):
+        assert main([*argv, *flags]) == 2, flags
+        told = capsys.readouterr().err
+        assert difference in told
+        assert "OUTPUT_DIR=…" in told
+        assert "--overwrite_output_dir True" in told
+    # What changes nothing: complete, and said to be.
+    moved = shutil.copytree(tmp_path / "data", tmp_path / "moved") / "shapes.json"
+    assert (
+        main([*argv, "--logging_steps", "7", "--meta_path", str(moved), "--report_to", "none"]) == 0
+    )
+    told = capsys.readouterr().err
+    assert f"{output_dir} is complete already (2 steps)" in told
+    assert "without effect on the model: --logging_steps 1 -> 7" in told
+    assert {path: path.read_bytes() for path in kept} == kept
+
+    # More steps and another rate: it goes on, and the new rate counts from there.
+    assert main([*argv, "--max_steps", "4", "--learning_rate", "1e-4"]) == 0
+    told = capsys.readouterr().err
+    assert f"going on from {output_dir}/checkpoint-2: 2 of 4 steps are done, 2 left" in told
+    assert "--learning_rate 0.001 -> 0.0001: from step 3 on this run's learning rate" in told
+    assert "finished: 4 steps, 2 of them in " in told
+    assert logged(output_dir, "learning_rate") == pytest.approx([1e-3, 5e-4, 5e-5, 2.5e-5])
+    said = json.loads((output_dir / "arguments.json").read_text())
+    assert (said["arguments"]["learning_rate"], said["from_step"]) == (1e-4, 2)
+    assert [part["arguments"]["learning_rate"] for part in said["earlier"]] == [1e-3]
+    assert json.loads((output_dir / "checkpoint-1/arguments.json").read_text())["earlier"] == []
+    (folder,) = (output_dir / "runs").iterdir()
+    curve = EventAccumulator(str(folder)).Reload()
+    assert [point.step for point in curve.Scalars("train/loss")] == [1, 2, 3, 4]
+
+
+def test_an_unfinished_run_by_the_same_rules(
+    model: Path, meta: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output_dir = tmp_path / "out"
+    saving = {
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "max_steps": 3,
+        "lr_scheduler_type": "linear",
+    }
+    argv = train_arguments(model, meta, output_dir, **saving)
+    assert main(argv) == 0
+    rates, before = logged(output_dir, "learning_rate"), logged(output_dir)
+    # As if it had been killed in step 3, with damage to the manifest of its last checkpoint.
+    for path in [*output_dir.glob("*.json"), *output_dir.glob("*.safetensors")]:
+        path.unlink()
+    shutil.rmtree(output_dir / "checkpoint-3")
+    manifest = output_dir / "checkpoint-2/manifest.json"
+    manifest.write_text(manifest.read_text().replace('"size"', '"sise"', 1))
+
+    assert main([*argv, "--weight_decay", "0.1"]) == 2
+    told = capsys.readouterr().err
+    assert f"{output_dir}/checkpoint-1 was written with other arguments: --weight_decay 0.0" in told
+    assert main([*argv, "--max_steps", "1"]) == 2
+    assert "steps 3 -> 1" in capsys.readouterr().err
+    assert not (output_dir / "arguments.json").exists()
+    split = ["--per_device_train_batch_size", "1", "--gradient_accumulation_steps", "2"]
+    assert main([*argv, *split]) == 0
+    told = capsys.readouterr().err
+    assert "passing over" in told
+    assert "wants a size and a sha256" in told
+    assert "going on from" in told
+    assert "WARNING internvl_chat.train.resuming: --" not in told
+    assert logged(output_dir, "learning_rate") == rates
+    assert logged(output_dir) == pytest.approx(before, rel=1e-4)
 
 
 def test_starting_anew_keeps_the_old_until_the_first_save(

@@ -1,0 +1,333 @@
+"""From where a run goes on: what OUTPUT_DIR holds, looked at by rank 0, before a weight is read."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers.trainer import TRAINER_STATE_NAME
+
+from internvl_chat.checkpoint.manifest import clear_leftovers, list_checkpoints, verify_manifest
+from internvl_chat.errors import CheckpointError, NoCheckpointError
+from internvl_chat.train.checkpoints import OPTIMIZER, POSITION
+from internvl_chat.train.parsing import RunArguments
+from internvl_chat.train.record import (
+    RESULTS,
+    compared,
+    continued,
+    finished_step,
+    holds_model,
+    load_record,
+    new_record,
+    record_of_finished_model,
+)
+from internvl_chat.train.rerun import UNKNOWN, Earlier, Verdict, decide, refuse_early
+from internvl_chat.train.zero import stage_of
+
+logger = logging.getLogger(__name__)
+
+_DEEPSPEED_MARK = "latest"
+"""File that DeepSpeed leaves in a checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStart:
+    """How a run begins, the same on every rank."""
+
+    record: dict[str, Any]
+    """What ``arguments.json`` will say."""
+    earlier: Earlier
+    checkpoint: Path | None
+    """To go on from."""
+    position: dict[str, int]
+    """Of the checkpoint, as ``data_position.json`` says."""
+
+    @property
+    def step(self) -> int:
+        """Steps that are done already."""
+        return self.position.get("global_step", 0)
+
+
+def find_start(args: RunArguments, *, world_size: int, global_batch_size: int) -> RunStart:
+    """Look for what this run continues, and refuse what it must not.
+
+    Raises:
+        NoCheckpointError: one was asked for by name and is missing or damaged.
+        CheckpointError: OUTPUT_DIR holds the run of other arguments.
+        DatasetError: an annotation file cannot be read.
+    """
+    output_dir = Path(args.train.output_dir)
+    checkpoint = checkpoint_to_resume(args)
+    record = new_record(args, world_size=world_size, global_batch_size=global_batch_size)
+    position = read_position(checkpoint) if checkpoint is not None else {}
+    before = None
+    if checkpoint is not None:
+        # Checkpoints of earlier versions hold no record of their own.
+        before = load_record(checkpoint) or load_record(checkpoint.parent)
+    earlier = Earlier()
+    if not args.train.overwrite_output_dir:
+        earlier = look_at(output_dir, checkpoint, position, before, record)
+    refuse_early(earlier, str(output_dir))
+    return RunStart(
+        record=continued(record, before, position.get("global_step", 0)),
+        earlier=earlier,
+        checkpoint=checkpoint,
+        position=position,
+    )
+
+
+def look_at(
+    output_dir: Path,
+    checkpoint: Path | None,
+    position: Mapping[str, int],
+    before: Mapping[str, Any] | None,
+    record: Mapping[str, Any],
+) -> Earlier:
+    """What a folder holds of an earlier run, compared with this one.
+
+    Args:
+        output_dir: the folder.
+        checkpoint: to go on from.
+        position: of the checkpoint.
+        before: record of the run that wrote it.
+        record: of this run.
+    """
+    of_finished = record_of_finished_model(output_dir)
+    has_model = holds_model(output_dir)
+    return Earlier(
+        finished_step=finished_step(output_dir),
+        finished_run=compared(of_finished, record) if has_model else UNKNOWN,
+        holds_model=has_model,
+        record_is_known=of_finished is not None,
+        checkpoint=None if checkpoint is None else str(checkpoint),
+        checkpoint_step=position.get("global_step", 0),
+        planned_steps=None if checkpoint is None else _planned_steps(checkpoint),
+        resumed_run=UNKNOWN if checkpoint is None else compared(before, record),
+    )
+
+
+def verdict_on(
+    start: RunStart, args: RunArguments, *, steps: int, num_samples: int, world_size: int
+) -> Verdict:
+    """What becomes of the run, now that its steps are known.
+
+    Raises:
+        CheckpointError: it would train nothing, or the checkpoint is of another form.
+    """
+    verdict = decide(start.earlier, steps, args.train.output_dir)
+    if start.checkpoint is not None:
+        require_same_order(start, num_samples)
+        if verdict == "go on":
+            require_same_form(start, args, world_size)
+    return verdict
+
+
+# ---- checkpoints --------------------------------------------------------------------------------
+
+
+def left_by_an_earlier_run(args: RunArguments) -> list[Path]:
+    """What --overwrite_output_dir replaces, but not before the first save."""
+    if not args.train.overwrite_output_dir:
+        return []
+    output_dir = Path(args.train.output_dir)
+    return [*list_checkpoints(output_dir), output_dir / RESULTS]
+
+
+def checkpoint_to_resume(args: RunArguments) -> Path | None:
+    """The checkpoint this run continues, if any.
+
+    Raises:
+        NoCheckpointError: one was asked for by name and is missing or damaged.
+    """
+    asked = args.train.resume_from_checkpoint
+    if asked and asked.lower() not in ("true", "false"):
+        problems = checkpoint_problems(Path(asked))
+        if problems:
+            raise NoCheckpointError(
+                f"cannot be continued: {'; '.join(problems[:3])}",
+                where=asked,
+                fix="Name an intact checkpoint-N, or leave --resume_from_checkpoint out to take "
+                "the newest one that is.",
+            )
+        return Path(asked)
+    if args.train.overwrite_output_dir or (asked and asked.lower() == "false"):
+        return None
+    found = newest_valid(Path(args.train.output_dir))
+    if found is None and asked:
+        raise NoCheckpointError(
+            "no valid checkpoint to continue from",
+            where=args.train.output_dir,
+            fix="Leave --resume_from_checkpoint out to start anew.",
+        )
+    return found
+
+
+def newest_valid(output_dir: Path) -> Path | None:
+    """The newest checkpoint of a run that verifies; damaged ones are reported, not used."""
+    if output_dir.is_dir():
+        clear_leftovers(output_dir)
+    for path in list_checkpoints(output_dir):
+        problems = checkpoint_problems(path)
+        if not problems:
+            return path
+        logger.warning("passing over %s: %s", path, "; ".join(problems[:3]))
+    return None
+
+
+def checkpoint_problems(path: Path) -> list[str]:
+    """What is wrong with a checkpoint; empty if it can be continued."""
+    found = verify_manifest(path)
+    if found:
+        return found
+    if not (path / POSITION).is_file():
+        return [f"no {POSITION}: saved without what it takes to continue"]
+    try:
+        read_position(path)
+    except ValueError as err:
+        return [str(err)]
+    return []
+
+
+def read_position(path: Path) -> dict[str, int]:
+    """``data_position.json`` of a checkpoint.
+
+    Raises:
+        ValueError: it is not what :class:`CheckpointWriter` writes.
+    """
+    try:
+        position = json.loads((path / POSITION).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as err:
+        raise ValueError(f"{POSITION} cannot be read ({err})") from err
+    wanted = ("global_step", "global_batch_size", "num_samples")
+    if not isinstance(position, dict) or any(type(position.get(n)) is not int for n in wanted):
+        raise ValueError(f"{POSITION} wants whole numbers {', '.join(wanted)}")
+    return {name: value for name, value in position.items() if type(value) is int}
+
+
+def _planned_steps(checkpoint: Path) -> int | None:
+    """How many steps the run that wrote a checkpoint was to have."""
+    try:
+        state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    steps = state.get("max_steps") if isinstance(state, dict) else None
+    return steps if type(steps) is int else None
+
+
+def require_same_order(start: RunStart, num_samples: int) -> None:
+    """Check that the data position of a checkpoint means the same in this run.
+
+    Raises:
+        CheckpointError: it was written with another global batch size or other data.
+    """
+    now = {"global_batch_size": start.record["global_batch_size"], "num_samples": num_samples}
+    for name, value in now.items():
+        if start.position[name] != value:
+            raise CheckpointError(
+                f"written with {name} {start.position[name]}, this run has {value}: its position "
+                "in the data would be another",
+                where=str(start.checkpoint),
+                fix="Continue with the same batch and data, or start anew with "
+                "--overwrite_output_dir True and this checkpoint as --model_name_or_path.",
+            )
+
+
+def require_same_form(start: RunStart, args: RunArguments, world_size: int) -> None:
+    """Check that the optimizer's files can be read by this run: DeepSpeed cuts them up its way.
+
+    Raises:
+        CheckpointError: they are of another ZeRO stage, of another number of ranks under
+            DeepSpeed, or of a run with it where this one has none, or the other way round.
+    """
+    assert start.checkpoint is not None
+    was_deepspeed = (start.checkpoint / _DEEPSPEED_MARK).is_file()
+    if not was_deepspeed and not (start.checkpoint / OPTIMIZER).is_file():
+        return  # of neither kind: loading says what is missing
+    is_deepspeed = isinstance(args.train.deepspeed, dict)
+    before, now = _form(was_deepspeed), _form(is_deepspeed)
+    if was_deepspeed and is_deepspeed:
+        written_by = start.position.get("world_size", world_size)
+        known = load_record(start.checkpoint) or {}
+        config = known.get("arguments", {}).get("deepspeed")
+        stage = stage_of(args.train.deepspeed)
+        former = stage_of(config) if isinstance(config, dict) else stage
+        before, now = (
+            f"DeepSpeed ZeRO-{former} on {written_by} ranks",
+            f"ZeRO-{stage} on {world_size} ranks",
+        )
+        if (former, written_by) == (stage, world_size):
+            return
+    if before != now:
+        raise CheckpointError(
+            f"its optimizer files are of a run under {before}, this one is under {now}",
+            where=str(start.checkpoint),
+            fix="Continue with the same --deepspeed stage and number of ranks, or start anew with "
+            "--overwrite_output_dir True and this checkpoint as --model_name_or_path.",
+        )
+
+
+def _form(is_deepspeed: bool) -> str:
+    return "DeepSpeed" if is_deepspeed else "no DeepSpeed"
+
+
+# ---- saying so ----------------------------------------------------------------------------------
+
+
+def tell(start: RunStart, verdict: Verdict, steps: int, where: str) -> None:
+    """Log what becomes of the run, and what about it a user may not expect."""
+    if verdict == "anew":
+        return
+    earlier = start.earlier
+    comparison = earlier.finished_run if verdict == "complete" else earlier.resumed_run
+    for note in comparison.uncertain:
+        logger.warning("%s: %s", where if verdict == "complete" else start.checkpoint, note)
+    if verdict == "complete":
+        logger.info("%s is complete already (%d steps): nothing to do", where, steps)
+    else:
+        _tell_of_continuing(start, steps)
+    idle = [*comparison.of("none"), *(d for d in comparison.differences if d.is_default)]
+    idle = [found for found in dict.fromkeys(idle) if found.name not in _NOT_WORTH_A_WORD]
+    if idle:
+        told = "; ".join(map(str, idle))
+        logger.info("other arguments than before, without effect on the model: %s", told)
+
+
+_NOT_WORTH_A_WORD = {"--output_dir", "--overwrite_output_dir", "--resume_from_checkpoint"}
+
+
+def _tell_of_continuing(start: RunStart, steps: int) -> None:
+    left, planned = steps - start.step, start.earlier.planned_steps
+    logger.info(
+        "going on from %s: %d of %d steps are done, %d left%s",
+        start.checkpoint,
+        start.step,
+        steps,
+        left,
+        "" if left else "; the model is written",
+    )
+    rate = start.earlier.resumed_run.of("rate")
+    kind = start.record["arguments"].get("lr_scheduler_type")
+    follows_a_figure = kind in ("reduce_lr_on_plateau", "greedy")
+    if follows_a_figure and rate and not any(d.name == "--lr_scheduler_type" for d in rate):
+        logger.warning(
+            "%s: the checkpoint's learning rate is kept and these are not: %s goes on from it",
+            "; ".join(map(str, rate)),
+            kind,
+        )
+    elif rate:
+        logger.warning(
+            "%s: from step %d on this run's learning rate and schedule count, not the checkpoint's",
+            "; ".join(map(str, rate)),
+            start.step + 1,
+        )
+    elif planned not in (None, steps):
+        logger.info(
+            "%d steps instead of %d: the learning rate follows the schedule of %d steps from here",
+            steps,
+            planned,
+            steps,
+        )
