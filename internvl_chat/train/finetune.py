@@ -58,6 +58,7 @@ from internvl_chat.train.ending import RunEnd, SaveBeforeEnd, StatusCallback
 from internvl_chat.train.last_words import chat_command, last_words
 from internvl_chat.train.launched import join_output, leave_at_once
 from internvl_chat.train.order import RunLength
+from internvl_chat.train.output_errors import require_writable, telling_of_output
 from internvl_chat.train.parsing import RunArguments, help_text, is_true, parse, peek
 from internvl_chat.train.preparation import PreparedRun, prepare_run
 from internvl_chat.train.record import RESULTS, as_dict, finish_record, write_record
@@ -102,10 +103,13 @@ def train_to_the_end(arguments: list[str], end: RunEnd, signals: EndingSignals) 
         state = start(arguments)
         end.meet(state)
         args = agree(state, lambda: parse(arguments, device=state.device))
+        folder = Path(args.train.output_dir)
+        from_rank_zero(state, lambda: require_writable(folder))
         before = agree(state, end.status.start)
         if before:
             logger.warning("the run before in this OUTPUT_DIR was interrupted: %s", before)
-        saved_at = run(args, state, end.status, signals)
+        with telling_of_output(folder, is_main=state.is_main):
+            saved_at = run(args, state, end.status, signals)
     except BaseException as err:
         # A rank may lose another, which was faster to end, before it hears the signal itself.
         has_peers = isinstance(err, RuntimeError) and state is not None and state.world_size > 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import resource
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -182,6 +183,28 @@ def test_an_unfinished_run_by_the_same_rules(
     assert logged(output_dir) == pytest.approx(before, rel=1e-4)
 
 
+def test_a_disk_that_is_full_in_the_middle_of_a_run(
+    model: Path, meta: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output_dir = tmp_path / "out"
+    saving = {"save_strategy": "steps", "save_steps": 1, "max_steps": 2}
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    weights = (model / "model.safetensors").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (weights + 4096, before[1]))  # not for the optimizer
+    try:
+        code = main(train_arguments(model, meta, output_dir, **saving))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert code == 7
+    told = capsys.readouterr().err
+    assert "Traceback" not in told
+    (line,) = [line for line in told.splitlines() if line.startswith("error: ")]
+    assert line.startswith(f"error: {output_dir}: cannot be written into any more: ")
+    assert line.endswith("it starts anew.")
+    assert (status(output_dir)["status"], status(output_dir)["exit_code"]) == ("failed", 7)
+    assert not list(output_dir.glob("checkpoint-*"))
+
+
 def test_starting_anew_keeps_the_old_until_the_first_save(
     model: Path, meta: Path, tmp_path: Path
 ) -> None:
@@ -232,6 +255,15 @@ def test_exit_codes(
     assert message in status(output_dir)["error"]
     assert (output_dir / "mine.txt").read_text() == "kept"
     assert not (output_dir / "model.safetensors").exists()
+
+
+def test_a_folder_that_nobody_can_write_into(
+    model: Path, meta: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(train_arguments(model, meta, Path("/proc/run"))) == 2
+    told = capsys.readouterr().err
+    assert "error: --output_dir /proc/run: cannot be written into (No such file" in told
+    assert "Traceback" not in told
 
 
 def test_malformed_meta(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
