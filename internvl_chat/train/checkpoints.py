@@ -223,7 +223,9 @@ class CheckpointWriter:
                     fix="Continue with the same --deepspeed stage and number of ranks.",
                 )
         else:
-            optimizer = torch.load(path / OPTIMIZER, weights_only=True, map_location=state.device)
+            # accelerate numbers the CPUs of several processes, which torch.load does not know.
+            device = "cpu" if state.device.type == "cpu" else state.device
+            optimizer = torch.load(path / OPTIMIZER, weights_only=True, map_location=device)
             state.optimizer.load_state_dict(optimizer)
         schedule = torch.load(path / SCHEDULER, weights_only=True)
         continue_schedule(state.scheduler, schedule, step=step)

@@ -107,8 +107,8 @@ def settled(arguments: dict[str, Any]) -> dict[str, Any]:
         arguments: by name, as ``arguments.json`` holds them.
     """
     found = dict(arguments)
-    if found.get("data_seed") is None:
-        found["data_seed"] = found.get("seed")
+    if found.get("data_seed") == found.get("seed"):
+        found["data_seed"] = None  # it follows
     if found.get("optim") == "adamw_torch_fused":
         found["optim"] = "adamw_torch"  # the same sum by another kernel
     idle: set[str] = set()
@@ -142,6 +142,8 @@ def zero_settings(arguments: dict[str, Any]) -> dict[str, Any]:
             continue
         if key == "optimizer" and _is_adam(value):
             continue  # its numbers are those of the arguments, else the run does not start
+        if key == "fp16" and not arguments.get("fp16"):
+            continue
         if key == "gradient_clipping" and value == arguments.get("max_grad_norm"):
             continue
         parts = value.items() if isinstance(value, dict) else [("", value)]

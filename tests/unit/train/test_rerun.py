@@ -86,7 +86,8 @@ def test_every_flag_stands_in_one_class() -> None:
         ({}, {"max_steps": 9}, {"length": ["--max_steps 6 -> 9"]}),
         ({}, {"use_llm_lora": 8}, {"result": ["--use_llm_lora 0 -> 8"]}),
         ({}, {"freeze_llm": True}, {"result": ["--freeze_llm False -> True"]}),
-        ({}, {"data_seed": 7}, {"result": ["--data_seed 42 -> 7"]}),
+        ({}, {"data_seed": 7}, {"result": ["--data_seed none -> 7"]}),
+        ({}, {"seed": 7}, {"result": ["--seed 42 -> 7"]}),
         ({}, {"logging_steps": 5}, {"none": ["--logging_steps 1 -> 5"]}),
         ({}, {"save_steps": 5}, {"none": ["--save_steps 500 -> 5"]}),
         # The same in other words.
@@ -120,6 +121,7 @@ def test_every_flag_stands_in_one_class() -> None:
         # A DeepSpeed file: how it is sharded changes nothing.
         ({}, {"deepspeed": {"zero_optimization": {"stage": 2}, "gradient_clipping": "auto"}}, {}),
         ({}, {"deepspeed": {"gradient_clipping": 1.0, "bf16": {"enabled": True}}}, {}),
+        ({}, {"deepspeed": {"fp16": {"enabled": "auto", "loss_scale": 0}}}, {}),
         (
             {},
             {"deepspeed": {"gradient_clipping": 0.5}},
@@ -328,8 +330,7 @@ def test_verdicts(earlier: Earlier, steps: int, verdict: str) -> None:
 
 def test_settling_leaves_its_argument_alone() -> None:
     arguments = {"seed": 3, "optim": "adamw_torch_fused", "max_packed_tokens": 5}
-    assert settled(arguments)["data_seed"] == 3
+    assert settled(arguments)["optim"] == "adamw_torch"
     assert arguments == {"seed": 3, "optim": "adamw_torch_fused", "max_packed_tokens": 5}
-    assert zero_settings({"deepspeed": {"fp16": {"loss_scale": 0, "enabled": True}}}) == {
-        "fp16.loss_scale": 0
-    }
+    fp16 = {"fp16": {"loss_scale": 0, "enabled": True}}
+    assert zero_settings({"deepspeed": fp16, "fp16": True}) == {"fp16.loss_scale": 0}

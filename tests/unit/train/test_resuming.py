@@ -1,0 +1,220 @@
+"""From where a run goes on: positions, schedules, the optimizer's form."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from transformers import get_scheduler
+
+from internvl_chat.checkpoint.manifest import atomic_directory
+from internvl_chat.config import DecodeConfig
+from internvl_chat.train.checkpoints import (
+    OPTIMIZER,
+    POSITION,
+    SCHEDULER,
+    CheckpointWriter,
+    TrainingState,
+    continue_schedule,
+)
+from internvl_chat.train.record import (
+    ARGUMENTS,
+    RESULTS,
+    continued,
+    finish_record,
+    finished_step,
+    load_record,
+    record_of_finished_model,
+    write_record,
+)
+from internvl_chat.train.resuming import checkpoint_problems, newest_valid
+
+PLACE = {"global_step": 2, "epoch": 0, "step": 2, "global_batch_size": 4, "num_samples": 9}
+
+
+def trained(rate: float, steps: int, total: int, kind: str = "linear") -> tuple[Any, Any]:
+    """An optimizer and its schedule after so many steps."""
+    optimizer = torch.optim.AdamW(nn.Linear(2, 1).parameters(), lr=rate)
+    scheduler = get_scheduler(kind, optimizer, num_warmup_steps=0, num_training_steps=total)
+    for _ in range(steps):
+        optimizer.step()
+        scheduler.step(**({"metrics": 1.0} if kind == "reduce_lr_on_plateau" else {}))
+    return optimizer, scheduler
+
+
+def resumed(
+    before: tuple[Any, Any], rate: float, total: int, step: int, kind: str = "linear"
+) -> tuple[Any, Any]:
+    """The same, of a run that goes on from there with its own arguments."""
+    optimizer, scheduler = trained(rate, 0, total, kind)
+    optimizer.load_state_dict(before[0].state_dict())
+    continue_schedule(scheduler, before[1].state_dict(), step=step)
+    return optimizer, scheduler
+
+
+def rates(run: tuple[Any, Any], steps: int) -> list[float]:
+    """Of the next steps."""
+    found = []
+    for _ in range(steps):
+        found.append(run[0].param_groups[0]["lr"])
+        run[0].step()
+        run[1].step()
+    return found
+
+
+def test_the_same_schedule_goes_on_bit_for_bit() -> None:
+    whole = rates(trained(1e-3, 0, 7, "cosine"), 7)
+    for step in range(7):
+        run = resumed(trained(1e-3, step, 7, "cosine"), 1e-3, 7, step, "cosine")
+        assert rates(run, 7 - step) == whole[step:]
+
+
+def test_a_longer_schedule_or_another_rate_counts_from_the_next_step_on() -> None:
+    ended = trained(1e-3, 4, 4)
+    assert ended[0].param_groups[0]["lr"] == 0
+    assert rates(resumed(ended, 1e-3, 8, 4), 4) == rates(trained(1e-3, 0, 8), 8)[4:]
+    assert rates(resumed(ended, 1e-6, 8, 4), 4) == rates(trained(1e-6, 0, 8), 8)[4:]
+    run = resumed(ended, 1e-6, 8, 4, "cosine")
+    assert rates(run, 4) == rates(trained(1e-6, 0, 8, "cosine"), 8)[4:]
+    assert run[1].get_last_lr() == [run[0].param_groups[0]["lr"]]
+
+
+def test_between_schedules_of_other_kinds() -> None:
+    plateau = trained(1e-3, 2, 8, "reduce_lr_on_plateau")
+    assert isinstance(plateau[1], ReduceLROnPlateau)
+    assert rates(resumed(plateau, 1e-4, 8, 2), 6) == rates(trained(1e-4, 0, 8), 8)[2:]
+    run = resumed(trained(1e-3, 4, 4), 1e-4, 8, 4, "reduce_lr_on_plateau")
+    assert run[0].param_groups[0]["lr"] == 1e-4
+    plateau[1].num_bad_epochs = 3
+    run = resumed(plateau, 1e-4, 8, 2, "reduce_lr_on_plateau")
+    assert run[1].num_bad_epochs == 3
+    assert run[0].param_groups[0]["lr"] == 1e-3
+
+
+def test_the_cpus_of_several_processes_have_numbers(tmp_path: Path) -> None:
+    model = nn.Linear(2, 1)
+    optimizer, scheduler = trained(1e-3, 2, 4)
+    torch.save(optimizer.state_dict(), tmp_path / OPTIMIZER)
+    torch.save(scheduler.state_dict(), tmp_path / SCHEDULER)
+    writer = CheckpointWriter(
+        tokenizer=None,
+        global_batch_size=4,
+        normalize_type="imagenet",
+        decode=DecodeConfig.as_shown(),
+        final_dtype=None,
+        rank=1,
+        world_size=2,
+        num_samples=9,
+    )
+    state = TrainingState(
+        model=model,
+        engine=None,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        device=torch.device("cpu", 1),
+    )
+    writer.load_training_state(state, tmp_path, step=2)
+    assert scheduler.last_epoch == 2
+
+
+def write_checkpoint(target: Path, place: Any = PLACE) -> Path:
+    with atomic_directory(target) as staging:
+        (staging / "model.safetensors").write_text("weights")
+        if place is not None:
+            (staging / POSITION).write_text(json.dumps(place))
+    return target
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        None,
+        [],
+        {},
+        {**PLACE, "global_step": "2"},
+        {**PLACE, "num_samples": 9.0},
+        {k: v for k, v in PLACE.items() if k != "global_batch_size"},
+    ],
+)
+def test_a_checkpoint_without_its_place_in_the_data_is_passed_over(
+    tmp_path: Path, place: Any
+) -> None:
+    good = write_checkpoint(tmp_path / "checkpoint-1")
+    bad = write_checkpoint(tmp_path / "checkpoint-2", place)
+    assert POSITION in checkpoint_problems(bad)[0]
+    assert newest_valid(tmp_path) == good
+    assert newest_valid(tmp_path / "nowhere") is None
+
+
+# ---- arguments.json -----------------------------------------------------------------------------
+
+
+def told(**arguments: Any) -> dict[str, Any]:
+    return {"arguments": arguments, "given": arguments, "contents": {}, "global_batch_size": 4}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_bytes(b"\xff\xfe"),
+        lambda path: path.write_text("{"),
+        lambda path: path.write_text("[]"),
+        lambda path: path.write_text("[" * 100_000),
+        lambda path: path.write_text('{"given": {}}'),
+        lambda path: path.write_text('{"arguments": []}'),
+        lambda path: path.write_text('{"arguments": {}, "given": 1}'),
+        lambda path: path.write_text('{"arguments": {}, "global_batch_size": "4"}'),
+    ],
+)
+def test_a_record_that_is_damaged_is_none(tmp_path: Path, damage: Callable[[Path], object]) -> None:
+    write_record(tmp_path, told(seed=1))
+    assert load_record(tmp_path) == told(seed=1)
+    damage(tmp_path / ARGUMENTS)
+    assert load_record(tmp_path) is None
+    assert record_of_finished_model(tmp_path) is None
+    shutil.rmtree(tmp_path)
+    assert load_record(tmp_path) is None
+
+
+@pytest.mark.parametrize("results", ["{", "[]", "{}", '{"global_step": "6"}', "null"])
+def test_results_that_are_damaged_are_none(tmp_path: Path, results: str) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / RESULTS).write_text('{"global_step": 6}')
+    assert finished_step(tmp_path) == 6
+    (tmp_path / RESULTS).write_text(results)
+    assert finished_step(tmp_path) is None
+
+
+def test_the_record_of_a_finished_model_stays_until_there_is_another(tmp_path: Path) -> None:
+    write_record(tmp_path, told(seed=1))
+    finish_record(tmp_path, told(seed=1))
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / RESULTS).write_text('{"global_step": 6}')
+    write_record(tmp_path, told(seed=2))  # begins, and is killed
+    write_record(tmp_path, told(seed=3))  # so is this one
+    assert load_record(tmp_path)["arguments"] == {"seed": 3}  # type: ignore[index]
+    assert record_of_finished_model(tmp_path) == told(seed=1)
+    finish_record(tmp_path, told(seed=3))
+    assert record_of_finished_model(tmp_path) == told(seed=3)
+
+
+def test_what_was_told_up_to_a_step() -> None:
+    first = continued(told(learning_rate=1.0), None, 0)
+    assert (first["from_step"], first["resumed_at"], first["earlier"]) == (0, 0, [])
+    same = continued(told(learning_rate=1.0), first, 3)
+    assert (same["from_step"], same["resumed_at"], same["earlier"]) == (0, 3, [])
+    other = continued(told(learning_rate=0.5), same, 5)
+    assert (other["from_step"], other["resumed_at"]) == (5, 5)
+    assert [part["arguments"] for part in other["earlier"]] == [{"learning_rate": 1.0}]
+    third = continued(told(learning_rate=0.25), other, 7)
+    assert [part["from_step"] for part in third["earlier"]] == [0, 5]
+    anew = continued(told(learning_rate=0.25), other, 0)
+    assert anew["earlier"] == []
