@@ -164,18 +164,7 @@ def run(
         ),
     )
     prepared = agree(state, lambda: prepare_run(args, state), one_after_the_other=True)
-    writer = CheckpointWriter(
-        tokenizer=prepared.tokenizer,
-        global_batch_size=batch_plan.global_batch_size,
-        normalize_type=prepared.build.images.normalize_type,
-        decode=prepared.build.images.decode,
-        final_dtype=torch.bfloat16 if args.train.bf16 else None,
-        rank=state.rank,
-        world_size=state.world_size,
-        num_samples=len(prepared.train),
-        stale=left_by_an_earlier_run(args),
-        run_record=begun.record,
-    )
+    writer = checkpoint_writer(args, state, batch_plan, prepared, begun)
     sampler = train_sampler(args, prepared.train, batch_plan, state)
     length = RunLength(sampler, constant=not args.data.use_packed_ds)
     if not goes_on(args, state, begun, length, num_samples=len(prepared.train)):
@@ -210,6 +199,28 @@ def run(
         return saving.stopped_at
     save_finished(trainer, begun, prepared, result.metrics)
     return None
+
+
+def checkpoint_writer(
+    args: RunArguments,
+    state: DistributedState,
+    batch_plan: BatchPlan,
+    prepared: PreparedRun,
+    begun: RunStart,
+) -> CheckpointWriter:
+    """What saves and restores the run."""
+    return CheckpointWriter(
+        tokenizer=prepared.tokenizer,
+        global_batch_size=batch_plan.global_batch_size,
+        normalize_type=prepared.build.images.normalize_type,
+        decode=prepared.build.images.decode,
+        final_dtype=torch.bfloat16 if args.train.bf16 else None,
+        rank=state.rank,
+        world_size=state.world_size,
+        num_samples=len(prepared.train),
+        stale=left_by_an_earlier_run(args),
+        run_record=begun.record,
+    )
 
 
 def goes_on(
