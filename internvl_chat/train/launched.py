@@ -7,6 +7,7 @@ highest code of all tasks. Needs neither torch nor transformers.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import sys
 import time
@@ -81,6 +82,8 @@ def join_output() -> None:
 
 def leave_at_once(code: int) -> NoReturn:
     """End the process; threads of a group left in the middle may abort Python's own way out."""
+    for child in multiprocessing.active_children():
+        child.terminate()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -22,6 +22,31 @@ GRACE_SECONDS = 10.0
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
+def leave_signals_to_parent(worker: int) -> None:
+    """Let a data worker go on although its whole group gets a signal: what to do is the parent's.
+
+    torchrun and Slurm send theirs to every process, and without its workers a run cannot come to
+    the checkpoint that it is to save. What the parent itself sends ends the worker; one whose
+    parent has died ends by itself (torch looks every 5 s).
+
+    Args:
+        worker: number of the worker, as a DataLoader's ``worker_init_fn`` is given it.
+    """
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # Blocked here, so that it waits for the thread, which is told who sent it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_if_parent_says, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_if_parent_says(parent: int) -> None:
+    while True:
+        told = signal.sigwaitinfo({signal.SIGTERM})
+        if told.si_pid == parent or os.getppid() != parent:
+            os._exit(0)
+
+
 class InterruptedBySignal(BaseException):
     """A signal has asked this process to end; no ``except Exception`` on the way keeps it."""
 

@@ -34,6 +34,7 @@ from internvl_chat.train.loss import COUNTED, DatasetLosses, dataset_of_targets
 from internvl_chat.train.meter import RunMeter
 from internvl_chat.train.metrics import require_finite
 from internvl_chat.train.order import EpochLoader, ResumableOrder, RunLength
+from internvl_chat.train.signals import leave_signals_to_parent
 from internvl_chat.train.unused_parameters import UnusedParameterCheck
 from internvl_chat.train.zero import shrink_buffers
 
@@ -113,6 +114,7 @@ class InternVLTrainer(Trainer):
             num_workers=workers,
             pin_memory=self.args.device.type == "cuda" and self.args.dataloader_pin_memory,
             persistent_workers=workers > 0 and keep_workers,
+            worker_init_fn=leave_signals_to_parent,
             prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
             # Its own stream: the model's randomness must not depend on the number of epochs
             # started or on the workers.

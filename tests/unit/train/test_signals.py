@@ -111,3 +111,36 @@ def test_while_it_is_to_save_only_ctrl_c_ends_it() -> None:
 
 def test_a_forked_process_has_its_own_signals() -> None:
     assert end(start(FORKING)) == (0, "15 None\nTrue\n")
+
+
+WORKER = """
+import multiprocessing, os, signal, sys, time
+from internvl_chat.train.signals import leave_signals_to_parent
+
+def work(queue):
+    leave_signals_to_parent(0)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        os.kill(os.getpid(), number)  # not by the parent
+    queue.put("alive")
+    time.sleep(60)
+
+context = multiprocessing.get_context("fork")
+queue = context.SimpleQueue()
+worker = context.Process(target=work, args=(queue,))
+worker.start()
+print(queue.get())
+worker.terminate()
+worker.join(30)
+print(worker.exitcode)
+"""
+
+
+def test_a_data_worker_ends_when_its_parent_says_so_and_not_before() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WORKER],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=environment(),
+    )
+    assert (done.stdout, done.stderr) == ("alive\n0\n", "")
