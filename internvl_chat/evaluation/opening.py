@@ -41,15 +41,13 @@ def open_model(settings: RunSettings, state: DistributedState) -> ModelAnswerer:
     """
     _share_threads(state)
     agree(state, lambda: require_complete(settings.checkpoint))
+    if state.is_main:
+        _tell_of_tiling(settings)
     placement = _placement(settings, state)
     dtype = placement["dtype"] or default_dtype(state.device)
     with shared_weights(settings.checkpoint, dtype, state) as path:
         model, tokenizer = agree(state, lambda: load_model(path, **placement))
     images = image_config_of(model.config)
-    if model.config.dynamic_image_size and not settings.dynamic and state.is_main:
-        logger.warning(
-            "the checkpoint was trained on tiles; it is asked with whole images: --dynamic"
-        )
     rule = TileRule(
         side=images.image_size,
         max_tiles=settings.most_tiles,
@@ -58,6 +56,20 @@ def open_model(settings: RunSettings, state: DistributedState) -> ModelAnswerer:
         decode=replace(images.decode, image_backend="pillow"),  # every pixel, whatever trained it
     )
     return ModelAnswerer(model, tokenizer, rule, settings.seed)
+
+
+def _tell_of_tiling(settings: RunSettings) -> None:
+    """As in the original, ``--dynamic`` alone decides: say where training did otherwise."""
+    tiles = bool(read_chat_config(settings.checkpoint).dynamic_image_size)
+    if tiles and not settings.dynamic:
+        logger.warning(
+            "the checkpoint was trained on tiles; it is asked with whole images: --dynamic"
+        )
+    elif settings.dynamic and not tiles:
+        logger.warning(
+            "--dynamic goes before the checkpoint, which was trained on whole images: they are cut "
+            "into tiles"
+        )
 
 
 def _placement(settings: RunSettings, state: DistributedState) -> dict[str, Any]:

@@ -9,7 +9,8 @@ such file: there the flags' defaults count.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,19 +20,20 @@ from internvl_chat.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
-_OF_CONFIG: Final = {
-    "conv_style": "template",
-    "force_image_size": "image_size",
-    "down_sample_ratio": "downsample_ratio",
-    "vision_select_layer": "select_layer",
-    "ps_version": "ps_version",
-    "pad2square": "pad2square",
-    "dynamic_image_size": "dynamic_image_size",
-    "use_thumbnail": "use_thumbnail",
-    "min_dynamic_patch": "min_dynamic_patch",
-    "max_dynamic_patch": "max_dynamic_patch",
+_OF_CONFIG: Final[dict[str, tuple[str, type]]] = {
+    "conv_style": ("template", str),
+    "force_image_size": ("image_size", int),
+    "down_sample_ratio": ("downsample_ratio", float),
+    "vision_select_layer": ("select_layer", int),
+    "ps_version": ("ps_version", str),
+    "pad2square": ("pad2square", bool),
+    "dynamic_image_size": ("dynamic_image_size", bool),
+    "use_thumbnail": ("use_thumbnail", bool),
+    "min_dynamic_patch": ("min_dynamic_patch", int),
+    "max_dynamic_patch": ("max_dynamic_patch", int),
 }
-"""Flag -> attribute of the checkpoint's configuration."""
+"""Flag -> attribute of the checkpoint's configuration, and its kind."""
+_KINDS: Final = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 KEPT_FLAGS: Final = (*_OF_CONFIG, "normalize_type")
 _OF_TILING: Final = ("use_thumbnail", "min_dynamic_patch", "max_dynamic_patch")
 _CONSEQUENCES: Final = {
@@ -56,12 +58,64 @@ def kept_by(path: str | None) -> dict[str, Any]:
     if not path:
         return {}
     try:
-        config = read_chat_config(path)
-        kept = {flag: getattr(config, name) for flag, name in _OF_CONFIG.items()}
+        found = _values(path)
+        kept = {flag: value for flag, value in found.items() if _fits(flag, value)}
         kept["normalize_type"] = normalize_type_of(Path(path))
     except CheckpointError:
         return {}
-    return {flag: value for flag, value in kept.items() if value is not None}
+    for flag, (_, kind) in _OF_CONFIG.items():
+        if kind is bool and flag in kept:
+            kept[flag] = bool(kept[flag])  # 0 and 1, as some write them
+    return kept
+
+
+def kept_problems(path: str | None, given: Mapping[str, Any]) -> Iterator[str]:
+    """A sentence for each value of the checkpoint that is of the wrong kind, and counts."""
+    try:
+        found = _values(path) if path else {}
+    except CheckpointError:
+        return  # told by those who load it
+    for flag, value in found.items():
+        if value is not None and flag not in given and not _fits(flag, value):
+            name, kind = _OF_CONFIG[flag]
+            name = flag if name == "image_size" else name  # by the vision tower, where not forced
+            yield f'{path}: "{name}" of its configuration is {value!r}, want {_KINDS[kind]}.'
+
+
+def explained(
+    problems: Iterable[str], path: str | None, given: Mapping[str, Any], kept: Mapping[str, Any]
+) -> list[str]:
+    """Problems with the values of flags, those that nobody gave with where they come from.
+
+    Args:
+        problems: sentences that name flags.
+        path, given, kept: as of :func:`contradictions`.
+    """
+    not_given = [flag for flag in kept if flag not in given]
+
+    def one(problem: str) -> str:
+        named = [flag for flag in not_given if re.search(rf"--{flag}\b", problem.partition(".")[0])]
+        if not named:
+            return problem
+        return f"{problem.rstrip('.')}. That is what {path} keeps: give another --{named[0]}."
+
+    return [one(problem) for problem in problems]
+
+
+def _values(path: str) -> dict[str, Any]:
+    config = read_chat_config(path)
+    found = {flag: getattr(config, name) for flag, (name, _) in _OF_CONFIG.items()}
+    found["conv_style"] = found["conv_style"] or None  # then the model goes by its default, too
+    return found
+
+
+def _fits(flag: str, value: object) -> bool:
+    kind = _OF_CONFIG[flag][1]
+    if kind is bool:
+        return value in (True, False)
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, int | float if kind is float else kind)
 
 
 def system_message_of(path: str | None) -> str | None:

@@ -18,7 +18,7 @@ from internvl_chat.errors import ConfigError
 from internvl_chat.model.suggestions import suggest
 from internvl_chat.train.argument_file import EMPTY, with_file
 from internvl_chat.train.arguments import DataArguments, ModelArguments, TrainArguments
-from internvl_chat.train.inherited import kept_by
+from internvl_chat.train.inherited import explained, kept_by, kept_problems
 from internvl_chat.train.trackers import named_trackers
 from internvl_chat.train.validation import validate_run
 from internvl_chat.train.zero import zero_config
@@ -82,10 +82,14 @@ def parse(argv: Sequence[str], *, device: torch.device | None = None) -> RunArgu
     tokens = with_file(list(argv), problems)
     parser = _parser()
     given = _parse_groups(parser, tokens, problems)
-    values = {**_defaults(parser), **kept_by(given.get("model_name_or_path")), **given}
+    checkpoint = given.get("model_name_or_path")
+    kept = kept_by(checkpoint)
+    values = {**_defaults(parser), **kept, **given}
     device = device or torch.device("cpu")
     model, data = _build(ModelArguments, values), _build(DataArguments, values)
-    require([*problems, *validate_run(model, data, values, device)])
+    problems += kept_problems(checkpoint, given)
+    problems += explained(validate_run(model, data, values, device), checkpoint, given, kept)
+    require(problems)
     try:
         train = _build(TrainArguments, resolve_defaults(values, device))
     except (ValueError, ImportError) as err:  # transformers' own checks of its own arguments

@@ -290,6 +290,27 @@ def test_parts_get_the_defaults(base: list[str], tmp_path: Path) -> None:
     assert (data.conv_style, data.max_dynamic_patch, data.use_thumbnail) == ("Hermes-2", 1, False)
 
 
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"force_image_size": "28"}, "\"force_image_size\" of its configuration is '28', want a"),
+        ({"template": 5}, '"template" of its configuration is 5, want a text'),
+        ({"downsample_ratio": "x"}, "want a number"),
+        ({"pad2square": "yes"}, "want true or false"),
+        ({"force_image_size": 30}, "30 is no multiple"),
+        ({"force_image_size": 30}, "is what {model} keeps: give another --force_image_size."),
+        ({"template": "nope"}, "That is what {model} keeps: give another --conv_style."),
+    ],
+)
+def test_kept_values_that_no_model_can_have(
+    base: list[str], tmp_path: Path, values: dict[str, Any], problem: str
+) -> None:
+    model = keeping(tmp_path / "kept", **values)
+    rest = [word for word in base[1:] if "force_image_size" not in word]
+    told = problems([f"--model_name_or_path={model}", *rest])
+    assert problem.format(model=model) in told[0]
+
+
 # ---- warm-up ----------------------------------------------------------------------------------
 
 
