@@ -35,7 +35,10 @@ class Scene:
     shows: Sequence[tuple[str, str]] = ()
     """A part of one command, and what it must print."""
     look: Callable[[PageRun], None] = nothing
-    short: bool = True
+    whole: tuple[str, ...] = ()
+    """Parts of the trainings that are not cut to two steps."""
+    wants: tuple[str, ...] = ()
+    """Programs of the system; where one is missing the page is skipped."""
     slow: bool = False
 
 
@@ -167,7 +170,7 @@ SCENES: dict[str, Scene] = {
             ("--image work_dirs/bins/red_03.png", "metal"),
         ),
         look=look_at_own_data,
-        short=False,
+        whole=("--output_dir work_dirs/bins_lora",),
         slow=True,
     ),
     "docs/data_checks.md": Scene(shows=(("meta.json --decode", "0 errors"),)),
@@ -176,7 +179,7 @@ SCENES: dict[str, Scene] = {
     "docs/evaluation.md": Scene(puts=(put_releases,), stand_ins=("data",)),
     "docs/inference.md": Scene(shows=(("--image", "star"),), look=look_at_answers),
     "docs/quickstart.md": Scene(puts=(put_quickstart_model,)),
-    "docs/serve.md": Scene(shows=(("from openai", "star"), ("curl", "choices"))),
+    "docs/serve.md": Scene(shows=(("from openai", "star"), ("curl", "choices")), wants=("curl",)),
     "docs/slurm.md": Scene(look=look_at_slurm),
     "docs/surgery.md": Scene(puts=(put_bins_lora,)),
     "docs/training.md": Scene(slow=True),  # two ranks, each of which imports everything

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from tests.pages.conftest import Start
@@ -26,7 +28,9 @@ def cases() -> list[object]:
 @pytest.mark.parametrize("page", cases())
 def test_page(page: str, start: Start) -> None:
     scene = scene_of(page)
-    run = start(stand_ins=frozenset(scene.stand_ins), short=scene.short)
+    if missing := [program for program in scene.wants if shutil.which(program) is None]:
+        pytest.skip(f"not installed here: {', '.join(missing)}")
+    run = start(stand_ins=frozenset(scene.stand_ins), whole=scene.whole)
     for put in scene.puts:
         put(run)
     run.run(page)

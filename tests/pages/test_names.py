@@ -13,6 +13,7 @@ import pytest
 from torch.distributed.run import get_args_parser
 
 from internvl_chat.cli.run_options import make_parser
+from tests.pins.cli_worker import commands as verbs_commands
 from tests.pins.cli_worker import options
 from tests.support.pages import PAGES, ROOT, commands, inline_code, page_text, prose
 
@@ -251,3 +252,20 @@ def test_modules_of_the_rooms_exist() -> None:
         for name in re.findall(r"`([a-z_0-9*]+/?)`", text):
             found = [*package.glob(f"{room}/**/{name}"), *package.glob(f"{room}/**/{name}.py")]
             assert found or name in others, f"{room}/: {name}"
+
+
+def test_examples_of_the_help_have_their_verbs_options() -> None:
+    """Every verb has one."""
+    for words, command in verbs_commands():
+        if hasattr(command, "commands"):
+            continue
+        name = " ".join(words)
+        paragraphs = [" ".join(one.split()) for one in (command.help or "").split("\n\n")]
+        examples = [one.removeprefix("Example: ") for one in paragraphs if "Example: " in one]
+        assert examples, name
+        for example in examples:
+            assert example.startswith(f"internvl-chat {name}"), example
+            known = {plain(one) for one in (train_options() if name == "train" else verbs()[name])}
+            assert [one for one in OPTION.findall(example) if plain(one) not in known] == [], (
+                example
+            )

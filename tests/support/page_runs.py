@@ -127,8 +127,8 @@ class PageRun:
     more: Mapping[str, str] = field(default_factory=dict)
     """Further settings of the environment."""
     stand_ins: frozenset[str] = frozenset()
-    short: bool = True
-    """Trainings are cut to two steps."""
+    whole: tuple[str, ...] = ()
+    """Parts of the trainings that are not cut to two steps."""
     told: dict[int, str] = field(default_factory=dict)
     """By a command's line in the page: what it printed, stdout and stderr as they came."""
     _serving: dict[str, subprocess.Popen[str]] = field(default_factory=dict)
@@ -186,7 +186,7 @@ class PageRun:
         text = self._at_free_ports(command.text)
         if treatment(command, self.stand_ins) == "dry":
             return ["export DRY_RUN=1", text, "unset DRY_RUN"]
-        if not self.short:
+        if any(part in text for part in self.whole):
             return [text]
         if re.match(r"internvl-chat train\b|torchrun .*finetune\.py", text):
             return [f"{text} --max_steps 2"]
