@@ -269,3 +269,22 @@ def test_examples_of_the_help_have_their_verbs_options() -> None:
             assert [one for one in OPTION.findall(example) if plain(one) not in known] == [], (
                 example
             )
+
+
+WRITES = re.compile(
+    r"(?:\bOUTPUT_DIR=|--output_dir |--fix |merge-lora \S+ |extract \w+ \S+ |json2jsonl \S+ |"
+    r"replace-llm \S+ \S+ |resize-pos-embed \S+ |convert-boxes \S+ |data export .*\.jsonl |"
+    r"data import (?:--from \w+ )?\S+ |internvl-chat export \S+ |cp -r \S+ |"
+    r"--out )(\S+)"
+)
+
+
+def test_no_two_commands_write_to_one_place() -> None:
+    """A reader who goes from page to page in one clone would be refused the second."""
+    places: dict[str, list[str]] = {}
+    for page in PAGES:
+        for one in commands(page):
+            for place in WRITES.findall(one.text.replace("\\\n", " ")):
+                places.setdefault(place, []).append(one.where)
+    assert len(places) > 20
+    assert {place: where for place, where in places.items() if len(where) > 1} == {}
