@@ -54,10 +54,14 @@ class AdapterMixin(PreTrainedModel):
 
     vision_model: Any
     language_model: Any
+    complete_generation_config: Any
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str] | None,
+        *args: Any,
+        **kwargs: Any,
     ) -> Any:
         """Load a checkpoint; see :meth:`transformers.PreTrainedModel.from_pretrained`.
 
@@ -71,8 +75,9 @@ class AdapterMixin(PreTrainedModel):
                 missing ones and say so in a log; ``output_loading_info=True`` returns its report
                 instead of raising.
         """
-        if is_adapter(pretrained_model_name_or_path):
-            return cls._from_adapter(pretrained_model_name_or_path, *args, **kwargs)
+        path = pretrained_model_name_or_path
+        if path is not None and is_adapter(path):
+            return cls._from_adapter(path, *args, **kwargs)
         if _MAPS_NAMES:
             kwargs["key_mapping"] = {**_OLD_LORA_NAMES, **(kwargs.get("key_mapping") or {})}
         if kwargs.pop("load_in_8bit", False) and kwargs.get("quantization_config") is None:
@@ -83,15 +88,13 @@ class AdapterMixin(PreTrainedModel):
         if kwargs.pop("use_flash_attn", False) and is_flash_attn_2_available():
             kwargs.setdefault("attn_implementation", "flash_attention_2")
         wants_report = kwargs.pop("output_loading_info", False)
-        model, report = super().from_pretrained(
-            pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
-        )
+        model, report = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)
+        model.complete_generation_config()
         _refuse_quantised_adapter(model)
         if wants_report:
             return model, report
-        _require_every_weight(
-            pretrained_model_name_or_path, report["missing_keys"], report["unexpected_keys"]
-        )
+        if path is not None:  # else the caller's state_dict, what is missing in it made anew
+            _require_every_weight(path, report["missing_keys"], report["unexpected_keys"])
         return model
 
     @classmethod

@@ -21,7 +21,7 @@ _MODELS = {
     "modeling_intern_vit": "InternVisionModel",
     "modeling_internvl_chat": "InternVLChatModel",
 }
-WATCHED = _CONFIGS | _MODELS | {"adapter": "AdapterMixin"}
+WATCHED = _CONFIGS | _MODELS | {"adapter": "AdapterMixin", "generation": "GenerateMixin"}
 """The modules that registering imports and that import transformers -> a name they define."""
 
 

@@ -5,6 +5,7 @@ Shapes: ``N`` images, ``S`` tokens (the class token, then ``P`` patches row by r
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
@@ -174,14 +175,17 @@ class InternAttention(nn.Module):
             self.q_norm = InternRMSNorm(config.hidden_size, eps=config.layer_norm_eps)
             self.k_norm = InternRMSNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """(N, S, C) to (N, S, C)."""
+    def forward(
+        self, hidden_states: Tensor, with_weights: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """(N, S, C) to (N, S, C); ``with_weights``, to that and the weights (N, heads, S, S)."""
         query, key, value = self.qkv(hidden_states).chunk(3, dim=-1)
         if self.qk_normalization:
             query, key = self.q_norm(query), self.k_norm(key)
         heads = (*hidden_states.shape[:-1], -1, self.head_dim)
-        attend = attention_function(self.config._attn_implementation)
-        context, _ = attend(
+        # Only attention written out has weights.
+        attend = attention_function("eager" if with_weights else self.config._attn_implementation)
+        context, weights = attend(
             self,
             query.view(heads).transpose(1, 2),
             key.view(heads).transpose(1, 2),
@@ -191,7 +195,8 @@ class InternAttention(nn.Module):
             scaling=self.scaling,
             is_causal=False,
         )
-        return self.proj_drop(self.proj(context.reshape(hidden_states.shape)))
+        output = self.proj_drop(self.proj(context.reshape(hidden_states.shape)))
+        return (output, weights) if with_weights and weights is not None else output
 
 
 class InternMLP(nn.Module):
@@ -246,12 +251,16 @@ class InternVisionEncoderLayer(GradientCheckpointingLayer):
         self.drop_path1 = DropPath(drop_path_rate)
         self.drop_path2 = DropPath(drop_path_rate)
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """(N, S, C) to (N, S, C)."""
-        branch = self.drop_path1(self.attn(self.norm1(hidden_states)))
-        hidden_states = torch.addcmul(hidden_states, branch, self.ls1)
+    def forward(
+        self, hidden_states: Tensor, with_weights: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """(N, S, C) to (N, S, C); ``with_weights``, to that and attention's (N, heads, S, S)."""
+        attended = self.attn(self.norm1(hidden_states), with_weights)
+        branch, weights = attended if with_weights else (attended, None)
+        hidden_states = torch.addcmul(hidden_states, self.drop_path1(branch), self.ls1)
         branch = self.drop_path2(self.mlp(self.norm2(hidden_states)))
-        return torch.addcmul(hidden_states, branch, self.ls2)
+        hidden_states = torch.addcmul(hidden_states, branch, self.ls2)
+        return hidden_states if weights is None else (hidden_states, weights)
 
 
 class InternVisionEncoder(nn.Module):
@@ -288,17 +297,23 @@ class InternVisionEncoder(nn.Module):
         inputs_embeds: Tensor,
         output_hidden_states: bool = False,
         num_layers: int | None = None,
+        output_attentions: bool = False,
     ) -> BaseModelOutput:
         """Run the first ``num_layers`` blocks (all by default) on (N, S, C)."""
         hidden_states = inputs_embeds
-        collected = [hidden_states] if output_hidden_states else None
+        collected, attentions = [hidden_states], []
         for layer in self.layers[:num_layers]:
-            hidden_states = layer(hidden_states)
-            if collected is not None:
+            if output_attentions:
+                hidden_states, weights = layer(hidden_states, True)
+                attentions.append(weights)
+            else:
+                hidden_states = layer(hidden_states)
+            if output_hidden_states:
                 collected.append(hidden_states)
         return BaseModelOutput(
             last_hidden_state=hidden_states,
-            hidden_states=None if collected is None else tuple(collected),
+            hidden_states=tuple(collected) if output_hidden_states else None,
+            attentions=tuple(attentions) if output_attentions else None,
         )
 
 
@@ -309,6 +324,8 @@ class InternVisionModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
+    base_model_prefix = "vision_model"  # what its weights are under in a chat checkpoint
+    _keys_to_ignore_on_load_unexpected: ClassVar = [r"^language_model\.", r"^mlp1\."]
     _no_split_modules: ClassVar = ["InternVisionEncoderLayer"]
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -320,6 +337,34 @@ class InternVisionModel(PreTrainedModel):
         self.embeddings = InternVisionEmbeddings(config)
         self.encoder = InternVisionEncoder(config)
         self.post_init()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str] | None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """Load a vision tower, or that of a chat checkpoint; see transformers.
+
+        Raises:
+            ValueError: weights are missing. transformers alone would make them up and say so in a
+                log; ``output_loading_info=True`` returns its report instead of raising.
+        """
+        wants_report = kwargs.pop("output_loading_info", False)
+        model, report = super().from_pretrained(
+            pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+        )
+        if wants_report:
+            return model, report
+        missing = sorted(report["missing_keys"])
+        if missing and pretrained_model_name_or_path is not None:
+            raise ValueError(
+                f"{pretrained_model_name_or_path}: {len(missing)} weights of the vision tower are "
+                f"missing: {', '.join(missing[:10])}. Check that it holds one; LoRA layers have to "
+                "be merged first (internvl-chat merge-lora)"
+            )
+        return model
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
@@ -379,40 +424,60 @@ class InternVisionModel(PreTrainedModel):
         return_dict: bool | None = None,
         pixel_embeds: Tensor | None = None,
         select_layer: int | None = None,
+        output_attentions: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPooling | tuple[Any, ...]:
         """Encode images.
 
         Args:
             pixel_values: (N, 3, H, W), normalised.
-            output_hidden_states: return the embeddings and every block's output as well.
-            return_dict: ``False`` for a tuple.
+            output_hidden_states: return the embeddings and every block's output as well; by
+                default what the configuration says.
+            return_dict: ``False`` for a tuple; by default what the configuration says.
             pixel_embeds: (N, 1+P, C), the embeddings in place of ``pixel_values``.
             select_layer: index into the hidden states (0 the embeddings, -1 the last); the blocks
                 after it are not run and ``last_hidden_state`` is that state.
+            output_attentions: return every block's attention weights (N, heads, S, S) as well,
+                for which attention is computed without a kernel; by default what the
+                configuration says.
+            **kwargs: none is known; for callers that name others' arguments with ``None``.
 
         Raises:
-            ValueError: neither or a misshapen input, or ``select_layer`` out of range.
+            ValueError: neither, both or a misshapen input, or ``select_layer`` out of range.
+            TypeError: a keyword that is not known.
         """
-        if pixel_embeds is None:
-            if pixel_values is None:
-                raise ValueError("give pixel_values or pixel_embeds")
-            if pixel_values.ndim != 4:
-                raise ValueError(
-                    f"pixel_values has shape {tuple(pixel_values.shape)}, want (N, channels, H, W)"
-                )
-            pixel_embeds = self.embeddings(pixel_values)
+        for name in [name for name, value in kwargs.items() if value is not None]:
+            raise TypeError(f"{type(self).__name__} takes no {name}")
+        config = self.config
+        if output_hidden_states is None:
+            output_hidden_states = config.output_hidden_states
+        if output_attentions is None:
+            output_attentions = config.output_attentions
         outputs = self.encoder(
-            pixel_embeds,
+            self._embed(pixel_values, pixel_embeds),
             output_hidden_states=bool(output_hidden_states),
             num_layers=None if select_layer is None else self._num_layers_for(select_layer),
+            output_attentions=bool(output_attentions),
         )
         result = BaseModelOutputWithPooling(
             last_hidden_state=outputs.last_hidden_state,
             pooler_output=outputs.last_hidden_state[:, 0],
             hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
         )
-        return result.to_tuple() if return_dict is False else result
+        is_wanted = config.return_dict if return_dict is None else return_dict
+        return result if is_wanted else result.to_tuple()
+
+    def _embed(self, pixel_values: Tensor | None, pixel_embeds: Tensor | None) -> Tensor:
+        if (pixel_embeds is None) == (pixel_values is None):
+            raise ValueError("give pixel_values or pixel_embeds, and one of them only")
+        if pixel_values is None:
+            return pixel_embeds  # type: ignore[return-value]
+        if pixel_values.ndim != 4:
+            raise ValueError(
+                f"pixel_values has shape {tuple(pixel_values.shape)}, want (N, channels, H, W)"
+            )
+        return self.embeddings(pixel_values)
 
     def _num_layers_for(self, select_layer: int) -> int:
         total = len(self.encoder.layers)

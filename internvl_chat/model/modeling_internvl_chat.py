@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -24,10 +24,11 @@ from .configuration_intern_vit import InternVisionConfig  # noqa: F401
 from .configuration_internvl_chat import InternVLChatConfig, shuffle_factor
 from .constants import IGNORE_INDEX  # noqa: F401
 from .conversation import get_conv_template
+from .generation import GenerateMixin, num_cached_tokens
 from .modeling_intern_vit import InternVisionModel
 from .settings import SettingsMixin
 from .suggestions import suggest  # noqa: F401
-from .vocabulary_loss import Targets, VocabularyLoss, full_loss, select_targets
+from .vocabulary_loss import Targets, VocabularyLoss, logits_are_the_heads, select_targets
 
 
 def find_image_slots(
@@ -62,6 +63,23 @@ def find_image_slots(
             "each). A text cut at max_seq_length loses image tokens; so does a wrong tile count"
         )
     return slots
+
+
+def refuse_image_tokens(input_ids: Tensor, image_token_id: int) -> None:
+    """Refuse placeholders (B, T) of a text that came without images.
+
+    Raises:
+        ValueError: there are some; the model would read them as words.
+    """
+    if input_ids.is_meta or torch.compiler.is_compiling():
+        return  # without values to look at
+    is_slot = input_ids.eq(image_token_id)
+    if is_slot.any():
+        raise ValueError(
+            f"{int(is_slot.sum())} image tokens in input_ids (by row: "
+            f"{is_slot.sum(dim=1).tolist()}), but no pixel_values. Give the tiles that they stand "
+            "for, or leave the tokens out"
+        )
 
 
 def splice_image_features(text_embeds: Tensor, image_embeds: Tensor, slots: Tensor) -> Tensor:
@@ -100,17 +118,30 @@ def pixel_shuffle(x: Tensor, scale_factor: float = 0.5, *, version: str = "v2") 
     return x.permute(0, 2, 1, 3).contiguous() if version == "v2" else x
 
 
-LOGIT_SETTINGS = (
-    "final_logit_softcapping",
-    "logit_scale",
-    "logits_scaling",
-    "lm_head_multiplier",
-)
-"""Settings by which some language models change their logits after the head; the vocabulary loss,
-which calls the head itself, steps aside for them."""
+def ids_of_slots(
+    inputs_embeds: Tensor, embeddings: nn.Module, image_token_id: int | None
+) -> Tensor:
+    """Find the placeholders where the text came as embeddings.
+
+    Args:
+        inputs_embeds: (B, T, D), the placeholders as ``embeddings`` has them.
+        embeddings: ids to (..., D).
+        image_token_id: ``None`` if nobody has set it.
+
+    Returns:
+        (B, T) ids: ``image_token_id`` where its embedding stands, -1 elsewhere.
+    """
+    ids = torch.full(inputs_embeds.shape[:2], -1, device=inputs_embeds.device)
+    if image_token_id is None:
+        return ids
+    with torch.no_grad():
+        mark = embeddings(ids.new_tensor([image_token_id])).to(inputs_embeds)
+        return ids.masked_fill((inputs_embeds == mark).all(dim=-1), image_token_id)
 
 
-class InternVLChatModel(SettingsMixin, ChatMixin, AdapterMixin, PreTrainedModel):
+class InternVLChatModel(
+    GenerateMixin, SettingsMixin, ChatMixin, AdapterMixin, PreTrainedModel, GenerationMixin
+):
     """InternVL-Chat for training, chat and generation."""
 
     config_class = InternVLChatConfig
@@ -118,6 +149,7 @@ class InternVLChatModel(SettingsMixin, ChatMixin, AdapterMixin, PreTrainedModel)
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = True
+    _keys_to_ignore_on_load_unexpected: Any
     _no_split_modules: ClassVar = ["InternVisionEncoderLayer", "LlamaDecoderLayer"]
     _skip_keys_device_placement: ClassVar = ["past_key_values"]
     _supports_sdpa = True
@@ -164,6 +196,10 @@ class InternVLChatModel(SettingsMixin, ChatMixin, AdapterMixin, PreTrainedModel)
             getattr(config, "system_message", None) or self.conv_template.system_message
         )
         self.post_init()
+        ignored = self._keys_to_ignore_on_load_unexpected
+        if ignored:  # transformers 5 takes over the parts'; the tower's hold where it is alone
+            of_tower = InternVisionModel._keys_to_ignore_on_load_unexpected
+            self._keys_to_ignore_on_load_unexpected = type(ignored)(set(ignored) - set(of_tower))
         if config.use_backbone_lora:
             self.wrap_backbone_lora(r=config.use_backbone_lora)
         if config.use_llm_lora:
@@ -197,22 +233,39 @@ class InternVLChatModel(SettingsMixin, ChatMixin, AdapterMixin, PreTrainedModel)
         self._bare_language_model().vocab_size = self.config.llm_config.vocab_size
         return embeddings
 
-    def enable_input_require_grads(self) -> None:
-        """Let gradients reach the token embeddings' output, for adapters on a frozen model.
+    @property
+    def embeddings(self) -> nn.ModuleDict:
+        """The token embeddings where PEFT's prompt tuning looks for them first.
 
-        Only the language model's: on the patch embeddings it would make a frozen vision tower
-        run a backward pass.
+        Its second try, by shape, searches the first of our parts alone, the vision tower.
         """
-        self._bare_language_model().enable_input_require_grads()
+        return nn.ModuleDict({"word_embeddings": self.get_input_embeddings()})
+
+    def enable_input_require_grads(self) -> None:
+        """Let gradients reach the embeddings' outputs, for adapters on a frozen model.
+
+        Token embeddings always; the patch embeddings only while something in the vision tower is
+        trained, as a frozen one would run a backward pass for nothing.
+        """
+        self.disable_input_require_grads()
+
+        def of_text(module: nn.Module, args: Any, output: Tensor) -> None:
+            output.requires_grad_(True)
+
+        def of_image(module: nn.Module, args: Any, output: Tensor) -> None:
+            if any(parameter.requires_grad for parameter in self.vision_model.parameters()):
+                output.requires_grad_(True)
+
+        self._require_grads_hooks = [
+            self.get_input_embeddings().register_forward_hook(of_text),
+            self.vision_model.get_input_embeddings().register_forward_hook(of_image),
+        ]
 
     def disable_input_require_grads(self) -> None:
         """Undo :meth:`enable_input_require_grads`."""
-        self._bare_language_model().disable_input_require_grads()
-
-    def _bare_language_model(self) -> PreTrainedModel:
-        """The causal LM itself, out of its LoRA wrapper if it has one."""
-        unwrap = getattr(self.language_model, "get_base_model", None)
-        return self.language_model if unwrap is None else unwrap()
+        for hook in getattr(self, "_require_grads_hooks", ()):
+            hook.remove()
+        self._require_grads_hooks = []
 
     # ------------------------------------------------------------------ images
 
@@ -233,7 +286,11 @@ class InternVLChatModel(SettingsMixin, ChatMixin, AdapterMixin, PreTrainedModel)
             ValueError: the tiles do not divide into whole squares of patches.
         """
         outputs = self.vision_model(
-            pixel_values=pixel_values, select_layer=self.config.select_layer, return_dict=True
+            pixel_values=pixel_values,
+            select_layer=self.config.select_layer,
+            output_hidden_states=False,
+            output_attentions=False,
+            return_dict=True,
         )
         tokens = outputs.last_hidden_state[:, 1:]  # without the class token
         patch, ratio = self.config.vision_config.patch_size, self.config.downsample_ratio
@@ -266,30 +323,72 @@ class InternVLChatModel(SettingsMixin, ChatMixin, AdapterMixin, PreTrainedModel)
 
     def _embed(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None,
         pixel_values: Tensor | None,
         image_flags: Tensor | None = None,
         visual_features: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        goes_on: bool = False,
     ) -> Tensor:
-        """Token embeddings with the tiles' features in place: (B, T, D)."""
+        """Token embeddings with the tiles' features in place: (B, T, D).
+
+        Args:
+            goes_on: the text continues what is in a cache, and may hold a placeholder that the
+                model itself wrote.
+        """
+        tiles = self._tiles(pixel_values, visual_features)
+        if tiles is None and input_ids is None:
+            assert inputs_embeds is not None
+            return inputs_embeds  # with the images in place, if there are any
         # What needs the device to catch up (counting) comes first, while its queue is short.
-        tiles = pixel_values if visual_features is None else visual_features
+        if tiles is not None and image_flags is not None:
+            tiles = tiles[image_flags.reshape(-1).to(tiles.device) == 1]
+        token_id, table = self.img_context_token_id, self.get_input_embeddings()
+        ids = input_ids
+        if ids is None:
+            assert inputs_embeds is not None
+            ids = ids_of_slots(inputs_embeds, table, token_id)
         slots = None
         if tiles is not None:
-            if image_flags is not None:
-                tiles = tiles[image_flags.reshape(-1).to(tiles.device) == 1]
             slots = find_image_slots(
-                input_ids,
-                image_token_id=self.img_context_token_id,
+                ids,
+                image_token_id=token_id,
                 num_tiles=tiles.shape[0],
                 num_image_token=self.num_image_token,
             )
-        embeds = self.get_input_embeddings()(input_ids)
+        elif token_id is not None and not goes_on:
+            refuse_image_tokens(ids, token_id)
+        embeds = table(ids) if inputs_embeds is None else inputs_embeds
         if tiles is None or slots is None or tiles.shape[0] == 0:
             zero = self._dummy_tile_zero(embeds.device)
             return embeds if zero is None else embeds + zero.to(embeds)
         features = self.extract_feature(tiles) if visual_features is None else tiles
         return splice_image_features(embeds, features, slots)
+
+    def _tiles(self, pixel_values: Tensor | None, visual_features: Tensor | None) -> Tensor | None:
+        """The images of a batch, in either form, if it has any and they have the right shape."""
+        if visual_features is not None:
+            if visual_features.ndim != 3 or visual_features.shape[1] != self.num_image_token:
+                raise ValueError(
+                    f"visual_features has shape {tuple(visual_features.shape)}, want "
+                    f"(tiles, {self.num_image_token}, width), as extract_feature gives them"
+                )
+            return visual_features
+        if pixel_values is None:
+            return None
+        channels, size = self.config.vision_config.num_channels, self.config.image_size
+        if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
+            raise ValueError(
+                f"pixel_values has shape {tuple(pixel_values.shape)}, want "
+                f"(tiles, {channels}, {size}, {size})"
+            )
+        if pixel_values.shape[2:] != (size, size):
+            height, width = pixel_values.shape[2:]
+            raise ValueError(
+                f"the tiles have {height} x {width} pixels, and the model takes {size} x {size} "
+                f"(image size of its configuration). Cut them at {size}"
+            )
+        return pixel_values
 
     # ------------------------------------------------------------------ forward
 
@@ -310,7 +409,9 @@ class InternVLChatModel(SettingsMixin, ChatMixin, AdapterMixin, PreTrainedModel)
         logits_to_keep: int | Tensor = 0,
         loss_weight: Tensor | None = None,
         loss_denominator: float | Tensor | None = None,
-        return_logits: bool | None = None,
+        return_logits: bool = True,
+        shift_labels: Tensor | None = None,
+        visual_features: Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """Run the model on text with images.
@@ -324,15 +425,20 @@ class InternVLChatModel(SettingsMixin, ChatMixin, AdapterMixin, PreTrainedModel)
             past_key_values: cache of the language model.
             labels: (B, T), ``IGNORE_INDEX`` off the loss mask; the shift by one happens here.
             use_cache: return the cache; off by default when there are labels.
-            output_attentions, output_hidden_states: of the language model.
-            return_dict: ``False`` for a tuple.
-            inputs_embeds: (B, T, D) in place of ``input_ids``, images and all.
+            output_attentions, output_hidden_states: of the language model; by default what the
+                configuration, or the language model's, says.
+            return_dict: ``False`` for a tuple; by default what the configuration says.
+            inputs_embeds: (B, T, D) in place of ``input_ids``, images and all; with
+                ``pixel_values``, the placeholders as the token embeddings have them.
             logits_to_keep: as in transformers' language models; without labels only.
             loss_weight: (B, T) float32, aligned with ``labels``; 1 by default.
             loss_denominator: what the weighted sum of cross entropies is divided by; the sum of
                 the weights by default. Zero gives a loss of exactly zero.
-            return_logits: ``False`` computes the loss on supervised positions only and no
-                logits. Default: only off in training with labels.
+            return_logits: ``False`` returns the loss without logits, which are not even computed
+                where the language model allows it: supervised positions only, chunk by chunk.
+            shift_labels: (B, T) in place of ``labels``, each at the position that predicts it (and
+                ``loss_weight`` with it), as trainers with sequence parallelism have them.
+            visual_features: (N, K, D), what :meth:`extract_feature` gave, in place of pixels.
             **kwargs: go to the language model (``cu_seq_lens_q`` and the like of packed rows).
 
         Returns:
@@ -340,52 +446,73 @@ class InternVLChatModel(SettingsMixin, ChatMixin, AdapterMixin, PreTrainedModel)
 
         Raises:
             ValueError: image tokens do not number K per tile, images came without
-                ``img_context_token_id`` set, or no text was given.
+                ``img_context_token_id`` set or in another size, or no text was given.
+            TypeError: images under a name that is not known here.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give input_ids or inputs_embeds, not both or neither")
+        _refuse_other_images(kwargs)
         num_items = kwargs.pop("num_items_in_batch", None)
         if loss_denominator is None:
             loss_denominator = num_items  # the plain transformers Trainer's name for it
         targets = None
-        if labels is not None:
-            targets = select_targets(labels, loss_weight, loss_denominator)
+        goal = labels if shift_labels is None else shift_labels
+        if goal is not None:
+            targets = select_targets(
+                goal, loss_weight, loss_denominator, are_shifted=shift_labels is not None
+            )
             logits_to_keep = 0
-        if input_ids is not None:
-            inputs_embeds = self._embed(input_ids, pixel_values, image_flags)
-        if use_cache is None and (self.training or labels is not None):
+        embeds = self._embed(
+            input_ids,
+            pixel_values,
+            image_flags,
+            visual_features,
+            inputs_embeds,
+            goes_on=num_cached_tokens(past_key_values) > 0,
+        )
+        if use_cache is None and (self.training or targets is not None):
             use_cache = False
-        if return_logits is None:
-            return_logits = not (self.training and labels is not None)
         settings = {
             "attention_mask": attention_mask,
             "position_ids": position_ids,
             "past_key_values": past_key_values,
-            "inputs_embeds": inputs_embeds,
+            "inputs_embeds": embeds,
             "use_cache": use_cache,
-            "output_attentions": output_attentions,
-            "output_hidden_states": output_hidden_states,
+            "output_attentions": self._wanted("output_attentions", output_attentions),
+            "output_hidden_states": self._wanted("output_hidden_states", output_hidden_states),
             **kwargs,
         }
-        if targets is not None and not return_logits and self._head_is_all():
+        if targets is not None and not return_logits and self._can_skip_logits(settings):
             result = self._forward_loss_only(targets, settings)
         else:
             outputs = self.language_model(
                 **settings, logits_to_keep=logits_to_keep, return_dict=True
             )
+            loss = None
+            if targets is not None:
+                loss = self.vocabulary_loss.of_logits(outputs.logits, targets)
             result = CausalLMOutputWithPast(
-                loss=None if targets is None else full_loss(outputs.logits, targets),
-                logits=outputs.logits,
+                loss=loss,
+                logits=outputs.logits if return_logits or loss is None else None,
                 past_key_values=outputs.past_key_values,
                 hidden_states=outputs.hidden_states,
                 attentions=outputs.attentions,
             )
+        if return_dict is None:
+            return_dict = self.config.return_dict
         return result.to_tuple() if return_dict is False else result
 
-    def _head_is_all(self) -> bool:
-        """Whether logits are the head's output and nothing more."""
-        settings = (getattr(self.config.llm_config, name, None) for name in LOGIT_SETTINGS)
-        return all(value in (None, 1, 1.0) for value in settings)
+    def _wanted(self, name: str, given: bool | None) -> bool:
+        """Whether an output is asked for: by the call, else by either configuration."""
+        if given is not None:
+            return given
+        configs = (self.config, self.config.llm_config)
+        return any(bool(getattr(config, name, False)) for config in configs)
+
+    def _can_skip_logits(self, settings: dict[str, Any]) -> bool:
+        """Whether decoder and head may be called without the language model around them."""
+        # The wrapper of PEFT chooses each row's adapter.
+        return "adapter_names" not in settings and logits_are_the_heads(self.language_model)
 
     def _forward_loss_only(
         self, targets: Targets, settings: dict[str, Any]
@@ -407,51 +534,12 @@ class InternVLChatModel(SettingsMixin, ChatMixin, AdapterMixin, PreTrainedModel)
             attentions=outputs.attentions,
         )
 
-    # ------------------------------------------------------------------ generate
 
-    @torch.no_grad()
-    def generate(
-        self,
-        pixel_values: Tensor | None = None,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        visual_features: Tensor | None = None,
-        generation_config: GenerationConfig | dict[str, Any] | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Continue text with images.
-
-        Args:
-            pixel_values: (N, 3, S, S) or ``None``.
-            input_ids: (B, T), padded on the left.
-            attention_mask: (B, T), 1 on real tokens; ``None`` for none padded.
-            visual_features: (N, K, D), what :meth:`extract_feature` gave, in place of pixels.
-            generation_config: for the language model's ``generate``; a dict is a set of keywords.
-            output_hidden_states: goes there too.
-            return_dict: the original's keyword, which decides nothing: ``generate`` always
-                asks the language model for named outputs, and returns them itself with
-                ``return_dict_in_generate``.
-            **kwargs: go there too.
-
-        Returns:
-            (B, new tokens) ids, without the prompt; or what ``return_dict_in_generate`` asks for.
-        """
-        if input_ids is None:
-            raise ValueError("generate needs input_ids")
-        if isinstance(generation_config, dict):
-            kwargs, generation_config = {**generation_config, **kwargs}, None
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
-        return self.language_model.generate(
-            inputs_embeds=self._embed(input_ids, pixel_values, visual_features=visual_features),
-            attention_mask=attention_mask,
-            generation_config=generation_config,
-            output_hidden_states=output_hidden_states,
-            use_cache=kwargs.pop("use_cache", True),
-            **kwargs,
-        )
+def _refuse_other_images(kwargs: dict[str, Any]) -> None:
+    """Images under another model's keywords, which the language model would drop in silence."""
+    for name, value in kwargs.items():
+        if value is not None and name.startswith(("pixel_", "image", "video")):
+            raise TypeError(f"{name} is not known: tiles are pixel_values, dummies by image_flags")
 
 
 def _build_language_model(config: PretrainedConfig) -> PreTrainedModel:

@@ -100,8 +100,8 @@ class VocabularyLoss(nn.Module):
     """Weighted sum of cross entropies behind a vocabulary projection, without all the logits.
 
     It reads ``head.weight`` inside its own forward, where DeepSpeed's ZeRO-3 gathers it. A head
-    that is no plain bias-free linear layer (quantised, LoRA) is called chunk by chunk instead,
-    and again in the backward pass.
+    whose weight is not all there is to it (:func:`is_plain_projection`) is called chunk by chunk
+    instead, and again in the backward pass.
     """
 
     row_losses: Tensor | None = None
@@ -118,11 +118,14 @@ class VocabularyLoss(nn.Module):
 
         Returns:
             A float32 scalar; for R = 0 a zero that still hangs on ``hidden`` and ``head``.
+
+        Raises:
+            ValueError: the head's weight is kept nowhere that its module could bring it from.
         """
         self.row_losses = torch.zeros_like(weights)
-        if type(head) is not nn.Linear or head.bias is not None:
+        if not is_plain_projection(head, hidden.device):
             return self._through_module(hidden, targets, head, weights)
-        weight = head.weight
+        weight: Tensor = head.weight  # type: ignore[assignment]
         device = hidden.device.type
         dtype = weight.dtype
         if device == "cpu":
@@ -137,13 +140,17 @@ class VocabularyLoss(nn.Module):
     def _through_module(
         self, hidden: Tensor, targets: Tensor, head: nn.Module, weights: Tensor
     ) -> Tensor:
+        if not hidden.is_meta:
+            _require_values(head)
         if hidden.shape[0] == 0:
             return head(hidden.new_zeros(1, hidden.shape[1])).float().sum() * 0 + hidden.sum() * 0
         out_features = getattr(head, "out_features", 2**16)
         step = _rows_per_chunk(out_features, hidden.device)
 
         def chunk_loss(rows: Tensor, target: Tensor) -> Tensor:
-            return F.cross_entropy(head(rows).float(), target, reduction="none")
+            logits = head(rows).float()
+            target = target.to(logits.device)
+            return F.cross_entropy(logits, target, reduction="none").to(rows.device)
 
         parts = [
             checkpoint(chunk_loss, *chunk, use_reentrant=False)
@@ -152,6 +159,100 @@ class VocabularyLoss(nn.Module):
         losses = torch.cat(parts)
         self.row_losses = losses.detach()
         return (losses * weights).sum()
+
+    def of_logits(self, logits: Tensor, targets: Targets) -> Tensor:
+        """The same from all logits (B, T, V), divided as ``targets`` has it."""
+        losses = _losses_of_rows(logits, targets)
+        self.row_losses = losses.detach()
+        return _weighted(losses, targets)
+
+
+def is_plain_projection(head: nn.Module, device: torch.device) -> bool:
+    """Whether ``head`` computes ``x @ head.weight.T`` and nothing more, with the weight at hand.
+
+    It does not where the weight is quantised or sharded (layer or tensor have a class of their
+    own), where there is a bias, an adapter or a parametrisation, or where somebody hangs on the
+    module's call: accelerate, which brings an offloaded weight then, FSDP, ``weight_norm``,
+    pruning, a user's hook. ZeRO-3 hangs on every module, but gathers a weight wherever it is read.
+
+    Args:
+        head: from D to V.
+        device: where the states are.
+    """
+    if type(head) is not nn.Linear or head.bias is not None or is_intercepted(head):
+        return False
+    weight = head.weight
+    if hasattr(weight, "ds_id"):
+        return True
+    return (
+        type(weight) in (nn.Parameter, Tensor)
+        and weight.dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+        and weight.device == device
+    )
+
+
+def is_intercepted(module: nn.Module) -> bool:
+    """Whether calling ``module`` does more, or something else, than its class says.
+
+    Hooks of ZeRO-3, which are on every module and bring parameters wherever they are read, do not
+    count.
+    """
+    if "forward" in vars(module):  # accelerate puts its own there
+        return True
+    if hasattr(next(module.parameters(), None), "ds_id"):
+        return False
+    hooks = (
+        module._forward_pre_hooks,
+        module._forward_hooks,
+        module._backward_pre_hooks,
+        module._backward_hooks,
+    )
+    return any(map(len, hooks))
+
+
+def _require_values(head: nn.Module) -> None:
+    """Refuse weights on the meta device that nobody brings; a product with them is random."""
+    for module in head.modules():
+        parameters = module.parameters(recurse=False)
+        if not is_intercepted(module) and any(parameter.is_meta for parameter in parameters):
+            raise ValueError(
+                "the vocabulary projection's weight is on the meta device, without values: load "
+                "it, or let accelerate (device_map) say where it is kept"
+            )
+
+
+LOGIT_SETTINGS = (
+    "final_logit_softcapping",
+    "logits_soft_cap",
+    "logit_scale",
+    "logits_scaling",
+    "lm_head_multiplier",
+)
+"""Settings by which some language models change their logits after the head."""
+
+
+def logits_are_the_heads(language_model: nn.Module) -> bool:
+    """Whether a language model is its decoder, then its head on the last state, and nothing more.
+
+    Only then may the two be called without it.
+
+    Args:
+        language_model: a causal LM of transformers, in a wrapper of PEFT or bare.
+    """
+    adapter = getattr(language_model, "active_peft_config", None)
+    if adapter is not None and adapter.is_prompt_learning:
+        return False  # the wrapper puts tokens before the text
+    unwrap = getattr(language_model, "get_base_model", None)
+    model: Any = language_model if unwrap is None else unwrap()
+    settings = (getattr(model.config, name, None) for name in LOGIT_SETTINGS)
+    if any(value not in (None, 1, 1.0) for value in settings):
+        return False
+    if is_intercepted(language_model) or is_intercepted(model):
+        return False
+    head, decoder = model.get_output_embeddings(), model.get_decoder()
+    rest = [child for child in model.children() if child is not head]
+    is_own = any(child is head for child in model.children())  # BERT's is a part of one
+    return is_own and len(rest) == 1 and any(part is decoder for part in rest[0].modules())
 
 
 @dataclass(frozen=True)
@@ -169,7 +270,11 @@ class Targets:
 
 
 def select_targets(
-    labels: Tensor, loss_weight: Tensor | None, loss_denominator: float | Tensor | None
+    labels: Tensor,
+    loss_weight: Tensor | None,
+    loss_denominator: float | Tensor | None,
+    *,
+    are_shifted: bool = False,
 ) -> Targets:
     """Find what the loss is taken over.
 
@@ -178,14 +283,18 @@ def select_targets(
         loss_weight: (B, T) float32, aligned with ``labels``; ``None`` weighs each position 1.
         loss_denominator: what the weighted sum is divided by; ``None`` takes the sum of the
             weights. Where it is zero, so is the loss.
+        are_shifted: a label stands at the position that predicts it, not at its token's own.
     """
-    shifted = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX).flatten()
-    positions = (shifted != IGNORE_INDEX).nonzero().squeeze(1)
-    tokens = shifted[positions]
+    if not are_shifted:
+        labels = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+        loss_weight = None if loss_weight is None else F.pad(loss_weight[:, 1:], (0, 1))
+    flat = labels.flatten()
+    positions = (flat != IGNORE_INDEX).nonzero().squeeze(1)
+    tokens = flat[positions]
     if loss_weight is None:
         weights = torch.ones(positions.shape, dtype=torch.float32, device=labels.device)
     else:
-        weights = F.pad(loss_weight[:, 1:].float(), (0, 1)).flatten()[positions]
+        weights = loss_weight.float().flatten()[positions]
     if loss_denominator is None:
         denominator = weights.sum()
     else:
@@ -199,6 +308,15 @@ def select_targets(
 
 def full_loss(logits: Tensor, targets: Targets) -> Tensor:
     """The same loss from all logits (B, T, V)."""
+    return _weighted(_losses_of_rows(logits, targets), targets)
+
+
+def _losses_of_rows(logits: Tensor, targets: Targets) -> Tensor:
+    """(R,) cross entropies, float32."""
     rows = logits.flatten(0, 1)[targets.positions.to(logits.device)].float()
-    losses = F.cross_entropy(rows, targets.tokens.to(logits.device), reduction="none")
-    return (losses * targets.weights.to(logits.device)).sum() * targets.scale.to(logits.device)
+    return F.cross_entropy(rows, targets.tokens.to(logits.device), reduction="none")
+
+
+def _weighted(losses: Tensor, targets: Targets) -> Tensor:
+    weights, scale = targets.weights.to(losses.device), targets.scale.to(losses.device)
+    return (losses * weights).sum() * scale

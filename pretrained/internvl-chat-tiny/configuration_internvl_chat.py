@@ -128,6 +128,7 @@ class InternVLChatConfig(PretrainedConfig):
 
     model_type = "internvl_chat"
     sub_configs: ClassVar = {"vision_config": InternVisionConfig, "llm_config": AutoConfig}
+    attribute_map: ClassVar = {"text_config": "llm_config"}  # its name in transformers' own models
 
     def __init__(
         self,
@@ -147,6 +148,8 @@ class InternVLChatConfig(PretrainedConfig):
         max_dynamic_patch: int = 6,
         **kwargs: Any,
     ) -> None:
+        text_config = kwargs.pop("text_config", None)
+        llm_config = text_config if llm_config is None else llm_config
         if ps_version not in ("v1", "v2"):
             raise ValueError(f"ps_version is {ps_version!r}, want 'v1' or 'v2'")
         if vision_config is None or isinstance(vision_config, dict):
@@ -190,9 +193,21 @@ class InternVLChatConfig(PretrainedConfig):
         """The language model's configuration."""
         return self.llm_config
 
+    def __getattr__(self, name: str) -> Any:
+        """The width of the language model, for whoever asks a text model for its own."""
+        if name == "hidden_size" and "llm_config" in vars(self):
+            return vars(self)["llm_config"].hidden_size
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """All values; the language model's under ``text_config`` too, where PEFT looks for it."""
+        values = super().to_dict()
+        return {**values, "text_config": values["llm_config"]}
+
     def to_diff_dict(self) -> dict[str, Any]:
         """The values that are saved, spelled for transformers 4 too (the original code's)."""
         values = super().to_diff_dict()
+        values.pop("text_config", None)
         spell_for_transformers_4(values)
         spell_for_transformers_4(values["vision_config"])
         spell_for_transformers_4(values["llm_config"])

@@ -30,7 +30,7 @@ from internvl_chat.model.constants import (
     VIDEO_TAG,
 )
 from internvl_chat.model.conversation import Template, get_conv_template
-from internvl_chat.model.modeling_internvl_chat import LOGIT_SETTINGS
+from internvl_chat.model.vocabulary_loss import LOGIT_SETTINGS
 
 _NATIVE_NORM_EPS = 1e-6
 """Of the native q and k norms, which take none from the configuration."""

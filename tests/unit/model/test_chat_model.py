@@ -190,18 +190,14 @@ def test_loss_equals_its_definition(weighted: bool, denominator: float | None) -
         expected = full_loss(model, batch, weight, denominator)
         expected.backward()
         expected_gradients = gradients(model)
-    for return_logits in (False, True, None):
+    for asked in ({"return_logits": False}, {"return_logits": True}, {}):
         with train_mode(model):
-            outputs = model(**batch, **settings, return_logits=return_logits)
+            outputs = model(**batch, **settings, **asked)
             outputs.loss.backward()
-            assert (outputs.logits is not None) is bool(return_logits)
+            assert (outputs.logits is not None) is asked.get("return_logits", True)
             assert outputs.loss.dtype == torch.float32
             assert abs(outputs.loss.item() - expected.item()) < 1e-6 * expected.item()
             assert_same_gradients(gradients(model), expected_gradients)
-    with torch.no_grad():  # in evaluation logits come along by default
-        outputs = model(**batch, **settings)
-    assert outputs.logits.shape == (2, 18, 280)
-    assert abs(outputs.loss.item() - expected.item()) < 1e-6 * expected.item()
 
 
 def test_denominator_may_be_a_tensor_or_the_trainers() -> None:
@@ -212,13 +208,16 @@ def test_denominator_may_be_a_tensor_or_the_trainers() -> None:
     assert torch.equal(model(**batch, num_items_in_batch=torch.tensor(7)).loss, expected)
 
 
+@pytest.mark.parametrize("return_logits", [False, True])
 @pytest.mark.parametrize("denominator", [None, 0.0, 5.0])
-def test_nothing_supervised_is_zero_and_touches_every_parameter(denominator: float | None) -> None:
+def test_nothing_supervised_is_zero_and_touches_every_parameter(
+    denominator: float | None, return_logits: bool
+) -> None:
     model = make_model()
     batch = make_batch(model.num_image_token)
     batch["labels"].fill_(-100)
     with train_mode(model):
-        loss = model(**batch, loss_denominator=denominator).loss
+        loss = model(**batch, loss_denominator=denominator, return_logits=return_logits).loss
         loss.backward()
         found = gradients(model)
     assert loss.item() == 0
@@ -246,11 +245,12 @@ def test_padding_changes_nothing() -> None:
     torch.testing.assert_close(model(**padded).loss, expected)
 
 
-def test_rows_losses_of_the_last_call() -> None:
+@pytest.mark.parametrize("return_logits", [False, True])
+def test_rows_losses_of_the_last_call(return_logits: bool) -> None:
     model = make_model()
     batch = make_batch(model.num_image_token)
     model.train()
-    loss = model(**batch).loss
+    loss = model(**batch, return_logits=return_logits).loss
     rows = model.vocabulary_loss.row_losses
     assert rows is not None
     assert rows.shape == (18,)
@@ -262,6 +262,9 @@ def test_tuple_output_and_input_checks() -> None:
     batch = make_batch(model.num_image_token)
     outputs = model(**batch, return_dict=False)
     assert torch.equal(outputs[0], model(**batch).loss)
+    model.config.return_dict = False
+    assert torch.equal(model(**batch)[0], outputs[0])
+    assert torch.equal(model(**batch, return_dict=True).loss, outputs[0])
     with pytest.raises(ValueError, match="input_ids or inputs_embeds"):
         model(pixel_values=batch["pixel_values"])
 
@@ -391,14 +394,36 @@ def test_resize_token_embeddings(lora: int) -> None:
     torch.testing.assert_close(after[..., :280], before)
 
 
-def test_input_require_grads_spares_the_vision_tower() -> None:
-    model = make_model(make_config(use_llm_lora=2))
-    model.vision_model.requires_grad_(False)
+@pytest.mark.parametrize("lora", [0, 2])
+def test_input_require_grads_reach_a_vision_tower_that_is_trained(lora: int) -> None:
+    """A frozen one would run a backward pass for nothing."""
+    model = make_model(make_config(use_llm_lora=2, use_backbone_lora=lora))
+    if not lora:
+        model.vision_model.requires_grad_(False)
     model.mlp1.requires_grad_(False)
-    model.enable_input_require_grads()
+    hooks = [len(m._forward_hooks) for m in model.modules()]
+    for _ in range(2):
+        model.enable_input_require_grads()
     features = model.extract_feature(torch.randn(1, 3, 16, 16))
-    assert not features.requires_grad
+    assert features.requires_grad is bool(lora)
     assert model.get_input_embeddings()(torch.tensor([1])).requires_grad
+    model.disable_input_require_grads()
+    assert [len(m._forward_hooks) for m in model.modules()] == hooks
+    assert not model.get_input_embeddings()(torch.tensor([1])).requires_grad
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_every_lora_layer_gets_a_gradient_under_checkpointing(use_reentrant: bool) -> None:
+    model = make_model(make_config(use_llm_lora=2, use_backbone_lora=2))
+    model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
+    model.enable_input_require_grads()
+    batch = make_batch(model.num_image_token)
+    with train_mode(model):
+        model(**batch).loss.backward()
+        found = gradients(model)
+    lora = {name for name, _ in model.named_parameters() if ".lora_" in name}
+    assert {name.split(".")[0] for name in lora} == {"vision_model", "language_model"}
+    assert {name for name in found if found[name].abs().max() > 0} >= lora
 
 
 def test_supplied_parts_keep_their_weights() -> None:

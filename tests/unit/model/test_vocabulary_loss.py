@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Callable
+from typing import Any
 
+import bitsandbytes
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.nn.utils.prune
+from accelerate import cpu_offload
+from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from internvl_chat.model import vocabulary_loss
-from internvl_chat.model.vocabulary_loss import VocabularyLoss, full_loss, select_targets
+from internvl_chat.model.vocabulary_loss import (
+    VocabularyLoss,
+    full_loss,
+    is_plain_projection,
+    select_targets,
+)
 
 ROWS, WIDTH, VOCABULARY = 50, 12, 37
 
@@ -120,6 +132,132 @@ def test_other_heads_are_called_in_chunks(rows: int) -> None:
     torch.testing.assert_close(gradient, torch.autograd.grad(expected, head.weight)[0])
 
 
+def with_bias(_: nn.Linear) -> nn.Module:
+    return nn.Linear(WIDTH, VOCABULARY, bias=True)
+
+
+def kept_by_accelerate(head: nn.Linear) -> nn.Module:
+    """As ``device_map`` leaves it: on the meta device, its weight brought for each call."""
+    return cpu_offload(head, execution_device=torch.device("cpu"))
+
+
+def weight_normalised(head: nn.Linear) -> nn.Module:
+    """By a hook, as before parametrisations: ``head.weight`` is the one of the last call."""
+    with warnings.catch_warnings(action="ignore"):
+        head = nn.utils.weight_norm(head)
+    with torch.no_grad():
+        head.weight_g.mul_(1.5)  # type: ignore[operator]
+    return head
+
+
+def parametrised(head: nn.Linear) -> nn.Module:
+    return nn.utils.parametrizations.weight_norm(head)
+
+
+def pruned(head: nn.Linear) -> nn.Module:
+    nn.utils.prune.random_unstructured(head, "weight", 0.5)
+    with torch.no_grad():
+        head.weight_orig.mul_(1.5)  # type: ignore[operator]
+    return head
+
+
+def hooked_before(head: nn.Linear) -> nn.Module:
+    head.register_forward_pre_hook(lambda _, inputs: (inputs[0] * 2,))
+    return head
+
+
+def hooked_after(head: nn.Linear) -> nn.Module:
+    head.register_forward_hook(lambda _, __, output: output * 2)
+    return head
+
+
+def with_a_forward_of_its_own(head: nn.Linear) -> nn.Module:
+    head.forward = lambda x: F.linear(x, head.weight) * 2  # type: ignore[method-assign]
+    return head
+
+
+def in_eight_bits(head: nn.Linear) -> nn.Module:
+    twin = bitsandbytes.nn.Linear8bitLt(WIDTH, VOCABULARY, bias=False, has_fp16_weights=False)
+    twin.load_state_dict(head.state_dict())
+    return twin.to("cpu")
+
+
+def in_four_bits(head: nn.Linear) -> nn.Module:
+    twin = bitsandbytes.nn.Linear4bit(WIDTH, VOCABULARY, bias=False, quant_type="nf4")
+    twin.load_state_dict(head.state_dict())
+    return twin.to("cpu")
+
+
+class Doubled(Tensor):
+    """A weight that is more than its numbers, as torchao's and sharded ones are."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = super().__torch_function__(func, types, args, kwargs or {})
+        return out.as_subclass(Tensor) * 2 if func is F.linear else out
+
+
+def with_a_weight_of_another_class(head: nn.Linear) -> nn.Module:
+    head.weight = nn.Parameter(head.weight.detach().as_subclass(Doubled))
+    return head
+
+
+def with_an_adapter(head: nn.Linear) -> nn.Module:
+    settings = LoraConfig(target_modules=["head"], init_lora_weights=False)
+    wrapped: Any = get_peft_model(nn.ModuleDict({"head": head}), settings)  # type: ignore[arg-type]
+    return wrapped.base_model.model["head"]
+
+
+def compiled(head: nn.Linear) -> nn.Module:
+    return torch.compile(head, backend="eager")  # type: ignore[return-value]
+
+
+OTHER_HEADS = [
+    with_bias,
+    kept_by_accelerate,
+    weight_normalised,
+    parametrised,
+    pruned,
+    hooked_before,
+    hooked_after,
+    with_a_forward_of_its_own,
+    in_eight_bits,
+    in_four_bits,
+    with_a_weight_of_another_class,
+    with_an_adapter,
+    compiled,
+]
+
+
+@pytest.mark.parametrize("make", OTHER_HEADS, ids=lambda make: make.__name__)
+def test_a_head_is_what_its_call_computes(make: Callable[[nn.Linear], nn.Module]) -> None:
+    """Whatever keeps, changes or replaces its weight: the loss is of the module's own logits."""
+    hidden, targets, plain, weights = make_inputs()
+    head = make(plain)
+    found = VocabularyLoss()(hidden, targets, head, weights)
+    (gradient,) = torch.autograd.grad(found, hidden)
+    logits = torch.cat([head(rows) for rows in hidden.split(8)])  # bits: rounded by the chunk
+    expected = (F.cross_entropy(logits.float(), targets, reduction="none") * weights).sum()
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, hidden)[0])
+
+
+def test_a_head_without_values_is_refused() -> None:
+    """On the meta device, and nobody there to bring its weight."""
+    hidden, targets, head, weights = make_inputs()
+    with pytest.raises(ValueError, match="projection's weight is on the meta device"):
+        VocabularyLoss()(hidden, targets, head.to("meta"), weights)
+
+
+def test_zero_3_is_no_interception() -> None:
+    """Its hooks are on every module, and bring a weight wherever it is read: the fast way stays."""
+    _, _, head, _ = make_inputs()
+    head.register_forward_pre_hook(lambda *_: None)
+    assert not is_plain_projection(head, torch.device("cpu"))
+    head.weight.ds_id = 0  # type: ignore[attr-defined]
+    assert is_plain_projection(head, torch.device("cpu"))
+
+
 def test_no_rows_is_a_zero_on_the_graph() -> None:
     hidden, targets, head, weights = make_inputs()
     loss = VocabularyLoss()(hidden[:0], targets[:0], head, weights[:0])
@@ -159,6 +297,16 @@ def test_targets_are_shifted_by_one_and_weighted() -> None:
     assert targets.scale.item() == 0.25
     assert select_targets(labels, weight, 8.0).scale.item() == 0.125
     assert select_targets(torch.full((1, 3), -100), None, None).scale.item() == 0
+
+
+def test_targets_that_are_shifted_already() -> None:
+    """As sequence parallelism has them: the last position of a row may have one, too."""
+    labels = torch.tensor([[-100, 5, 6], [7, -100, 8]])
+    weight = torch.tensor([[9.0, 0.5, 1.5], [1.0, 9.0, 2.0]])
+    targets = select_targets(labels, weight, 10.0, are_shifted=True)
+    assert targets.positions.tolist() == [1, 2, 3, 5]
+    assert targets.tokens.tolist() == [5, 6, 7, 8]
+    assert targets.weights.tolist() == [0.5, 1.5, 1.0, 2.0]
 
 
 def test_loss_from_all_logits() -> None:
