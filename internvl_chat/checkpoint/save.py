@@ -287,5 +287,7 @@ def _save_adapter(
             base_model_name_or_path=plan.base,
             modules_to_save=list(plan.modules_to_save) or None,
             inference_mode=True,
+            # What AutoPeftModel loads the base with; PEFT imports no module of ours for it.
+            auto_mapping={"base_model_class": "AutoModel", "parent_library": "transformers"},
             **plan.settings,
         ).save_pretrained(str(directory))

@@ -23,6 +23,7 @@ from internvl_chat.checkpoint.tokenizer import add_special_tokens, load_tokenize
 from tests.integration.transformers4_worker import describe
 from tests.support.checkpoints import tiny_tokenizer
 from tests.support.lora_checkpoints import save_base, save_lora
+from tests.support.overlay import overlay
 from tests.support.training import ROOT
 
 VERSION = "4.57.6"
@@ -68,25 +69,7 @@ ROPES: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def transformers4(request: pytest.FixtureRequest) -> Path:
     """A folder for PYTHONPATH."""
-    cache = request.config.cache
-    assert cache is not None
-    folder = cache.mkdir("transformers4") / "-".join(PACKAGES).replace("=", "")
-    if not folder.is_dir():
-        aside = folder.with_suffix(".partial")
-        shutil.rmtree(aside, ignore_errors=True)
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
-        done = subprocess.run(
-            [*command, "--target", str(aside), *PACKAGES],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=600,
-        )
-        if done.returncode:
-            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-            pytest.skip(f"pip cannot fetch transformers {VERSION} here: {reason}")
-        aside.rename(folder)
-    return folder
+    return overlay(request, "transformers4", PACKAGES)
 
 
 def write_tokenizers(folder: Path) -> None:

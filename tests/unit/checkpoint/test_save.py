@@ -105,7 +105,7 @@ def test_files_and_what_others_read_in_them(stitched: tuple[Path, InternVLChatMo
 def test_an_adapter_loads_by_auto_model_by_peft_and_back_into_training(
     stitched: tuple[Path, InternVLChatModel], tmp_path: Path
 ) -> None:
-    from peft import PeftModel
+    from peft import AutoPeftModel, PeftModel
 
     base, _ = stitched
     build = lora_config(base, use_backbone_lora=2, freeze_mlp=False)
@@ -122,6 +122,7 @@ def test_an_adapter_loads_by_auto_model_by_peft_and_back_into_training(
     assert not want.allclose(logits(AutoModel.from_pretrained(base)))
     assert logits(AutoModel.from_pretrained(adapter)).equal(want)
     assert logits(PeftModel.from_pretrained(AutoModel.from_pretrained(base), adapter)).equal(want)
+    assert logits(AutoPeftModel.from_pretrained(adapter)).equal(want)
 
     continued = build_model(lora_config(adapter, use_backbone_lora=2), load_tokenizer(str(adapter)))
     assert continued.state_dict().keys() == model.state_dict().keys()  # not wrapped twice
