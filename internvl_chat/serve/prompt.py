@@ -137,8 +137,9 @@ class Prompter:
             if num_characters > limit:
                 raise RequestError(
                     f"This model's maximum context length is {self.context_length} tokens. "
-                    f"However, your messages hold more than {limit} characters, which make more "
-                    f"than {self.context_length} tokens. Please reduce their length.",
+                    f"However, your prompt is too long: it holds more than {limit} characters, "
+                    f"which make more than {self.context_length} tokens. Please reduce the length "
+                    "of the messages.",
                     param="messages",
                     code="context_length_exceeded",
                 )
@@ -181,10 +182,10 @@ class Prompter:
         with self._lock:
             ids = prompt_ids(self._tokenizer, text, self._template.bos_in_training)
         if len(ids) >= self.context_length:
-            # In OpenAI's words, by which proxies and agents know what to do about it.
+            # In OpenAI's and Anthropic's words, by which LiteLLM and LangChain know what it is.
             raise RequestError(
                 f"This model's maximum context length is {self.context_length} tokens, answer "
-                f"included. However, your prompt is {len(ids)} tokens long "
+                f"included. However, your prompt is too long: it is {len(ids)} tokens long "
                 f"({sum(counts) * self._num_image_token} of them for {len(counts)} images). "
                 "Please reduce the length of the messages.",
                 param="messages",

@@ -6,8 +6,10 @@ named by URL in a request for anybody who asks, and its HTML names other hosts.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+from collections.abc import Awaitable
 from typing import Any, Final
 
 from starlette.datastructures import MutableHeaders
@@ -49,10 +51,20 @@ _FOREIGN: Final = re.compile(
 
 
 class Guard:
-    """ASGI middleware around Gradio's application."""
+    """ASGI middleware around Gradio's application.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Args:
+        app: Gradio's.
+        body_seconds: for a request's body to arrive.
+        upload_seconds: for uploaded files to arrive.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, body_seconds: float = 30, upload_seconds: float = 300
+    ) -> None:
         self._app = app
+        self._body_seconds = body_seconds
+        self._upload_seconds = upload_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
@@ -63,8 +75,18 @@ class Guard:
         if not _ROUTES.fullmatch(path) or _REMOTE_FILE.match(path):
             await PlainTextResponse("Not found", 404)(scope, receive, send)
             return
-        if scope["method"] == "POST" and not path.startswith("/gradio_api/upload"):
-            body = await _read(receive)
+        answer = _GuardedResponse(send)
+        if scope["method"] == "POST":
+            if path.startswith("/gradio_api/upload"):
+                upload = self._app(scope, receive, answer)
+                if not await _in_time(upload, self._upload_seconds):
+                    await _too_slow()(scope, receive, send)
+                return
+            reading = asyncio.ensure_future(_read(receive))
+            if not await _in_time(reading, self._body_seconds):
+                await _too_slow()(scope, receive, send)
+                return
+            body = reading.result()
             if body is None:
                 await PlainTextResponse("Too large", 413)(scope, receive, send)
                 return
@@ -72,7 +94,20 @@ class Guard:
                 await PlainTextResponse("Only uploaded files", 403)(scope, receive, send)
                 return
             receive = _Replay(body, receive)
-        await self._app(scope, receive, _GuardedResponse(send))
+        await self._app(scope, receive, answer)
+
+
+async def _in_time(work: Awaitable[object], seconds: float) -> bool:
+    """Do it; False if it was given up: a client that sends slowly would hang on for ever."""
+    try:
+        await asyncio.wait_for(work, seconds)
+    except asyncio.TimeoutError:
+        return False
+    return True
+
+
+def _too_slow() -> PlainTextResponse:
+    return PlainTextResponse("Too slow", 408, {"Connection": "close"})
 
 
 async def _read(receive: Receive) -> bytes | None:

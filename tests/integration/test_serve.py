@@ -337,7 +337,7 @@ def test_contents_that_are_refused(server: Serving, content: Any, problem: str) 
 
 
 def test_both_lengths_are_told(server: Serving) -> None:
-    with pytest.raises(openai.BadRequestError, match=r"prompt is \d{4} tokens long") as caught:
+    with pytest.raises(openai.BadRequestError, match=r"it is \d{4} tokens long") as caught:
         ask(server.client(), user("7" * 3000))
     assert caught.value.code == "context_length_exceeded"
 

@@ -96,7 +96,7 @@ def test_a_prompt_must_leave_room_for_an_answer() -> None:
     assert prompt(most) == 2047
     with pytest.raises(RequestError) as caught:
         prompt(most + 1)
-    assert "prompt is 2048 tokens long" in caught.value.message
+    assert "your prompt is too long: it is 2048 tokens long" in caught.value.message
     assert "This model's maximum context length is 2048 tokens" in caught.value.message
     assert caught.value.code == "context_length_exceeded"
 

@@ -111,3 +111,24 @@ def test_the_page_loses_what_names_other_hosts() -> None:
     answer = send("GET", "/")
     assert answer.text == '<head><meta name="viewport" content="y" /></head>'
     assert int(answer.headers["content-length"]) == len(answer.content)
+
+
+@pytest.mark.parametrize("path", ["/gradio_api/run/ask", "/gradio_api/upload"])
+def test_a_body_that_does_not_end_is_given_up(path: str) -> None:
+    route = Route("/{path:path}", _echo, methods=["POST"])
+    guard = Guard(Starlette(routes=[route]), body_seconds=0.1, upload_seconds=0.1)
+    sent: list[Any] = []
+    parts = [{"type": "http.request", "body": b"{", "more_body": True}]
+
+    async def receive() -> Any:
+        if not parts:
+            await asyncio.Event().wait()
+        return parts.pop()
+
+    async def send_on(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": path, "headers": [], "query_string": b""}
+    asyncio.run(guard(scope, receive, send_on))
+    assert [message.get("status") for message in sent] == [408, None]
+    assert (b"connection", b"close") in sent[0]["headers"]
