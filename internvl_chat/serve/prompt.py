@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from internvl_chat.chat.context import context_length
 from internvl_chat.chat.media import image_config_of, load_tiles
 from internvl_chat.config import MAX_IMAGE_PIXELS
 from internvl_chat.data.encode import template_marks
@@ -110,8 +111,8 @@ class Prompter:
         if context_id is None or context_id == tokenizer.unk_token_id:
             raise ConfigError(f"the tokenizer does not know {IMG_CONTEXT_TOKEN}", where="--model")
         self._context_id: int = context_id
-        length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        if not isinstance(length, int):
+        length = context_length(model.config)
+        if length is None:
             raise ConfigError(
                 "llm_config has no max_position_embeddings, the length of its context",
                 where="--model",
