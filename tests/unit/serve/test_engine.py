@@ -314,8 +314,8 @@ def test_a_prompt_that_cannot_be_read_fails_alone(
     assert "16 image tokens" in caplog.text
     stats = engine.stats()
     assert (stats.failed, stats.answered, stats.running) == (1, 2, 0)
-    # Image tokens without any image are plain words to the model.
-    put(engine, broken())[0].finished()
+    assert isinstance(put(engine, broken())[0].end(), Failed)
+    assert "16 image tokens in input_ids (by row: [16]), but no pixel_values" in caplog.text
 
 
 def test_a_step_that_fails_ends_its_answers_and_no_others(
