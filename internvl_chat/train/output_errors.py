@@ -111,7 +111,7 @@ def _reason(err: BaseException, output_dir: Path) -> str | None:
         name = os.fsdecode(err.filename) if isinstance(err.filename, (str, bytes)) else ""
         is_inside = os.path.abspath(name).startswith(os.path.abspath(output_dir) + os.sep)
         if err.errno in _ANYWHERE or (err.errno in _IN_OUTPUT_DIR and name and is_inside):
-            return f"{os.strerror(err.errno)}{f' ({name})' if name else ''}"
+            return f"{os.strerror(err.errno)}{f' ({name})' if is_inside else ''}"
         return None
     text = str(err)
     found = _TOLD.search(text)

@@ -267,7 +267,7 @@ def refuse_early(earlier: Earlier, where: str) -> None:
         _refuse(
             earlier.resumed_run.of("result"),
             f"{earlier.checkpoint} was written with other arguments",
-            f"Give the former ones to go on, or {ELSEWHERE}.",
+            _former_or_anew(earlier.checkpoint),
         )
     elif earlier.finished_step is not None:
         _refuse_finished(earlier, other_result, where)
@@ -305,7 +305,7 @@ def decide(earlier: Earlier, steps: int, where: str) -> Verdict:
     _refuse(
         earlier.resumed_run.of("result"),
         f"{earlier.checkpoint} was written with other arguments",
-        f"Give the former ones to go on, or {ELSEWHERE}.",
+        _former_or_anew(earlier.checkpoint),
     )
     nothing_left = steps <= earlier.checkpoint_step
     if nothing_left:
@@ -353,6 +353,13 @@ def _refuse(differing: list[Difference] | tuple[Difference, ...], problem: str, 
     if differing:
         listed = "; ".join(map(str, differing))
         raise CheckpointError(f"{problem}: {listed}", fix=fix)
+
+
+def _former_or_anew(checkpoint: str) -> str:
+    return (
+        f"Give the former ones to go on, or {ELSEWHERE}; --model_name_or_path {checkpoint} begins "
+        "with its weights."
+    )
 
 
 def _sentence(text: str) -> str:

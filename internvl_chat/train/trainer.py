@@ -6,8 +6,10 @@ that each overridden method still exists with these parameters.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,24 @@ class TrainerSetup:
     dataset_names: tuple[str, ...]
     eval_dataset_names: tuple[str, ...]
     writer: CheckpointWriter
+
+
+@contextmanager
+def without_comparison() -> Iterator[None]:
+    """Without transformers' warning that a checkpoint was written with other arguments.
+
+    It names the checkpoint's as those that count; ours do, and ``train/resuming.py`` says so.
+    """
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "do not match the ones in the `trainer_state.json`" not in record.getMessage()
+
+    source = logging.getLogger("transformers.trainer_utils")
+    source.addFilter(is_other)
+    try:
+        yield
+    finally:
+        source.removeFilter(is_other)
 
 
 class InternVLTrainer(Trainer):
@@ -131,7 +151,8 @@ class InternVLTrainer(Trainer):
         return tuple(values)
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
-        epoch, micro_batches = super()._init_training_state(*args, **kwargs)
+        with without_comparison():
+            epoch, micro_batches = super()._init_training_state(*args, **kwargs)
         if self.state.global_step:
             # transformers keeps the former run's --save_steps, --logging_steps and --eval_steps.
             self.state.compute_steps(self.args, self.state.max_steps)

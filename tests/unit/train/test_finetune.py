@@ -131,11 +131,15 @@ def test_a_finished_folder_is_complete_goes_on_or_refuses(
     assert {path: path.read_bytes() for path in kept} == kept
 
     # More steps and another rate: it goes on, and the new rate counts from there.
-    assert main([*argv, "--max_steps", "4", "--learning_rate", "1e-4"]) == 0
+    longer = ["--max_steps", "4", "--learning_rate", "1e-4", "--save_steps", "2"]
+    assert main([*argv, *longer]) == 0
     told = capsys.readouterr().err
     assert f"going on from {output_dir}/checkpoint-2: 2 of 4 steps are done, 2 left" in told
     assert "--learning_rate 0.001 -> 0.0001: from step 3 on this run's learning rate" in told
     assert "finished: 4 steps, 2 of them in " in told
+    assert "do not match" not in told
+    steps = {path.name for path in output_dir.glob("checkpoint-*")}
+    assert steps == {"checkpoint-1", "checkpoint-2", "checkpoint-4"}, "the new --save_steps counts"
     assert logged(output_dir, "learning_rate") == pytest.approx([1e-3, 5e-4, 5e-5, 2.5e-5])
     said = json.loads((output_dir / "arguments.json").read_text())
     assert (said["arguments"]["learning_rate"], said["from_step"]) == (1e-4, 2)
