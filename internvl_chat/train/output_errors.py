@@ -29,7 +29,7 @@ _TOLD = re.compile(
 
 
 class OutputError(UserError):
-    """OUTPUT_DIR cannot be written into any more: full, read-only or gone."""
+    """What a run writes cannot be written any more: a disk is full, read-only or gone."""
 
     exit_code = 7
 
@@ -73,25 +73,29 @@ def telling_of_output(output_dir: Path, *, is_main: bool) -> Iterator[None]:
     except UserError:
         raise
     except BaseException as err:
-        reason = writing_problem(err, output_dir)
-        if reason is None:
+        found = writing_problem(err, output_dir)
+        if found is None:
             raise
         if is_main:
             _clear(output_dir)
+        place, reason = found
         raise OutputError(
-            f"cannot be written into any more: {reason}",
-            where=str(output_dir),
-            fix=f"Make room or mend the disk ({_free(output_dir)}), then start the same command "
-            f"again: it {_next_start(output_dir)}.",
+            f"cannot be written any more: {reason}",
+            where=place,
+            fix=f"Make room or mend the disk ({_free(output_dir)} in OUTPUT_DIR), then start the "
+            f"same command again: it {_next_start(output_dir)}.",
         ) from err
 
 
-def writing_problem(err: BaseException, output_dir: Path) -> str | None:
-    """What kept an output from being written; None if the error is of another kind.
+def writing_problem(err: BaseException, output_dir: Path) -> tuple[str, str] | None:
+    """What kept a file from being written; None if the error is of another kind.
 
     Args:
         err: with what it was raised from.
         output_dir: of the run.
+
+    Returns:
+        The file, or ``output_dir`` where libraries do not name it, and the reason.
     """
     if not isinstance(err, Exception):
         return None  # ended from outside, whatever else is on its way
@@ -99,28 +103,29 @@ def writing_problem(err: BaseException, output_dir: Path) -> str | None:
     current: BaseException | None = err
     while current is not None and id(current) not in seen:
         seen.add(id(current))
-        reason = _reason(current, output_dir)
-        if reason is not None:
-            return reason
+        found = _place_and_reason(current, output_dir)
+        if found is not None:
+            return found
         current = current.__cause__ or current.__context__
     return None
 
 
-def _reason(err: BaseException, output_dir: Path) -> str | None:
+def _place_and_reason(err: BaseException, output_dir: Path) -> tuple[str, str] | None:
     if isinstance(err, OSError) and err.errno is not None:
-        name = os.fsdecode(err.filename) if isinstance(err.filename, (str, bytes)) else ""
+        name = err.filename2 or err.filename  # the second one is where a copy goes
+        name = os.fsdecode(name) if isinstance(name, (str, bytes)) else ""
         is_inside = os.path.abspath(name).startswith(os.path.abspath(output_dir) + os.sep)
         if err.errno in _ANYWHERE or (err.errno in _IN_OUTPUT_DIR and name and is_inside):
-            return f"{os.strerror(err.errno)}{f' ({name})' if is_inside else ''}"
+            return name or str(output_dir), os.strerror(err.errno)
         return None
     text = str(err)
     found = _TOLD.search(text)
     if found is None or "/dev/shm" in text or "</torch_" in text:  # memory that workers share
         return None
     if found["torch"]:
-        return "the file of a checkpoint could not be written to its end"
+        return str(output_dir), "a file of a checkpoint could not be written to its end"
     number = int(found["number"] or found["sent"])
-    return os.strerror(number) if number in _ANYWHERE else None
+    return (str(output_dir), os.strerror(number)) if number in _ANYWHERE else None
 
 
 def _clear(output_dir: Path) -> None:

@@ -203,7 +203,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_run(
     told = capsys.readouterr().err
     assert "Traceback" not in told
     (line,) = [line for line in told.splitlines() if line.startswith("error: ")]
-    assert line.startswith(f"error: {output_dir}: cannot be written into any more: ")
+    assert line.startswith(f"error: {output_dir}: cannot be written any more: ")
     assert line.endswith("it starts anew.")
     assert (status(output_dir)["status"], status(output_dir)["exit_code"]) == ("failed", 7)
     assert not list(output_dir.glob("checkpoint-*"))

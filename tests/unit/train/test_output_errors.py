@@ -83,14 +83,18 @@ def test_every_library_is_understood(tmp_path: Path) -> None:
         lambda: (tmp_path / "text").write_text("a" * 10_000),
     ):
         err = full(work)
-        reason = writing_problem(err, tmp_path)
-        assert reason is not None, repr(err)
-        assert "too large" in reason or "to its end" in reason
+        found = writing_problem(err, tmp_path)
+        assert found is not None, repr(err)
+        assert "too large" in found[1] or "to its end" in found[1]
     library = Exception("No space left on device (os error 28)")  # tokenizers raises no other
-    assert writing_problem(library, tmp_path) == "No space left on device"
+    assert writing_problem(library, tmp_path) == (str(tmp_path), "No space left on device")
     outer = RuntimeError("of a library")
     outer.__cause__ = OSError(errno.EROFS, "read-only", str(tmp_path / "x"))
-    assert writing_problem(outer, tmp_path) == f"Read-only file system ({tmp_path}/x)"
+    assert writing_problem(outer, tmp_path) == (f"{tmp_path}/x", "Read-only file system")
+    copy = OSError(errno.ENOSPC, "full", "/package/chat.py", None, "/cache/chat.py")
+    assert writing_problem(copy, tmp_path) == ("/cache/chat.py", "No space left on device")
+    sent = OSError("Caught OSError in DataLoader worker process 0.\nOSError: [Errno 28] No space")
+    assert writing_problem(sent, tmp_path) == (str(tmp_path), "No space left on device")
 
 
 @pytest.mark.parametrize(
@@ -126,8 +130,8 @@ def test_the_line_says_where_it_goes_on_and_makes_room_for_the_status(tmp_path: 
     assert not (tmp_path / "checkpoint-4.incomplete").exists()
     told = str(caught.value)
     assert told.startswith(
-        f"{tmp_path}: cannot be written into any more: No space left on device "
-        f"({tmp_path}/checkpoint-4.incomplete/a). Make room or mend the disk"
+        f"{tmp_path}/checkpoint-4.incomplete/a: cannot be written any more: No space left on "
+        "device. Make room or mend the disk ("
     )
     assert told.endswith("start the same command again: it goes on from checkpoint-2.")
     assert "\n" not in told
