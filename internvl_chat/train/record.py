@@ -18,6 +18,7 @@ from typing import Any
 
 from internvl_chat.checkpoint.identity import model_identity
 from internvl_chat.data.identity import data_identity
+from internvl_chat.errors import DatasetError
 from internvl_chat.files import write_json
 from internvl_chat.train.arguments import DataArguments, ModelArguments, TrainArguments
 from internvl_chat.train.checkpoints import ARGUMENTS
@@ -146,9 +147,17 @@ def compared(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> Compariso
             arguments=then.arguments,
             given=then.given,
             global_batch_size=then.global_batch_size,
-            contents={**then.contents, **contents_of(there, output_dir)},
+            contents={**then.contents, **_contents_if_whole(there, output_dir)},
         )
     return compare(then, now, _defaults())
+
+
+def _contents_if_whole(arguments: Mapping[str, Any], output_dir: str) -> dict[str, Any]:
+    """Of an earlier run's files, whose faults are none of this run's."""
+    try:
+        return contents_of(arguments, output_dir)
+    except DatasetError:
+        return {}
 
 
 _NAMING = frozenset(MODEL_PATHS + META_PATHS)

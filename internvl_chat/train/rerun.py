@@ -163,7 +163,7 @@ def _contents(
         if before is not None and content is not None:
             if before == content:
                 continue
-            if isinstance(before, list) and isinstance(content, list):
+            if _are_datasets(before) and _are_datasets(content):
                 yield from _datasets(f"--{name}", before, content, notes)
                 continue
             detail = "" if then != now else " (other files under this path)"
@@ -174,6 +174,10 @@ def _contents(
             yield Difference(name=f"--{name}", old=_shown(then), new=_shown(now), effect="result")
         elif then != now:
             notes.append(f"--{name} {then} -> {now}: taken for the same files in another place")
+
+
+def _are_datasets(content: object) -> bool:
+    return isinstance(content, list) and all(isinstance(entry, dict) for entry in content)
 
 
 def _differ(then: object, now: object) -> bool:

@@ -27,6 +27,7 @@ from internvl_chat.train.checkpoints import (
 from internvl_chat.train.record import (
     ARGUMENTS,
     RESULTS,
+    compared,
     continued,
     finish_record,
     finished_step,
@@ -182,6 +183,30 @@ def test_a_record_that_is_damaged_is_none(tmp_path: Path, damage: Callable[[Path
     assert record_of_finished_model(tmp_path) is None
     shutil.rmtree(tmp_path)
     assert load_record(tmp_path) is None
+
+
+def test_no_damage_of_a_record_stops_a_run(tmp_path: Path) -> None:
+    entry = {"name": "a", "root": "data", "records": 2, "records_sha256": "ab", "repeat_time": 1}
+    record = {
+        **told(seed=1, learning_rate=1e-3, meta_path="a.json", eval_meta_path=None, deepspeed=None),
+        "contents": {"meta_path": [entry], "model_name_or_path": "ab"},
+        "earlier": [{"arguments": {"seed": 0}, "from_step": 0}],
+        "from_step": 2,
+        "tensorboard": "20250101-000000",
+    }
+    write_record(tmp_path, record)
+    whole = (tmp_path / ARGUMENTS).read_bytes()
+    for place in range(0, len(whole), 7):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << place % 8
+        (tmp_path / ARGUMENTS).write_bytes(flipped)
+        known = load_record(tmp_path)
+        compared(known, record)
+        continued(record, known, 3)
+    for content in ([1, 2], "ab", {"a": 1}, None, 7):
+        odd = {**record, "contents": {"meta_path": content}, "earlier": content}
+        compared(odd, record)
+        assert continued({**record, "arguments": {"seed": 9}}, odd, 3)["earlier"]
 
 
 @pytest.mark.parametrize("results", ["{", "[]", "{}", '{"global_step": "6"}', "null"])
