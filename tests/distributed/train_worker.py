@@ -22,6 +22,8 @@ from internvl_chat.train.distributed import DistributedState, init_distributed, 
 from internvl_chat.train.finetune import run
 from internvl_chat.train.parsing import parse
 from internvl_chat.train.reports import set_up_logging
+from internvl_chat.train.signals import EndingSignals
+from internvl_chat.train.status import RunStatus
 
 
 def run_case(argv: list[str], state: DistributedState) -> None:
@@ -29,7 +31,8 @@ def run_case(argv: list[str], state: DistributedState) -> None:
     unset_hf_deepspeed_config()  # of the case before; a run of its own starts without
     args = parse(argv, device=state.device)
     try:
-        run(args, state)
+        # Status and signals belong to the entry point, one for each process.
+        run(args, state, RunStatus("", rank=state.rank), EndingSignals(lambda number: None))
     except UserError as err:
         if state.is_main:
             path = Path(args.train.output_dir) / "error.txt"

@@ -16,6 +16,8 @@ from internvl_chat.train.distributed import init_distributed, shut_down
 from internvl_chat.train.finetune import run
 from internvl_chat.train.parsing import parse
 from internvl_chat.train.reports import set_up_logging
+from internvl_chat.train.signals import EndingSignals
+from internvl_chat.train.status import RunStatus
 from tests.support.greedy import tokens
 
 
@@ -32,7 +34,8 @@ def main() -> None:
 
     CheckpointWriter.save_final = note_and_save  # type: ignore[method-assign]
     try:
-        run(parse(sys.argv[3:], device=state.device), state)
+        args = parse(sys.argv[3:], device=state.device)
+        run(args, state, RunStatus("", rank=state.rank), EndingSignals(lambda number: None))
     except UserError as err:
         sys.exit(f"{err.exit_code} {err}")
     finally:
