@@ -293,6 +293,21 @@ def announce_end(state: DistributedState | None) -> None:
             state.store.set(f"ended/{state.rank}", "")
 
 
+def let_rank_zero_speak(state: DistributedState | None, wait: float = 5.0) -> None:
+    """Rank 0 tells that its last word is said; the others wait for that, if it is there to say one.
+
+    A rank that leaves first lets the launcher kill the others.
+    """
+    if state is None or state.store is None:
+        return
+    deadline = time.monotonic() + wait
+    with suppress(dist.DistError):  # rank 0, which hosts the store, is gone
+        if state.is_main:
+            state.store.set("last_word", "")
+        while not state.store.check(["last_word"]) and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+
 def rank_that_died(state: DistributedState | None) -> str | None:
     """A rank of this machine that has ended without a word, in a sentence; None without one."""
     if state is None or state.store is None:

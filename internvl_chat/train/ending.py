@@ -15,6 +15,7 @@ from internvl_chat.errors import UserError
 from internvl_chat.train.distributed import (
     DistributedState,
     announce_end,
+    let_rank_zero_speak,
     rank_that_died,
     same_error_on_rank_zero,
     sum_over_ranks,
@@ -153,6 +154,7 @@ class RunEnd:
         text = f"a signal ended the run, and {Path(self._output_dir) / checkpoint} was saved"
         self.status.end("saved", code=SAVED, checkpoint=checkpoint)
         self._tell_launcher(SAVED, text)
+        let_rank_zero_speak(self._state)
         self._say(f"{text}: start the same command again to go on from it")
         return SAVED
 
@@ -173,6 +175,8 @@ class RunEnd:
             text += f", after {because}"
         self.status.end("failed" if died else "interrupted", code=code, error=text)
         self._tell_launcher(code, f"error: {text}" if died else text)
+        if not died:
+            let_rank_zero_speak(self._state)
         newest = list_checkpoints(Path(self._output_dir)) if self._output_dir else []
         if newest:
             text += f"; start the same command again to go on from {newest[0].name}"

@@ -56,7 +56,7 @@ from internvl_chat.train.distributed import (
 )
 from internvl_chat.train.ending import RunEnd, SaveBeforeEnd, StatusCallback
 from internvl_chat.train.last_words import chat_command, last_words
-from internvl_chat.train.launched import join_output, leave_at_once
+from internvl_chat.train.launched import join_output, leave_at_once, leave_started, meant_signal
 from internvl_chat.train.order import RunLength
 from internvl_chat.train.output_errors import require_writable, telling_of_output
 from internvl_chat.train.parsing import RunArguments, help_text, is_true, parse, peek
@@ -89,7 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     join_output()
     end = RunEnd(peek(arguments, "output_dir", ""))
-    with EndingSignals(end.force) as signals:
+    with EndingSignals(end.force, meaning=meant_signal) as signals:
+        leave_started()
         try:
             return train_to_the_end(arguments, end, signals)
         except InterruptedBySignal:  # came while another error was on its way

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -71,6 +73,25 @@ def leave_report(code: int, text: str) -> None:
             file.write(f"{code}\n{text}\n")
     except OSError:  # another was first, or this node does not see the folder
         return
+
+
+def leave_started() -> None:
+    """Tell the recipe's script that signals are heard from now on."""
+    place = os.environ.get(REPORT_FILE, "")
+    if place:
+        with suppress(OSError):  # this node does not see the folder
+            Path(f"{place}.started").touch()
+
+
+def meant_signal(number: int) -> int:
+    """The signal that the recipe's script has got: srun passes on SIGUSR1 alone without killing."""
+    place = os.environ.get(REPORT_FILE, "")
+    if number != signal.SIGUSR1 or not place:
+        return number
+    try:
+        return int(signal.Signals(int(Path(f"{place}.signal").read_text("utf-8"))))
+    except (OSError, ValueError):
+        return number
 
 
 def join_output() -> None:

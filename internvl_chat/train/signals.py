@@ -65,10 +65,21 @@ class EndingSignals:
     """
 
     def __init__(
-        self, force: Callable[[int], object], *, grace_seconds: float = GRACE_SECONDS
+        self,
+        force: Callable[[int], object],
+        *,
+        meaning: Callable[[int], int] = int,
+        grace_seconds: float = GRACE_SECONDS,
     ) -> None:
-        """``force`` is called with the signal's number, in a thread; it must end the process."""
+        """Nothing is installed yet.
+
+        Args:
+            force: called with the signal's number, in a thread; it must end the process.
+            meaning: of a signal that a launcher sends in place of another.
+            grace_seconds: see above.
+        """
         self._force = force
+        self._meaning = meaning
         self._grace_seconds = grace_seconds
         self._before: dict[int, Any] = {}
         self._told = threading.Event()
@@ -119,16 +130,18 @@ class EndingSignals:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self._note(number)
+        number = self._note(number)
         if self._is_raised or (self.defers and number != signal.SIGINT):
             return
         self._is_raised = True
         raise InterruptedBySignal(number)
 
-    def _note(self, number: int) -> None:
+    def _note(self, number: int) -> int:
+        number = self._meaning(number)
         if self.received is None:
             self.received = number
         self._told.set()
+        return number
 
     def _watch(self) -> None:
         deadline: float | None = None
@@ -143,7 +156,7 @@ class EndingSignals:
                 return
             if number not in ENDING:
                 continue
-            self._note(number)
+            number = self._note(number)
             if self.defers and number != signal.SIGINT:
                 continue
             if deadline is not None:

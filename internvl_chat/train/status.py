@@ -222,16 +222,21 @@ class RunStatus:
             checkpoint: where to go on, if this run saved one.
         """
         assert status in get_args(Verdict), status
+        self._stop.set()
+        # A second thread that wants to end the process waits until the first has written.
         with self._lock:
             if self._ended or self._folder is None:
                 return
             self._ended = True
-        self._stop.set()
-        if checkpoint is not None:
-            self.note(checkpoint=checkpoint)
-        now = _stamp(self._clock())
-        verdict = _verdict(status, code, error, self.rank, now)
+            if checkpoint is not None:
+                self.note(checkpoint=checkpoint)
+            now = _stamp(self._clock())
+            self._leave_verdict(_verdict(status, code, error, self.rank, now))
+
+    def _leave_verdict(self, verdict: dict[str, Any]) -> None:
+        assert self._folder is not None
         written = load_status(self._folder)
+        status = verdict["status"]
         if self.rank != 0:
             told = (written or {}).get("status") in ("failed", "complete")
             if status == "failed" and not told:
@@ -245,7 +250,7 @@ class RunStatus:
         elif status == "interrupted" and self._was_failed_by_another(written):
             return  # the launcher ends the others where one rank has failed
         else:
-            self._leave({**self._content, **verdict, "heartbeat": now})
+            self._leave({**self._content, **verdict, "heartbeat": verdict["time"]})
 
     def _standing(self, written: Mapping[str, Any] | None) -> dict[str, Any] | None:
         """The verdict of a finished run that this one has not touched."""

@@ -215,8 +215,8 @@ run_logged() {
     scratch=$(mktemp -d)
     LAUNCH_REPORT=$OUTPUT_DIR/.launch_report.$$ # where the ranks of other nodes see it, too
     export LAUNCH_REPORT
-    trap 'rm -rf "$scratch" "$LAUNCH_REPORT"' EXIT
-    rm -f "$LAUNCH_REPORT"
+    trap 'rm -rf "$scratch" "$LAUNCH_REPORT" "$LAUNCH_REPORT.started" "$LAUNCH_REPORT.signal"' EXIT
+    rm -f "$LAUNCH_REPORT" "$LAUNCH_REPORT.started" "$LAUNCH_REPORT.signal"
     mkfifo "$scratch/output"
     (
         trap '' HUP INT TERM USR1 # tee stays to the last line: no farewell meets a closed pipe
@@ -300,19 +300,27 @@ how_ranks_ended() {
 
 forward() { # name of the signal that the command is to get, the exit code that stands for it
     signalled=1
-    first_signal=${first_signal:-$2}
     case $launcher,$1 in
         # srun passes USR1 to the ranks; torchrun would die of it and leave them, but passes TERM on.
-        pytorch,USR1) kill -TERM "$command_pid" 2>/dev/null || : ;;
-        # srun shows how the tasks are at the first INT, and passes on a second within a second.
-        slurm,INT)
-            kill -INT "$command_pid" 2>/dev/null || :
-            sleep 0.3 || : # a signal that is still waiting swallows another of its kind
-            kill -INT "$command_pid" 2>/dev/null || :
+        pytorch,USR1) send TERM ;;
+        pytorch,INT) send "$interrupt" ;;
+        # srun kills the ranks at TERM and INT before they can say a word. Once they listen, they get USR1, and
+        # read what is meant. A second signal, or one before that, ends srun, which may still be queued.
+        slurm,TERM | slurm,INT)
+            if [ -z "$first_signal" ] && [ -e "$LAUNCH_REPORT.started" ]; then
+                printf '%s\n' "$(($2 - 128))" >"$LAUNCH_REPORT.signal"
+                send USR1
+            else
+                send TERM
+            fi
             ;;
-        *,INT) kill "-$interrupt" "$command_pid" 2>/dev/null || : ;;
-        *) kill "-$1" "$command_pid" 2>/dev/null || : ;;
+        *) send "$1" ;;
     esac
+    first_signal=${first_signal:-$2}
+}
+
+send() {
+    kill "-$1" "$command_pid" 2>/dev/null || :
 }
 
 # tee ends with the last process that writes to it; one left behind by a crash must not hold the script.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import Any
 
 import pytest
 
+from tests.cli.test_ends import end, start_recipe
 from tests.slurm.cluster import Cluster
+from tests.support.training import write_dataset, write_tiny_chat_model
 
 pytestmark = pytest.mark.slurm
 
@@ -140,3 +143,47 @@ def _nameless_host() -> tuple[str, ...]:
         return ()
     tried = subprocess.run([*prefix, "true"], capture_output=True, check=False)
     return prefix if tried.returncode == 0 else ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "saves", "code", "verdict"),
+    [
+        (signal.SIGTERM, "False", 143, "interrupted"),
+        (signal.SIGINT, "False", 130, "interrupted"),
+        (signal.SIGTERM, "True", 99, "saved"),
+    ],
+)
+def test_a_signal_to_the_script_ends_the_ranks_with_their_last_word(
+    number: signal.Signals, saves: str, code: int, verdict: str, cluster: Cluster, tmp_path: Path
+) -> None:
+    """srun alone kills its tasks at SIGTERM and Ctrl-C, before they can say anything."""
+    model = write_tiny_chat_model(tmp_path / "model")
+    meta = write_dataset(tmp_path / "data", ("text", "image") * 4)
+    process = start_recipe(
+        (model, meta),
+        tmp_path / "out",
+        *("--enable_jit_checkpoint", saves),
+        **{"PARTITION": "train", "GPUS_PER_NODE": "1", "CPUS_PER_TASK": "1"},
+        **cluster.environment,
+    )
+    found, said = end(process, at="step 3/", tell=lambda: process.send_signal(number))
+    assert found == code, said
+    status = json.loads((tmp_path / "out" / "status.json").read_text())
+    assert (status["status"], status["exit_code"], status["rank"]) == (verdict, code, 0)
+    assert cluster.run("squeue", "-h").stdout == "", "nothing is left running"
+
+
+def test_a_mistake_is_the_last_thing_said(cluster: Cluster, tmp_path: Path) -> None:
+    process = start_recipe(
+        (tmp_path / "no-model", tmp_path / "none.json"),
+        tmp_path / "out",
+        **{"PARTITION": "train", "GPUS_PER_NODE": "2", "CPUS_PER_TASK": "1"},
+        **cluster.environment,
+    )
+    said, _ = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 2, said
+    assert f"--meta_path {tmp_path}/none.json: no such file" in said
+    after = said[said.index("training ended with exit status 2") :]
+    assert "none.json: no such file" in after, "again after what srun says"
+    assert "srun: error" not in after
