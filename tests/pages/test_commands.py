@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import pytest
@@ -11,17 +12,26 @@ from tests.pages.scenes import SCENES, Scene
 from tests.support.page_runs import treatment
 from tests.support.pages import PAGES, Block, blocks, commands
 
-WITH_COMMANDS = [page for page in PAGES if commands(page)]
-
 
 def scene_of(page: str) -> Scene:
     return SCENES.get(page, Scene())
 
 
+def is_run(page: str) -> bool:
+    stand_ins = scene_of(page).stand_ins
+    return any(treatment(command, stand_ins) != "not" for command in commands(page)) or any(
+        block.script for block in blocks(page)
+    )
+
+
+LAUNCH = re.compile(r"\b(?:srun|torchrun|torch\.distributed\.run|python) .*\binternvl_chat\b")
+"""A line that starts the ranks."""
+RUN = [page for page in PAGES if is_run(page)]
+
+
 def cases() -> list[object]:
     return [
-        pytest.param(page, marks=[pytest.mark.slow] if scene_of(page).slow else [])
-        for page in WITH_COMMANDS
+        pytest.param(page, marks=[pytest.mark.slow] if scene_of(page).slow else []) for page in RUN
     ]
 
 
@@ -40,10 +50,13 @@ def test_page(page: str, start: Start) -> None:
         assert shown in run.told[line], f"{page}:{line}: {run.told[line]}"
     done = [one for one in commands(page) if treatment(one, scene.stand_ins) != "not"]
     assert [one.where for one in done if one.line not in run.told] == []
+    for one in done:
+        if treatment(one, scene.stand_ins) == "dry":
+            assert LAUNCH.search(run.told[one.line]), f"{one.where}: {run.told[one.line]}"
 
 
 def test_scenes_are_of_pages() -> None:
-    assert [page for page in SCENES if page not in WITH_COMMANDS] == []
+    assert [page for page in SCENES if page not in RUN] == []
 
 
 NOT_RUN = {
