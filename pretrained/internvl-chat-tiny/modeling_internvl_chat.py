@@ -410,7 +410,6 @@ class InternVLChatModel(
         loss_weight: Tensor | None = None,
         loss_denominator: float | Tensor | None = None,
         return_logits: bool = True,
-        shift_labels: Tensor | None = None,
         visual_features: Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
@@ -436,10 +435,11 @@ class InternVLChatModel(
                 the weights by default. Zero gives a loss of exactly zero.
             return_logits: ``False`` returns the loss without logits, which are not even computed
                 where the language model allows it: supervised positions only, chunk by chunk.
-            shift_labels: (B, T) in place of ``labels``, each at the position that predicts it (and
-                ``loss_weight`` with it), as trainers with sequence parallelism have them.
             visual_features: (N, K, D), what :meth:`extract_feature` gave, in place of pixels.
-            **kwargs: go to the language model (``cu_seq_lens_q`` and the like of packed rows).
+            **kwargs: ``shift_labels``, (B, T) in place of ``labels``, each at the position that
+                predicts it (and ``loss_weight`` with it), as trainers with sequence parallelism
+                have them; all others (``cu_seq_lens_q`` and the like of packed rows) go to the
+                language model.
 
         Returns:
             Loss (float32), logits (B, T, V) or ``None``, and what else was asked for.
@@ -456,6 +456,9 @@ class InternVLChatModel(
         if loss_denominator is None:
             loss_denominator = num_items  # the plain transformers Trainer's name for it
         targets = None
+        # No parameter of its own: transformers' Trainer takes every parameter named so for labels
+        # that a batch must have, and evaluates nothing without.
+        shift_labels: Tensor | None = kwargs.pop("shift_labels", None)
         goal = labels if shift_labels is None else shift_labels
         if goal is not None:
             targets = select_targets(
