@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import resource
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
 from internvl_chat.checkpoint.artifacts import preprocessor_config
+from internvl_chat.cli.command import main as cli
 from internvl_chat.config import DecodeConfig
 from internvl_chat.model import InternVLChatModel
 from internvl_chat.train.finetune import main
@@ -99,6 +101,7 @@ def test_a_finished_folder_is_complete_goes_on_or_refuses(
     told = capsys.readouterr().err
     assert "finished: 2 steps in " in told
     assert f"talk to it: {chat_command(output_dir)}\n" in told.splitlines(keepends=True)[-1]
+    assert ask_as_told(told) == 0
     assert logged(output_dir, "learning_rate") == [1e-3, 5e-4]
     kept = {path: path.read_bytes() for path in output_dir.glob("*.json") if path.stem != "status"}
 
@@ -209,6 +212,12 @@ def test_a_disk_that_is_full_in_the_middle_of_a_run(
     assert not list(output_dir.glob("checkpoint-*"))
 
 
+def ask_as_told(told: str) -> int:
+    """Type the command that a run's last line shows, with a question; returns its exit code."""
+    words = shlex.split(told.split("talk to it: ")[1].splitlines()[0])
+    return cli([*words[words.index("chat") :], "Say ooo", "--max-new-tokens", "2"])
+
+
 def test_starting_anew_keeps_the_old_until_the_first_save(
     model: Path, meta: Path, tmp_path: Path
 ) -> None:
@@ -311,7 +320,7 @@ def test_template_of_another_tokenizer(
 
 
 def test_an_adapter_that_peft_alone_wrote_is_continued(
-    model: Path, meta: Path, tmp_path: Path
+    model: Path, meta: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     layers = "language_model.*(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
     wrapped = get_peft_model(
@@ -328,6 +337,7 @@ def test_an_adapter_that_peft_alone_wrote_is_continued(
     frozen = {"freeze_llm": True, "freeze_mlp": True, "freeze_backbone": True}
     argv = train_arguments(adapter, meta, tmp_path / "out", **frozen, use_llm_lora=4, max_steps=2)
     assert main(argv) == 0
+    assert ask_as_told(capsys.readouterr().err) == 0
     before = load_file(adapter / "adapter_model.safetensors")
     after = load_file(tmp_path / "out/adapter_model.safetensors")
     assert before.keys() == after.keys()
