@@ -104,7 +104,6 @@ def test_layout(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (report["complete"], report["converted"], len(report["datasets"])) == (False, [], 9)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["json2jsonl", "data convert-boxes --from unit --to 1000"])
 def test_a_terminated_verb_leaves_nothing_half_written(here: Path, verb: str) -> None:
     source = here / "a.json"
