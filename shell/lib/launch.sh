@@ -41,6 +41,7 @@ Settings, from the environment:
   LAUNCHER=slurm|pytorch   srun or torchrun, whatever PARTITION says
   PYTHON                   the interpreter; unset: python, and torchrun as found on PATH
   DRY_RUN=1                print the command and stop
+  INTERNVL_CHAT_VERBOSE=1  show what libraries and torchrun say
 HELP
 }
 
