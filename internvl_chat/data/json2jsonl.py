@@ -153,6 +153,8 @@ def _object(
             # Half an element looks like a damaged one: read on before believing it.
             if not window.more():
                 raise DatasetError(f"is no JSON ({err.msg})", where=where) from err
+        except (ValueError, RecursionError) as err:  # digits by the thousand; deep nesting
+            raise DatasetError(f"is no JSON that can be read ({err})", where=where) from err
     if not isinstance(value, dict):
         raise DatasetError(f"is no object but {type(value).__name__}", where=where)
     window.at = end

@@ -147,16 +147,24 @@ def decode_exactly(line: bytes, where: str) -> Any:
         return json.loads(line.decode("utf-8"), parse_constant=refuse)
     except UnicodeDecodeError as err:
         raise DatasetError(f"is not UTF-8 ({err.reason})", where=where) from err
-    except (json.JSONDecodeError, RecursionError) as err:
-        raise DatasetError(f"is no JSON ({err})", where=where) from err
+    except (ValueError, RecursionError) as err:  # integers of thousands of digits; deep nesting
+        raise DatasetError(f"is no JSON that can be read ({err})", where=where) from err
 
 
 def encode(record: Mapping[str, Any]) -> bytes:
-    """One JSON object on a line, without the line's end."""
+    """One JSON object on a line, without the line's end.
+
+    Raises:
+        DatasetError: it is nested too deeply.
+    """
     try:
         return orjson.dumps(record)
-    except TypeError:  # an integer beyond 64 bits, or half of a surrogate pair
+    except TypeError:  # an integer beyond 64 bits, half of a surrogate pair, deep nesting
+        pass
+    try:
         return json.dumps(record).encode()
+    except RecursionError as err:
+        raise DatasetError("a record is nested too deeply to be written") from err
 
 
 class RecordFile:

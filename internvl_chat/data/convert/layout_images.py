@@ -20,6 +20,7 @@ from internvl_chat.data.convert.layout import synthdog_shards
 from internvl_chat.data.convert.parquet import load_pyarrow, read_parquet
 from internvl_chat.data.images import open_image, to_rgb
 from internvl_chat.data.schema import BadRecordError
+from internvl_chat.data.storage import read_bytes
 from internvl_chat.errors import DatasetError
 from internvl_chat.files import written_aside
 
@@ -88,7 +89,8 @@ def convert_ocr_vqa(folder: Path, progress: Progress = no_progress) -> LayoutCon
             report.num_there += 1
         else:
             try:
-                write_jpeg((folder / name).read_bytes(), folder / target, str(folder / name))
+                raw = read_bytes(os.path.abspath(folder / name), where="")
+                write_jpeg(raw, folder / target, str(folder / name))
                 there.add(target)
                 report.num_written += 1
             except (BadRecordError, OSError) as err:
@@ -205,7 +207,7 @@ class _Comparison:
 def _text_of(row: Mapping[str, Any]) -> str | None:
     try:
         text = json.loads(row["ground_truth"])["gt_parse"]["text_sequence"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return None
     return text if isinstance(text, str) else None
 

@@ -23,7 +23,7 @@ from internvl_chat.data.data_urls import (
     read_data_url,
 )
 from internvl_chat.data.images import DECODE_ERRORS, open_raster
-from internvl_chat.data.storage import open_file
+from internvl_chat.data.storage import open_file, read_bytes
 from internvl_chat.files import written_aside
 
 _ORIENTATION_TAG: Final = 0x0112
@@ -225,8 +225,6 @@ class ImageRoot:
             UnfitRecordError: it cannot be read.
         """
         try:
-            with open(os.path.join(self._root, path), "rb") as file:
-                return file.read()
-        except (OSError, ValueError) as err:  # ValueError: what no file can be called
-            reason = getattr(err, "strerror", None) or err
-            raise UnfitRecordError(f"an image that cannot be read ({reason})") from err
+            return read_bytes(os.path.join(self._root, path), where="", shown=path)
+        except BadRecordError as err:
+            raise UnfitRecordError(f"an image that cannot be read ({err.problem})") from err

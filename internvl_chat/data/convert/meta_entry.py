@@ -48,7 +48,7 @@ def add_to_meta(path: Path, name: str, entry: dict[str, Any]) -> None:
 def _read(path: Path) -> dict[str, Any]:
     try:
         table = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_no_twins)
-    except (OSError, ValueError) as err:
+    except (OSError, ValueError, RecursionError) as err:
         raise ConfigError(f"is no meta JSON ({err})", where=str(path)) from err
     if not isinstance(table, dict):
         raise ConfigError("is no meta JSON: want an object of datasets", where=str(path))

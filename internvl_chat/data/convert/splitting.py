@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from internvl_chat.data.bad_record import BadRecordError
 from internvl_chat.data.convert.files import (
     Progress,
     decode,
@@ -27,6 +28,7 @@ from internvl_chat.data.convert.files import (
 from internvl_chat.data.convert.meta_entry import add_to_meta, meta_entry
 from internvl_chat.data.convert.sources import AnnotationSource, annotation_sources, is_meta
 from internvl_chat.data.json2jsonl import iterate_array
+from internvl_chat.data.storage import open_file
 from internvl_chat.errors import ConfigError, DatasetError
 
 HALVES = ("train", "val")
@@ -171,12 +173,13 @@ def _full_path(root: str, path: str) -> str:
 def _content(path: str, where: str) -> bytes:
     try:
         digest = hashlib.blake2b(digest_size=16)
-        with open(path, "rb") as file:
+        with open_file(path, where=where) as file:  # a named pipe would be waited for
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
         return digest.digest()
-    except (OSError, ValueError) as err:
-        raise DatasetError(f"{path} cannot be read ({err})", where=where) from err
+    except (BadRecordError, OSError) as err:
+        told = err.problem if isinstance(err, BadRecordError) else err.strerror
+        raise DatasetError(f"{path} cannot be read ({told})", where=where) from err
 
 
 def _digest(salt: bytes, name: bytes) -> int:

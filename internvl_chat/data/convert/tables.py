@@ -236,7 +236,7 @@ def _images(row: Mapping[str, Any], columns: TableColumns) -> list[Any]:
     if isinstance(cell, str) and cell.startswith("["):
         try:
             cell = json.loads(cell)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             return [cell]  # a file may be called like that
     return as_list(cell)
 

@@ -25,9 +25,15 @@ from internvl_chat.data.bad_record import READING_ERRORS, BadRecordError
 from internvl_chat.data.build import build_train_dataset
 from internvl_chat.data.check import records as check_records
 from internvl_chat.data.check.run import DataCheck
+from internvl_chat.data.convert import splitting
+from internvl_chat.data.convert.files import decode_exactly, encode
+from internvl_chat.data.convert.media import ImageRoot, shown_size
+from internvl_chat.data.convert.notes import UnfitRecordError
 from internvl_chat.data.dataset import SftDataset
 from internvl_chat.data.encode import Encoder
+from internvl_chat.data.json2jsonl import iterate_array
 from internvl_chat.data.videos import process
+from internvl_chat.errors import DatasetError
 from tests.support import tokenizers
 from tests.support.configs import data_config, encode_config
 
@@ -338,3 +344,35 @@ def test_records_read_together_are_those_read_alone(
     file = AnnotationFile(path)
     assert list(file.read_range(3, 40)) == [file.read(number) for number in range(3, 40)]
     assert [raw.decode() for raw, _ in file.read_range(0, 40)] == records
+
+
+# ---- other verbs of data -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["pipe.png", "socket.png", "zero.png", "folder.png", "loop.png"])
+def test_converters_read_files_only(root: Path, name: str) -> None:
+    with pytest.raises(UnfitRecordError, match="an image that cannot be read"):
+        ImageRoot(root).read(name)
+    with pytest.raises(DatasetError, match="a:1"):
+        splitting._content(str(root / name), "a:1")
+    assert shown_size(root / name) is None
+
+
+@pytest.mark.parametrize(
+    "text", ['{"id": ' + "9" * 5000 + "}", '{"id": ' + "[" * 100_000, '{"id": 1' + "]" * 9]
+)
+def test_converters_tell_json_that_cannot_be_read(tmp_path: Path, text: str) -> None:
+    with pytest.raises(DatasetError, match="is no JSON that can be read"):
+        decode_exactly(text.encode(), "a:1")
+    array = tmp_path / "a.json"
+    array.write_text(f"[{text}]")
+    with pytest.raises(DatasetError, match="is no JSON"):
+        list(iterate_array(array))
+
+
+def test_what_is_nested_too_deeply_is_not_written() -> None:
+    value: Any = 1
+    for _ in range(100_000):
+        value = [value]
+    with pytest.raises(DatasetError, match="nested too deeply"):
+        encode({"x": value, "half": "\ud800"})
