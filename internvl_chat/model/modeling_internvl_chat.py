@@ -171,6 +171,9 @@ class InternVLChatModel(
             vision_model, language_model: parts that exist already, taken as they are.
         """
         super().__init__(config)
+        # A language model asks its decoder by it and reads names of what it gets. What this model
+        # returns is decided by the configuration's own.
+        config.llm_config.return_dict = True
         if vision_model is None:
             vision_model = InternVisionModel(config.vision_config)
         else:

@@ -126,6 +126,18 @@ def test_outputs_by_configuration(place: str, return_logits: bool) -> None:
     assert [tuple(weights.shape) for weights in output.attentions] == [(2, 4, 18, 18)] * 2
 
 
+@pytest.mark.parametrize("return_logits", [True, False])
+def test_tuples_inside_by_configuration(return_logits: bool) -> None:
+    """As in published files of transformers 4.37's time: what comes out goes by our own level."""
+    model = make_model(make_config(llm={"return_dict": False}, vision={"return_dict": False}))
+    batch = make_batch(model.num_image_token)
+    expected = make_model()(**batch, return_logits=return_logits)
+    found = model(**batch, return_logits=return_logits)
+    torch.testing.assert_close(found.loss, expected.loss)
+    del batch["labels"]
+    assert model.generate(**batch, max_new_tokens=2, eos_token_id=279).shape == (2, 2)
+
+
 @pytest.mark.parametrize("kernel", ["eager", "sdpa"])
 def test_vision_outputs_by_configuration(kernel: str) -> None:
     tower = InternVisionModel(InternVisionConfig(**VISION, attn_implementation=kernel)).eval()
