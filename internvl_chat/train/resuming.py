@@ -247,13 +247,14 @@ def require_same_form(start: RunStart, args: RunArguments, world_size: int) -> N
     was_deepspeed = (start.checkpoint / _DEEPSPEED_MARK).is_file()
     if not was_deepspeed and not (start.checkpoint / OPTIMIZER).is_file():
         return  # of neither kind: loading says what is missing
-    is_deepspeed = isinstance(args.train.deepspeed, dict)
+    # Of --deepspeed, or of accelerate's environment.
+    is_deepspeed = args.train.deepspeed_plugin is not None
     before, now = _form(was_deepspeed), _form(is_deepspeed)
     if was_deepspeed and is_deepspeed:
         written_by = start.position.get("world_size", world_size)
         known = load_record(start.checkpoint) or {}
         config = known.get("arguments", {}).get("deepspeed")
-        stage = stage_of(args.train.deepspeed)
+        stage = stage_of(args.train.deepspeed if isinstance(args.train.deepspeed, dict) else None)
         former = stage_of(config) if isinstance(config, dict) else stage
         before, now = (
             f"DeepSpeed ZeRO-{former} on {written_by} ranks",

@@ -223,4 +223,4 @@ def test_bf16_on_a_cpu(trained: Folders) -> None:
 def test_another_global_batch_is_refused(trained: Folders) -> None:
     text = (trained["other_batch"] / "error.txt").read_text()
     assert text.startswith("2 ")
-    assert "written with global_batch_size 8, this run has 2" in text
+    assert "the global batch size 8 -> 2" in text

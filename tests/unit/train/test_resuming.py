@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from transformers import get_scheduler
 
 from internvl_chat.checkpoint.manifest import atomic_directory
 from internvl_chat.config import DecodeConfig
+from internvl_chat.errors import CheckpointError
 from internvl_chat.train.checkpoints import (
     OPTIMIZER,
     POSITION,
@@ -35,7 +37,13 @@ from internvl_chat.train.record import (
     record_of_finished_model,
     write_record,
 )
-from internvl_chat.train.resuming import checkpoint_problems, newest_valid
+from internvl_chat.train.rerun import Earlier
+from internvl_chat.train.resuming import (
+    RunStart,
+    checkpoint_problems,
+    newest_valid,
+    require_same_form,
+)
 
 PLACE = {"global_step": 2, "epoch": 0, "step": 2, "global_batch_size": 4, "num_samples": 9}
 
@@ -152,6 +160,42 @@ def test_a_checkpoint_without_its_place_in_the_data_is_passed_over(
     assert POSITION in checkpoint_problems(bad)[0]
     assert newest_valid(tmp_path) == good
     assert newest_valid(tmp_path / "nowhere") is None
+
+
+ZERO_1, ZERO_3 = ({"zero_optimization": {"stage": stage}} for stage in (1, 3))
+
+
+@pytest.mark.parametrize(
+    ("then", "ranks_then", "now", "ranks", "told"),
+    [
+        (None, 2, None, 4, ""),
+        (ZERO_1, 2, ZERO_1, 2, ""),
+        (None, 2, ZERO_1, 2, "under no DeepSpeed, this one is under DeepSpeed"),
+        (ZERO_1, 2, None, 2, "under DeepSpeed, this one is under no DeepSpeed"),
+        (ZERO_1, 2, ZERO_3, 2, "under DeepSpeed ZeRO-1 on 2 ranks, this one is under ZeRO-3 on 2"),
+        (ZERO_1, 2, ZERO_1, 4, "under DeepSpeed ZeRO-1 on 2 ranks, this one is under ZeRO-1 on 4"),
+    ],
+)
+def test_the_form_of_the_optimizers_files(
+    tmp_path: Path, then: Any, ranks_then: int, now: Any, ranks: int, told: str
+) -> None:
+    (tmp_path / ("latest" if then else OPTIMIZER)).write_text("")
+    record = {"arguments": {"deepspeed": then}}
+    (tmp_path / ARGUMENTS).write_text(json.dumps(record))
+    start = RunStart(
+        record=record,
+        earlier=Earlier(),
+        checkpoint=tmp_path,
+        position={**PLACE, "world_size": ranks_then},
+    )
+    args: Any = SimpleNamespace(train=SimpleNamespace(deepspeed=now, deepspeed_plugin=now))
+    if not told:
+        require_same_form(start, args, ranks)
+        return
+    with pytest.raises(CheckpointError) as caught:
+        require_same_form(start, args, ranks)
+    assert told in str(caught.value)
+    assert caught.value.exit_code == 2
 
 
 # ---- arguments.json -----------------------------------------------------------------------------
