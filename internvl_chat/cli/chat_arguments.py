@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from internvl_chat.cli.options import VideoReader
-from internvl_chat.errors import ConfigError, UserError
+from internvl_chat.errors import ConfigError, DatasetError
 
 if TYPE_CHECKING:
     from internvl_chat.chat.answer_file import AnswerFile
@@ -144,11 +144,13 @@ def check_room(model: str, question: str | None, num_frames: int) -> None:
 
 @contextmanager
 def _blamed(option: str) -> Iterator[None]:
-    """Let the block's errors speak of an option: wrong use, not bad training data."""
+    """Let the block's errors speak of an option; a file that cannot be read keeps its exit code."""
     from internvl_chat.chat.media_errors import told_for_inference
 
     try:
         with told_for_inference():
             yield
-    except UserError as err:
+    except DatasetError as err:
+        raise DatasetError(err.problem, where=option, fix=err.fix) from err
+    except ConfigError as err:
         raise ConfigError(err.problem, where=option, fix=err.fix) from err

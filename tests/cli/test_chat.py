@@ -142,13 +142,6 @@ WRONG = [
     (("--batch", "in.jsonl", "--out", "other"), "other answers another question than in.jsonl:1"),
     (("--batch", "in.jsonl", "--out", "folder"), "folder is a folder"),
     (("--batch", "in.jsonl", "--out", "no/o"), "there is no folder"),
-    (("--image", "none.jpg", "Why?"), "--image: no such file: none.jpg. Check the path."),
-    (("--image", "folder", "Why?"), "--image: cannot read folder: it is a folder"),
-    (("--image", "in.jsonl", "Why?"), "--image: in.jsonl is no image that can be read"),
-    (("--image", str(GREYS), "Why?"), "Ask about it as a video."),
-    (("--image", "foo://x", "Why?"), "--image: cannot read foo://x: fsspec cannot open it"),
-    (("--video", "none.mp4", "Why?"), "--video: no such file: none.mp4. Check the path."),
-    (("--video", "star.jpg", "Why?"), "star.jpg is no video: it is a JPEG image. Ask about it as"),
     (("--video", str(GREYS), "--num-segments", "9999", "Why?"), "maximum context length is 2048"),
     (("--video", str(GREYS), "--video-backend", "torchcodec", "Why?"), "torchcodec"),
     (("word " * 3000,), "tokens in the question alone, and the model's maximum context length is"),
@@ -166,11 +159,26 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("words", "problem"), WRONG)
+UNREADABLE = [
+    (("--image", "none.jpg", "Why?"), "--image: no such file: none.jpg. Check the path."),
+    (("--image", "folder", "Why?"), "--image: cannot read folder: it is a folder"),
+    (("--image", "in.jsonl", "Why?"), "--image: in.jsonl is no image that can be read"),
+    (("--image", str(GREYS), "Why?"), "Ask about it as a video."),
+    (("--image", "foo://x", "Why?"), "--image: cannot read foo://x: fsspec cannot open it"),
+    (("--video", "none.mp4", "Why?"), "--video: no such file: none.mp4. Check the path."),
+    (("--video", "star.jpg", "Why?"), "star.jpg is no video: it is a JPEG image. Ask about it as"),
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "problem", "code"),
+    [(*one, 2) for one in WRONG] + [(*one, 3) for one in UNREADABLE],
+)
 def test_wrong_use_is_one_line(
     place: Path,
     words: tuple[str, ...],
     problem: str,
+    code: int,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -183,7 +191,7 @@ def test_wrong_use_is_one_line(
     before = {path: path.read_bytes() for path in place.iterdir() if path.is_file()}
     with open(place / "in.jsonl") as typed:
         monkeypatch.setattr(sys, "stdin", typed)
-        assert main(["chat", "--model", str(TINY), *words]) == 2
+        assert main(["chat", "--model", str(TINY), *words]) == code
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert problem in line
