@@ -78,6 +78,13 @@ class AdapterMixin(PreTrainedModel):
         path = pretrained_model_name_or_path
         if path is not None and is_adapter(path):
             return cls._from_adapter(path, *args, **kwargs)
+        adapter = (kwargs.get("adapter_kwargs") or {}).get("_adapter_model_path")
+        if TRANSFORMERS < (5, 0) and adapter is not None and is_adapter(adapter):
+            # AutoModel has gone to the base by itself, and taken the base's configuration.
+            return cls._from_adapter(adapter, *args, **{**kwargs, "config": None})
+        if TRANSFORMERS < (5, 0) and path is not None:
+            config = kwargs.get("config") or cls.config_class.from_pretrained(path)
+            _refuse_dropped_head(path, config)
         if _MAPS_NAMES:
             kwargs["key_mapping"] = {**_OLD_LORA_NAMES, **(kwargs.get("key_mapping") or {})}
         if kwargs.pop("load_in_8bit", False) and kwargs.get("quantization_config") is None:
@@ -262,6 +269,27 @@ def _adapter_report(model: nn.Module, adapter: str | os.PathLike[str]) -> dict[s
         if ".lora_" in name or ".modules_to_save.default." in name
     }
     return {"missing_keys": wanted - stored, "unexpected_keys": stored - wanted}
+
+
+def _refuse_dropped_head(path: str | os.PathLike[str], config: Any) -> None:
+    """Where ``config.json`` ties a head that the files hold with values of its own.
+
+    transformers 5 keeps such a head, 4 drops it in silence.
+    """
+    if not getattr(config.llm_config, "tie_word_embeddings", False):
+        return
+    tables: dict[str, torch.Tensor] = {}
+    for name in sorted(Path(path).glob("model*.safetensors")):
+        with safe_open(name, "pt") as file:
+            for key in file.keys():  # noqa: SIM118, no dictionary
+                if key.endswith(("lm_head.weight", "embed_tokens.weight")):
+                    tables[key.rsplit(".", 2)[-2]] = file.get_tensor(key)
+    if len(tables) == 2 and not tables["lm_head"].equal(tables["embed_tokens"]):
+        raise ValueError(
+            f"{path}: config.json ties lm_head to the token embeddings, and the files hold another "
+            "one. transformers 4 would drop it: set llm_config.tie_word_embeddings to false, or "
+            "load with transformers 5"
+        )
 
 
 def _refuse_offload(model: Any, adapter: str | os.PathLike[str]) -> None:

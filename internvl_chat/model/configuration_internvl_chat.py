@@ -9,7 +9,7 @@ from transformers import AutoConfig, LlamaConfig, PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from .configuration_intern_vit import InternVisionConfig, drop_saved_kernel
+from .configuration_intern_vit import TRANSFORMERS, InternVisionConfig, drop_saved_kernel
 
 AUTO_MAP = {
     "AutoConfig": "configuration_internvl_chat.InternVLChatConfig",
@@ -101,6 +101,18 @@ def _rope_scaling(rope: dict[str, Any], model_type: str | None) -> dict[str, Any
     return {key: value for key, value in rope.items() if key not in apart}
 
 
+def _refuse_other_answers(llm_config: PretrainedConfig) -> None:
+    """Refuse language models that transformers 4 computes otherwise than 5, without a word.
+
+    It scales these models' embeddings, the images' among them, where 5 scales the tokens' only.
+    """
+    if llm_config.model_type in ("gemma", "gemma2", "vaultgemma"):
+        raise ValueError(
+            f"a language model of type {llm_config.model_type} sees other images under "
+            "transformers 4 than in its training: load it with transformers 5"
+        )
+
+
 class InternVLChatConfig(PretrainedConfig):
     """Configuration of an :class:`InternVLChatModel`.
 
@@ -175,7 +187,9 @@ class InternVLChatConfig(PretrainedConfig):
         kwargs.pop("tie_word_embeddings", None)
         kwargs.setdefault("architectures", ["InternVLChatModel"])
         super().__init__(**kwargs)
-        if hasattr(self, "tie_word_embeddings"):  # transformers 4: True unless somebody says so
+        if TRANSFORMERS < (5, 0):
+            _refuse_other_answers(llm_config)
+            # True unless somebody says so; up to 4.48 this level's decides.
             self.tie_word_embeddings = bool(getattr(llm_config, "tie_word_embeddings", False))
         self.auto_map = dict(AUTO_MAP)
 

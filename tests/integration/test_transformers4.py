@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig
 
 from internvl_chat.checkpoint.artifacts import write_tokenizer
@@ -97,6 +99,22 @@ def write_tokenizers(folder: Path) -> None:
         write_tokenizer(tokenizer, target, LlamaConfig(max_position_embeddings=123))
 
 
+def write_adapters(folder: Path) -> None:
+    """One under PEFT's former file name and keys, and one that lacks a weight."""
+    for name in ("adapter_bin", "refused_adapter"):
+        shutil.copytree(folder / "adapter", folder / name)
+        path = folder / name / "adapter_model.safetensors"
+        weights = load_file(path)
+        if name == "refused_adapter":
+            del weights[next(key for key in weights if "lora_B" in key)]
+            save_file(weights, path)
+        else:
+            lora = re.compile(r"(?<=lora_[AB])\.weight$")
+            named = {lora.sub(".default.weight", key): value for key, value in weights.items()}
+            torch.save(named, path.with_suffix(".bin"))
+            path.unlink()
+
+
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Directories by what they stand for."""
@@ -104,6 +122,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     base = save_base(folder / "base")
     save_base(folder / "bfloat16", dtype=torch.bfloat16)
     save_lora(base, folder / "adapter", adapter_only=True, mlp=True)
+    save_lora(base, folder / "adapter_shuffling_otherwise", adapter_only=True, ps_version="v2")
     save_lora(base, folder / "lora_inside", adapter_only=False)
     export(str(base), str(folder / "sharded"), max_shard_bytes=20_000)
     second = save_base(folder / "second_shuffle", ps_version="v2", force_image_size=28)
@@ -111,6 +130,12 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, llm in ROPES.items():
         save_base(folder / name, llm=llm)
     export(str(OLD), str(folder / "renewed"))
+    write_adapters(folder)
+    own_head = save_base(folder / "refused_own_head") / "config.json"
+    values = json.loads(own_head.read_text())
+    values["llm_config"]["tie_word_embeddings"] = True  # which the weights contradict
+    own_head.write_text(json.dumps(values))
+    save_base(folder / "refused_gemma2", llm={"model_type": "gemma2", "head_dim": 4})
     write_tokenizers(folder)
     return {path.name: path for path in sorted(folder.iterdir())}
 
@@ -145,6 +170,8 @@ def found4(
 
 NAMES = (
     "adapter",
+    "adapter_bin",
+    "adapter_shuffling_otherwise",
     "base",
     "bfloat16",
     "GPT2Tokenizer",
@@ -159,8 +186,20 @@ NAMES = (
 )
 
 
+REFUSED = {
+    "refused_adapter": "weights 1 missing: ",
+    "refused_gemma2": "sees other images under transformers 4",
+    "refused_own_head": "transformers 4 would drop it",
+}
+
+
 def test_every_directory_has_a_test(checkpoints: dict[str, Path]) -> None:
-    assert set(checkpoints) == set(NAMES)
+    assert set(checkpoints) == {*NAMES, *REFUSED}
+
+
+def test_what_would_answer_otherwise_is_refused(found4: dict[str, Any]) -> None:
+    for name, reason in REFUSED.items():
+        assert reason in found4[name]["error"], name
 
 
 @pytest.mark.parametrize("name", NAMES)

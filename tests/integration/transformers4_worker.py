@@ -31,6 +31,8 @@ def describe(directory: str) -> dict[str, Any]:
     tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=True)
     found = _tokens(tokenizer, directory)
     path = Path(directory)
+    if path.name.startswith("refused"):
+        return {**found, "error": _refusal(directory)}
     if (path / "processor_config.json").is_file():
         found["logits"] = _native_logits(directory, tokenizer)
     elif (path / "preprocessor_config.json").is_file():
@@ -39,6 +41,15 @@ def describe(directory: str) -> dict[str, Any]:
         )
         found |= _answers(model.eval(), tokenizer)
     return found
+
+
+def _refusal(directory: str) -> str:
+    """Why the model does not load."""
+    try:
+        AutoModel.from_pretrained(directory, trust_remote_code=True)
+    except ValueError as err:
+        return str(err)
+    return ""
 
 
 def _tokens(tokenizer: Any, directory: str) -> dict[str, Any]:
