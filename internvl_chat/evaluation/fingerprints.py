@@ -15,7 +15,16 @@ from internvl_chat.files import sampled_content
 from internvl_chat.model.adapter import is_adapter
 
 _SUFFIXES = {".json", ".safetensors", ".bin", ".model", ".txt"}
-_OF_TRAINING = {"run.json", "trainer_state.json", "all_results.json", "train_results.json"}
+_OF_TRAINING = {
+    "run.json",
+    "trainer_state.json",
+    "all_results.json",
+    "train_results.json",
+    "status.json",
+    "arguments.json",
+    "training_log.txt",
+}
+"""What a run writes beside its model, and a later start may write again."""
 
 
 def questions_fingerprint(questions: Sequence[Question], folder: Path) -> str:
