@@ -27,6 +27,7 @@ class ChatMixin:
     system_message: str
     img_context_token_id: int | None
     device: torch.device
+    config: Any
 
     @property
     def num_image_token(self) -> int:
@@ -66,7 +67,8 @@ class ChatMixin:
             verbose: log prompt and answer.
 
         Raises:
-            ValueError: tiles, ``num_patches_list`` and ``<image>`` tags do not agree.
+            ValueError: tiles, ``num_patches_list`` and ``<image>`` tags do not agree, or the prompt
+                leaves no room for an answer.
         """
         answers, histories = self._answer(
             tokenizer,
@@ -108,8 +110,8 @@ class ChatMixin:
         Other arguments are those of :meth:`chat`.
 
         Raises:
-            ValueError: numbers of questions, tiles and ``<image>`` tags do not agree, or both
-                names are used.
+            ValueError: numbers of questions, tiles and ``<image>`` tags do not agree, both names
+                are used, or a prompt leaves no room for an answer.
         """
         if image_counts is not None:
             if num_patches_list is not None:
@@ -144,7 +146,9 @@ class ChatMixin:
             turns = _with_image_tag(history, question, bool(counts))
             prompt = self.conv_template.render(turns, self.system_message).text
             prompt = expand_image_tags(prompt, counts, self.num_image_token, image_tokens)
-            rows.append(prompt_ids(tokenizer, prompt, self.conv_template.bos_in_training))
+            ids = prompt_ids(tokenizer, prompt, self.conv_template.bos_in_training)
+            self._require_room(len(ids))
+            rows.append(ids)
             asked.append(turns)
             if verbose:
                 logger.info("prompt: %s", prompt)
@@ -163,6 +167,15 @@ class ChatMixin:
             for turns, answer in zip(asked, answers, strict=True)
         ]
         return answers, done
+
+    def _require_room(self, num_tokens: int) -> None:
+        """Beyond the trained positions a model answers nothing, or nonsense, without a word."""
+        limit = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        if isinstance(limit, int) and num_tokens >= limit:
+            raise ValueError(
+                f"the prompt has {num_tokens} tokens, and the model's maximum context length is "
+                f"{limit} tokens, answer included. Ask with less text, fewer images or fewer frames"
+            )
 
 
 def _tiles_of_one(pixel_values: Tensor | None, num_patches_list: Sequence[int] | None) -> list[int]:
@@ -258,7 +271,8 @@ def expand_image_tags(
 
 def prompt_ids(tokenizer: Any, prompt: str, bos: bool) -> list[int]:
     """Ids as in training: of the whole string at once, BOS only where the template has one."""
-    ids = list(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+    # Not verbose: transformers would warn of a length that the caller looks at anyway.
+    ids = list(tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"])
     if bos and tokenizer.bos_token_id is not None:
         return [tokenizer.bos_token_id, *ids]
     return ids

@@ -173,6 +173,17 @@ def test_disagreeing_counts_are_errors(
         model.batch_chat(tokenizer, None, ["a", "b"], GREEDY, history=[[]])
 
 
+def test_a_prompt_without_room_for_an_answer_is_an_error(
+    model: InternVLChatModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    limit = model.config.get_text_config().max_position_embeddings
+    told = f"the model's maximum context length is {limit} tokens"
+    with pytest.raises(ValueError, match=told):
+        model.chat(tokenizer, None, "a" * limit, {"max_new_tokens": 2})
+    with pytest.raises(ValueError, match=told):
+        model.batch_chat(tokenizer, None, ["a", "b" * limit], {"max_new_tokens": 2})
+
+
 def test_batch_prompts_are_padded_left(
     model: InternVLChatModel, tokenizer: PreTrainedTokenizerFast
 ) -> None:
