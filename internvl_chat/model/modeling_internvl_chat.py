@@ -173,8 +173,7 @@ class InternVLChatModel(
         super().__init__(config)
         # A language model asks its decoder by it and reads names of what it gets. What this model
         # returns is decided by the configuration's own.
-        llm_config: Any = config.llm_config
-        llm_config.return_dict = True
+        config.get_text_config().return_dict = True
         if vision_model is None:
             vision_model = InternVisionModel(config.vision_config)
         else:
