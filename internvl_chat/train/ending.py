@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,8 @@ class RunEnd:
         self._output_dir = output_dir
         self.status = RunStatus(output_dir, rank=first_guess_of_rank())
         self._state: DistributedState | None = None
+        self._saying = threading.Lock()
+        self._code: int | None = None
 
     def meet(self, state: DistributedState) -> None:
         """From now on the rank is known, and the others can be asked for."""
@@ -154,8 +157,8 @@ class RunEnd:
         text = f"a signal ended the run, and {Path(self._output_dir) / checkpoint} was saved"
         self.status.end("saved", code=SAVED, checkpoint=checkpoint)
         self._tell_launcher(SAVED, text)
-        let_rank_zero_speak(self._state)
         self._say(f"{text}: start the same command again to go on from it")
+        let_rank_zero_speak(self._state)
         return SAVED
 
     def interrupted(self, number: int, *, because: str | None = None) -> int:
@@ -165,6 +168,12 @@ class RunEnd:
             number: of the signal.
             because: what went wrong just before, if anything did.
         """
+        with self._saying:  # a second signal's thread waits for the main one, and says nothing
+            if self._code is None:
+                self._code = self._say_interrupted(number, because)
+            return self._code
+
+    def _say_interrupted(self, number: int, because: str | None) -> int:
         died = rank_that_died(self._state)
         announce_end(self._state)
         code = 1 if died else 128 + number
@@ -175,12 +184,12 @@ class RunEnd:
             text += f", after {because}"
         self.status.end("failed" if died else "interrupted", code=code, error=text)
         self._tell_launcher(code, f"error: {text}" if died else text)
-        if not died:
-            let_rank_zero_speak(self._state)
         newest = list_checkpoints(Path(self._output_dir)) if self._output_dir else []
         if newest:
             text += f"; start the same command again to go on from {newest[0].name}"
         self._say(text, without_rank_zero=bool(died and died.startswith("rank 0 ")))
+        if not died:
+            let_rank_zero_speak(self._state)
         return code
 
     def force(self, number: int) -> None:

@@ -105,6 +105,8 @@ def leave_at_once(code: int) -> NoReturn:
     """End the process; threads of a group left in the middle may abort Python's own way out."""
     for child in multiprocessing.active_children():
         child.terminate()
+    for child in multiprocessing.active_children():
+        child.join(1.0)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

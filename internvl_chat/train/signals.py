@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -38,6 +39,15 @@ def leave_signals_to_parent(worker: int) -> None:
     # Blocked here, so that it waits for the thread, which is told who sent it.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_end_if_parent_says, args=(os.getppid(),), daemon=True).start()
+    sys.excepthook = _show_unless_parent_left
+
+
+def _show_unless_parent_left(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """The thread that hands tensors over complains of a parent that ends in the middle of it."""
+    if not isinstance(error, (EOFError, ConnectionError)):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _end_if_parent_says(parent: int) -> None:
