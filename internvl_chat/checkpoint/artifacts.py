@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PREPROCESSOR_NAME = "preprocessor_config.json"
+GENERATION_NAME = "generation_config.json"
 _TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
 
 
@@ -202,3 +203,9 @@ def write_companions(
     write_tokenizer(tokenizer, directory, config)
     processor = preprocessor_config(config.image_size, normalize_type, decode)
     write_json(directory / PREPROCESSOR_NAME, processor)
+
+
+def copy_companion(source: Path, directory: Path, name: str) -> None:
+    """Copy a small file that travels with a checkpoint, where there is one."""
+    if (source / name).is_file():
+        shutil.copyfile(source / name, directory / name)

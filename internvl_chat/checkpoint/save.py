@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from internvl_chat.checkpoint import names
-from internvl_chat.checkpoint.artifacts import write_companions
+from internvl_chat.checkpoint.artifacts import GENERATION_NAME, copy_companion, write_companions
 from internvl_chat.checkpoint.partition import (
     full_numel,
     full_shape,
@@ -25,6 +25,7 @@ from internvl_chat.checkpoint.partition import (
     parameters_and_buffers,
 )
 from internvl_chat.checkpoint.skeleton import Skeleton, skeleton_of
+from internvl_chat.checkpoint.sources import find_companion
 from internvl_chat.checkpoint.tensor_files import (
     SAFETENSORS_INDEX_NAME,
     SAFETENSORS_NAME,
@@ -56,6 +57,7 @@ def save_checkpoint_files(
     is_main: bool = True,
     normalize_type: NormalizeType = "imagenet",
     decode: DecodeConfig | None = None,
+    begun_from: str | None = None,
     dtype: torch.dtype | None = None,
     adapter_only: bool | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
@@ -73,6 +75,7 @@ def save_checkpoint_files(
         is_main: whether this is rank 0.
         normalize_type: pixel statistics for ``preprocessor_config.json``.
         decode: how files became RGB, for the same file; None says nothing of it.
+        begun_from: chat checkpoint whose settings of ``generate`` go along, if it has any.
         dtype: floating-point weights are written in it; default: as they are.
         adapter_only: force one or the other.
         max_shard_bytes: a larger model is cut into several files.
@@ -98,6 +101,9 @@ def save_checkpoint_files(
             decode=decode,
             dtype=dtype,
         )
+        if begun_from is not None:
+            known = find_companion(begun_from, GENERATION_NAME)
+            copy_companion(known.parent, directory, GENERATION_NAME)
 
 
 def _check(tensors: dict[str, Tensor], skeleton: Skeleton, where: str) -> dict[str, Tensor]:

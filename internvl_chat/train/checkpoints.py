@@ -73,6 +73,8 @@ class CheckpointWriter:
     global_batch_size: int
     normalize_type: NormalizeType
     decode: DecodeConfig
+    begun_from: str | None
+    """The chat checkpoint that the run starts from; None for a model of parts."""
     final_dtype: torch.dtype | None
     """Of the model at OUTPUT_DIR's root; None leaves it as it trains."""
     rank: int
@@ -146,6 +148,7 @@ class CheckpointWriter:
             is_main=self.rank == 0,
             normalize_type=self.normalize_type,
             decode=self.decode,
+            begun_from=self.begun_from,
             dtype=dtype,
         )
 

@@ -215,6 +215,7 @@ def checkpoint_writer(
         global_batch_size=batch_plan.global_batch_size,
         normalize_type=prepared.build.images.normalize_type,
         decode=prepared.build.images.decode,
+        begun_from=prepared.build.source.model_name_or_path,
         final_dtype=torch.bfloat16 if args.train.bf16 else None,
         rank=state.rank,
         world_size=state.world_size,

@@ -16,6 +16,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from internvl_chat.checkpoint import names
 from internvl_chat.checkpoint.artifacts import (
     PREPROCESSOR_NAME,
+    copy_companion,
     write_config,
     write_model_code,
     write_tokenizer,
@@ -25,7 +26,6 @@ from internvl_chat.checkpoint.surgery.merged import MergedCheckpoint, is_exact, 
 from internvl_chat.checkpoint.surgery.probe import fits_in_memory, require_same
 from internvl_chat.checkpoint.surgery.write import (
     Progress,
-    copy_companion,
     copy_language_files,
     materialise,
     new_directory,

@@ -17,7 +17,12 @@ from torch import Tensor
 
 from internvl_chat import __version__
 from internvl_chat.checkpoint import sentencepiece_files
-from internvl_chat.checkpoint.artifacts import PREPROCESSOR_NAME, write_companions
+from internvl_chat.checkpoint.artifacts import (
+    GENERATION_NAME,
+    PREPROCESSOR_NAME,
+    copy_companion,
+    write_companions,
+)
 from internvl_chat.checkpoint.manifest import atomic_directory
 from internvl_chat.checkpoint.partition import pieces
 from internvl_chat.checkpoint.save import MAX_SHARD_BYTES, plan_shards, write_index
@@ -37,8 +42,6 @@ from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
 
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
-
-GENERATION_NAME = "generation_config.json"
 
 
 def refuse_existing(target: Path) -> None:
@@ -230,12 +233,6 @@ def copy_language_files(source: Path, directory: Path) -> None:
     """Copy generation settings, and the sentencepiece model for programs that read nothing else."""
     for name in (GENERATION_NAME, sentencepiece_files.MODEL_NAME):
         copy_companion(source, directory, name)
-
-
-def copy_companion(source: Path, directory: Path, name: str) -> None:
-    """Copy a small file that travels with a checkpoint, where there is one."""
-    if (source / name).is_file():
-        shutil.copyfile(source / name, directory / name)
 
 
 def write_provenance(merged: MergedCheckpoint, directory: Path, command: str, **facts: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -257,3 +258,23 @@ def test_an_adapter_of_the_40_b_model_is_a_fraction_of_a_percent() -> None:
     adapter = sum(torch.Size(shape).numel() for name, shape in shapes.items() if is_lora(name))
     assert base == pytest.approx(40.07e9, rel=1e-3)
     assert 0.001 < adapter / base < 0.004
+
+
+@pytest.mark.parametrize("adapter_only", [False, True])
+def test_settings_of_generate_go_along(
+    stitched: tuple[Path, InternVLChatModel], tmp_path: Path, adapter_only: bool
+) -> None:
+    """Those of the checkpoint that the training began from."""
+    base = Path(shutil.copytree(stitched[0], tmp_path / "base"))
+    settings = '{"temperature": 0.5, "do_sample": false}'  # which transformers would not write
+    (base / "generation_config.json").write_text(settings)
+    directory = tmp_path / "trained"
+    directory.mkdir()
+    save_checkpoint_files(
+        trained(lora_config(base), base),
+        load_tokenizer(str(base)),
+        directory,
+        begun_from=str(base),
+        adapter_only=adapter_only,
+    )
+    assert (directory / "generation_config.json").read_text() == settings

@@ -116,6 +116,7 @@ def test_the_cpus_of_several_processes_have_numbers(tmp_path: Path) -> None:
         tokenizer=None,
         global_batch_size=4,
         normalize_type="imagenet",
+        begun_from=None,
         decode=DecodeConfig.as_shown(),
         final_dtype=None,
         rank=1,
