@@ -12,7 +12,7 @@ import json
 import os
 import pickle
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -151,8 +151,10 @@ def read_safetensors_header(path: Path) -> dict[str, SafetensorsTensor]:
         raise CheckpointError(
             f"cannot be read ({err.strerror})", where=str(path), fix="Check the path."
         ) from err
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise CheckpointError(f"its header is no JSON ({err})", where=str(path)) from err
+    if not isinstance(header, dict):
+        raise CheckpointError("its header is no JSON object", where=str(path))
     header.pop("__metadata__", None)
     tensors = {name: _entry(path, name, info, 8 + length) for name, info in header.items()}
     end = max((_end(tensor) for tensor in tensors.values()), default=0)
@@ -165,16 +167,24 @@ def read_safetensors_header(path: Path) -> dict[str, SafetensorsTensor]:
     return tensors
 
 
-def _entry(path: Path, name: str, info: Mapping[str, object], data_start: int) -> SafetensorsTensor:
-    dtype, shape, offsets = info.get("dtype"), info.get("shape"), info.get("data_offsets")
-    if dtype not in _DTYPES or not isinstance(shape, list) or not isinstance(offsets, list):
+def _entry(path: Path, name: str, info: object, data_start: int) -> SafetensorsTensor:
+    known = info if isinstance(info, dict) else {}
+    dtype, shape, offsets = known.get("dtype"), known.get("shape"), known.get("data_offsets")
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
         raise CheckpointError(f"cannot read dtype {dtype!r}", where=f"{path}: {name}")
-    entry = SafetensorsTensor(
-        path, name, _DTYPES[str(dtype)], tuple(int(n) for n in shape), data_start + int(offsets[0])
-    )
-    if _end(entry) != data_start + int(offsets[1]):
+    sizes, places = _whole_numbers(shape), _whole_numbers(offsets)
+    if sizes is None or places is None or len(places) != 2:
+        raise CheckpointError("its header tells no shape and place", where=f"{path}: {name}")
+    entry = SafetensorsTensor(path, name, _DTYPES[dtype], sizes, data_start + places[0])
+    if _end(entry) != data_start + places[1]:
         raise CheckpointError("its header contradicts itself", where=entry.where)
     return entry
+
+
+def _whole_numbers(values: object) -> tuple[int, ...] | None:
+    if not isinstance(values, list) or any(type(n) is not int or n < 0 for n in values):
+        return None
+    return tuple(values)
 
 
 def _end(tensor: SafetensorsTensor) -> int:

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from internvl_chat.checkpoint.identity import model_identity
+from internvl_chat.checkpoint.sources import ADAPTER_CONFIG_NAME, find_adapter_weights
+from internvl_chat.checkpoint.tensor_files import open_weights
 from internvl_chat.data.identity import data_identity
-from internvl_chat.errors import DatasetError
+from internvl_chat.errors import CheckpointError, DatasetError
 from internvl_chat.files import write_json
 from internvl_chat.train.arguments import DataArguments, ModelArguments, TrainArguments
 from internvl_chat.train.checkpoints import ARGUMENTS
@@ -36,7 +38,7 @@ OF_FINISHED_MODEL = "of_finished_model"
 EARLIER = "earlier"
 """Key of what the run was told up to ``from_step``, where it was told otherwise."""
 
-_MODEL_FILES = ("config.json", "adapter_config.json")
+_MODEL_FILES = ("config.json", ADAPTER_CONFIG_NAME)
 
 
 def new_record(args: RunArguments, *, world_size: int, global_batch_size: int) -> dict[str, Any]:
@@ -105,25 +107,48 @@ def parsed(record: Mapping[str, Any] | None) -> RunRecord | None:
 
 
 def record_of_finished_model(output_dir: Path) -> dict[str, Any] | None:
-    """What the run was told that wrote the model at the root."""
+    """What the run was told that wrote the model at the root.
+
+    Where the root's own record is lost, that of the checkpoint with the same steps tells it.
+    """
     record = load_record(output_dir)
-    former = (record or {}).get(OF_FINISHED_MODEL)
+    if record is None:
+        step = finished_step(output_dir)
+        return None if step is None else load_record(output_dir / f"checkpoint-{step}")
+    former = record.get(OF_FINISHED_MODEL)
     return former if isinstance(former, dict) and parsed(former) is not None else record
 
 
 def finished_step(output_dir: Path) -> int | None:
-    """How many steps the finished model at the root has behind it; None without one."""
+    """How many steps the finished model at the root has behind it; None without a whole one."""
     try:
         results = json.loads((output_dir / RESULTS).read_text("utf-8"))
         step = results["global_step"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return step if type(step) is int and holds_model(output_dir) else None
+    is_whole = holds_model(output_dir) and damage_of_model(output_dir) is None
+    return step if type(step) is int and is_whole else None
 
 
 def holds_model(output_dir: Path) -> bool:
     """Whether a model or an adapter lies at the root."""
     return any((output_dir / name).is_file() for name in _MODEL_FILES)
+
+
+def damage_of_model(output_dir: Path) -> str | None:
+    """What is wrong with the weights of the model at the root, by their files' sizes and headers.
+
+    Returns:
+        None if nothing is.
+    """
+    try:
+        if (output_dir / ADAPTER_CONFIG_NAME).is_file():
+            open_weights(find_adapter_weights(output_dir))
+        else:
+            open_weights(output_dir)
+    except CheckpointError as err:
+        return f"{err.where}: {err.problem}"
+    return None
 
 
 def compared(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> Comparison:

@@ -98,6 +98,8 @@ def compare(old: RunRecord | None, new: RunRecord, defaults: Mapping[str, Any]) 
         if name not in before:
             # Of a later version than the record, or without effect in the earlier run.
             known = name in old.arguments
+            if known and old.arguments[name] == new.arguments.get(name):
+                continue
             if not known and (name not in new.given or now[name] == defaults.get(name)):
                 continue
             then = _shown(old.arguments[name]) if known else "(not known then)"
@@ -249,6 +251,10 @@ class Earlier:
     """Steps that the run which wrote it was to have."""
     resumed_run: Comparison = Comparison()
     """Of the run that wrote it with this one."""
+    checkpoint_beside: str | None = None
+    """The folder's newest one, where another folder's was named to go on from."""
+    run_beside: Comparison = Comparison()
+    """Of the run that wrote that one with this one."""
 
 
 Verdict = Literal["complete", "go on", "anew"]
@@ -273,6 +279,7 @@ def refuse_early(earlier: Earlier, where: str) -> None:
             f"{earlier.checkpoint} was written with other arguments",
             _former_or_anew(earlier.checkpoint),
         )
+        _refuse_to_mix(earlier, other_result, where)
     elif earlier.finished_step is not None:
         _refuse_finished(earlier, other_result, where)
     elif earlier.holds_model:
@@ -292,6 +299,13 @@ def decide(earlier: Earlier, steps: int, where: str) -> Verdict:
     """
     finished = earlier.finished_step
     if finished is not None and steps <= finished:
+        if steps == finished and not earlier.record_is_known:
+            raise CheckpointError(
+                f"holds a model finished after {finished} steps, and no readable arguments.json "
+                "says what it was trained with: whether this run is complete cannot be told",
+                where=where,
+                fix=_sentence(ELSEWHERE),
+            )
         differing = [*earlier.finished_run.asked("result", "rate")]
         if steps < finished:
             differing.append(_steps(finished, steps))
@@ -338,6 +352,24 @@ def _refuse_finished(
         "nothing would be trained now",
         _sentence(ELSEWHERE),
     )
+
+
+def _refuse_to_mix(earlier: Earlier, finished: tuple[Difference, ...], where: str) -> None:
+    """Another folder's checkpoint would be continued over what another run has left in this one."""
+    if earlier.finished_step is not None:
+        _refuse(
+            finished,
+            f"{where} holds the finished run of other arguments ({earlier.finished_step} steps); "
+            f"going on from {earlier.checkpoint} would replace it",
+            _sentence(ELSEWHERE),
+        )
+    if earlier.checkpoint_beside is not None:
+        _refuse(
+            earlier.run_beside.of("result"),
+            f"{earlier.checkpoint_beside} is of a run with other arguments; going on from "
+            f"{earlier.checkpoint} would mix the two",
+            _sentence(ELSEWHERE),
+        )
 
 
 def _refuse_to_replace(earlier: Earlier, where: str) -> None:

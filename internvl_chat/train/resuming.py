@@ -19,13 +19,14 @@ from internvl_chat.train.record import (
     RESULTS,
     compared,
     continued,
+    damage_of_model,
     finished_step,
     holds_model,
     load_record,
     new_record,
     record_of_finished_model,
 )
-from internvl_chat.train.rerun import UNKNOWN, Earlier, Verdict, decide, refuse_early
+from internvl_chat.train.rerun import ELSEWHERE, UNKNOWN, Earlier, Verdict, decide, refuse_early
 from internvl_chat.train.zero import stage_of
 
 logger = logging.getLogger(__name__)
@@ -98,6 +99,12 @@ def look_at(
     """
     of_finished = record_of_finished_model(output_dir)
     has_model = holds_model(output_dir)
+    damage = damage_of_model(output_dir) if has_model else None
+    if damage is not None and (output_dir / RESULTS).is_file():
+        logger.warning("passing over the finished model in %s: %s", output_dir, damage)
+    beside = None
+    if checkpoint is not None and not _is_of(checkpoint, output_dir):
+        beside = newest_valid(output_dir)
     return Earlier(
         finished_step=finished_step(output_dir),
         finished_run=compared(of_finished, record) if has_model else UNKNOWN,
@@ -107,7 +114,13 @@ def look_at(
         checkpoint_step=position.get("global_step", 0),
         planned_steps=None if checkpoint is None else _planned_steps(checkpoint),
         resumed_run=UNKNOWN if checkpoint is None else compared(before, record),
+        checkpoint_beside=None if beside is None else str(beside),
+        run_beside=UNKNOWN if beside is None else compared(load_record(beside), record),
     )
+
+
+def _is_of(checkpoint: Path, output_dir: Path) -> bool:
+    return checkpoint.resolve().parent == output_dir.resolve()
 
 
 def verdict_on(
@@ -288,6 +301,14 @@ def tell(start: RunStart, verdict: Verdict, steps: int, where: str) -> None:
         logger.warning("%s: %s", where if verdict == "complete" else start.checkpoint, note)
     if verdict == "complete":
         logger.info("%s is complete already (%d steps): nothing to do", where, steps)
+        asked = start.record["arguments"].get("resume_from_checkpoint")
+        if asked and start.checkpoint is not None and str(asked).lower() != "true":
+            logger.warning(
+                "--resume_from_checkpoint %s is not gone on from: the finished model stays; to "
+                "train from there give more steps, or %s",
+                asked,
+                ELSEWHERE,
+            )
     else:
         _tell_of_continuing(start, steps)
     idle = [*comparison.of("none"), *(d for d in comparison.differences if d.is_default)]

@@ -102,7 +102,12 @@ def test_every_flag_stands_in_one_class() -> None:
             {"lr_scheduler_type": "constant", "warmup_steps": 5},
             {},
         ),
-        # One of them makes the other count.
+        # One of them makes the other count; what stays as it was is not told.
+        (
+            {"dynamic_image_size": False, "use_thumbnail": False},
+            {"dynamic_image_size": True, "use_thumbnail": False, "max_dynamic_patch": 6},
+            {"result": ["--dynamic_image_size False -> True", "--max_dynamic_patch 1 -> 6"]},
+        ),
         (
             {"use_packed_ds": False},
             {"use_packed_ds": True, "max_packed_tokens": 8192},
@@ -260,13 +265,8 @@ def finished(step: int, comparison: Comparison, **more: Any) -> Earlier:
         "resumed_run": comparison,
         **more,
     }
-    return Earlier(
-        finished_step=step,
-        finished_run=comparison,
-        holds_model=True,
-        record_is_known=True,
-        **values,
-    )
+    values = {"holds_model": True, "record_is_known": True, **values}
+    return Earlier(finished_step=step, finished_run=comparison, **values)
 
 
 def unfinished(step: int, comparison: Comparison, planned: int = 6) -> Earlier:
@@ -278,11 +278,22 @@ def unfinished(step: int, comparison: Comparison, planned: int = 6) -> Earlier:
     )
 
 
+def mixing(beside: Comparison) -> Earlier:
+    """Another folder's checkpoint is named, and this one holds an unfinished run's."""
+    return Earlier(
+        checkpoint="b/checkpoint-2",
+        checkpoint_step=2,
+        resumed_run=SAME,
+        checkpoint_beside="out/checkpoint-4",
+        run_beside=beside,
+    )
+
+
 NOTHING_TRAINED = "holds the finished run of other arguments (6 steps); nothing would be trained"
 CASES = [
     (Earlier(), 6, "anew"),
     (finished(6, SAME), 6, "complete"),
-    (finished(6, UNKNOWN), 6, "complete"),
+    (finished(6, UNKNOWN, record_is_known=False), 6, "whether this run is complete cannot be told"),
     (finished(6, SAME, checkpoint=None), 6, "complete"),
     (finished(6, SAME), 9, "go on"),
     (finished(6, RATE), 9, "go on"),
@@ -295,6 +306,10 @@ CASES = [
     # Lengthened, and stopped before its end: the finished model is still that of 6 steps.
     (finished(6, SAME, checkpoint_step=8, planned_steps=9, resumed_run=RATE), 6, "complete"),
     (finished(6, RATE, checkpoint_step=8, planned_steps=9, resumed_run=SAME), 9, "go on"),
+    # Another folder's checkpoint was named.
+    (finished(6, OTHER, checkpoint="b/checkpoint-2", resumed_run=SAME), 9, "would replace it: --u"),
+    (mixing(OTHER), 6, "out/checkpoint-4 is of a run with other arguments; going on from b/check"),
+    (mixing(SAME), 6, "go on"),
     (unfinished(3, SAME), 6, "go on"),
     (unfinished(3, UNKNOWN), 6, "go on"),
     (unfinished(3, SAME), 4, "go on"),

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from transformers import get_scheduler
@@ -31,6 +32,7 @@ from internvl_chat.train.record import (
     RESULTS,
     compared,
     continued,
+    damage_of_model,
     finish_record,
     finished_step,
     load_record,
@@ -254,10 +256,52 @@ def test_no_damage_of_a_record_stops_a_run(tmp_path: Path) -> None:
         assert continued({**record, "arguments": {"seed": 9}}, odd, 3)["earlier"]
 
 
+def write_finished_model(folder: Path, kind: str = "model") -> Path:
+    """What tells that a run of 6 steps is finished; returns the file of weights."""
+    config = "config.json" if kind == "model" else "adapter_config.json"
+    (folder / config).write_text("{}")
+    (folder / RESULTS).write_text('{"global_step": 6}')
+    weights = folder / f"{kind}.safetensors"
+    save_file({"weight": torch.zeros(4)}, weights)
+    return weights
+
+
+@pytest.mark.parametrize("kind", ["model", "adapter_model"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        lambda path: path.write_bytes(b"\2" + bytes(7) + b"[]"),
+        lambda path: path.write_bytes(path.read_bytes().replace(b"[4]", b"{4}")),
+        lambda path: path.write_bytes(path.read_bytes().replace(b"[4]", b'"4"')),
+    ],
+)
+def test_a_model_without_whole_weights_is_not_finished(
+    tmp_path: Path, damage: Callable[[Path], object], kind: str
+) -> None:
+    weights = write_finished_model(tmp_path, kind)
+    assert (finished_step(tmp_path), damage_of_model(tmp_path)) == (6, None)
+    damage(weights)
+    assert finished_step(tmp_path) is None
+    assert str(tmp_path) in str(damage_of_model(tmp_path))
+
+
+def test_the_last_checkpoint_tells_what_a_finished_model_was_told(tmp_path: Path) -> None:
+    write_finished_model(tmp_path)
+    for step in (4, 6):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        write_record(tmp_path / f"checkpoint-{step}", told(seed=step))
+    for lost in (None, "{}"):
+        if lost is not None:
+            (tmp_path / ARGUMENTS).write_text(lost)
+        assert record_of_finished_model(tmp_path) == told(seed=6)
+
+
 @pytest.mark.parametrize("results", ["{", "[]", "{}", '{"global_step": "6"}', "null"])
 def test_results_that_are_damaged_are_none(tmp_path: Path, results: str) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    (tmp_path / RESULTS).write_text('{"global_step": 6}')
+    write_finished_model(tmp_path)
     assert finished_step(tmp_path) == 6
     (tmp_path / RESULTS).write_text(results)
     assert finished_step(tmp_path) is None
@@ -266,8 +310,7 @@ def test_results_that_are_damaged_are_none(tmp_path: Path, results: str) -> None
 def test_the_record_of_a_finished_model_stays_until_there_is_another(tmp_path: Path) -> None:
     write_record(tmp_path, told(seed=1))
     finish_record(tmp_path, told(seed=1))
-    (tmp_path / "config.json").write_text("{}")
-    (tmp_path / RESULTS).write_text('{"global_step": 6}')
+    write_finished_model(tmp_path)
     write_record(tmp_path, told(seed=2))  # begins, and is killed
     write_record(tmp_path, told(seed=3))  # so is this one
     assert load_record(tmp_path)["arguments"] == {"seed": 3}  # type: ignore[index]
