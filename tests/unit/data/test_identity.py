@@ -90,3 +90,29 @@ def test_a_meta_that_cannot_be_read_has_none(tmp_path: Path) -> None:
     assert data_identity(tmp_path / "none.json") is None
     (tmp_path / "bad.json").write_text("{")
     assert data_identity(tmp_path / "bad.json") is None
+
+
+def test_one_letter_of_a_large_annotation_file_counts(tmp_path: Path) -> None:
+    meta = written(tmp_path / "a")
+    annotation = meta.parent / "shapes/records.jsonl"
+    padding = json.dumps({"pad": "x" * 2**20}).encode() + b"\n"
+    with annotation.open("ab") as file:
+        for _ in range(18):
+            file.write(padding)
+    before = entry(meta)
+    with annotation.open("r+b") as file:
+        file.seek(9 * 2**20 + 2**17)
+        file.write(b"y")
+    after = entry(meta)
+    assert [name for name in before if before[name] != after[name]] == ["records_sha256"]
+
+
+def test_an_image_of_any_record_of_a_small_dataset_counts(tmp_path: Path) -> None:
+    meta = write_dataset(tmp_path / "a", ("image",) * 20)
+    before = entry(meta)
+    for number in (1, 12, 18):
+        image = meta.parent / f"shapes/{number}-0.png"
+        Image.new("RGB", Image.open(image).size, "white").save(image)
+        after = entry(meta)
+        assert [name for name in before if before[name] != after[name]] == ["files"]
+        before = after
