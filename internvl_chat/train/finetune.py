@@ -59,7 +59,14 @@ from internvl_chat.train.last_words import chat_command, last_words
 from internvl_chat.train.launched import join_output, leave_at_once, leave_started, meant_signal
 from internvl_chat.train.order import RunLength
 from internvl_chat.train.output_errors import require_writable, telling_of_output
-from internvl_chat.train.parsing import RunArguments, help_text, is_true, parse, peek
+from internvl_chat.train.parsing import (
+    RunArguments,
+    help_text,
+    is_true,
+    parse,
+    peek,
+    peek_seconds,
+)
 from internvl_chat.train.preparation import PreparedRun, prepare_run
 from internvl_chat.train.record import RESULTS, as_dict, finish_record, write_record
 from internvl_chat.train.resuming import (
@@ -133,7 +140,7 @@ def train_to_the_end(arguments: list[str], end: RunEnd, signals: EndingSignals) 
 def start(arguments: Sequence[str]) -> DistributedState:
     """Join the process group, which ZeRO-3's arguments need to exist, and set up logging."""
     state = init_distributed(
-        timeout_seconds=float(peek(arguments, "ddp_timeout", "1800")),
+        timeout_seconds=peek_seconds(arguments, "ddp_timeout", 1800),
         use_cpu=is_true(peek(arguments, "use_cpu", "false")),
         deepspeed=peek(arguments, "deepspeed", "") != "",
     )

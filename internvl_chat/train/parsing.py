@@ -26,6 +26,8 @@ from internvl_chat.train.zero import zero_config
 logger = logging.getLogger(__name__)
 
 TRUE_WORDS = ("1", "true", "yes", "y", "t", "on", "")
+_MOST_SECONDS = 1e9
+"""Longer spans of time overflow where they are counted in nanoseconds."""
 _SWITCH_WORDS = {"on": "true", "off": "false"}
 """What transformers' parser does not take for a truth, and YAML does."""
 
@@ -58,6 +60,15 @@ def peek(argv: Sequence[str], name: str, default: str) -> str:
         if flag == f"--{name}" and values != [EMPTY]:
             value = values[0] if values else "true"
     return value
+
+
+def peek_seconds(argv: Sequence[str], name: str, default: float) -> float:
+    """As :func:`peek`, a number above zero; the default for what is none."""
+    try:
+        seconds = float(peek(argv, name, str(default)))
+    except ValueError:
+        return default
+    return seconds if 0 < seconds < _MOST_SECONDS else default
 
 
 def is_true(text: str) -> bool:

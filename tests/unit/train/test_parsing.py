@@ -14,7 +14,7 @@ from internvl_chat.errors import ConfigError
 from internvl_chat.train import parsing
 from internvl_chat.train.arguments import DataArguments, ModelArguments, TrainArguments
 from internvl_chat.train.inherited import contradictions, kept_by
-from internvl_chat.train.parsing import RunArguments, parse, peek
+from internvl_chat.train.parsing import RunArguments, parse, peek, peek_seconds
 from tests.support.checkpoint_like import checkpoint_like
 
 CPU = torch.device("cpu")
@@ -195,6 +195,12 @@ def test_peek() -> None:
     assert peek(argv, "ddp_timeout", "1800") == "60"
     assert peek(argv, "use_cpu", "false") == "true"
     assert peek(argv, "output_dir", "") == ""
+    assert peek_seconds(argv, "ddp_timeout", 1800) == 60
+
+
+@pytest.mark.parametrize("word", ["abc", "nan", "-5", "0", "1e99", ""])
+def test_no_time_at_all_is_left_to_the_parser(word: str) -> None:
+    assert peek_seconds([f"--ddp_timeout={word}"], "ddp_timeout", 1800) == 1800
 
 
 def zero(base: list[str], tmp_path: Path, **config: Any) -> RunArguments:
