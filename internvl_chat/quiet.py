@@ -29,6 +29,7 @@ ENVIRONMENT = {
 """Levels that libraries read when they are imported, unless the user has set them."""
 
 WARNINGS = (
+    r"OMP_NUM_THREADS/MKL_NUM_THREADS unset, we set it at",
     r"This DataLoader will create .* worker processes",
     r"'pin_memory' argument is set as true but",
     r".*torch\.distributed\..* is deprecated",

@@ -287,8 +287,11 @@ end_badly() {
         if [ -n "$ended" ]; then note "$ended"; else printf '%s' "${own_words:+$own_words
 }"; fi
     fi
-    note "training ended with exit status $status; see $log"
-    # srun has said how its tasks ended since then.
+    # The trainer's message is the last word. Under torchrun it is already; srun has told since how its tasks
+    # ended. A crash, 1, has left a traceback: the log's place is worth a line after it.
+    if [ -z "$message" ] || [ "$status" -eq 1 ] || [ "$launcher" = slurm ]; then
+        note "training ended with exit status $status; see $log"
+    fi
     if [ -n "$message" ] && [ "$launcher" = slurm ]; then printf '%s\n' "$message" | tee -a "$log" >&2; fi
     exit "$status"
 }

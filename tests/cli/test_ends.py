@@ -140,8 +140,7 @@ def test_two_ranks_save_before_they_end_and_say_nothing_but_what_is_ours(
     step = found["step"]
     assert found["checkpoint"] == f"checkpoint-{step}"
     assert (tmp_path / "out" / f"checkpoint-{step}" / "data_position.json").is_file()
-    assert said.splitlines()[-1].startswith(f"{NAME}: training ended with exit status 99")
-    assert f"checkpoint-{step} was saved: start the same command again" in said
+    assert f"checkpoint-{step} was saved: start the same command again" in said.splitlines()[-1]
 
 
 @pytest.mark.slow
@@ -159,9 +158,8 @@ def test_a_mistake_is_the_last_thing_said(places: tuple[Path, Path], tmp_path: P
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 2, said
     assert not_ours(said) == []
-    error, last = said.splitlines()[-2:]
-    assert error.startswith("error: --meta_path /nonexistent/meta.json: no such file")
-    assert last.startswith(f"{NAME}: training ended with exit status 2; see ")
+    last = said.splitlines()[-1]
+    assert last.startswith("error: --meta_path /nonexistent/meta.json: no such file")
     assert (status(tmp_path / "out")["status"], status(tmp_path / "out")["exit_code"]) == (
         *("failed", 2),
     )
