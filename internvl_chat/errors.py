@@ -7,6 +7,7 @@ class; anything else is our own bug and keeps its traceback.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import TracebackType
 
 
 def printable(text: str) -> str:
@@ -86,3 +87,28 @@ class NoCheckpointError(CheckpointError):
     """A checkpoint to continue from was asked for and none is valid."""
 
     exit_code = 4
+
+
+class Attempt:
+    """A block that may fail without ending more than itself; ``error`` is what it raised.
+
+    For the work on one of many things that users give: decoders, tokenizers and kernels raise
+    whatever they like, and no list of kinds is complete. Ctrl-C and the end of the process pass.
+    """
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+
+    def __enter__(self) -> Attempt:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        err: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        if not isinstance(err, Exception):
+            return False
+        self.error = err
+        return True

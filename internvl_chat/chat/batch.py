@@ -12,13 +12,13 @@ from typing import Final
 import torch
 
 from internvl_chat.chat.answer_file import AnswerFile, Row, repeated
-from internvl_chat.chat.failures import Attempt, describe_failure
+from internvl_chat.chat.failures import describe_failure
 from internvl_chat.chat.question_lines import BLANK, QuestionSource
 from internvl_chat.chat.session import ChatSession, Prompt
 from internvl_chat.data.record_json import load_record
 from internvl_chat.data.remarks import record_key_remarks, split_remark
 from internvl_chat.data.schema import read_media
-from internvl_chat.errors import DatasetError
+from internvl_chat.errors import Attempt, DatasetError
 
 logger = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from internvl_chat.chat.context import PromptTooLongError
-from internvl_chat.chat.failures import Attempt, describe_failure
+from internvl_chat.chat.failures import describe_failure
 from internvl_chat.chat.session import ChatSession
 from internvl_chat.chat.typed_text import find_file
-from internvl_chat.errors import ConfigError, printable
+from internvl_chat.errors import Attempt, ConfigError, printable
 from internvl_chat.files import written_aside
 from internvl_chat.model.suggestions import suggest
 

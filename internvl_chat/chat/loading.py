@@ -16,10 +16,10 @@ from internvl_chat.chat.device_map import split_model
 from internvl_chat.checkpoint.agreement import require_tokenizer_fits
 from internvl_chat.checkpoint.artifacts import decode_config_of, normalize_type_of
 from internvl_chat.checkpoint.load import require_complete
-from internvl_chat.checkpoint.sources import read_chat_config
+from internvl_chat.checkpoint.sources import UNFIT_CONFIGURATION, read_chat_config, said
 from internvl_chat.checkpoint.tokenizer import load_tokenizer
 from internvl_chat.errors import CheckpointError, ConfigError
-from internvl_chat.model.adapter import has_model_weights
+from internvl_chat.model.adapter import has_model_weights, is_adapter
 from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
 from internvl_chat.model.modeling_internvl_chat import InternVLChatModel
 
@@ -93,11 +93,26 @@ def load_model(
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
     normalize_type, decode = normalize_type_of(Path(path)), decode_config_of(Path(path))
-    model = InternVLChatModel.from_pretrained(path, **options).eval()
+    model = _load_weights(path, options)
     model.config.normalize_type = normalize_type
     for name, value in decode.stored().items():
         setattr(model.config, name, value)  # plain values: the configuration is written as JSON
     return model, tokenizer
+
+
+def _load_weights(path: str, options: dict[str, Any]) -> InternVLChatModel:
+    """Raises:
+    CheckpointError: an adapter that transformers or PEFT cannot put onto its base.
+    """
+    try:
+        model: InternVLChatModel = InternVLChatModel.from_pretrained(path, **options)
+    except UNFIT_CONFIGURATION as err:
+        if not is_adapter(path):  # all else was compared before
+            raise
+        text = said(err)
+        where = None if text.startswith(path) else path
+        raise CheckpointError(text, where=where) from err
+    return model.eval()
 
 
 def require_loadable(

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from internvl_chat.checkpoint import names
+from internvl_chat.checkpoint.adapters import require_adapter_fits
 from internvl_chat.checkpoint.partition import (
     deepspeed_config_if_zero3,
     parameters_and_buffers,
@@ -36,6 +37,7 @@ from internvl_chat.checkpoint.sources import (
 )
 from internvl_chat.checkpoint.tensor_files import TensorSource, numel
 from internvl_chat.config import BuildConfig, SourceConfig, TrainableConfig, require
+from internvl_chat.errors import CheckpointError
 from internvl_chat.model.configuration_internvl_chat import image_size_unit
 from internvl_chat.model.constants import IMG_CONTEXT_TOKEN
 
@@ -116,13 +118,18 @@ def inspect_checkpoint(
     check_adapters(build.trainable, config, sources.where)
     if sources.adapter:
         require_usual_scale(sources.adapter_config, sources.where)
+        require_adapter_fits(
+            sources.adapter, sources.tensors, sources.adapter_config, sources.where
+        )
     new_parts = (*sources.new_prefixes, *_new_adapter_prefixes(build.trainable, config))
     llm_config: Any = config.llm_config
     native_rows, native_size = llm_config.vocab_size, config.vision_config.image_size
-    _apply(build, config, num_tokens=len(tokenizer))
+    _apply(build, config, num_tokens=_rows_for(tokenizer))
     available = sources.tensors | sources.adapter
     skeleton = settled_skeleton(config, available, sources.replaced, sources.where)
 
+    if sources.adapter:
+        _require_own_layers(sources, skeleton)
     match = names.match_names(skeleton.aliases, available)
     tensors = dict(match.sources)
     for name in match.missing:
@@ -149,6 +156,43 @@ def inspect_checkpoint(
         no_base_reason=reason,
         adapter_modules=sources.adapter_modules,
     )
+
+
+def _rows_for(tokenizer: Sized) -> int:
+    """Rows that a tokenizer's ids need: more than tokens where it leaves some ids out."""
+    if not hasattr(tokenizer, "get_vocab"):
+        return len(tokenizer)
+    return max(len(tokenizer), max(tokenizer.get_vocab().values(), default=-1) + 1)
+
+
+def _require_own_layers(sources: Sources, skeleton: Skeleton) -> None:
+    """Training continues adapters on the layers that its own sit on, and no others.
+
+    Raises:
+        CheckpointError: the adapter's are others.
+    """
+    own = {name for name in map(names.unwrapped_name, skeleton.shapes) if names.is_lora(name)}
+    theirs = set(map(names.unwrapped_name, sources.adapter))
+    new = [
+        part
+        for part in (names.LLM_PREFIX, names.VISION_PREFIX)
+        if not any(name.startswith(part) for name in theirs)
+    ]
+    own = {name for name in own if not name.startswith(tuple(new) or ("\0",))}
+    if own != theirs:
+        lacking, surplus = sorted(own - theirs), sorted(theirs - own)
+        told = [
+            f"{len(some)} {what} it, {some[0]} for one"
+            for some, what in ((lacking, "are not in"), (surplus, "are only in"))
+            if some
+        ]
+        raise CheckpointError(
+            "its adapter sits on other layers than those that training adapts: of their weights "
+            f"{' and '.join(told)}",
+            where=sources.where,
+            fix="Copy it again if it should be complete; else merge it (internvl-chat merge-lora) "
+            "and train a new adapter on the result.",
+        )
 
 
 def grow_vocabulary(
@@ -187,6 +231,8 @@ def require_complete(path: str) -> None:
     config, adapter = sources.config, sources.adapter
     if getattr(config, "quantization_config", None):
         return  # bitsandbytes' names and shapes, which from_pretrained compares itself
+    if adapter:
+        require_adapter_fits(adapter, sources.tensors, sources.adapter_config, sources.where)
     if adapter and is_bare_adapter(Path(path)):
         # It may sit on other layers than training's own adapters.
         config.use_llm_lora = config.use_backbone_lora = 0

@@ -15,6 +15,10 @@ LLM_PREFIX = "language_model."
 MLP_PREFIX = "mlp1."
 
 _LORA = re.compile(r"\.lora_(A|B)\.")
+_OTHER_ADAPTER = re.compile(
+    r"\.(lora_embedding_[AB]|lora_magnitude_vector)(\.|$)|\.trainable_tokens_delta$"
+)
+EMBEDDING_A = ".lora_embedding_A"
 _WRAPPED = re.compile(r"^(language_model|vision_model)\.base_model\.model\.")
 _ADAPTER_NAME = re.compile(r"\.lora_(A|B)\.default\.")
 
@@ -22,6 +26,16 @@ _ADAPTER_NAME = re.compile(r"\.lora_(A|B)\.default\.")
 def is_lora(name: str) -> bool:
     """Whether the name is an adapter weight's."""
     return _LORA.search(name) is not None
+
+
+def is_adapter_weight(name: str) -> bool:
+    """Whether the name is that of any weight that PEFT's LoRA adds to a model."""
+    return is_lora(name) or is_unmerged(name)
+
+
+def is_unmerged(name: str) -> bool:
+    """Whether it is one of an embedding, of single tokens or of DoRA."""
+    return _OTHER_ADAPTER.search(name) is not None
 
 
 def unwrapped_name(name: str) -> str:
@@ -74,16 +88,13 @@ def match_names(
     sources: dict[str, TensorSource] = {}
     used: set[str] = set()
     for name, aliases in expected.items():
-        spellings = [
-            spelling
-            for alias in aliases
+        for alias in aliases:
             # PEFT before 0.7 wrapped without "base_layer".
-            for spelling in (alias, alias.replace(".base_layer.", "."), unwrapped_name(alias))
-        ]
-        found = next((spelling for spelling in spellings if spelling in available), None)
-        if found is not None:
-            sources[name] = available[found]
-        used.update(spellings)
+            spellings = (alias, alias.replace(".base_layer.", "."), unwrapped_name(alias))
+            found = next((spelling for spelling in spellings if spelling in available), None)
+            if found is not None:  # another spelling beside it is surplus: which one is meant?
+                sources.setdefault(name, available[found])
+                used.add(found)
     missing = tuple(name for name in expected if name not in sources)
     surplus = tuple(
         name for name in available if name not in used and not COMPUTED_BUFFERS.search(name)

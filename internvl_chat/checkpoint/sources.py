@@ -12,6 +12,11 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub.errors import StrictDataclassError
 
 from internvl_chat.checkpoint import names
+from internvl_chat.checkpoint.adapters import (
+    read_adapter,
+    require_readable_settings,
+    split_adapter,
+)
 from internvl_chat.checkpoint.tensor_files import TensorSource, open_weights
 from internvl_chat.config import SourceConfig, TrainableConfig
 from internvl_chat.errors import CheckpointError, ConfigError
@@ -21,7 +26,6 @@ from internvl_chat.model.adapter import (
     OLD_ADAPTER_WEIGHTS_NAME,
     find_adapter_base,
     is_adapter,
-    plain_adapter_key,
 )
 
 if TYPE_CHECKING:
@@ -83,7 +87,7 @@ def read_json(path: Path) -> dict[str, Any]:
             where=str(path),
             fix="Check the path; models are never fetched from the network.",
         ) from err
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise CheckpointError(f"is no JSON ({err})", where=str(path)) from err
     if not isinstance(value, dict):
         raise CheckpointError("is no JSON object", where=str(path))
@@ -165,6 +169,7 @@ def _chat_sources(path: str) -> Sources:
     if is_adapter(directory):
         return _adapter_sources(directory)
     config = _chat_config(read_json(directory / CONFIG_NAME), directory)
+    _refuse_adapter_beside(directory)
     wrapped = bool(config.use_llm_lora or config.use_backbone_lora)
     return Sources(
         where=path,
@@ -172,6 +177,23 @@ def _chat_sources(path: str) -> Sources:
         tensors=open_weights(directory),
         adapter_base=None if wrapped else os.path.abspath(path),
     )
+
+
+def _refuse_adapter_beside(directory: Path) -> None:
+    """A whole model with an adapter beside it: transformers adds the adapter, others do not.
+
+    Raises:
+        CheckpointError: the directory holds both.
+    """
+    weights = (ADAPTER_WEIGHTS_NAME, OLD_ADAPTER_WEIGHTS_NAME)
+    found = next((name for name in weights if (directory / name).is_file()), None)
+    if found is not None and (directory / ADAPTER_CONFIG_NAME).is_file():
+        raise CheckpointError(
+            f"holds the weights of a whole model and those of an adapter ({found}); some programs "
+            "read both, some the first alone",
+            where=str(directory),
+            fix=f"Move {found} and {ADAPTER_CONFIG_NAME} into a directory of their own.",
+        )
 
 
 def _chat_config(values: dict[str, Any], directory: Path) -> InternVLChatConfig:
@@ -226,34 +248,14 @@ def _adapter_sources(directory: Path) -> Sources:
         base.config = _chat_config(read_json(directory / CONFIG_NAME), directory)
     base.where = f"{directory} on {base.where}"
     base.adapter_config = read_json(directory / ADAPTER_CONFIG_NAME)
-    for key, tensor in open_weights(find_adapter_weights(directory)).items():
-        name = plain_adapter_key(key).removeprefix("base_model.model.")
-        if names.is_lora(name):
-            base.adapter[names.parameter_of_adapter_key(name)] = tensor
-        else:  # a module that was trained whole beside the adapter
-            if name in base.tensors:
-                base.replaced[name] = base.tensors[name]
-            base.tensors[name] = tensor
+    require_readable_settings(base.adapter_config, str(directory / ADAPTER_CONFIG_NAME))
+    base.adapter, whole = split_adapter(read_adapter(directory))
+    base.replaced = {name: base.tensors[name] for name in whole if name in base.tensors}
+    base.tensors |= whole
     if bare:
         base.config.use_llm_lora = _rank(base.adapter, names.LLM_PREFIX)
         base.config.use_backbone_lora = _rank(base.adapter, names.VISION_PREFIX)
     return base
-
-
-def find_adapter_weights(directory: Path) -> Path:
-    """The file of an adapter's weights, as PEFT writes it or wrote it before 0.7.
-
-    Raises:
-        CheckpointError: there is neither.
-    """
-    for name in (ADAPTER_WEIGHTS_NAME, OLD_ADAPTER_WEIGHTS_NAME):
-        if (directory / name).is_file():
-            return directory / name
-    raise CheckpointError(
-        f"has {ADAPTER_CONFIG_NAME} but no adapter's weights",
-        where=str(directory),
-        fix=f"Expected {ADAPTER_WEIGHTS_NAME} or {OLD_ADAPTER_WEIGHTS_NAME} beside it.",
-    )
 
 
 def _rank(adapter: dict[str, TensorSource], prefix: str) -> int:
@@ -274,12 +276,13 @@ def require_usual_scale(adapter_config: dict[str, Any], where: str) -> None:
         where: the adapter, for messages.
 
     Raises:
-        CheckpointError: it was trained with another scale, or is no LoRA.
+        CheckpointError: it was trained with another scale.
     """
-    if adapter_config.get("peft_type") != "LORA":
-        kind = adapter_config.get("peft_type")
-        raise CheckpointError(f"peft_type is {kind!r}, wanted 'LORA'", where=where)
-    rank, alpha = adapter_config["r"], adapter_config["lora_alpha"]
+    from peft import LoraConfig
+
+    general = LoraConfig()  # what PEFT takes where the file is silent
+    rank = adapter_config.get("r", general.r)
+    alpha = adapter_config.get("lora_alpha", general.lora_alpha)
     ranks: dict[str, int] = adapter_config.get("rank_pattern") or {}
     alphas: dict[str, float] = adapter_config.get("alpha_pattern") or {}
     scales = {alpha / rank} | {

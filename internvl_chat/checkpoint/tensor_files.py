@@ -44,6 +44,7 @@ _DTYPES: dict[str, torch.dtype] = {
     "BOOL": torch.bool,
 }
 _MAX_HEADER_BYTES = 100 * 1024 * 1024
+_CHUNK_ELEMENTS = 1 << 20
 
 
 class TensorSource(Protocol):
@@ -302,13 +303,34 @@ def _open_shards(index: Path, single_name: str) -> dict[str, TensorSource]:
         )
     tensors: dict[str, TensorSource] = {}
     for shard in shards:
-        tensors |= _open_file(index.parent / shard)
+        found = _open_file(index.parent / shard)
+        for twice in sorted(found.keys() & tensors.keys()):
+            if _same_values(found[twice], tensors[twice]):
+                continue
+            raise CheckpointError(
+                f"two weight files hold {twice} with different values: {shard} is one",
+                where=str(index.parent),
+                fix="Download them again, or write them again.",
+            )
+        tensors |= found
     absent = sorted(set(weight_map) - set(tensors))
     if absent:
         raise CheckpointError(
             f"the index names tensors that no file holds: {listed(absent)}", where=str(index)
         )
     return tensors
+
+
+def _same_values(first: TensorSource, second: TensorSource) -> bool:
+    if first.shape != second.shape:
+        return False
+    count = numel(first.shape)
+    return all(
+        first.read(start, min(start + _CHUNK_ELEMENTS, count)).equal(
+            second.read(start, min(start + _CHUNK_ELEMENTS, count)).to(first.dtype)
+        )
+        for start in range(0, count, _CHUNK_ELEMENTS)
+    )
 
 
 def listed(names: Iterable[str], limit: int = 10) -> str:

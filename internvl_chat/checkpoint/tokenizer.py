@@ -10,7 +10,7 @@ from internvl_chat.checkpoint.sentencepiece_files import (
     load_sentencepiece,
 )
 from internvl_chat.checkpoint.sources import is_bare_adapter, resolve_adapter_base
-from internvl_chat.errors import CheckpointError, ConfigError
+from internvl_chat.errors import Attempt, CheckpointError, ConfigError, UserError
 from internvl_chat.model.constants import SPECIAL_TOKENS
 from internvl_chat.model.conversation import get_conv_template
 
@@ -57,28 +57,35 @@ def load_tokenizer(
         options["use_fast"] = use_fast
     if max_seq_length is not None:
         options["model_max_length"] = max_seq_length
-    try:
+    with Attempt() as attempt:  # the tokenizers library raises plain exceptions
         if is_sentencepiece_directory(directory):
             tokenizer = load_sentencepiece(directory, **options)
         else:
             tokenizer = AutoTokenizer.from_pretrained(str(directory), **options)
-    except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as err:
-        if "trust_remote_code" in str(err):
-            raise CheckpointError(
-                "its tokenizer is Python code of its own, which is not run here",
-                where=str(directory),
-                fix="Put a tokenizer.json there: save it once as a fast tokenizer.",
-            ) from err
-        raise CheckpointError(
-            f"cannot be loaded as a tokenizer ({str(err).strip().splitlines()[0]})",
-            where=str(directory),
-            fix="Check that its files are complete and, if need be, download them again.",
-        ) from err
+    if attempt.error is not None:
+        raise _unreadable(directory, attempt.error) from attempt.error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token is None:
         raise CheckpointError("has neither a padding nor an end token", where=str(directory))
     return tokenizer
+
+
+def _unreadable(directory: Path, err: Exception) -> Exception:
+    if isinstance(err, UserError):
+        return err
+    if "trust_remote_code" in str(err):
+        return CheckpointError(
+            "its tokenizer is Python code of its own, which is not run here",
+            where=str(directory),
+            fix="Put a tokenizer.json there: save it once as a fast tokenizer.",
+        )
+    reason = next(iter(str(err).strip().splitlines()), type(err).__name__)
+    return CheckpointError(
+        f"cannot be loaded as a tokenizer ({reason})",
+        where=str(directory),
+        fix="Check that its files are complete and, if need be, download them again.",
+    )
 
 
 def has_tokenizer(directory: Path) -> bool:

@@ -15,11 +15,11 @@ from typing import Any, Final
 import torch
 
 from internvl_chat.chat.context import PromptTooLongError
-from internvl_chat.chat.failures import Attempt
 from internvl_chat.chat.session import ChatSession
 from internvl_chat.config import DecodeConfig
 from internvl_chat.data import images
 from internvl_chat.data.schema import BadRecordError
+from internvl_chat.errors import Attempt
 from internvl_chat.web.conversation import Answer, Conversation, MediaItem, QuestionError, Turn
 from internvl_chat.web.drawing import draw_boxes, find_boxes
 from internvl_chat.web.limits import describe

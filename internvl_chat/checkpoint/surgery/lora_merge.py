@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 _CHUNK_ELEMENTS = 1 << 20
 _ADAPTER_WEIGHT = re.compile(r"^(.+)\.lora_([AB])\.([^.]+)\.weight$")
 _UNSUPPORTED = {
-    "use_dora": "DoRA scales the merged weight as well",
     "fan_in_fan_out": "its layers are stored transposed",
     "lora_bias": "it adds a bias that the layer does not have",
 }
@@ -103,10 +102,22 @@ def merge_adapters(
         name = names.unwrapped_name(wrapped)
         _refuse_second_wrap(name, wrapped, where)
         match = _ADAPTER_WEIGHT.match(name)
-        if match is None:
-            plain[name] = source
-        else:
+        if names.is_unmerged(name):
+            raise CheckpointError(
+                f"{name} belongs to an adapter on an embedding, which is not merged here",
+                where=where,
+                fix="Merge it with PEFT's merge_and_unload.",
+            )
+        if match is not None:
             halves.setdefault(match[1], {})[match[2]] = source
+        elif name in plain:
+            raise CheckpointError(
+                f"holds {name} twice, under two names: {wrapped} is one",
+                where=where,
+                fix="Take one of them out: programs disagree on which to read.",
+            )
+        else:
+            plain[name] = source
     merged_weights = {
         f"{module}.weight": _merged_weight(module, pair, plain, scales, where)
         for module, pair in halves.items()
@@ -215,9 +226,6 @@ def scales_of_peft(adapter_config: Mapping[str, Any], where: str) -> AdapterScal
     """
     from peft import LoraConfig
 
-    kind = adapter_config.get("peft_type")
-    if kind != "LORA":
-        raise CheckpointError(f"peft_type is {kind!r}, wanted 'LORA'", where=where)
     unsupported = [name for name in _UNSUPPORTED if adapter_config.get(name)]
     if unsupported or adapter_config.get("bias", "none") != "none":
         reason = _UNSUPPORTED[unsupported[0]] if unsupported else "it trained biases"
@@ -244,7 +252,8 @@ def require_every_target(
     merged: Container[str],
     where: str,
 ) -> None:
-    """Every layer that the adapter is for must have its weights: it would be read as zero else.
+    """The layers that the adapter is for must be those that it has weights of: some would be read
+    as zero else, and others passed over by transformers.
 
     Args:
         adapter_config: contents of ``adapter_config.json``.
@@ -253,7 +262,7 @@ def require_every_target(
         where: the adapter, for messages.
 
     Raises:
-        CheckpointError: layers lack theirs.
+        CheckpointError: layers lack theirs, or have some without being named.
     """
     from peft import LoraConfig
     from peft.tuners.tuners_utils import check_target_module_exists
@@ -264,13 +273,24 @@ def require_every_target(
     keys = ("layers_to_transform", "layers_pattern", "exclude_modules")
     settings = LoraConfig(
         target_modules=targets,
-        **{key: adapter_config[key] for key in keys if adapter_config.get(key)},
+        **{key: adapter_config[key] for key in keys if adapter_config.get(key) is not None},
     )
-    lacking = [
-        name
-        for name in layers
-        if name not in merged and check_target_module_exists(settings, name.removesuffix(".weight"))
-    ]
+    # Empty lists are nulls to PEFT, and parameters are named apart from modules.
+    parameters = adapter_config.get("target_parameters") or ()
+    lacking, unnamed = [], []
+    for name in layers:
+        is_named = check_target_module_exists(settings, name.removesuffix(".weight"))
+        if is_named and name not in merged:
+            lacking.append(name)
+        elif name in merged and not (is_named or name.endswith(tuple(parameters) or ("\0",))):
+            unnamed.append(name)
+    if unnamed:
+        raise CheckpointError(
+            f"{len(unnamed)} layers have LoRA weights and are not named by target_modules: "
+            f"{listed(unnamed)}",
+            where=where,
+            fix="Put the adapter_config.json there that was saved with the weights.",
+        )
     if lacking:
         raise CheckpointError(
             f"{len(lacking)} layers that target_modules names have no LoRA weights: "

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from internvl_chat.checkpoint.adapters import find_adapter_weights
 from internvl_chat.checkpoint.agreement import require_tokenizer_fits
 from internvl_chat.checkpoint.artifacts import PREPROCESSOR_NAME
 from internvl_chat.checkpoint.load import fit_tensors
 from internvl_chat.checkpoint.skeleton import settled_skeleton
 from internvl_chat.checkpoint.sources import (
     ADAPTER_CONFIG_NAME,
-    find_adapter_weights,
     find_companion,
     find_sources,
     resolve_adapter_base,

@@ -151,7 +151,9 @@ def test_an_adapter_on_offloaded_weights_is_refused(tmp_path: Path) -> None:
     everywhere, _ = load_model(str(tmp_path / "lora"), device_map=places)
     assert (logits_for(everywhere) - logits_for(saved)).abs().max() < 1e-5
     places["language_model.model.layers.0"] = "disk"
-    with pytest.raises(ValueError, match=r"does not work on offloaded weights\. Merge it first"):
+    with pytest.raises(
+        CheckpointError, match=r"does not work on offloaded weights\. Merge it first"
+    ):
         load_model(str(tmp_path / "lora"), device_map=places, offload_dir=str(tmp_path / "disk"))
 
 

@@ -263,3 +263,23 @@ def test_configurations_that_no_model_can_be_made_of(
     for use in (lambda: load_model(str(base)), lambda: export(str(base), str(tmp_path / "out"))):
         with pytest.raises(CheckpointError, match=told):
             use()
+
+
+def test_a_tokenizer_that_leaves_ids_out(tmp_path: Path) -> None:
+    """A training gives rows to the highest id, not to as many as there are tokens."""
+    base = save_base(tmp_path / "base")
+    values = json.loads((base / "tokenizer.json").read_text())
+    values["model"]["vocab"]["\u0120far"] = 290
+    (base / "tokenizer.json").write_text(json.dumps(values))
+    model = build_model(config_for(base), load_tokenizer(str(base)))
+    assert model.get_input_embeddings().weight.shape[0] == 291
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"version": "1.0", "model": {"type": "Nope"}, "added_tokens": []}']
+)
+def test_tokenizers_that_the_library_cannot_read(tmp_path: Path, text: str) -> None:
+    base = save_base(tmp_path / "base")
+    (base / "tokenizer.json").write_text(text)
+    with pytest.raises(CheckpointError, match="cannot be loaded as a tokenizer"):
+        load_tokenizer(str(base))
