@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 ASKED: Final[tuple[str, ...]] = ("id", "question", "image", "images", "video")
 """Keys of a question that its row repeats, so that rows can be asked as questions."""
 _KEPT: Final = {"id", "question"}  # also where they are null or empty
+_MEDIA: Final = ("image", "images", "video")
 _START: Final = b'{"line": '
 _ANOTHER: Final = "Name a new file, or the --out of an earlier start."
 
@@ -136,7 +137,8 @@ class AnswerFile:
         except BadRecordError:
             record = None
         asked = repeated(record) if isinstance(record, dict) else {}
-        if any(asked.get(key) != value for key, value in answered.items()):
+        seen = _MEDIA if "question" in answered else ()  # a row that repeats it repeats these too
+        if any(asked.get(key) != answered.get(key) for key in {*answered, *seen}):
             raise ConfigError(
                 f"{self.path} answers another question than {shown}:{number} asks",
                 where="--out",
@@ -237,10 +239,18 @@ def require_same_questions(source: QuestionSource, out: AnswerFile) -> None:
     """Compare the questions that are at hand with those that ``out`` answers.
 
     Raises:
-        ConfigError: a line asks something else.
+        ConfigError: a line asks something else, or is not there any more.
     """
     for number, line in enumerate(source.known_lines, start=1):
         out.require_same(line, number, source.shown)
+    beyond = [number for number in out.answered if number > len(source.known_lines)]
+    if beyond and source.num_questions is not None:
+        raise ConfigError(
+            f"{out.path} answers line {min(beyond)}, and {source.shown} has "
+            f"{len(source.known_lines)} lines: it belongs to other questions",
+            where="--out",
+            fix="Name a new file.",
+        )
 
 
 def _lock(file: BinaryIO, path: Path) -> None:

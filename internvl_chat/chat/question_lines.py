@@ -63,7 +63,7 @@ def open_questions(name: str) -> QuestionSource:
     except (OSError, ValueError) as err:  # a NUL in the name is a ValueError
         reason = (err.strerror if isinstance(err, OSError) else None) or err
         raise ConfigError(f"{name} cannot be read: {reason}", where="--batch") from err
-    _refuse_array(name, lines)
+    _refuse_other_layouts(name, lines)
     return _source(name, lines, status)
 
 
@@ -131,19 +131,39 @@ def _as_utf8(raw: bytes, encoding: str) -> bytes:
     return text.rstrip("\r\n").encode(UTF8, "surrogatepass")
 
 
-def _refuse_array(name: str, lines: Sequence[bytes]) -> None:
-    """Raise ConfigError for a file that is one JSON array of questions: no line of it is one."""
-    first = next((line for line in lines if line.strip(BLANK)), b"")
-    if not first.lstrip(BLANK).startswith(b"["):
+def _refuse_other_layouts(name: str, lines: Sequence[bytes]) -> None:
+    r"""Raise ConfigError for a file in which no line is a question, though it holds some.
+
+    That is one JSON array, one object over several lines, or lines that end in ``\r`` alone.
+    """
+    filled = [line for line in lines if line.strip(BLANK)]
+    if not filled or filled[0].lstrip(BLANK)[:1] not in (b"[", b"{"):
         return
-    try:
-        records = orjson.loads(b"\n".join(lines))
-    except orjson.JSONDecodeError:
-        return
-    if records and all(isinstance(record, dict) for record in records):
+    whole = _json_of(b"\n".join(lines))
+    if isinstance(whole, list) and whole and all(isinstance(record, dict) for record in whole):
         target = Path(name).with_suffix(".jsonl")
-        raise ConfigError(
-            f"{name} is one JSON array, want one question a line",
-            where="--batch",
-            fix=f"internvl-chat json2jsonl {name} makes {target}.",
-        )
+        fix = f"internvl-chat json2jsonl {name} makes {target}."
+        if target == Path(name):
+            target = target.with_suffix(".lines.jsonl")
+            fix = f"internvl-chat json2jsonl {name} {target} makes {target}."
+        problem = f"{name} is one JSON array, want one question a line"
+    elif isinstance(whole, dict) and len(filled) > 1:
+        problem = f"{name} is one JSON object over {len(filled)} lines, want one question a line"
+        fix = "Write it on one line."
+    elif len(filled) == 1 and any(map(_is_object, filled[0].split(b"\r")[:-1])):
+        problem = rf"the lines of {name} end in \r alone, want \n"
+        fix = rf"tr '\r' '\n' < {name} > NEW_FILE makes them so."
+    else:
+        return
+    raise ConfigError(problem, where="--batch", fix=fix)
+
+
+def _json_of(raw: bytes) -> object:
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return None
+
+
+def _is_object(raw: bytes) -> bool:
+    return isinstance(_json_of(raw), dict)

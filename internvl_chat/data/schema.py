@@ -281,6 +281,12 @@ class _Reader:
         if not isinstance(paths, list) or not all(isinstance(p, str) and p for p in paths):
             raise self.error("SCHEMA", f'"image" is {shown(value)}, want a path or a list of paths')
         for path in paths:
+            if path[:5].lower() == "data:":
+                raise self.error(
+                    "SCHEMA",
+                    '"image" is a data: URL, want a path',
+                    "Write its image into a file of its own and name that.",
+                )
             if path.lower().endswith(VIDEO_ENDINGS):
                 raise self.error(
                     "VIDEO_AS_IMAGE",

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from internvl_chat.chat import load_model
-from internvl_chat.chat.answer_file import AnswerFile
+from internvl_chat.chat.answer_file import AnswerFile, require_same_questions
 from internvl_chat.chat.batch import BatchReport, answer_file
-from internvl_chat.chat.question_lines import QuestionSource, read_lines
+from internvl_chat.chat.question_lines import QuestionSource, open_questions, read_lines
 from internvl_chat.chat.session import ChatSession
 from internvl_chat.errors import ConfigError
 from tests.support.training import write_tiny_chat_model
@@ -297,3 +297,49 @@ def test_lines_of_every_encoding() -> None:
     assert list(read_lines(io.BytesIO(broken))) == [b'{"a": 1}', b"x"]
     assert list(read_lines(io.BytesIO(b"caf\xe9\nb\x0bc\x1c\n"))) == [b"caf\xe9", b"b\x0bc\x1c"]
     assert list(read_lines(io.BytesIO(b""))) == []
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        ('{"question": "a"}\r{"question": "b"}\r', r"end in \\r alone, want \\n"),
+        ('{\n "question": "a"\n}\n', "is one JSON object over 3 lines"),
+        ('[{"question": "a"}]', r"json2jsonl .*q\.jsonl .*q\.lines\.jsonl makes"),
+    ],
+)
+def test_files_in_which_no_line_is_a_question(tmp_path: Path, raw: str, told: str) -> None:
+    (tmp_path / "q.jsonl").write_bytes(raw.encode())
+    with pytest.raises(ConfigError, match=told):
+        open_questions(str(tmp_path / "q.jsonl"))
+
+
+def test_a_carriage_return_within_a_line(tmp_path: Path) -> None:
+    (tmp_path / "q.jsonl").write_bytes(b'{"question":\r"a"}\r\n')
+    assert open_questions(str(tmp_path / "q.jsonl")).num_questions == 1
+
+
+def test_an_image_added_to_a_question_makes_it_another(
+    session: ChatSession, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    ask(session, [json.dumps({"question": "Who?", "image": None})], out)
+    ask(session, [json.dumps({"question": "Who?"})], out)
+    for media in ({"image": "a.png"}, {"images": ["a.png"]}, {"video": "a.gif"}):
+        with pytest.raises(ConfigError, match="answers another question"):
+            ask(session, [json.dumps({"question": "Who?", **media})], out)
+
+
+def test_answers_to_lines_that_are_gone(session: ChatSession, tmp_path: Path) -> None:
+    out, line = tmp_path / "out.jsonl", json.dumps({"question": "Who?"})
+    ask(session, [line, line], out)
+    with pytest.raises(ConfigError, match=r"answers line 2, and in\.jsonl has 1 lines"):
+        require_same_questions(source_of([line]), AnswerFile(out))
+
+
+def test_a_data_url_is_not_repeated_as_the_name_of_a_file(
+    session: ChatSession, tmp_path: Path
+) -> None:
+    line = json.dumps({"image": "data:image/png;base64," + "A" * 5000, "question": "Who?"})
+    (row,) = ask(session, [line], tmp_path / "out.jsonl")
+    assert row["error"].endswith("Write its image into a file of its own and name that.")
+    assert len(row["error"]) < 200
