@@ -103,9 +103,12 @@ def load_model(
 def _load_weights(path: str, options: dict[str, Any]) -> InternVLChatModel:
     """Raises:
     CheckpointError: an adapter that transformers or PEFT cannot put onto its base.
+    ConfigError: a package is missing.
     """
     try:
         model: InternVLChatModel = InternVLChatModel.from_pretrained(path, **options)
+    except ImportError as err:  # of what quantised weights need
+        raise ConfigError(" ".join(str(err).split()), where=path) from err
     except UNFIT_CONFIGURATION as err:
         if not is_adapter(path):  # all else was compared before
             raise

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PREPROCESSOR_NAME = "preprocessor_config.json"
-GENERATION_NAME = "generation_config.json"
 _TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
 
 

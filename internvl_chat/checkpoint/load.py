@@ -33,6 +33,8 @@ from internvl_chat.checkpoint.sources import (
     check_adapters,
     find_sources,
     is_bare_adapter,
+    is_quantised,
+    refuse_quantised,
     require_usual_scale,
 )
 from internvl_chat.checkpoint.tensor_files import TensorSource, numel
@@ -115,6 +117,7 @@ def inspect_checkpoint(
     """
     sources = find_sources(build.source)
     config = sources.config
+    refuse_quantised(config, sources.where)
     check_adapters(build.trainable, config, sources.where)
     if sources.adapter:
         require_usual_scale(sources.adapter_config, sources.where)
@@ -229,7 +232,7 @@ def require_complete(path: str) -> None:
     """
     sources = find_sources(SourceConfig.whole(path))
     config, adapter = sources.config, sources.adapter
-    if getattr(config, "quantization_config", None):
+    if is_quantised(config):
         return  # bitsandbytes' names and shapes, which from_pretrained compares itself
     if adapter:
         require_adapter_fits(adapter, sources.tensors, sources.adapter_config, sources.where)

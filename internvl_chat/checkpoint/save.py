@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from internvl_chat.checkpoint import names
-from internvl_chat.checkpoint.artifacts import GENERATION_NAME, copy_companion, write_companions
+from internvl_chat.checkpoint.artifacts import copy_companion, write_companions
 from internvl_chat.checkpoint.partition import (
     full_numel,
     full_shape,
@@ -25,7 +25,7 @@ from internvl_chat.checkpoint.partition import (
     parameters_and_buffers,
 )
 from internvl_chat.checkpoint.skeleton import Skeleton, skeleton_of
-from internvl_chat.checkpoint.sources import find_companion
+from internvl_chat.checkpoint.sources import GENERATION_NAME, find_companion
 from internvl_chat.checkpoint.tensor_files import (
     SAFETENSORS_INDEX_NAME,
     SAFETENSORS_NAME,

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CONFIG_NAME = "config.json"
+GENERATION_NAME = "generation_config.json"
 UNFIT_CONFIGURATION = (
     ValueError,
     TypeError,
@@ -170,6 +171,7 @@ def _chat_sources(path: str) -> Sources:
         return _adapter_sources(directory)
     config = _chat_config(read_json(directory / CONFIG_NAME), directory)
     _refuse_adapter_beside(directory)
+    require_generation_settings(directory)
     wrapped = bool(config.use_llm_lora or config.use_backbone_lora)
     return Sources(
         where=path,
@@ -177,6 +179,49 @@ def _chat_sources(path: str) -> Sources:
         tensors=open_weights(directory),
         adapter_base=None if wrapped else os.path.abspath(path),
     )
+
+
+def is_quantised(config: InternVLChatConfig) -> bool:
+    """Whether a configuration, or that of its towers, says that the weights are quantised."""
+    parts = (config, config.llm_config, config.vision_config)
+    return any(getattr(part, "quantization_config", None) for part in parts)
+
+
+def refuse_quantised(config: InternVLChatConfig, where: str) -> None:
+    """For what reads weights as they are.
+
+    Raises:
+        CheckpointError: they are quantised.
+    """
+    if is_quantised(config):
+        raise CheckpointError(
+            "its weights are quantised",
+            where=where,
+            fix="Take the checkpoint that it was quantised from.",
+        )
+
+
+def require_generation_settings(directory: Path) -> None:
+    """Look at ``generation_config.json``: transformers passes over one that it cannot parse, and
+    with it the tokens at which answers end, or fails after the weights were read.
+
+    Raises:
+        CheckpointError: no generation settings can be made of it.
+    """
+    path = directory / GENERATION_NAME
+    if not path.is_file():
+        return
+    from transformers import GenerationConfig
+
+    values = read_json(path)
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        ids = values.get(name)
+        if not all(type(one) is int for one in (ids if isinstance(ids, list) else [ids or 0])):
+            raise CheckpointError(f"{name} is {ids!r}, wanted a token's id", where=str(path))
+    try:
+        GenerationConfig.from_dict(values)
+    except UNFIT_CONFIGURATION as err:
+        raise CheckpointError(said(err), where=str(path)) from err
 
 
 def _refuse_adapter_beside(directory: Path) -> None:

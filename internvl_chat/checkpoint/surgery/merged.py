@@ -19,6 +19,8 @@ from internvl_chat.checkpoint.sources import (
     ADAPTER_CONFIG_NAME,
     find_companion,
     find_sources,
+    read_json,
+    refuse_quantised,
     resolve_adapter_base,
 )
 from internvl_chat.checkpoint.surgery.lora_merge import (
@@ -73,12 +75,7 @@ def open_merged(path: str) -> MergedCheckpoint:
     directory = Path(path)
     sources = find_sources(SourceConfig.whole(path))
     config = sources.config
-    if getattr(config, "quantization_config", None):
-        raise CheckpointError(
-            "its weights are quantised",
-            where=path,
-            fix="Take the checkpoint that it was quantised from.",
-        )
+    refuse_quantised(config, path)
     base, sha256 = directory, None
     if sources.adapter:
         where = directory / ADAPTER_CONFIG_NAME
@@ -106,9 +103,12 @@ def open_merged(path: str) -> MergedCheckpoint:
     if has_tokenizer(directory) or is_adapter(directory):
         require_tokenizer_fits(load_tokenizer(path), config, path)
     config.dtype = next(iter(fitted.values())).dtype
+    preprocessor = find_companion(directory, PREPROCESSOR_NAME)
+    if preprocessor.is_file():
+        read_json(preprocessor)  # before anything is written
     return MergedCheckpoint(
         where=sources.where,
-        path=find_companion(directory, PREPROCESSOR_NAME).parent,
+        path=preprocessor.parent,
         config=config,
         tensors=fitted,
         lora_weights=lora_weights,

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from transformers import InternVLConfig, InternVLVisionConfig, PreTrainedTokenizerBase
 
-from internvl_chat.checkpoint.artifacts import GENERATION_NAME, PREPROCESSOR_NAME, write_tokenizer
-from internvl_chat.checkpoint.sources import read_json
+from internvl_chat.checkpoint.artifacts import PREPROCESSOR_NAME, write_tokenizer
+from internvl_chat.checkpoint.sources import GENERATION_NAME, read_json
 from internvl_chat.checkpoint.tensor_files import TensorSource
 from internvl_chat.files import write_json
 from internvl_chat.model.chat import DEFAULT_TEMPLATE

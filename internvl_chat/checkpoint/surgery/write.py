@@ -18,7 +18,6 @@ from torch import Tensor
 from internvl_chat import __version__
 from internvl_chat.checkpoint import sentencepiece_files
 from internvl_chat.checkpoint.artifacts import (
-    GENERATION_NAME,
     PREPROCESSOR_NAME,
     copy_companion,
     write_companions,
@@ -26,7 +25,7 @@ from internvl_chat.checkpoint.artifacts import (
 from internvl_chat.checkpoint.manifest import atomic_directory
 from internvl_chat.checkpoint.partition import pieces
 from internvl_chat.checkpoint.save import MAX_SHARD_BYTES, plan_shards, write_index
-from internvl_chat.checkpoint.sources import find_companion, read_json
+from internvl_chat.checkpoint.sources import GENERATION_NAME, find_companion, read_json
 from internvl_chat.checkpoint.surgery.lora_merge import MergedLoraWeight, check_merged_weight
 from internvl_chat.checkpoint.surgery.merged import PROVENANCE_NAME, MergedCheckpoint
 from internvl_chat.checkpoint.tensor_files import (

@@ -21,7 +21,7 @@ from internvl_chat.checkpoint.surgery.merge import merge_lora
 from internvl_chat.checkpoint.surgery.replace import replace_llm
 from internvl_chat.checkpoint.surgery.resize import resize_pos_embed
 from internvl_chat.checkpoint.tokenizer import load_tokenizer
-from internvl_chat.errors import CheckpointError
+from internvl_chat.errors import CheckpointError, ConfigError
 from tests.support.checkpoints import config_for, stitch_config
 from tests.support.lora_checkpoints import load_fp32, logits_for, save_base, save_lora
 
@@ -283,3 +283,48 @@ def test_tokenizers_that_the_library_cannot_read(tmp_path: Path, text: str) -> N
     (base / "tokenizer.json").write_text(text)
     with pytest.raises(CheckpointError, match="cannot be loaded as a tokenizer"):
         load_tokenizer(str(base))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{", "is no JSON"),
+        ("[]", "is no JSON object"),
+        ('{"eos_token_id": "x"}', "eos_token_id is 'x', wanted a token's id"),
+        ('{"max_new_tokens": -3}', "max_new_tokens"),
+        ('{"cache_implementation": "nope"}', "cache_implementation"),
+    ],
+)
+def test_generation_settings_that_are_none(tmp_path: Path, text: str, told: str) -> None:
+    base = save_base(tmp_path / "base")
+    (base / "generation_config.json").write_text(text)
+    for use in (
+        lambda: load_model(str(base)),
+        lambda: export(str(base), str(tmp_path / "out")),
+        lambda: build_model(config_for(base), load_tokenizer(str(base))),
+    ):
+        with pytest.raises(CheckpointError, match=rf"generation_config\.json: .*{told}"):
+            use()
+
+
+@pytest.mark.parametrize("keys", [(), ("llm_config",)])
+def test_quantised_weights(tmp_path: Path, keys: tuple[str, ...]) -> None:
+    base = save_base(tmp_path / "base")
+    change_json(
+        base / "config.json", *keys, quantization_config={"quant_method": "gptq", "bits": 4}
+    )
+    for use in (
+        lambda: export(str(base), str(tmp_path / "out")),
+        lambda: build_model(config_for(base), load_tokenizer(str(base))),
+    ):
+        with pytest.raises(CheckpointError, match="its weights are quantised"):
+            use()
+    with pytest.raises(ConfigError, match="GPTQ"):
+        load_model(str(base))
+
+
+def test_damaged_image_settings_are_named_where_they_are(tmp_path: Path) -> None:
+    base = save_base(tmp_path / "base")
+    (base / "preprocessor_config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"base/preprocessor_config\.json: is no JSON"):
+        export(str(base), str(tmp_path / "out"))
