@@ -1,13 +1,14 @@
 r"""Where questions come from: a file, a pipe or standard input, as the lines of training data.
 
 A line ends at ``\n`` only (``\r\n`` is fine), so that what else separates lines for some programs
-(U+2028, U+0085, a form feed) may be part of a text. A byte-order mark is dropped; UTF-16 and UTF-32
+(U+2028, U+0085, a form feed) may be part of a text. Byte-order marks are dropped; UTF-16 and UTF-32
 are read as UTF-8.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import stat
 import sys
@@ -103,10 +104,8 @@ def read_lines(source: BinaryIO) -> Iterator[bytes]:
     if encoding != UTF8:
         yield from _wide_lines(first + source.read(), encoding)
         return
-    if first:
-        yield first.removeprefix(BOM).rstrip(b"\r\n")
-    for line in source:
-        yield line.rstrip(b"\r\n")
+    for line in itertools.chain([first] if first else [], source):  # files may have been joined
+        yield line.removeprefix(BOM).rstrip(b"\r\n")
 
 
 def _wide_lines(raw: bytes, encoding: str) -> Iterator[bytes]:

@@ -53,6 +53,8 @@ _MAGIC: Final = (
 _RIFF: Final = {b"AVI ": "a video (AVI)", b"WAVE": "sound (WAV)", b"WEBP": "a damaged WebP"}
 _LFS: Final = b"version https://git-lfs.github.com/spec/"
 _TAG: Final = re.compile(rb"<(?P<name>!doctype\s+html|html|head|body|svg|[a-z][\w:-]*)[\s>]", re.I)
+_LIST: Final = re.compile(rb"#EXTM3U|ffconcat|\s*<\?xml|[^\0]*(<MPD|\nc=IN IP)", re.IGNORECASE)
+"""What FFmpeg takes for a list (HLS, concat, IMF, DASH, SDP), whatever stands behind it."""
 KIND_BYTES: Final = 4096
 """What is looked at of a file."""
 
@@ -82,7 +84,11 @@ def kind_of(raw: bytes) -> str:
     if head[257:262] == b"ustar":
         return "a tar archive"
     text = _as_text(head)
-    return _of_text(text) if text is not None else f"of an unknown kind (begins {_shown(head)})"
+    if text is not None:
+        return _of_text(text)
+    if _LIST.match(head):
+        return "a list of other files with bytes in it that are no text"
+    return f"of an unknown kind (begins {_shown(head)})"
 
 
 def _of_iso_media(head: bytes) -> str:

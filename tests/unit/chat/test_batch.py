@@ -343,3 +343,11 @@ def test_a_data_url_is_not_repeated_as_the_name_of_a_file(
     (row,) = ask(session, [line], tmp_path / "out.jsonl")
     assert row["error"].endswith("Write its image into a file of its own and name that.")
     assert len(row["error"]) < 200
+
+
+def test_marks_of_joined_files_are_no_text() -> None:
+    """``/image`` behind one was asked as a question."""
+    assert list(read_lines(io.BytesIO(b"\xef\xbb\xbfa\n\xef\xbb\xbf/image b\n"))) == [
+        b"a",
+        b"/image b",
+    ]

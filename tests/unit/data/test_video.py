@@ -284,3 +284,15 @@ def test_a_damaged_mp4_file_is_a_bad_record(tmp_path: Path, kept: int) -> None:
 def test_a_video_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(BadRecordError, match="no such file"):
         open_video(str(tmp_path / "none.mp4"), where="a.jsonl:3")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"#EXTM3U\n#EXTINF:1,\n", b"ffconcat version 1.0\n", b"<?xml?><MPD ", b"v=0\nc=IN IP4 "],
+)
+def test_a_list_of_other_files_with_bytes_behind(tmp_path: Path, head: bytes) -> None:
+    """It is no text, and FFmpeg would open what it names all the same."""
+    path = tmp_path / "a.mp4"
+    path.write_bytes(head + b"file:///etc/passwd\n#\0\xff\xfe\x80" * 40)
+    with pytest.raises(BadRecordError, match="no video: it is a list of other files"):
+        open_video(str(path), where="")
