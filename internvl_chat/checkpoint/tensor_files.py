@@ -325,12 +325,20 @@ def _same_values(first: TensorSource, second: TensorSource) -> bool:
     if first.shape != second.shape:
         return False
     count = numel(first.shape)
-    return all(
-        first.read(start, min(start + _CHUNK_ELEMENTS, count)).equal(
-            second.read(start, min(start + _CHUNK_ELEMENTS, count)).to(first.dtype)
-        )
-        for start in range(0, count, _CHUNK_ELEMENTS)
+    stops = (
+        (start, min(start + _CHUNK_ELEMENTS, count)) for start in range(0, count, _CHUNK_ELEMENTS)
     )
+    return all(
+        first.read(start, stop).double().equal(second.read(start, stop).double())
+        for start, stop in stops
+    )
+
+
+def same_bits(first: Tensor, second: Tensor) -> bool:
+    """Whether two 1-D tensors of one dtype are equal, of 8 bits too, which PyTorch compares not."""
+    if first.element_size() == 1:
+        return first.view(torch.uint8).equal(second.view(torch.uint8))
+    return first.equal(second)
 
 
 def listed(names: Iterable[str], limit: int = 10) -> str:

@@ -76,7 +76,8 @@ class MergedLoraWeight:
         base = self.base.read(row * width, end * width).float().view(-1, width)
         down = self.down.read(0, rank * width).float().view(rank, width)
         up = self.up.read(row * rank, end * rank).float().view(-1, rank)
-        return base.addmm_(up, down, alpha=self.scale)
+        # Not in place: what a PyTorch file's tensor reads is the tensor itself.
+        return base.addmm(up, down, alpha=self.scale)
 
 
 def merge_adapters(

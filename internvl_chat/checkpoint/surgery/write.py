@@ -32,6 +32,7 @@ from internvl_chat.checkpoint.tensor_files import (
     TensorSource,
     numel,
     open_weights,
+    same_bits,
     write_safetensors,
 )
 from internvl_chat.checkpoint.tokenizer import load_tokenizer
@@ -148,7 +149,7 @@ def materialise(source: TensorSource, dtype: torch.dtype | None = None) -> Tenso
     for start, stop in pieces(0, flat.numel()):
         piece = flat[start:stop]
         piece.copy_(source.read(start, stop))
-        if piece.is_floating_point() and not bool(torch.isfinite(piece).all()):
+        if piece.is_floating_point() and not _is_finite(piece):
             overflow = "" if dtype is None else f" in {str(dtype).removeprefix('torch.')}"
             raise CheckpointError(
                 f"holds values that are infinite or not a number{overflow}",
@@ -156,6 +157,12 @@ def materialise(source: TensorSource, dtype: torch.dtype | None = None) -> Tenso
                 fix="Use an earlier checkpoint, or a dtype with more range.",
             )
     return value
+
+
+def _is_finite(piece: Tensor) -> bool:
+    # PyTorch looks into no number of 8 bits.
+    wide = piece.float() if piece.element_size() == 1 else piece
+    return bool(torch.isfinite(wide).all())
 
 
 def verify_weights(
@@ -192,7 +199,7 @@ def verify_weights(
             check_merged_weight(source, found, generator)
             continue
         for start, stop in pieces(0, numel(source.shape)):
-            if not found.read(start, stop).equal(source.read(start, stop).to(found.dtype)):
+            if not same_bits(found.read(start, stop), source.read(start, stop).to(found.dtype)):
                 raise CheckpointError("was not written as it was read", where=found.where)
     return written
 

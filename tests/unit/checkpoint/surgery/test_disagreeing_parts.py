@@ -328,3 +328,29 @@ def test_damaged_image_settings_are_named_where_they_are(tmp_path: Path) -> None
     (base / "preprocessor_config.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"base/preprocessor_config\.json: is no JSON"):
         export(str(base), str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("adapter_only", [False, True])
+def test_lora_over_pytorch_files(tmp_path: Path, adapter_only: bool) -> None:
+    """Their tensors are read as they lie in memory, which a merge must not change."""
+    base = save_base(tmp_path / "base")
+    saved = save_lora(base, tmp_path / "lora", adapter_only=adapter_only)
+    holder = base if adapter_only else tmp_path / "lora"
+    torch.save(load_file(holder / "model.safetensors"), holder / "pytorch_model.bin")
+    (holder / "model.safetensors").unlink()
+    merge_lora(str(tmp_path / "lora"), str(tmp_path / "merged"))
+    found = logits_for(load_fp32(tmp_path / "merged"))
+    assert (found - logits_for(saved)).abs().max() < TOLERANCE
+
+
+def test_weights_of_eight_bits_are_written(tmp_path: Path) -> None:
+    base = save_base(tmp_path / "base")
+    weights = load_file(base / "model.safetensors")
+    weights["mlp1.1.weight"] = weights["mlp1.1.weight"].to(torch.float8_e4m3fn)
+    save_file(weights, base / "model.safetensors", {"format": "pt"})
+    export(str(base), str(tmp_path / "out"))
+    assert logits_for(load_fp32(tmp_path / "out")).equal(logits_for(load_fp32(base)))
+    weights["mlp1.1.weight"] = (weights["mlp1.1.weight"].float() / 0).to(torch.float8_e4m3fn)
+    save_file(weights, base / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match="infinite or not a number"):
+        export(str(base), str(tmp_path / "out2"))
