@@ -25,21 +25,34 @@ whose damaged files raise these too, have a list of their own (``images.DECODE_E
 """
 
 
+_MOST_CHARACTERS: Final = 1000
+_KEPT_CHARACTERS: Final = 800  # what is shortened is not shortened again
+
+
 class BadRecordError(DatasetError):
     """A record that cannot be trained on; the bad-record policy decides what happens.
 
     Args:
         code: short upper-case kind, by which reasons are counted.
+        problem: as of any error; a long one loses its middle, for a record may name a path (a data
+            URL, say) of megabytes.
     """
 
     def __init__(
         self, code: str, problem: str, *, where: str | None = None, fix: str | None = None
     ) -> None:
-        super().__init__(problem, where=where, fix=fix)
+        super().__init__(_shortened(problem), where=where, fix=fix)
         self.code = code
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (self.code, self.problem, self.where, self.fix))
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= _MOST_CHARACTERS:
+        return text
+    half = _KEPT_CHARACTERS // 2
+    return f"{text[:half]}… ({len(text) - 2 * half} characters left out) …{text[-half:]}"
 
 
 def _rebuild(code: str, problem: str, where: str | None, fix: str | None) -> BadRecordError:

@@ -7,6 +7,7 @@ memory shared with the DataLoader's workers.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import multiprocessing
 import os
@@ -22,9 +23,21 @@ from internvl_chat.errors import DatasetError, printable
 
 logger = logging.getLogger(__name__)
 
+JOURNAL = "bad_samples.jsonl"
+EARLIER_JOURNAL = "bad_samples.earlier.jsonl"
 _SEEN_FLOOR = 1000  # below this many records a ratio says little
 _MOST_FREQUENT = 10
 _ENTRY_KEYS = {"dataset", "file", "line", "code", "reason"}
+
+
+def set_journal_aside(output_dir: Path) -> None:
+    """Give way to the journal of a run that begins anew: what has been mended is not bad any more.
+
+    Args:
+        output_dir: of both; the former journal stays there as ``EARLIER_JOURNAL``.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        (output_dir / JOURNAL).replace(output_dir / EARLIER_JOURNAL)
 
 
 class BadRatioError(DatasetError):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from internvl_chat.config import DataConfig
-from internvl_chat.data.bad_samples import BadSamples
+from internvl_chat.data.bad_samples import JOURNAL, BadSamples
 from internvl_chat.data.dataset import SampleLoader, SftDataset
 from internvl_chat.data.encode import Encoder
 from internvl_chat.data.lengths import Lengths, token_lengths
@@ -57,7 +57,7 @@ def build_train_dataset(
     encoder = Encoder(tokenizer, config.encode)
     specs = load_meta(config.meta_path)
     _warn_idle_settings(specs, config)
-    journal = None if output_dir is None else Path(output_dir) / "bad_samples.jsonl"
+    journal = None if output_dir is None else Path(output_dir) / JOURNAL
     return _build(
         specs,
         encoder,

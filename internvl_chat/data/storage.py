@@ -30,6 +30,8 @@ MAX_FILE_BYTES: Final = 2 * 2**30
 CHECK_ROOT: Final = 'Check "root" in the meta JSON and the record\'s path.'
 """How a missing file of a dataset is mended."""
 
+_NO_URLS: Final = "URLs are not fetched: save the file, and give its path."
+_URL_IN_PATH: Final = re.compile(r"/(?:data:[\w.+-]+/|(?:https?|ftp|s3|gs|file):/)", re.IGNORECASE)
 _TRANSIENT: Final = {
     errno.EIO,
     errno.EAGAIN,
@@ -312,13 +314,11 @@ def _refused(name: str, err: Exception, where: str) -> BadRecordError:
 
 
 def _unreadable(path: str, err: OSError, where: str) -> BadRecordError:
+    as_url = _NO_URLS if _URL_IN_PATH.search(path) else None
     if isinstance(err, FileNotFoundError):
         return BadRecordError(
-            "MISSING_FILE",
-            f"no such file: {path}",
-            where=where,
-            fix=CHECK_ROOT,
+            "MISSING_FILE", f"no such file: {path}", where=where, fix=as_url or CHECK_ROOT
         )
     return BadRecordError(
-        "UNREADABLE_FILE", f"cannot read {path}: {err.strerror or err}", where=where
+        "UNREADABLE_FILE", f"cannot read {path}: {err.strerror or err}", where=where, fix=as_url
     )

@@ -37,6 +37,7 @@ from transformers import PrinterCallback, ProgressCallback
 
 from internvl_chat.checkpoint.load import build_model
 from internvl_chat.checkpoint.lora import apply_freezing_and_lora
+from internvl_chat.data.bad_samples import set_journal_aside
 from internvl_chat.data.collate import Collator
 from internvl_chat.data.dataset import SftDataset
 from internvl_chat.data.sampler import StepBatchSampler
@@ -171,6 +172,8 @@ def run(
             args, world_size=state.world_size, global_batch_size=batch_plan.global_batch_size
         ),
     )
+    if begun.is_anew:
+        from_rank_zero(state, lambda: set_journal_aside(Path(output_dir)))
     prepared = agree(state, lambda: prepare_run(args, state), one_after_the_other=True)
     writer = checkpoint_writer(args, state, batch_plan, prepared, begun)
     sampler = train_sampler(args, prepared.train, batch_plan, state)

@@ -10,6 +10,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from internvl_chat.data.bad_samples import JOURNAL
+
 _COMMAND = "internvl-chat"
 
 
@@ -43,7 +45,7 @@ def last_words(
     if validation:
         lines.append(f"validation loss: {_validation(validation[-1])}")
     told = ", ".join(f"{name} {count}" for name, count in bad_samples.items())
-    where = f" (why: {output_dir / 'bad_samples.jsonl'})" if told else ""
+    where = f" (why: {output_dir / JOURNAL})" if told else ""
     lines.append(f"skipped records: {told or 'none'}{where}")
     lines.append(f"model: {_model(state, output_dir, is_best=is_best)}")
     lines.append(f"talk to it: {chat_command(output_dir)}")

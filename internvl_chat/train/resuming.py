@@ -52,6 +52,11 @@ class RunStart:
         """Steps that are done already."""
         return self.position.get("global_step", 0)
 
+    @property
+    def is_anew(self) -> bool:
+        """It neither goes on from a checkpoint nor finds a finished model to keep."""
+        return self.checkpoint is None and self.earlier.finished_step is None
+
 
 def find_start(args: RunArguments, *, world_size: int, global_batch_size: int) -> RunStart:
     """Look for what this run continues, and refuse what it must not.

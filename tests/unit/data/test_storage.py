@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import pickle
 import random
 import socket
 import tarfile
@@ -74,6 +75,25 @@ def test_what_is_no_file_is_told_at_once(tmp_path: Path) -> None:
     assert refused(str(tmp_path / "gone.jpg")).code == "MISSING_FILE"
     assert refused(str(tmp_path / ("n" * 300))).code == "UNREADABLE_FILE"
     assert "surrogates not allowed" in refused(str(tmp_path / "\ud800.jpg")).problem
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "https://example.org/a.png",
+        "s3://bucket/a.png",
+        "file:///etc/a.png",
+        "data:image/png;base64,AAAA",
+        "data:image/png;base64," + "A" * 2_000_000,
+    ],
+)
+def test_a_url_for_a_path_is_told_as_such_and_not_at_length(tmp_path: Path, name: str) -> None:
+    path = resolve_path(str(tmp_path), name, where="a:1")
+    with pytest.raises(BadRecordError, match="URLs are not fetched") as caught:
+        read_bytes(path, where="a:1")
+    assert len(str(caught.value)) < 1100
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert str(again) == str(caught.value)
 
 
 def test_a_name_with_nul_is_a_bad_record(tmp_path: Path) -> None:

@@ -295,7 +295,17 @@ def test_too_many_bad_records(
     annotation.write_text("\n".join([lines[0], "{broken", lines[2]]) + "\n")
     assert main(train_arguments(model, meta, tmp_path / "out")) == 3
     assert "records.jsonl" in capsys.readouterr().err
-    assert (tmp_path / "out/bad_samples.jsonl").is_file()
+    former = (tmp_path / "out/bad_samples.jsonl").read_text()
+    assert '"line":2' in former
+
+    # Mended as the message says: what was bad is told no more.
+    annotation.write_text("\n".join([lines[0], lines[1], lines[2]]) + "\n")
+    assert main(train_arguments(model, meta, tmp_path / "out")) == 0
+    assert "skipped records: none" in capsys.readouterr().err
+    results = json.loads((tmp_path / "out/train_results.json").read_text())
+    assert results["bad_samples"] == {}
+    assert not (tmp_path / "out/bad_samples.jsonl").exists()
+    assert (tmp_path / "out/bad_samples.earlier.jsonl").read_text() == former
 
 
 def test_tolerated_bad_records_are_in_the_summary(
