@@ -37,6 +37,7 @@ from transformers import PrinterCallback, ProgressCallback
 
 from internvl_chat.checkpoint.load import build_model
 from internvl_chat.checkpoint.lora import apply_freezing_and_lora
+from internvl_chat.config import require
 from internvl_chat.data.bad_samples import set_journal_aside
 from internvl_chat.data.collate import Collator
 from internvl_chat.data.dataset import SftDataset
@@ -80,6 +81,7 @@ from internvl_chat.train.resuming import (
 from internvl_chat.train.signals import EndingSignals, InterruptedBySignal
 from internvl_chat.train.status import RunStatus
 from internvl_chat.train.trainer import InternVLTrainer, TrainerSetup
+from internvl_chat.train.update_rule import update_problems
 
 logger = logging.getLogger("internvl_chat.train")
 
@@ -160,6 +162,7 @@ def run(
         The step at which a signal ended it, its checkpoint saved; None at the end of the run.
     """
     output_dir = args.train.output_dir
+    require(update_problems(args.train))
     register_attention()
     batch_plan = BatchPlan.from_accumulation(
         micro_batch_size=args.train.per_device_train_batch_size,
