@@ -16,8 +16,9 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from internvl_chat.checkpoint.adapters import find_adapter_weights
 from internvl_chat.checkpoint.identity import model_identity
-from internvl_chat.checkpoint.sources import ADAPTER_CONFIG_NAME, find_adapter_weights
+from internvl_chat.checkpoint.sources import ADAPTER_CONFIG_NAME
 from internvl_chat.checkpoint.tensor_files import open_weights
 from internvl_chat.data.identity import data_identity
 from internvl_chat.errors import CheckpointError, DatasetError
