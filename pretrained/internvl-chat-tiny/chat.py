@@ -168,7 +168,6 @@ class ChatMixin:
         ]
         return answers, done
 
-
     def _require_room(self, num_tokens: int) -> None:
         """Beyond the trained positions a model answers nothing, or nonsense, without a word."""
         limit = getattr(self.config.get_text_config(), "max_position_embeddings", None)
