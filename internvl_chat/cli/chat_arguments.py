@@ -144,13 +144,16 @@ def check_room(model: str, question: str | None, num_frames: int) -> None:
 
 @contextmanager
 def _blamed(option: str) -> Iterator[None]:
-    """Let the block's errors speak of an option; a file that cannot be read keeps its exit code."""
+    """Let the block's errors speak of an option. A wrong path is wrong use, wrong content is data."""
     from internvl_chat.chat.media_errors import told_for_inference
+    from internvl_chat.data.bad_record import BadRecordError
 
     try:
         with told_for_inference():
             yield
     except DatasetError as err:
-        raise DatasetError(err.problem, where=option, fix=err.fix) from err
+        is_path = isinstance(err, BadRecordError) and err.code == "MISSING_FILE"
+        kind = ConfigError if is_path else DatasetError
+        raise kind(err.problem, where=option, fix=err.fix) from err
     except ConfigError as err:
         raise ConfigError(err.problem, where=option, fix=err.fix) from err

@@ -142,6 +142,8 @@ WRONG = [
     (("--batch", "in.jsonl", "--out", "other"), "other answers another question than in.jsonl:1"),
     (("--batch", "in.jsonl", "--out", "folder"), "folder is a folder"),
     (("--batch", "in.jsonl", "--out", "no/o"), "there is no folder"),
+    (("--image", "none.jpg", "Why?"), "--image: no such file: none.jpg. Check the path."),
+    (("--video", "none.mp4", "Why?"), "--video: no such file: none.mp4. Check the path."),
     (("--video", str(GREYS), "--num-segments", "9999", "Why?"), "maximum context length is 2048"),
     (("--video", str(GREYS), "--video-backend", "torchcodec", "Why?"), "torchcodec"),
     (("word " * 3000,), "tokens in the question alone, and the model's maximum context length is"),
@@ -160,12 +162,10 @@ WRONG = [
 
 
 UNREADABLE = [
-    (("--image", "none.jpg", "Why?"), "--image: no such file: none.jpg. Check the path."),
     (("--image", "folder", "Why?"), "--image: cannot read folder: it is a folder"),
     (("--image", "in.jsonl", "Why?"), "--image: in.jsonl is no image that can be read"),
     (("--image", str(GREYS), "Why?"), "Ask about it as a video."),
     (("--image", "foo://x", "Why?"), "--image: cannot read foo://x: fsspec cannot open it"),
-    (("--video", "none.mp4", "Why?"), "--video: no such file: none.mp4. Check the path."),
     (("--video", "star.jpg", "Why?"), "star.jpg is no video: it is a JPEG image. Ask about it as"),
 ]
 
