@@ -7,7 +7,7 @@ import logging
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from huggingface_hub.errors import StrictDataclassError
 
@@ -36,12 +36,26 @@ logger = logging.getLogger(__name__)
 
 CONFIG_NAME = "config.json"
 GENERATION_NAME = "generation_config.json"
+_VALUES: Final[dict[str, tuple[type, str]]] = {
+    "use_backbone_lora": (int, "a rank, or 0"),
+    "use_llm_lora": (int, "a rank, or 0"),
+    "force_image_size": (int, "a number of pixels"),
+    "min_dynamic_patch": (int, "a number of tiles"),
+    "max_dynamic_patch": (int, "a number of tiles"),
+    "dynamic_image_size": (bool, "true or false"),
+    "use_thumbnail": (bool, "true or false"),
+    "pad2square": (bool, "true or false"),
+    "template": (str, "a template's name"),
+    "system_message": (str, "a text"),
+}
+"""Values of ``config.json`` that nothing else looks at before they are used; null is none."""
 UNFIT_CONFIGURATION = (
     ValueError,
     TypeError,
     KeyError,
     AttributeError,
     ZeroDivisionError,
+    AssertionError,
     StrictDataclassError,
 )
 """What transformers' and torch's classes raise over a value that no model can be made of."""
@@ -250,6 +264,14 @@ def _chat_config(values: dict[str, Any], directory: Path) -> InternVLChatConfig:
             where=str(directory / CONFIG_NAME),
             fix="Separate models are stitched by --vision_path, --mlp_path and --llm_path.",
         )
+    for name, (kind, wanted) in _VALUES.items():
+        value = values.get(name)
+        # By type, for true is no number of tiles.
+        is_right = type(value) is kind and not (isinstance(value, int) and value < 0)
+        if value is not None and not is_right:
+            raise CheckpointError(
+                f"{name} is {value!r}, wanted {wanted}", where=str(directory / CONFIG_NAME)
+            )
     try:
         return InternVLChatConfig.from_pretrained(str(directory), local_files_only=True)
     except UNFIT_CONFIGURATION as err:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from internvl_chat.checkpoint import names
 from internvl_chat.checkpoint.adapters import find_adapter_weights
 from internvl_chat.checkpoint.agreement import require_tokenizer_fits
 from internvl_chat.checkpoint.artifacts import PREPROCESSOR_NAME
@@ -94,6 +96,8 @@ def open_merged(path: str) -> MergedCheckpoint:
     tensors, lora_weights = merge_adapters(
         sources.tensors | sources.adapter, scales, where=sources.where
     )
+    if not sources.adapter:
+        _require_promised_lora(config, lora_weights, sources.where)
     config.use_llm_lora = config.use_backbone_lora = 0
     skeleton = settled_skeleton(config, tensors, sources.replaced, sources.where)
     fitted = fit_tensors(skeleton, tensors, sources.where)
@@ -115,6 +119,24 @@ def open_merged(path: str) -> MergedCheckpoint:
         history=tuple(history),
         adapter_sha256=sha256,
     )
+
+
+def _require_promised_lora(
+    config: InternVLChatConfig, lora_weights: Collection[str], where: str
+) -> None:
+    """Raises:
+    CheckpointError: ``config.json`` speaks of LoRA layers in a tower that the files have none for.
+    """
+    for key, rank, prefix in (
+        ("use_llm_lora", config.use_llm_lora, names.LLM_PREFIX),
+        ("use_backbone_lora", config.use_backbone_lora, names.VISION_PREFIX),
+    ):
+        if rank and not any(name.startswith(prefix) for name in lora_weights):
+            raise CheckpointError(
+                f"config.json says {key} {rank}, and the files hold no LoRA weights for it",
+                where=where,
+                fix="Write 0 there if they were merged, else copy the weights again.",
+            )
 
 
 def is_exact(merged: MergedCheckpoint, dtype: torch.dtype | None) -> bool:

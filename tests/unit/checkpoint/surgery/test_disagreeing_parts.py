@@ -354,3 +354,28 @@ def test_weights_of_eight_bits_are_written(tmp_path: Path) -> None:
     save_file(weights, base / "model.safetensors", {"format": "pt"})
     with pytest.raises(CheckpointError, match="infinite or not a number"):
         export(str(base), str(tmp_path / "out2"))
+
+
+@pytest.mark.parametrize(
+    ("keys", "change", "told"),
+    [
+        ((), {"force_image_size": "x"}, "force_image_size is 'x', wanted a number of pixels"),
+        ((), {"use_llm_lora": "4"}, "use_llm_lora is '4', wanted a rank"),
+        ((), {"dynamic_image_size": "no"}, "dynamic_image_size is 'no', wanted true or false"),
+        ((), {"system_message": 5}, "system_message is 5, wanted a text"),
+        (("llm_config",), {"pad_token_id": 99_999}, "Padding_idx"),
+        ((), {"use_llm_lora": 4}, "no LoRA weights for it|missing"),
+    ],
+)
+def test_values_that_nothing_can_be_made_of(
+    tmp_path: Path, keys: tuple[str, ...], change: dict[str, object], told: str
+) -> None:
+    base = save_base(tmp_path / "base")
+    change_json(base / "config.json", *keys, **change)
+    for use in (
+        lambda: load_model(str(base)),
+        lambda: export(str(base), str(tmp_path / "out")),
+        lambda: replace_llm(str(base), str(base), str(tmp_path / "replaced")),
+    ):
+        with pytest.raises(CheckpointError, match=told):
+            use()
