@@ -144,7 +144,7 @@ def check_room(model: str, question: str | None, num_frames: int) -> None:
 
 @contextmanager
 def _blamed(option: str) -> Iterator[None]:
-    """Let errors of the block speak of an option; a wrong path is wrong use, wrong content is not."""
+    """Let the block's errors speak of an option; only a wrong path is wrong use."""
     from internvl_chat.chat.media_errors import told_for_inference
     from internvl_chat.data.bad_record import BadRecordError
 

@@ -82,9 +82,11 @@ from internvl_chat.train.signals import EndingSignals, InterruptedBySignal
 from internvl_chat.train.status import RunStatus
 from internvl_chat.train.trainer import InternVLTrainer, TrainerSetup
 from internvl_chat.train.update_rule import update_problems
+from internvl_chat.train.validation import best_metric_problems
 
 logger = logging.getLogger("internvl_chat.train")
 
+DDP_TIMEOUT_SECONDS = 1800.0
 SECONDS_TO_HEAR = 2.0
 """How much later than another rank this one may hear a signal that was sent to all."""
 
@@ -116,6 +118,9 @@ def train_to_the_end(arguments: list[str], end: RunEnd, signals: EndingSignals) 
         args = agree(state, lambda: parse(arguments, device=state.device))
         folder = Path(args.train.output_dir)
         from_rank_zero(state, lambda: require_writable(folder))
+        logs = args.train.logging_dir if args.train.uses_tensorboard else None
+        if logs:
+            from_rank_zero(state, lambda: require_writable(Path(logs), flag="--logging_dir"))
         before = agree(state, end.status.start)
         if before:
             logger.warning("the run before in this OUTPUT_DIR was interrupted: %s", before)
@@ -162,7 +167,6 @@ def run(
         The step at which a signal ended it, its checkpoint saved; None at the end of the run.
     """
     output_dir = args.train.output_dir
-    require(update_problems(args.train))
     register_attention()
     batch_plan = BatchPlan.from_accumulation(
         micro_batch_size=args.train.per_device_train_batch_size,
@@ -175,9 +179,7 @@ def run(
             args, world_size=state.world_size, global_batch_size=batch_plan.global_batch_size
         ),
     )
-    if begun.is_anew:
-        from_rank_zero(state, lambda: set_journal_aside(Path(output_dir)))
-    prepared = agree(state, lambda: prepare_run(args, state), one_after_the_other=True)
+    prepared = prepare(args, state, begun)
     writer = checkpoint_writer(args, state, batch_plan, prepared, begun)
     sampler = train_sampler(args, prepared.train, batch_plan, state)
     length = RunLength(sampler, constant=not args.data.use_packed_ds)
@@ -213,6 +215,22 @@ def run(
         return saving.stopped_at
     save_finished(trainer, begun, prepared, result.metrics)
     return None
+
+
+def prepare(args: RunArguments, state: DistributedState, begun: RunStart) -> PreparedRun:
+    """Read all but the weights, and check what could not be checked before.
+
+    Raises:
+        UserError: of any kind.
+    """
+    require(update_problems(args.train))
+    if begun.is_anew:
+        from_rank_zero(state, lambda: set_journal_aside(Path(args.train.output_dir)))
+    prepared = agree(state, lambda: prepare_run(args, state), one_after_the_other=True)
+    if prepared.evaluation is not None:
+        held_out = prepared.evaluation.dataset_names
+        require(best_metric_problems(args.train.metric_for_best_model, held_out))
+    return prepared
 
 
 def checkpoint_writer(

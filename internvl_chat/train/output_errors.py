@@ -34,8 +34,12 @@ class OutputError(UserError):
     exit_code = 7
 
 
-def require_writable(output_dir: Path) -> None:
+def require_writable(output_dir: Path, *, flag: str = "--output_dir") -> None:
     """Make the folder and write into it, so that a run fails now and not at its first save.
+
+    Args:
+        output_dir: the folder.
+        flag: that names it.
 
     Raises:
         ConfigError: it cannot be made, or not be written into.
@@ -51,7 +55,7 @@ def require_writable(output_dir: Path) -> None:
     except (OSError, ValueError) as err:  # ValueError: a NUL in the name
         reason = getattr(err, "strerror", None) or err
         raise ConfigError(
-            f"--output_dir {output_dir}: cannot be written into ({reason}).",
+            f"{flag} {output_dir}: cannot be written into ({reason}).",
             fix="Make room or give yourself the right to write there, or give another folder.",
         ) from err
 

@@ -103,7 +103,12 @@ def parse(argv: Sequence[str], *, device: torch.device | None = None) -> RunArgu
     require(problems)
     try:
         train = _build(TrainArguments, resolve_defaults(values, device))
-    except (ValueError, ImportError) as err:  # transformers' own checks of its own arguments
+    except (
+        ValueError,
+        TypeError,
+        OSError,
+        ImportError,
+    ) as err:  # transformers' own checks of its own arguments
         raise ConfigError(str(err)) from err
     if train.deepspeed and train.hf_deepspeed_config.mismatches:
         raise ConfigError(

@@ -8,11 +8,12 @@ them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import DynamoBackend
 
 from internvl_chat.checkpoint.load import vision_problems
 from internvl_chat.checkpoint.sources import find_chat_config, native_vision_config, require_config
@@ -78,6 +79,18 @@ def validate_run(
     return problems + list(_hardware(values, device))
 
 
+def best_metric_problems(metric: str | None, datasets: Sequence[str]) -> Iterator[str]:
+    """Whether validation gives the figure by which a model is chosen.
+
+    Args:
+        metric: of the arguments, with or without ``eval_``.
+        datasets: that are held out, by name.
+    """
+    known = ["eval_loss", *(f"eval_loss/{name}" for name in datasets)]
+    if metric and f"eval_{metric.removeprefix('eval_')}" not in known:
+        yield f"--metric_for_best_model {metric}: validation gives {', '.join(known)}."
+
+
 def _files(model: ModelArguments) -> Iterator[str]:
     """What loading will look for beside the weights."""
     looked_for: tuple[tuple[str, str | None, tuple[Callable[[str], object], ...]], ...] = (
@@ -137,6 +150,14 @@ def _numbers(values: Values) -> Iterator[str]:
     for name, value in values.items():
         if isinstance(value, float) and math.isnan(value) and name not in at_least_zero:
             yield f"--{name} nan: want a number."
+    for name in ("adam_beta1", "adam_beta2"):
+        if not 0 <= values[name] < 1:
+            yield f"--{name} {values[name]}: want 0 <= beta < 1."
+    if values["adam_epsilon"] < 0:
+        yield f"--adam_epsilon {values['adam_epsilon']}: want a number >= 0."
+    for name in ("seed", "data_seed"):
+        if values[name] is not None and not 0 <= values[name] < 2**32:
+            yield f"--{name} {values[name]}: want a whole number from 0 to 2**32 - 1."
     if values["num_train_epochs"] <= 0 and values["max_steps"] <= 0:
         yield "neither --num_train_epochs nor --max_steps is positive: nothing to train."
 
@@ -157,6 +178,12 @@ def _vision(
         down_sample_ratio=data.down_sample_ratio,
         vision_select_layer=model.vision_select_layer,
     )
+    layers = vision.num_hidden_layers
+    if not -layers <= model.unfreeze_vit_layers < layers:
+        yield (
+            f"--unfreeze_vit_layers {model.unfreeze_vit_layers}: the tower has {layers} layers. "
+            "-2 trains the last two, 2 those behind the first two."
+        )
 
 
 def _output(values: Values) -> Iterator[str]:
@@ -185,6 +212,13 @@ def _unsupported(values: Values) -> Iterator[str]:
         yield "--use_liger_kernel: the vocabulary loss is chunked already. Drop it."
     if values["push_to_hub"]:
         yield "--push_to_hub is not supported. Upload OUTPUT_DIR when training has ended."
+    backend = str(values["torch_compile_backend"] or "inductor")
+    if backend.upper() not in list(DynamoBackend):
+        known = ", ".join(sorted(one.value.lower() for one in DynamoBackend))
+        yield f"--torch_compile_backend {backend}: want one of {known}."
+    wanted = ("metric_for_best_model", "eval_meta_path")
+    if values["save_strategy"] == "best" and not all(values[name] for name in wanted):
+        yield ("--save_strategy best needs --eval_meta_path and --metric_for_best_model eval_loss.")
     if values["train_sampling_strategy"] not in ("random", "group_by_length"):
         yield (
             f"--train_sampling_strategy {values['train_sampling_strategy']}: want random or "

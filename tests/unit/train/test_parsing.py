@@ -15,6 +15,7 @@ from internvl_chat.train import parsing
 from internvl_chat.train.arguments import DataArguments, ModelArguments, TrainArguments
 from internvl_chat.train.inherited import contradictions, kept_by
 from internvl_chat.train.parsing import RunArguments, parse, peek, peek_seconds
+from internvl_chat.train.validation import best_metric_problems
 from tests.support.checkpoint_like import checkpoint_like
 
 CPU = torch.device("cpu")
@@ -118,6 +119,22 @@ def test_broken_file(base: list[str], tmp_path: Path) -> None:
     assert "cannot be read" in problems([str(tmp_path / "none.yaml"), *base])[0]
 
 
+@pytest.mark.parametrize("value", ['{"a": 1}', "nope.json"])
+def test_what_transformers_cannot_build_is_no_traceback(base: list[str], value: str) -> None:
+    (problem,) = problems([*base, "--accelerator_config", value])
+    assert "'a'" in problem or "nope.json" in problem
+
+
+@pytest.mark.parametrize(
+    ("metric", "is_known"),
+    [(None, True), ("loss", True), ("eval_loss", True), ("loss/a", True), ("accuracy", False)],
+)
+def test_the_figure_that_chooses_a_model(metric: str | None, is_known: bool) -> None:
+    found = list(best_metric_problems(metric, ["a"]))
+    assert (found == []) is is_known
+    assert is_known or "validation gives eval_loss, eval_loss/a" in found[0]
+
+
 def test_all_problems_at_once(base: list[str], tmp_path: Path) -> None:
     found = problems(
         [
@@ -169,6 +186,14 @@ def test_all_problems_at_once(base: list[str], tmp_path: Path) -> None:
         ("--ps_version v3", "invalid choice: 'v3'"),
         ("--loss_reduction mean", "invalid choice: 'mean'"),
         ("--max_steps 1 2", "too many values: '2'"),
+        ("--freeze_backbone True --unfreeze_vit_layers 99", "the tower has 3 layers"),
+        ("--freeze_backbone True --unfreeze_vit_layers -4", "the tower has 3 layers"),
+        ("--adam_beta1 1", "--adam_beta1 1.0: want 0 <= beta < 1"),
+        ("--adam_epsilon -1", "want a number >= 0"),
+        ("--seed -1", "--seed -1: want a whole number from 0"),
+        ("--data_seed 99999999999", "--data_seed 99999999999: want a whole number from 0"),
+        ("--torch_compile_backend bogus", "--torch_compile_backend bogus: want one of "),
+        ("--save_strategy best", "needs --eval_meta_path and --metric_for_best_model"),
     ],
 )
 def test_contradictions(base: list[str], argv: str, message: str) -> None:
