@@ -18,7 +18,7 @@ from typing import Any
 
 from internvl_chat.checkpoint.adapters import find_adapter_weights
 from internvl_chat.checkpoint.identity import model_identity
-from internvl_chat.checkpoint.sources import ADAPTER_CONFIG_NAME
+from internvl_chat.checkpoint.sources import ADAPTER_CONFIG_NAME, read_json
 from internvl_chat.checkpoint.tensor_files import open_weights
 from internvl_chat.data.identity import data_identity
 from internvl_chat.errors import CheckpointError, DatasetError
@@ -137,12 +137,15 @@ def holds_model(output_dir: Path) -> bool:
 
 
 def damage_of_model(output_dir: Path) -> str | None:
-    """What is wrong with the weights of the model at the root, by their files' sizes and headers.
+    """What is wrong with the model at the root, by its small files and the weights' headers.
 
     Returns:
         None if nothing is.
     """
     try:
+        for name in _MODEL_FILES:
+            if (output_dir / name).is_file():
+                read_json(output_dir / name)
         if (output_dir / ADAPTER_CONFIG_NAME).is_file():
             open_weights(find_adapter_weights(output_dir))
         else:
