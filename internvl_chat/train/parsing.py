@@ -20,7 +20,7 @@ from internvl_chat.train.argument_file import EMPTY, with_file
 from internvl_chat.train.arguments import DataArguments, ModelArguments, TrainArguments
 from internvl_chat.train.inherited import explained, kept_by, kept_problems
 from internvl_chat.train.trackers import named_trackers
-from internvl_chat.train.validation import validate_run
+from internvl_chat.train.validation import name_problems, validate_run
 from internvl_chat.train.zero import zero_config
 
 logger = logging.getLogger(__name__)
@@ -93,6 +93,9 @@ def parse(argv: Sequence[str], *, device: torch.device | None = None) -> RunArgu
     tokens = with_file(list(argv), problems)
     parser = _parser()
     given = _parse_groups(parser, tokens, problems)
+    unnameable = list(name_problems(given))
+    if unnameable:
+        require([*problems, *unnameable])
     checkpoint = given.get("model_name_or_path")
     kept = kept_by(checkpoint)
     values = {**_defaults(parser), **kept, **given}

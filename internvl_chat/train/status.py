@@ -131,9 +131,10 @@ class RunStatus:
     def __init__(
         self, output_dir: str | Path, *, rank: int = 0, clock: Callable[[], float] = time.time
     ) -> None:
-        """``output_dir`` may be empty or a file: then nothing is written."""
-        self._folder = Path(output_dir) if str(output_dir) else None
-        if self._folder is not None and self._folder.is_file():
+        """``output_dir`` may be empty, a file or no name at all: then nothing is written."""
+        is_name = str(output_dir) and "\0" not in str(output_dir)
+        self._folder = Path(output_dir) if is_name else None
+        if self._folder is not None and os.path.isfile(self._folder):
             self._folder = None
         self.rank = rank
         self._clock = clock

@@ -7,10 +7,11 @@ them.
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from accelerate.utils import DynamoBackend
@@ -35,6 +36,10 @@ from internvl_chat.train.trackers import tracker_problems
 from internvl_chat.train.zero import read_zero_file
 
 Values = dict[str, Any]
+_PATHS: Final = (
+    *("output_dir", "logging_dir", "meta_path", "eval_meta_path", "deepspeed"),
+    *("model_name_or_path", "vision_path", "llm_path", "mlp_path", "resume_from_checkpoint"),
+)
 
 
 def validate_run(
@@ -79,6 +84,25 @@ def validate_run(
     return problems + list(_hardware(values, device))
 
 
+def name_problems(values: Values) -> Iterator[str]:
+    """A sentence for each path that no file can have: looking for it would be an error of its own.
+
+    Args:
+        values: arguments by name.
+    """
+    for name in _PATHS:
+        path = values.get(name)
+        if not isinstance(path, str):
+            continue
+        try:
+            os.lstat(path)
+        except ValueError:
+            yield f"--{name} {path!r}: no file has such a name."
+        except OSError as err:
+            if err.errno == errno.ENAMETOOLONG:
+                yield f"--{name} {path[:80]}…: {len(path)} characters are too long for a path."
+
+
 def best_metric_problems(metric: str | None, datasets: Sequence[str]) -> Iterator[str]:
     """Whether validation gives the figure by which a model is chosen.
 
@@ -110,7 +134,7 @@ def _files(model: ModelArguments) -> Iterator[str]:
 
 
 def _missing_file(name: str, path: str | None) -> Iterator[str]:
-    if path and not Path(path).is_file():
+    if path and not os.path.isfile(path):
         yield f"--{name} {path}: no such file."
 
 
@@ -189,7 +213,7 @@ def _vision(
 def _output(values: Values) -> Iterator[str]:
     if not values["output_dir"]:
         yield "--output_dir is missing: where checkpoints and logs go."
-    elif Path(values["output_dir"]).is_file():
+    elif os.path.isfile(values["output_dir"]):
         yield f"--output_dir {values['output_dir']}: a file of this name exists."
     elif printable(values["output_dir"]) != values["output_dir"]:
         yield (

@@ -135,6 +135,15 @@ def test_the_figure_that_chooses_a_model(metric: str | None, is_known: bool) -> 
     assert is_known or "validation gives eval_loss, eval_loss/a" in found[0]
 
 
+@pytest.mark.parametrize("path", ["n" * 300, "n/" * 3000, "a\0b"])
+@pytest.mark.parametrize("flag", ["model_name_or_path", "output_dir", "resume_from_checkpoint"])
+def test_names_that_no_file_has(base: list[str], flag: str, path: str) -> None:
+    (problem,) = problems([*base, f"--{flag}", path])
+    assert problem.startswith(f"--{flag} ")
+    assert "too long for a path" in problem or "no file has such a name" in problem
+    assert len(problem) < 200
+
+
 def test_all_problems_at_once(base: list[str], tmp_path: Path) -> None:
     found = problems(
         [
