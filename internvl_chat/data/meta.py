@@ -13,7 +13,7 @@ import os
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from internvl_chat.data.encodings import UTF8, decode, encoding_of
 from internvl_chat.data.meta_values import (
@@ -29,6 +29,10 @@ logger = logging.getLogger(__name__)
 
 REQUIRED_KEYS = ("root", "annotation", "data_augment", "repeat_time", "length")
 OPTIONAL_KEYS = ("max_dynamic_patch", "box_format", "weight")
+
+
+MOST_SAMPLES: Final = 2**32
+"""Of a dataset in an epoch: more is no training, and their order would not fit into memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +59,16 @@ class DatasetSpec:
     def num_samples(self, num_records: int) -> int:
         """How many samples an epoch takes from ``num_records`` records (exact arithmetic)."""
         return math.floor(Fraction(repr(self.repeat_time)) * num_records)
+
+    def repeat_problem(self, num_records: int) -> str | None:
+        """What is wrong with ``repeat_time`` for so many records."""
+        count = self.num_samples(num_records)
+        told = f"repeat_time {self.repeat_time} of {num_records} records"
+        if count == 0:
+            return f"{told} leaves none"
+        if count > MOST_SAMPLES:
+            return f"{told} makes {count} samples an epoch, more than {MOST_SAMPLES}"
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,7 +292,11 @@ class _Entry:
     def _annotation(self, value: str) -> str | None:
         """The annotation file, if it is there and of a kind that is read."""
         found = _resolve(value, self.meta_path)
-        if found is None or not os.path.isfile(found):
+        if found is not None and not os.path.isfile(found):
+            kind = "a folder" if os.path.isdir(found) else "a pipe, a socket or a device"
+            self.problem("ANNOTATION", f'annotation "{value}" is no file but {kind} ({found}).')
+            return None
+        if found is None:
             tried = " and ".join(_candidates(value, self.meta_path))
             self.problem(
                 "ANNOTATION",

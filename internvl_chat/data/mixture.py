@@ -42,12 +42,11 @@ class Mixture:
             len(file) if whole else spec.num_samples(len(file))
             for spec, file in zip(self.specs, self.files, strict=True)
         )
-        for spec, file, count in zip(self.specs, self.files, self.num_samples, strict=True):
-            if count == 0:
+        for spec, file in zip(self.specs, self.files, strict=True):
+            problem = None if whole else spec.repeat_problem(len(file))
+            if problem is not None:
                 raise DatasetError(
-                    f"repeat_time {spec.repeat_time} of {len(file)} records leaves none",
-                    where=f'dataset "{spec.name}"',
-                    fix="Raise repeat_time.",
+                    problem, where=f'dataset "{spec.name}"', fix="Correct repeat_time."
                 )
         self._ends = np.cumsum(self.num_samples)
         self._first_records = np.cumsum([0, *(len(file) for file in self.files)])

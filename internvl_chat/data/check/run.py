@@ -183,6 +183,17 @@ class DataCheck:
             )
             self._note(told)
             yield told
+        repeat_problem = spec.repeat_problem(len(file))
+        if repeat_problem is not None:
+            told = finding(
+                "META_ENTRY",
+                repeat_problem,
+                "Correct repeat_time.",
+                dataset=spec.name,
+                file=self.config.meta_path,
+            )
+            self._note(told)
+            yield told
         has_encoder = self.encoder is not None
         counts = CheckedCounts.before(spec.name, len(file), counts_tokens=has_encoder)
         path = folder / f"states{len(self.datasets)}"

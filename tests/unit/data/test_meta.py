@@ -2,13 +2,18 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from internvl_chat.data.meta import DatasetSpec, load_meta
+from internvl_chat.data.check.run import DataCheck
+from internvl_chat.data.meta import DatasetSpec, load_meta, read_meta
+from internvl_chat.data.mixture import Mixture
 from internvl_chat.errors import DatasetError
+from tests.support.configs import data_config
 
 
 @pytest.fixture
@@ -97,7 +102,7 @@ def test_paths_beside_the_meta_file_are_found_after_those_of_the_working_directo
         ({"data_augment": 1}, "data_augment is 1, want true or false."),
         ({"length": "many"}, 'length is "many", want a whole number >= 0'),
         ({"annotation": "gone.jsonl"}, 'annotation "gone.jsonl" does not exist'),
-        ({"annotation": "images"}, 'annotation "images" does not exist'),
+        ({"annotation": "images"}, 'annotation "images" is no file but a folder'),
         ({"root": 3}, "root is 3, want a path."),
         ({"max_dynamic_patch": 0}, "max_dynamic_patch is 0, want a whole number >= 1."),
         ({"box_format": "pixels"}, "Did you mean 'pixel_to_1000'?"),
@@ -154,3 +159,43 @@ def test_an_unknown_key_draws_a_warning_with_the_nearest(
     assert 'unknown key "repeat_times" is ignored; the nearest known key is "repeat_time"' in (
         caplog.text
     )
+
+
+@pytest.mark.parametrize(
+    ("repeat_time", "problem"),
+    [
+        (0.01, "repeat_time 0.01 of 8 records leaves none"),
+        (10**12, "makes 8000000000000 samples an epoch"),
+        (0.125, None),
+        (1, None),
+    ],
+)
+def test_how_often_records_are_taken(
+    tmp_path: Path, repeat_time: float, problem: str | None
+) -> None:
+    annotation = tmp_path / "rows.jsonl"
+    annotation.write_text('{"conversations": []}\n' * 8)
+    entry = {"root": "", "annotation": str(annotation), "data_augment": False, "length": 8}
+    meta = tmp_path / "meta.json"
+    meta.write_text(json.dumps({"a": {**entry, "repeat_time": repeat_time}}))
+    specs = read_meta(meta).specs
+    check = DataCheck(data_config(meta_path=str(meta), num_image_token=4))
+    found = [one for one in check.findings() if one.code == "META_ENTRY"]
+    if problem is None:
+        Mixture(specs)
+        assert found == []
+        return
+    with pytest.raises(DatasetError, match=re.escape(problem)):
+        Mixture(specs)
+    assert [problem in one.message for one in found] == [True]
+
+
+@pytest.mark.parametrize(("kind", "told"), [("folder", "a folder"), ("pipe", "a pipe")])
+def test_an_annotation_that_is_no_file(tmp_path: Path, kind: str, told: str) -> None:
+    annotation = tmp_path / "rows.jsonl"
+    annotation.mkdir() if kind == "folder" else os.mkfifo(annotation)
+    entry = {"root": "", "annotation": str(annotation), "data_augment": False, "length": 8}
+    meta = tmp_path / "meta.json"
+    meta.write_text(json.dumps({"a": {**entry, "repeat_time": 1}}))
+    (problem,) = read_meta(meta).problems
+    assert f"is no file but {told}" in problem.problem
