@@ -266,8 +266,9 @@ def _chat_config(values: dict[str, Any], directory: Path) -> InternVLChatConfig:
         )
     for name, (kind, wanted) in _VALUES.items():
         value = values.get(name)
-        # By type, for true is no number of tiles.
-        is_right = type(value) is kind and not (isinstance(value, int) and value < 0)
+        # By type, for true is no number of tiles. Some write 0 and 1 for false and true.
+        is_right = type(value) is kind or (kind is bool and value in (0, 1))
+        is_right = is_right and not (isinstance(value, int) and value < 0)
         if value is not None and not is_right:
             raise CheckpointError(
                 f"{name} is {value!r}, wanted {wanted}", where=str(directory / CONFIG_NAME)
