@@ -9,6 +9,7 @@ becomes JSON, words are read as people mean them.
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any, Final
@@ -127,6 +128,8 @@ def _text(value: Any) -> str:
     if isinstance(value, _Word):
         if _OTHER_BASE.fullmatch(value):
             return str(int(value, 0))
+        if value.startswith("~/"):  # a shell would have written it out
+            return os.path.expanduser(value)
         special = _SPECIAL.fullmatch(value)
         return f"{special[1]}{special[2].lower()}" if special else str(value)
     return str(value)

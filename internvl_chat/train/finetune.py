@@ -86,7 +86,6 @@ from internvl_chat.train.validation import best_metric_problems
 
 logger = logging.getLogger("internvl_chat.train")
 
-DDP_TIMEOUT_SECONDS = 1800.0
 SECONDS_TO_HEAR = 2.0
 """How much later than another rank this one may hear a signal that was sent to all."""
 

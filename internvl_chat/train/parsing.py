@@ -101,6 +101,8 @@ def parse(argv: Sequence[str], *, device: torch.device | None = None) -> RunArgu
     values = {**_defaults(parser), **kept, **given}
     device = device or torch.device("cpu")
     model, data = _build(ModelArguments, values), _build(DataArguments, values)
+    if given.get("do_train") is False:
+        problems.append("--do_train False: this program trains, and nothing else. Leave it out.")
     problems += kept_problems(checkpoint, given)
     problems += explained(validate_run(model, data, values, device), checkpoint, given, kept)
     require(problems)

@@ -348,6 +348,21 @@ def test_kept_values_that_no_model_can_have(
     assert problem.format(model=model) in told[0]
 
 
+def test_a_run_that_is_not_to_train(base: list[str]) -> None:
+    assert "--do_train False: this program trains" in problems([*base, "--do_train", "False"])[0]
+
+
+def test_a_file_names_the_home_folder(
+    base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell would have written it out."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run.yaml").write_text("output_dir: ~/runs/one\n")
+    argv = [word for word in base if "output_dir" not in word]
+    found = parse([str(tmp_path / "run.yaml"), *argv], device=CPU)
+    assert found.train.output_dir == str(tmp_path / "runs/one")
+
+
 # ---- warm-up ----------------------------------------------------------------------------------
 
 
