@@ -129,6 +129,13 @@ class Cluster:
         for path in self.root.glob("*.pid"):
             path.unlink(missing_ok=True)
 
+    def wait_until_idle(self, seconds: float = 60.0) -> None:
+        """No job is left; one is completing for some moments after its end."""
+        deadline = time.monotonic() + seconds
+        while (left := self.run("squeue", "-h").stdout) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert left == "", f"still running: {left}"
+
     def run(
         self, *command: str, check: bool = True, timeout: float = 60
     ) -> subprocess.CompletedProcess[str]:

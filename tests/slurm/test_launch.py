@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 import sys
 from pathlib import Path
 from typing import Any
@@ -95,11 +94,7 @@ def test_a_killed_rank_ends_the_job_on_all_nodes(cluster: Cluster, tmp_path: Pat
     assert status != 0
     assert "n2: task 1: Killed" in text
     assert "n2: task 1: Killed" in (tmp_path / "out" / "training_log.txt").read_text()
-    # A job is completing for some moments after its end.
-    deadline = time.monotonic() + TIMEOUT
-    while (left := cluster.run("squeue", "-h").stdout) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert left == "", "nothing is left running"
+    cluster.wait_until_idle()
 
 
 def test_an_exit_code_comes_through_srun_and_the_log(cluster: Cluster, tmp_path: Path) -> None:
@@ -176,11 +171,7 @@ def test_a_signal_to_the_script_ends_the_ranks_with_their_last_word(
     assert found == code, said
     status = json.loads((tmp_path / "out" / "status.json").read_text())
     assert (status["status"], status["exit_code"], status["rank"]) == (verdict, code, 0)
-    # A job is completing for some moments after its end.
-    deadline = time.monotonic() + TIMEOUT
-    while (left := cluster.run("squeue", "-h").stdout) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert left == "", "nothing is left running"
+    cluster.wait_until_idle()
 
 
 def test_a_mistake_is_the_last_thing_said(cluster: Cluster, tmp_path: Path) -> None:
