@@ -63,8 +63,9 @@ def start_recipe(
         **{"bf16": False, "report_to": "none", "save_strategy": "no", "max_steps": FOR_EVER},
     }
     words = [word for name, value in arguments.items() for word in (f"--{name}", str(value))]
+    # A test run that was started in the background ignores Ctrl-C, and so would a shell of its own.
     return subprocess.Popen(
-        ["sh", LORA, *words, *extra],
+        ["env", "--default-signal=INT", "sh", LORA, *words, *extra],
         cwd=ROOT,
         env=environment(**values),
         text=True,
