@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from internvl_chat.checkpoint.surgery.merge import LogitCheck, MergeReport
 from internvl_chat.cli import main
+from internvl_chat.cli.merge_lora import describe
 from internvl_chat.cli.options import parse_size
 from tests.support.lora_checkpoints import load_fp32, logits_for, save_base, save_lora
 from tests.support.training import ROOT, environment
@@ -118,3 +120,18 @@ def test_every_verb_has_a_script() -> None:
         text = (ROOT / "tools" / f"{script}.py").read_text()
         words = re.findall(r'"([a-z0-9-]+)"', text.split("run_verb(")[1])
         assert main([*words, "--help"]) == 0, script
+
+
+@pytest.mark.parametrize(
+    ("logits", "begins"),
+    [
+        (LogitCheck(exact=1e-6, stored=1e-3, effect=2.0), "OK: 5 weights merged"),
+        (LogitCheck(exact=1e-6, stored=3e-3, effect=3e-3), "CHECK: 5 weights merged"),
+        (None, "OK: 5 weights merged"),
+    ],
+)
+def test_a_merge_ends_with_a_verdict(logits: LogitCheck | None, begins: str) -> None:
+    told = describe(MergeReport(merged=5, logits=logits))
+    assert told.startswith(begins)
+    assert ("rounding hides" in told) == begins.startswith("CHECK")
+    assert ("were not run" in told) == (logits is None)

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from internvl_chat.chat import load_model
 from internvl_chat.checkpoint.load import build_model, require_complete
+from internvl_chat.checkpoint.surgery import extract as extraction
 from internvl_chat.checkpoint.surgery.export import export
 from internvl_chat.checkpoint.surgery.extract import extract
 from internvl_chat.checkpoint.surgery.merge import merge_lora
@@ -379,3 +381,20 @@ def test_values_that_nothing_can_be_made_of(
     ):
         with pytest.raises(CheckpointError, match=told):
             use()
+
+
+@pytest.mark.parametrize("part", ["llm", "vit"])
+def test_a_part_that_computes_something_else_is_not_put_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    base = save_base(tmp_path / "base")
+    write = extraction._write_config
+
+    def write_another(config: Any, tensors: Any, directory: Path, dtype: Any) -> None:
+        write(config, tensors, directory, dtype)
+        change_json(directory / "config.json", hidden_act="relu")
+
+    monkeypatch.setattr(extraction, "_write_config", write_another)
+    with pytest.raises(CheckpointError, match="what was written computes something else"):
+        extract(part, str(base), str(tmp_path / part))
+    assert not (tmp_path / part).exists()
