@@ -130,6 +130,27 @@ def test_search_reads_text_place_and_file(report: OpenReport) -> None:
     expect(report.cards.locator("figure")).to_have_count(7)
 
 
+def place_inside(inner: Any, outer: Any) -> tuple[float, ...]:
+    """Left, top, right and bottom of one element as shares of another, of one moment.
+
+    Pictures are decoded after their card is there, and move what stands beside them when
+    they get their size: wait for all of the page, then measure both in one call.
+    """
+    page = outer.page
+    page.wait_for_function("[...document.images].every(i => i.complete && i.naturalWidth)")
+    return tuple(
+        outer.evaluate(
+            """(image, box) => {
+                const [out, own] = [image, box].map((node) => node.getBoundingClientRect());
+                const x = (value) => (value - out.x) / out.width;
+                const y = (value) => (value - out.y) / out.height;
+                return [x(own.left), y(own.top), x(own.right), y(own.bottom)];
+            }""",
+            inner.element_handle(),
+        )
+    )
+
+
 def test_boxes_lie_where_they_should(report: OpenReport) -> None:
     for words, box, number in (
         ("[0.100, 0.200", WIDE_BOX, 0),
@@ -139,13 +160,7 @@ def test_boxes_lie_where_they_should(report: OpenReport) -> None:
         card = report.find(words)
         image, drawn = card.locator("figure img").nth(number), card.locator(".box")
         expect(drawn).to_have_count(1)
-        outer, inner = image.bounding_box(), drawn.bounding_box()
-        place = (
-            (inner["x"] - outer["x"]) / outer["width"],
-            (inner["y"] - outer["y"]) / outer["height"],
-            (inner["x"] + inner["width"] - outer["x"]) / outer["width"],
-            (inner["y"] + inner["height"] - outer["y"]) / outer["height"],
-        )
+        place = place_inside(drawn, image)
         assert np.allclose(place, box, atol=0.01)
         # What it encloses is the yellow rectangle, on the screen as well.
         marked = card.locator(f"[data-mark='{drawn.get_attribute('data-mark')}']").last
@@ -165,6 +180,7 @@ def test_boxes_lie_where_they_should(report: OpenReport) -> None:
 
 def test_shapes_tiles_and_frames(report: OpenReport) -> None:
     card = report.find("[0.100, 0.200")
+    report.page.wait_for_function("[...document.images].every(i => i.complete && i.naturalWidth)")
     box = card.locator("figure img").bounding_box()
     assert box["width"] / box["height"] == pytest.approx(400 / 160, rel=0.02)
     expect(card.locator("figcaption")).to_have_text("wide.png 400 × 160, 3 × 1 tiles and the whole")

@@ -157,9 +157,13 @@ def test_two_side_by_side_streamed_and_stopped(browser: Any, star: Path, tmp_pat
         tab = Tab(browser, serving)
         expect(tab.page.locator("#chat-0")).to_contain_text("after")
         expect(tab.page.locator("#chat-1")).to_contain_text("babbler")
-        left, right = (tab.page.locator(f"#chat-{place}").bounding_box() for place in (0, 1))
-        assert left["y"] == right["y"]
-        assert left["x"] + left["width"] <= right["x"]
+        assert tab.page.evaluate(  # both of one moment: the page may still move
+            """() => {
+                const [left, right] = [0, 1].map(
+                    (place) => document.querySelector(`#chat-${place}`).getBoundingClientRect());
+                return left.top === right.top && left.right <= right.left;
+            }"""
+        )
         tab.page.get_by_text("Settings").click()
         tab.page.get_by_label("number input for Longest answer").fill("2000")
         tab.ask("What shape is red?", star)
