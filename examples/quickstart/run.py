@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from examples.annotations import write_json
+from examples.quickstart.cards import CUSTOM
 from examples.quickstart.data import DataFiles, DataPlan, is_written, write_data
 from examples.quickstart.plan import (
     BUDGETS,
@@ -40,7 +41,7 @@ from examples.quickstart.questions import (
     read_replies,
     write_replies,
 )
-from examples.quickstart.report import CUSTOM, ReportInput, render_report
+from examples.quickstart.report import ReportInput, render_report
 from examples.quickstart.scoring import accuracy_by_dataset
 
 NOT_INHERITED = (
