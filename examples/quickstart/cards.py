@@ -73,7 +73,7 @@ def grid(pairs: Sequence[Pair], load: Callable[[str], str]) -> str:
     )
     labels = "".join(f'<label for="show-{key}">{label}</label>' for key, label in choices)
     return (
-        "<h2>Held-out images</h2>"
+        '<h2 id="images">Held-out images</h2>'
         '<p class="soft">Never trained on. Boxes: dashed is the truth, coloured is the answer '
         "after training, blue is part of the question. Mistakes are shown more often than they "
         "happen.</p>"

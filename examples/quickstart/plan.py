@@ -1,9 +1,11 @@
 """What a quickstart run consists of: budgets, the recipe's settings, the files. No side effects."""
 
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from examples.quickstart.commands import Command, wrapped
 from examples.quickstart.data import DataFiles, DataPlan
 
 RECIPE = (
@@ -123,3 +125,35 @@ def benchmark_command(*, model: Path, meta: Path, results: Path) -> list[str]:
         *("-m", "examples.benchmark", "--model", model.as_posix()),
         *("--meta", meta.as_posix(), "--out", results.as_posix()),
     ]
+
+
+def next_commands(
+    *, before: Path, after: Path, image: str | None, training: TrainingCommand
+) -> list[Command]:
+    """What one wants to type after a run, for the page.
+
+    Args:
+        before, after: the checkpoints.
+        image: a held-out image of the custom dataset.
+        training: the command of the run.
+    """
+    activate = Path(sys.executable).with_name("activate")
+    prefix = f". {shlex.quote(_from_here(activate))}\n" if activate.is_file() else ""
+    chat = ["internvl-chat", "chat", "--model", after.as_posix()]
+    asked = [*chat, "--image", image, "Which digit is this?"] if image else chat
+    demo = ["internvl-chat", "demo", "--model", before.as_posix(), "--compare", after.as_posix()]
+    again = after.with_name(f"{after.name}-2").as_posix()  # the run's own folder is left alone
+    install = "pip install -e '.[demo]'\n"
+    return [
+        Command(title="Ask the fine-tuned model", text=prefix + wrapped(asked)),
+        Command(title="Before and after side by side", text=prefix + install + wrapped(demo)),
+        Command(
+            title="Train again, with settings of your own",
+            text=prefix + wrapped(training.arguments, {**training.settings, "OUTPUT_DIR": again}),
+        ),
+    ]
+
+
+def _from_here(path: Path) -> str:
+    here = Path.cwd()
+    return (path.relative_to(here) if path.is_relative_to(here) else path).as_posix()

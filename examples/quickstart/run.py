@@ -7,22 +7,23 @@ run's folder, and is not repeated when an interrupted run is started again.
 import argparse
 import json
 import os
-import shlex
+import platform
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from examples.annotations import write_json
 from examples.quickstart.cards import CUSTOM
+from examples.quickstart.commands import shell_command
 from examples.quickstart.data import DataFiles, DataPlan, is_written, write_data
 from examples.quickstart.plan import (
     BUDGETS,
@@ -33,6 +34,7 @@ from examples.quickstart.plan import (
     TrainingCommand,
     benchmark_command,
     data_files,
+    next_commands,
     training_command,
 )
 from examples.quickstart.questions import (
@@ -42,7 +44,9 @@ from examples.quickstart.questions import (
     write_replies,
 )
 from examples.quickstart.report import ReportInput, render_report
+from examples.quickstart.result import make_result, show_result
 from examples.quickstart.scoring import accuracy_by_dataset
+from examples.quickstart.surroundings import commit, hardware, made_at, named_versions
 
 NOT_INHERITED = (
     *("GPUS_PER_NODE", "PARTITION", "QUOTA_TYPE", "CPUS_PER_TASK", "GRES", "SRUN_ARGS"),
@@ -198,13 +202,10 @@ class Quickstart:
         return status
 
     def _train(self, command: TrainingCommand) -> int:
-        self.console.print(f"[dim]{self._line(command)}[/dim]", soft_wrap=True)
+        self.console.print(
+            f"[dim]{shell_command(command.arguments, command.settings)}[/dim]", soft_wrap=True
+        )
         return train(command)
-
-    @staticmethod
-    def _line(command: TrainingCommand) -> str:
-        settings = [f"{key}={value}" for key, value in command.settings.items()]
-        return shlex.join([*settings, *command.arguments])
 
     def _finish(self, command: TrainingCommand) -> None:
         """Write the report and then, as the sign that all is done, the result."""
@@ -213,63 +214,56 @@ class Quickstart:
         )
         before, after = (read_replies(self.run.replies(phase)) for phase in ("before", "after"))
         seconds = self._state()["seconds"]
-        result: dict[str, Any] = {
-            "before": _rounded(accuracy_by_dataset(before)),
-            "after": _rounded(accuracy_by_dataset(after)),
-            "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
-            "budget": self.budget.name,
-            "optimizer_steps": trainer["global_step"],
-        }
-        facts = {
-            "model before": self.model.as_posix(),
-            "model after": self.run.checkpoint.as_posix(),
-            "meta JSON": self.files.train_meta.as_posix(),
-            "budget": self.budget.name,
-            "optimizer steps": str(trainer["global_step"]),
-        }
+        result = make_result(
+            before, after, seconds, budget=self.budget.name, num_steps=trainer["global_step"]
+        )
+        shown = [path for reply in after if reply.dataset == CUSTOM for path in reply.images]
         page = render_report(
             ReportInput(
                 before=before,
                 after=after,
                 log=trainer["log_history"],
                 seconds=seconds,
-                facts=facts,
-                command=self._line(command),
+                made=self._made(),
+                facts=self._facts(trainer["global_step"]),
+                commands=next_commands(
+                    before=self.model,
+                    after=self.run.checkpoint,
+                    image=next(iter(shown), None),
+                    training=command,
+                ),
             )
         )
         self.run.report.write_text(page, encoding="utf-8")
         write_json(self.run.result, result)
         show_result(self.console, self.run, result)
 
+    @staticmethod
+    def _made() -> list[str]:
+        from internvl_chat.train.versions import git_revision  # imports torch
+
+        now = datetime.now().astimezone()
+        return [made_at(now), commit(git_revision()), hardware()]
+
+    def _facts(self, num_steps: int) -> dict[str, str]:
+        from internvl_chat.train.versions import git_revision, versions
+
+        return {
+            "model before": self.model.as_posix(),
+            "model after": self.run.checkpoint.as_posix(),
+            "meta JSON": self.files.train_meta.as_posix(),
+            "budget": f"{self.budget.name}, {num_steps} optimizer steps",
+            "processes": f"{NUM_PROCESSES}, on the CPU, ZeRO-3",
+            "commit": git_revision() or commit(None),
+            "system": platform.platform(terse=True),
+            "versions": named_versions(versions()),
+        }
+
     def _state(self) -> dict[str, Any]:
         return read_state(self.run)
 
     def _save(self, state: Mapping[str, Any]) -> None:
         write_json(self.run.state, state)
-
-
-def _rounded(accuracy: Mapping[str, float]) -> dict[str, float]:
-    return {name: round(share, 4) for name, share in accuracy.items()}
-
-
-def show_result(console: Console, run: RunFiles, result: Mapping[str, Any]) -> None:
-    """The table of the result and where to go on from it."""
-    table = Table(title="Held-out accuracy, %", title_justify="left")
-    table.add_column("dataset")
-    for column in ("before", "after", "points"):
-        table.add_column(column, justify="right")
-    for name, before in result["before"].items():
-        after = result["after"][name]
-        style = "bold green" if name == CUSTOM else None
-        cells = (f"{100 * before:.1f}", f"{100 * after:.1f}", f"{100 * (after - before):+.1f}")
-        table.add_row(name, *cells, style=style)
-    console.print(table)
-    console.print(
-        f"{result['seconds']['total'] / 60:.1f} minutes, {result['optimizer_steps']} steps, "
-        f"budget {result['budget']}\n"
-        f"report      {run.report}\nnumbers     {run.result}\nfine-tuned  {run.checkpoint}",
-        soft_wrap=True,
-    )
 
 
 def read_state(run: RunFiles) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from html import escape
 Point = tuple[float, float]
 
 WIDTH, HEIGHT = 560, 300
+PHONE_WIDTH, PHONE_HEIGHT = 330, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 14, 20, 40  # margins in SVG units
 
 
@@ -51,34 +52,43 @@ def smoothed(points: Sequence[Point], half_width: int) -> tuple[Point, ...]:
     return tuple(result)
 
 
-def line_chart(series: Sequence[Series], *, title: str, x_label: str, y_label: str) -> str:
+def line_chart(
+    series: Sequence[Series], *, title: str, x_label: str, y_label: str, on_phone: bool = False
+) -> str:
     """An ``<svg>`` of lines over common axes, the y axis starting at zero.
 
     Points are also given as hover text. Without any point a sentence says so.
+
+    Args:
+        series: the lines.
+        title, x_label, y_label: words beside them.
+        on_phone: for a screen of about 390 pixels; the page's style shows one of the two.
     """
+    width, height = (PHONE_WIDTH, PHONE_HEIGHT) if on_phone else (WIDTH, HEIGHT)
+    kind = "on-phone" if on_phone else "on-wide"
     points = [point for one in series for point in one.points]
     if not points:
-        return f'<p class="empty">{escape(title)}: nothing was logged.</p>'
+        return f'<p class="chart {kind}">{escape(title)}: nothing was logged.</p>'
     x_low, x_high = min(x for x, _ in points), max(x for x, _ in points)
     y_high = max(y for _, y in points) * 1.04 or 1.0
 
     def place(point: Point) -> Point:
         share = (point[0] - x_low) / (x_high - x_low) if x_high > x_low else 0.5
-        x = _LEFT + share * (WIDTH - _LEFT - _RIGHT)
-        return x, HEIGHT - _BOTTOM - point[1] / y_high * (HEIGHT - _TOP - _BOTTOM)
+        x = _LEFT + share * (width - _LEFT - _RIGHT)
+        return x, height - _BOTTOM - point[1] / y_high * (height - _TOP - _BOTTOM)
 
-    right, base = WIDTH - _RIGHT, HEIGHT - _BOTTOM
+    right, base = width - _RIGHT, height - _BOTTOM
     parts = [
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'<svg class="chart {kind}" viewBox="0 0 {width} {height}" role="img" '
         f'aria-label="{escape(title)}">'
     ]
     for tick in nice_ticks(0, y_high):
         y = place((x_low, tick))[1]
         line = f'<line class="grid" x1="{_LEFT}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}"/>'
         parts += [line, _text(_LEFT - 7, y + 4, f"{tick:g}", "end")]
-    for tick in nice_ticks(x_low, x_high, 6):
+    for tick in nice_ticks(x_low, x_high, 4 if on_phone else 6):
         parts.append(_text(place((tick, 0))[0], base + 17, f"{tick:g}", "middle"))
-    parts += [_text(right, HEIGHT - 3, x_label, "end"), _text(_LEFT, _TOP - 2, y_label, "start")]
+    parts += [_text(right, height - 3, x_label, "end"), _text(_LEFT, _TOP - 2, y_label, "start")]
     parts += [_line(one, [place(point) for point in one.points]) for one in series]
     parts.append("</svg>")
     return "".join(parts)
@@ -117,12 +127,16 @@ def legend(series: Sequence[Series]) -> str:
     return f'<ul class="legend">{items}</ul>'
 
 
-def before_after_bar(before: float, after: float) -> str:
-    """A row of the table as an image: a hollow mark before, a full one after (shares, 0-1)."""
+def before_after_bar(before: float, after: float, tone: str) -> str:
+    """A row of the table as an image: a hollow mark before, a full one after.
+
+    Args:
+        before, after: shares (0-1).
+        tone: class of the image, which gives its colour.
+    """
     x1, x2 = 6 + 188 * before, 6 + 188 * after
-    better = "up" if after >= before else "down"
     return (
-        f'<svg class="shift {better}" viewBox="0 0 200 16" aria-hidden="true">'
+        f'<svg class="shift {tone}" viewBox="0 0 200 16" aria-hidden="true">'
         '<line class="grid" x1="6" y1="8" x2="194" y2="8"/>'
         f'<line class="move" x1="{x1:.1f}" y1="8" x2="{x2:.1f}" y2="8"/>'
         f'<circle class="was" cx="{x1:.1f}" cy="8" r="4"/>'

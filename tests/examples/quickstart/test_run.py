@@ -1,7 +1,10 @@
 """Phases, folders and mistakes; nothing is trained and no model is loaded."""
 
 import json
+import platform
 import shlex
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,15 @@ from rich.console import Console
 
 from examples.annotations import write_json
 from examples.quickstart import run as module
-from examples.quickstart.plan import BUDGETS, MODEL, RECIPE, RunFiles, data_files, training_command
+from examples.quickstart.plan import (
+    BUDGETS,
+    MODEL,
+    RECIPE,
+    RunFiles,
+    data_files,
+    next_commands,
+    training_command,
+)
 from examples.quickstart.questions import write_replies
 from examples.quickstart.run import Quickstart, main, next_free, parse
 from examples.quickstart.scoring import Reply
@@ -68,7 +79,13 @@ def test_a_run_leaves_result_and_report(tmp_path: Path, phases: list[str]) -> No
     assert result["after"] == {"digits": 1.0}
     assert list(result["seconds"]) == ["data", "before", "train", "after", "total"]
     assert (result["budget"], result["optimizer_steps"]) == ("small", 1)
-    assert "<h2>Training loss</h2>" in (tmp_path / "run/report.html").read_text()
+    low, high = result["interval"]["digits"]
+    assert 0 < low < 1 == high
+    page = (tmp_path / "run/report.html").read_text()
+    assert "Training loss</h2>" in page
+    for told in (platform.python_version(), version("torch"), str(date.today().year), "commit"):
+        assert told in page
+    assert f"--compare {tmp_path / 'run/model'}" in page
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(
@@ -106,7 +123,9 @@ def test_a_finished_run_is_shown_and_left_alone(
     phases.clear()
     assert main(arguments) == 0
     assert phases == []
-    assert "sh shell/quickstart.sh --again" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "sh shell/quickstart.sh --again" in shown
+    assert "+100.0 (+7.0 to +100.0)" in shown
     assert (tmp_path / "run/result.json").read_bytes() == made
     assert main([*arguments, "--again"]) == 0
     assert phases == ["data", "before", "train", "after"]
@@ -171,6 +190,28 @@ def test_the_command_is_the_second_recipe_with_a_batch_that_divides() -> None:
         micro_batch_size=int(settings["PER_DEVICE_BATCH_SIZE"]),
         world_size=int(settings["GPUS"]),
     )
+
+
+def test_a_result_of_an_earlier_release_is_shown_without_intervals(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = {"before": {"digits": 0.1}, "after": {"digits": 0.9}, "seconds": {"total": 60}}
+    result |= {"budget": "full", "optimizer_steps": 1}
+    module.show_result(Console(width=120), RunFiles(folder=tmp_path), result)
+    assert "+80.0" in capsys.readouterr().out
+
+
+def test_the_page_names_commands_for_this_run(tmp_path: Path) -> None:
+    command = training_command(
+        model=Path("m"), meta=Path("a b.json"), output_dir=Path("out/model"), max_steps=6
+    )
+    asked, compared, again = next_commands(
+        before=Path("m"), after=Path("out/model"), image="0.png", training=command
+    )
+    assert "internvl-chat chat --model out/model --image 0.png 'Which digit is this?'" in asked.text
+    assert "internvl-chat demo --model m --compare out/model" in compared.text
+    assert "META_PATH='a b.json'" in again.text
+    assert "OUTPUT_DIR=out/model-2" in again.text  # the run's own stays
 
 
 def test_budgets_have_their_own_data_folders() -> None:

@@ -57,6 +57,12 @@ def test_no_points_is_said_in_words() -> None:
 
 
 def test_the_bar_says_which_way_it_went() -> None:
-    assert 'class="shift up"' in before_after_bar(0.1, 0.9)
-    assert 'class="shift down"' in before_after_bar(0.9, 0.1)
-    assert 'cx="100.0"' in before_after_bar(0.5, 0.5)
+    assert 'class="shift same"' in before_after_bar(0.1, 0.9, "same")
+
+
+def test_a_phones_chart_is_as_wide_as_a_phone() -> None:
+    series = Series(name="a", points=((10, 1.0), (20, 0.0)), color="red")
+    labels = {"title": "t", "x_label": "step", "y_label": "loss"}
+    wide, narrow = (line_chart([series], **labels, on_phone=phone) for phone in (False, True))
+    assert 'class="chart on-wide" viewBox="0 0 560 300"' in wide
+    assert 'class="chart on-phone" viewBox="0 0 330 230"' in narrow
