@@ -138,6 +138,13 @@ class TrainArguments(TrainingArguments):
         default=None, metadata={"help": "TensorBoard files (default OUTPUT_DIR/runs/...)."}
     )
 
+    vision_lr: float | None = _option(None, "Rate of the vision tower (default --learning_rate).")
+    mlp_lr: float | None = _option(None, "Rate of the projector (default --learning_rate).")
+    llm_lr: float | None = _option(None, "Rate of the LLM (default --learning_rate).")
+    vit_layer_decay_rate: float = _option(
+        1.0, "Factor on the vision tower's rate from each layer to the one before it; 1 for none."
+    )
+
     def __post_init__(self) -> None:
         # accelerate calls gloo on several CPU processes "use_cpu", and transformers refuses bf16
         # on a machine without a GPU unless told that this is meant.

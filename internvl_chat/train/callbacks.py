@@ -57,10 +57,15 @@ def tag_of(name: str) -> str:
 def format_step(step: int, total: int, logs: Mapping[str, float]) -> str:
     """One line about a step; figures that were not measured are left out."""
     shown = [text.format(logs[name]) for name, text in LINE if name in logs]
+    rates = [
+        f"lr/{name.partition('/')[2]} {value:.3g}"
+        for name, value in logs.items()
+        if name.startswith("learning_rate/")
+    ]
     others = [f"{name} {value:.4f}" for name, value in logs.items() if "loss/" in name]
     if "eval_loss" in logs:
         others.insert(0, f"eval_loss {logs['eval_loss']:.4f}")
-    return f"step {step}/{total}  {'  '.join(shown + others)}"
+    return f"step {step}/{total}  {'  '.join(shown + rates + others)}"
 
 
 class RunProgress(TrainerCallback):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from internvl_chat.checkpoint.save import save_checkpoint_files
 from internvl_chat.config import DecodeConfig, NormalizeType
 from internvl_chat.errors import CheckpointError
 from internvl_chat.files import write_json
+from internvl_chat.train.rates import NAMES, names_by_group, regrouped, saved_groups
 from internvl_chat.train.standing import POSITION
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,8 @@ ARGUMENTS = "arguments.json"
 TRAINABLE_WEIGHTS = "trainable_weights.pt"
 OPTIMIZER = "optimizer.pt"
 SCHEDULER = "scheduler.pt"
+_BY_GROUP = {"min_lrs", "max_lrs", "_last_lr"}
+"""What schedules that follow a figure keep for each parameter group."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +216,7 @@ class CheckpointWriter:
         Raises:
             CheckpointError: DeepSpeed's files are of another stage or number of ranks.
         """
+        base = [group.get("initial_lr", group["lr"]) for group in state.optimizer.param_groups]
         if state.engine is not None:
             loaded, _ = state.engine.load_checkpoint(
                 str(path),
@@ -229,9 +233,9 @@ class CheckpointWriter:
             # accelerate numbers the CPUs of several processes, which torch.load does not know.
             device = "cpu" if state.device.type == "cpu" else state.device
             optimizer = torch.load(path / OPTIMIZER, weights_only=True, map_location=device)
-            state.optimizer.load_state_dict(optimizer)
+            load_optimizer(state.optimizer, state.model, optimizer, where=str(path))
         schedule = torch.load(path / SCHEDULER, weights_only=True)
-        continue_schedule(state.scheduler, schedule, step=step)
+        continue_schedule(state.scheduler, schedule, step=step, base=base)
 
     def _barrier(self) -> None:
         if self.world_size > 1:
@@ -242,7 +246,41 @@ def _has_frozen(model: torch.nn.Module) -> bool:
     return any(not parameter.requires_grad for parameter in model.parameters())
 
 
-def continue_schedule(scheduler: Any, saved: dict[str, Any], *, step: int) -> None:
+def load_optimizer(optimizer: Any, model: nn.Module, saved: dict[str, Any], *, where: str) -> None:
+    """Restore an optimizer, also one whose parameters were in other groups.
+
+    Args:
+        optimizer: of this run.
+        model: whose parameters it has; unwrapped.
+        saved: a ``state_dict()`` of the former run's.
+        where: the checkpoint, for the message.
+
+    Raises:
+        CheckpointError: which parameters were in which group cannot be told.
+    """
+    is_named = any(NAMES in group for group in [*optimizer.param_groups, *saved["param_groups"]])
+    if not is_named:
+        optimizer.load_state_dict(saved)
+        return
+    has_names = any(NAMES in group for group in optimizer.param_groups)
+    now = names_by_group(optimizer, model.named_parameters())
+    before = saved_groups(saved, model.named_parameters())
+    if before is None:
+        raise CheckpointError(
+            "its optimizer groups the parameters in a way of its own, which rates by part cannot "
+            "continue",
+            where=where,
+            fix="Continue without --vision_lr, --mlp_lr, --llm_lr and --vit_layer_decay_rate.",
+        )
+    optimizer.load_state_dict(regrouped(saved, before, now))
+    for group, names in zip(optimizer.param_groups, now, strict=True):
+        if has_names:  # not every optimizer keeps what it does not know
+            group[NAMES] = names
+
+
+def continue_schedule(
+    scheduler: Any, saved: dict[str, Any], *, step: int, base: Sequence[float] | None = None
+) -> None:
     """Go on with a learning rate schedule at the step where a checkpoint was written.
 
     The rate is this run's: its ``--learning_rate`` times its schedule at that step, which is the
@@ -252,26 +290,32 @@ def continue_schedule(scheduler: Any, saved: dict[str, Any], *, step: int) -> No
 
     Args:
         scheduler: freshly made for this run; its optimizer has been restored already.
-        saved: state of the former run's scheduler, maybe of another kind.
+        saved: state of the former run's scheduler, maybe of another kind or number of groups.
         step: steps done.
+        base: this run's rates by group, before the schedule; None for the optimizer's own.
     """
     inner = getattr(scheduler, "scheduler", scheduler)  # accelerate and DeepSpeed wrap it
+    groups = inner.optimizer.param_groups
     if not isinstance(inner, LambdaLR):
         if saved.keys() == inner.state_dict().keys():  # one that follows a figure: its memory
-            scheduler.load_state_dict(saved)
+            limits = {key: saved[key] for key in saved if key in _BY_GROUP}
+            fits = all(len(values) == len(groups) for values in limits.values())
+            scheduler.load_state_dict({k: v for k, v in saved.items() if fits or k not in limits})
         else:
-            for group in inner.optimizer.param_groups:
-                group["lr"] = inner.optimizer.defaults["lr"]
+            own_rate = inner.optimizer.defaults["lr"]
+            for group, rate in zip(groups, base or [own_rate] * len(groups), strict=True):
+                group["lr"] = rate
         return
     own = {"base_lrs": list(inner.base_lrs), "last_epoch": step, "_step_count": step + 1}
     if "lr_lambdas" in saved:
-        scheduler.load_state_dict(saved)
+        # One schedule over all groups, however many there were.
+        scheduler.load_state_dict({**saved, "lr_lambdas": saved["lr_lambdas"][:1] * len(groups)})
         own["last_epoch"], own["_step_count"] = inner.last_epoch, inner._step_count
     inner.__dict__.update(own)
     rates = [
         base * multiplier(inner.last_epoch)
         for base, multiplier in zip(inner.base_lrs, inner.lr_lambdas, strict=True)
     ]
-    for group, base, rate in zip(inner.optimizer.param_groups, inner.base_lrs, rates, strict=True):
-        group["initial_lr"], group["lr"] = base, rate
+    for group, first, rate in zip(groups, inner.base_lrs, rates, strict=True):
+        group["initial_lr"], group["lr"] = first, rate
     inner._last_lr = rates

@@ -23,7 +23,9 @@ Effect = Literal["none", "length", "rate", "batch", "files", "zero", "choice", "
 
 _CLASSES: Final[dict[Effect, str]] = {
     "length": "num_train_epochs max_steps",
-    "rate": "learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps",
+    "rate": """
+        learning_rate vision_lr mlp_lr llm_lr vit_layer_decay_rate lr_scheduler_type
+        lr_scheduler_kwargs warmup_steps""",
     "batch": "per_device_train_batch_size gradient_accumulation_steps",
     "files": "model_name_or_path vision_path llm_path mlp_path meta_path",
     "zero": "deepspeed",
@@ -120,11 +122,25 @@ def settled(arguments: dict[str, Any]) -> dict[str, Any]:
         idle |= {"use_thumbnail", "min_dynamic_patch", "max_dynamic_patch"}
     if found.get("lr_scheduler_type") in ("constant", "reduce_lr_on_plateau", "greedy"):
         idle |= {"warmup_steps"}
+    _settle_rates(found)
     for name in idle:
         found.pop(name, None)
     found["lr_scheduler_kwargs"] = found.get("lr_scheduler_kwargs") or None
     found["optim_args"] = found.get("optim_args") or None
     return found
+
+
+def _settle_rates(found: dict[str, Any]) -> None:
+    """A part's rate that is ``--learning_rate`` follows it; one that no part follows is idle."""
+    parts = [name for name in ("vision_lr", "mlp_lr", "llm_lr") if name in found]
+    own = found.get("learning_rate")
+    given = {found[name] for name in parts}
+    if len(given) == 1 and None not in given:
+        own = found["learning_rate"] = given.pop()
+    for name in parts:
+        found[name] = None if found[name] == own else found[name]
+    if parts and all(found[name] is not None for name in parts):
+        found.pop("learning_rate", None)
 
 
 def zero_settings(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from internvl_chat.train.distributed import DistributedState
 from internvl_chat.train.order import RunLength
 from internvl_chat.train.parsing import RunArguments
 from internvl_chat.train.preparation import PreparedRun
+from internvl_chat.train.rates import asked_rates, num_vision_layers, rates_by_row
 from internvl_chat.train.versions import versions
 from internvl_chat.train.zero import stage_of
 
@@ -76,7 +77,7 @@ def log_start(
     """Log what trains, the batch arithmetic, device and kernels, versions."""
     if not state.is_main:
         return
-    lines = ["trainable parameters", *_parameter_table(model)]
+    lines = ["trainable parameters", *_parameter_table(model, args)]
     lines += [f"batch: {batch_plan}", *_schedule(args, prepared.train, sampler, length, step)]
     lines.append(
         f"device {state.device} ({_device_name(state.device)}), {state.world_size} processes, "
@@ -93,16 +94,26 @@ def log_start(
         logger.warning("bf16 on a CPU is emulated and slow; --bf16 False computes in fp32")
 
 
-def _parameter_table(model: Any) -> list[str]:
+def _parameter_table(model: Any, args: RunArguments) -> list[str]:
     rows = trainable_table(model)
     rows_and_sum = [(row.group, row.total, row.trainable) for row in rows]
     rows_and_sum.append(("all", sum(r.total for r in rows), sum(r.trainable for r in rows)))
     width = max(len(name) for name, *_ in rows_and_sum)
+    asked = asked_rates(vars(args.train), num_vision_layers(model))
+    rates = rates_by_row(model, asked)
     return [
         f"{name:<{width}}  {total:>16,}  trainable {trainable:>16,}  {trainable / total:>7.2%}"
+        + _rate(rates.get(name))
         for name, total, trainable in rows_and_sum
         if total
     ]
+
+
+def _rate(lowest_and_highest: tuple[float, float] | None) -> str:
+    if lowest_and_highest is None:
+        return ""
+    lowest, highest = lowest_and_highest
+    return f"  lr {highest:g}" if lowest == highest else f"  lr {lowest:.3g} to {highest:.3g}"
 
 
 def _schedule(

@@ -15,6 +15,7 @@ from internvl_chat.checkpoint.manifest import clear_leftovers, list_checkpoints,
 from internvl_chat.errors import CheckpointError, NoCheckpointError
 from internvl_chat.train.checkpoints import OPTIMIZER, POSITION
 from internvl_chat.train.parsing import RunArguments
+from internvl_chat.train.rates import grouping
 from internvl_chat.train.record import (
     RESULTS,
     compared,
@@ -279,6 +280,7 @@ def require_same_form(start: RunStart, args: RunArguments, world_size: int) -> N
             f"ZeRO-{stage} on {world_size} ranks",
         )
         if (former, written_by) == (stage, world_size):
+            _require_same_groups(start, known.get("arguments", {}))
             return
     if before != now:
         raise CheckpointError(
@@ -286,6 +288,20 @@ def require_same_form(start: RunStart, args: RunArguments, world_size: int) -> N
             where=str(start.checkpoint),
             fix="Continue with the same --deepspeed stage and number of ranks, or start anew with "
             "--overwrite_output_dir True and this checkpoint as --model_name_or_path.",
+        )
+
+
+def _require_same_groups(start: RunStart, former: Mapping[str, Any]) -> None:
+    """DeepSpeed cuts up what is in one parameter group as a whole; other rates in them are fine."""
+    before, now = grouping(former), grouping(start.record["arguments"])
+    if before != now:
+        raise CheckpointError(
+            f"its optimizer files, which DeepSpeed cut up, are of a run with {before}, this one "
+            f"has {now}",
+            where=str(start.checkpoint),
+            fix="Give --vision_lr, --mlp_lr, --llm_lr and --vit_layer_decay_rate as before, any "
+            "of them with another number, or start anew with --overwrite_output_dir True and this "
+            "checkpoint as --model_name_or_path.",
         )
 
 

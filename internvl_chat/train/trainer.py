@@ -21,7 +21,7 @@ from transformers import Trainer
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import SaveStrategy
 
-from internvl_chat.checkpoint.partition import full_numel, full_shape
+from internvl_chat.checkpoint.partition import full_numel
 from internvl_chat.config import NormalizeType
 from internvl_chat.data.collate import Collator
 from internvl_chat.data.dataset import SftDataset
@@ -36,6 +36,14 @@ from internvl_chat.train.loss import COUNTED, DatasetLosses, dataset_of_targets
 from internvl_chat.train.meter import RunMeter
 from internvl_chat.train.metrics import require_finite
 from internvl_chat.train.order import EpochLoader, ResumableOrder, RunLength
+from internvl_chat.train.rates import (
+    RateMeter,
+    has_weight_decay,
+    names_by_group,
+    num_vision_layers,
+    part_rates,
+    split_groups,
+)
 from internvl_chat.train.signals import leave_signals_to_parent
 from internvl_chat.train.unused_parameters import UnusedParameterCheck
 from internvl_chat.train.zero import shrink_buffers
@@ -118,6 +126,8 @@ class InternVLTrainer(Trainer):
             world_size=self.args.world_size,
         )
         self._unused = UnusedParameterCheck(model)
+        self._rate_meter: RateMeter | None = None
+        self._rates: dict[str, float] = {}
 
     # ---- data ---------------------------------------------------------------------------------
 
@@ -235,8 +245,28 @@ class InternVLTrainer(Trainer):
         return self._meter.flops(inputs)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Weight decay is for matrices: no norm, bias or layer scale, whatever it is called."""
-        return [n for n, p in model.named_parameters() if len(full_shape(p)) > 1]
+        """Those of the matrices, see :func:`has_weight_decay`."""
+        return [n for n, p in model.named_parameters() if has_weight_decay(p)]
+
+    # ---- the optimizer ------------------------------------------------------------------------
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """transformers', its groups split where the run has rates by part."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        rates = part_rates(vars(self.args), num_vision_layers(self.model))
+        if is_new and rates is not None:
+            split_groups(optimizer, self.model.named_parameters(), rates)
+            names = names_by_group(optimizer, self.model.named_parameters())
+            self._rate_meter = RateMeter(names, rates, self.args.learning_rate)
+        return optimizer
+
+    def _get_learning_rate(self) -> float:
+        """What ``--learning_rate`` has come to; the parts' own rates are noted beside it."""
+        if self._rate_meter is None:
+            return super()._get_learning_rate()
+        self._rates = self._rate_meter.read([g["lr"] for g in self.optimizer.param_groups])
+        return self._rates["learning_rate"]
 
     # ---- logs ---------------------------------------------------------------------------------
 
@@ -259,6 +289,7 @@ class InternVLTrainer(Trainer):
             logs["learning_rate"] = (
                 self._get_learning_rate() if learning_rate is None else learning_rate
             )
+            logs |= self._rates
             self.log(logs, start_time)
             self._globalstep_last_logged = step
             require_finite(logs, step)

@@ -6,17 +6,19 @@ transformers finds a missing package, or keywords that do not fit, when the weig
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from transformers import Trainer, get_scheduler
 
 from internvl_chat.train.arguments import TrainArguments
+from internvl_chat.train.rates import idle_parts, is_by_part
 
 logger = logging.getLogger(__name__)
 
 _STEPS = 10**6  # of the schedule that is tried: more than any run's warm-up
+_INSTEAD = {"optimizer": "optim", "scheduler": "lr_scheduler_type"}
 _WITHOUT_KEYWORDS = ("constant", "constant_with_warmup")
 
 
@@ -27,10 +29,29 @@ def update_problems(train: TrainArguments) -> Iterator[str]:
         train: of the run; what its DeepSpeed file makes itself is left out.
     """
     config = train.deepspeed if isinstance(train.deepspeed, dict) else {}
+    if is_by_part(vars(train)):
+        yield from _by_part(train, config)
+        for note in idle_parts(vars(train)):
+            logger.warning("%s", note)
     if "optimizer" not in config:
         yield from _optimizer(train)
     if "scheduler" not in config:
         yield from _schedule(train)
+
+
+def _by_part(train: TrainArguments, config: Mapping[str, Any]) -> Iterator[str]:
+    """Who makes an optimizer or a schedule with one rate for all."""
+    told = "Rates by part (--vision_lr, --mlp_lr, --llm_lr, --vit_layer_decay_rate)"
+    for section in ("optimizer", "scheduler"):
+        if section in config:
+            kind = config[section].get("type", "") if isinstance(config[section], dict) else ""
+            yield (
+                f"{told}: the {section} of the --deepspeed file ({kind}) has one rate for all. "
+                f"Remove it from the file; --{_INSTEAD[section]} takes its place."
+            )
+    optim = _name(train.optim)
+    if optim.endswith("layerwise") or "lomo" in optim:
+        yield f"{told}: --optim {optim} updates the weights in its own way, at one rate."
 
 
 def _optimizer(train: TrainArguments) -> Iterator[str]:

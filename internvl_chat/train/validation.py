@@ -19,7 +19,7 @@ from accelerate.utils import DynamoBackend
 from internvl_chat.checkpoint.load import vision_problems
 from internvl_chat.checkpoint.sources import find_chat_config, native_vision_config, require_config
 from internvl_chat.checkpoint.tokenizer import find_tokenizer
-from internvl_chat.config import SourceConfig
+from internvl_chat.config import SourceConfig, require
 from internvl_chat.errors import CheckpointError, ConfigError, printable
 from internvl_chat.model.templates import find_template
 from internvl_chat.train.arguments import (
@@ -32,6 +32,7 @@ from internvl_chat.train.arguments import (
     trainable_config,
 )
 from internvl_chat.train.attention import choose_attention, flash_attention_problem
+from internvl_chat.train.rates import DECAY, FLAGS, rate_problems
 from internvl_chat.train.trackers import tracker_problems
 from internvl_chat.train.zero import read_zero_file
 
@@ -63,7 +64,7 @@ def validate_run(
         problems += err.problems
     problems += _files(model)
     checks: tuple[Callable[[], object], ...] = (
-        lambda: trainable_config(model),
+        lambda: require(rate_problems(values, trainable_config(model))),
         lambda: shape_config(model, data),
         lambda: data_config(data, num_image_token=1, meta_path=data.meta_path),
         lambda: order_config(data, grouped=False, drop_last=False),
@@ -167,12 +168,18 @@ def _numbers(values: Values) -> Iterator[str]:
     for name in positive:
         if not 0 < values[name] < math.inf:
             yield f"--{name} {values[name]}: want a number > 0."
-    at_least_zero = ("learning_rate", "weight_decay", "warmup_steps", "dataloader_num_workers")
+    at_least_zero = (
+        *("learning_rate", "weight_decay", "warmup_steps", "dataloader_num_workers"),
+        *(flag for flag in FLAGS.values() if values[flag] is not None),
+    )
     for name in at_least_zero:
         if not 0 <= values[name] < math.inf:
             yield f"--{name} {values[name]}: want a number >= 0."
+    if not 0 < values[DECAY] <= 1:
+        yield f"--{DECAY} {values[DECAY]}: want a factor above 0 and up to 1, which is none."
     for name, value in values.items():
-        if isinstance(value, float) and math.isnan(value) and name not in at_least_zero:
+        told = (*at_least_zero, DECAY)
+        if isinstance(value, float) and math.isnan(value) and name not in told:
             yield f"--{name} nan: want a number."
     for name in ("adam_beta1", "adam_beta2"):
         if not 0 <= values[name] < 1:

@@ -14,6 +14,7 @@ import torch
 
 from internvl_chat.errors import ConfigError
 from internvl_chat.model.suggestions import suggest
+from internvl_chat.train.rates import is_by_part
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,9 @@ def zero_config(
     optimizer = config.get("optimizer")
     if optimizer and str(optimizer.get("type", "")).lower() in ("adam", "adamw"):
         _require_agreement(optimizer.get("params", {}), values)
-        if not (_offloads(zero) and can_build_cpu_adam(device)):
+        # DeepSpeed's would have one parameter group, and with it one rate.
+        keeps = _offloads(zero) and can_build_cpu_adam(device) and not is_by_part(values)
+        if not keeps:
             del config["optimizer"]
     if "optimizer" not in config and _offloads(zero):
         config["zero_force_ds_cpu_optimizer"] = False

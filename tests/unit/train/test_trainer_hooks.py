@@ -56,6 +56,8 @@ HOOKS = {
     "_save_checkpoint": ["self", "model", "trial"],
     "save_model": ["self", "output_dir", "_internal_call"],
     "get_decay_parameter_names": ["self", "model"],
+    "create_optimizer": ["self", "model"],
+    "_get_learning_rate": ["self"],
 }
 
 
