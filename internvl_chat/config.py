@@ -17,6 +17,8 @@ from internvl_chat.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
+AttentionKernel = Literal["auto", "flash_attention_2", "sdpa", "eager"]
+"""What computes attention; ``auto`` takes the best that is installed."""
 NormalizeType = Literal["imagenet", "clip", "siglip"]
 """Names of pixel statistics; the numbers are ``model.constants.NORMALIZATION``."""
 ImageBackend = Literal["pillow", "fast"]

@@ -3,18 +3,19 @@
 Names are those of the original recipes. The command line is read in ``parsing.py`` and checked in
 ``validation.py``; the classes here hold the values, their defaults and their help, and the
 functions below them are the one table from flags to the configs of ``internvl_chat.config``.
+Loads neither torch nor transformers: help and completion read it. transformers' own arguments join
+in ``trainer_arguments.py``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
-
-import torch
-from transformers import TrainingArguments
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from internvl_chat.config import (
     MAX_IMAGE_PIXELS,
+    AttentionKernel,
     BuildConfig,
     DataConfig,
     DecodeConfig,
@@ -30,7 +31,12 @@ from internvl_chat.config import (
     TrainableConfig,
     VideoBackend,
 )
-from internvl_chat.train.attention import Requested
+
+if TYPE_CHECKING:
+    import torch
+
+Starts = Mapping[str, str]
+"""First flag of a group -> the group; flags up to the next start belong to it, new ones too."""
 
 
 def _option(default: Any, help_text: str) -> Any:
@@ -45,6 +51,15 @@ def _kept_option(default: Any, help_text: str) -> Any:
 @dataclass
 class ModelArguments:
     """Which weights, what of them trains, how the model is built."""
+
+    starts: ClassVar[Starts] = {
+        "model_name_or_path": "model",
+        "freeze_llm": "trainable",
+        "use_llm_lora": "lora",
+        "vision_select_layer": "model",
+        "grad_checkpoint": "optimisation",
+        "ps_version": "model",
+    }
 
     model_name_or_path: str | None = _option(None, "A whole InternVL-Chat checkpoint to continue.")
     vision_path: str | None = _option(None, "An InternViT checkpoint (with --llm_path).")
@@ -65,7 +80,7 @@ class ModelArguments:
     grad_checkpoint: bool = _option(False, "Recompute activations of both towers in backward.")
     drop_path_rate: float = _option(0.0, "Stochastic depth of the last vision layer.")
     ps_version: Literal["v1", "v2"] = _kept_option("v1", "Pixel shuffle; V1-2: v1.")
-    attn_implementation: Requested = _option(
+    attn_implementation: AttentionKernel = _option(
         "auto", "Attention kernel of both towers; auto takes the best installed."
     )
     use_fast_tokenizer: bool = _option(True, "Prefer the Rust tokenizer if the files allow it.")
@@ -74,6 +89,14 @@ class ModelArguments:
 @dataclass
 class DataArguments:
     """Which records, and how they become tensors."""
+
+    starts: ClassVar[Starts] = {
+        "meta_path": "data",
+        "force_image_size": "images",
+        "use_data_resampling": "data",
+        "loss_reduction": "optimisation",
+        "max_bad_ratio": "data",
+    }
 
     meta_path: str | None = _option(None, "Meta JSON: dataset name -> root, annotation, ...")
     eval_meta_path: str | None = _option(None, "Meta JSON of held-out records: loss by dataset.")
@@ -114,8 +137,15 @@ class DataArguments:
 
 
 @dataclass
-class TrainArguments(TrainingArguments):
-    """transformers' TrainingArguments, with the defaults of fine-tuning and a few options more."""
+class RunOptions:
+    """What is added to transformers' TrainingArguments, or has another default or help there."""
+
+    starts: ClassVar[Starts] = {
+        "report_to": "run",
+        "remove_unused_columns": "other",
+        "overwrite_output_dir": "run",
+        "vision_lr": "optimisation",
+    }
 
     # HfArgumentParser takes the second member of the union for the command line; several names
     # are let through by parsing.py.
@@ -137,25 +167,12 @@ class TrainArguments(TrainingArguments):
     logging_dir: str | None = field(
         default=None, metadata={"help": "TensorBoard files (default OUTPUT_DIR/runs/...)."}
     )
-
     vision_lr: float | None = _option(None, "Rate of the vision tower (default --learning_rate).")
     mlp_lr: float | None = _option(None, "Rate of the projector (default --learning_rate).")
     llm_lr: float | None = _option(None, "Rate of the LLM (default --learning_rate).")
     vit_layer_decay_rate: float = _option(
         1.0, "Factor on the vision tower's rate from each layer to the one before it; 1 for none."
     )
-
-    def __post_init__(self) -> None:
-        # accelerate calls gloo on several CPU processes "use_cpu", and transformers refuses bf16
-        # on a machine without a GPU unless told that this is meant.
-        if not torch.cuda.is_available():
-            self.use_cpu = True
-        super().__post_init__()
-
-    @property
-    def uses_tensorboard(self) -> bool:
-        """Whether our own TensorBoard callback writes (transformers' one is not used)."""
-        return "tensorboard" in (self.report_to or [])
 
 
 # ---- from flags to configs ----------------------------------------------------------------------

@@ -6,17 +6,17 @@ Legend: B batch, H query heads, G key/value heads, T tokens of a row, E head wid
 from __future__ import annotations
 
 import importlib.util
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from internvl_chat.config import AttentionKernel
+
 SDPA_VARLEN = "sdpa_varlen"
 """Name under which the packed-row attention is registered with transformers."""
-
-Requested = Literal["auto", "flash_attention_2", "sdpa", "eager"]
 
 
 def flash_attention_problem(device: torch.device) -> str | None:
@@ -31,7 +31,7 @@ def flash_attention_problem(device: torch.device) -> str | None:
 
 
 def choose_attention(
-    requested: Requested, *, packed: bool, device: torch.device, half_precision: bool
+    requested: AttentionKernel, *, packed: bool, device: torch.device, half_precision: bool
 ) -> tuple[str, str, str]:
     """Pick the kernels of both towers.
 

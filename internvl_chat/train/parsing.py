@@ -17,9 +17,10 @@ from internvl_chat.config import require
 from internvl_chat.errors import ConfigError
 from internvl_chat.model.suggestions import suggest
 from internvl_chat.train.argument_file import EMPTY, with_file
-from internvl_chat.train.arguments import DataArguments, ModelArguments, TrainArguments
+from internvl_chat.train.arguments import DataArguments, ModelArguments
 from internvl_chat.train.inherited import explained, kept_by, kept_problems
 from internvl_chat.train.trackers import named_trackers
+from internvl_chat.train.trainer_arguments import TrainArguments
 from internvl_chat.train.validation import name_problems, validate_run
 from internvl_chat.train.zero import zero_config
 

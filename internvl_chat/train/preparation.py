@@ -19,11 +19,12 @@ from internvl_chat.checkpoint.tokenizer import (
 from internvl_chat.config import BuildConfig, DataConfig, DecodeConfig
 from internvl_chat.data.build import build_eval_dataset, build_train_dataset
 from internvl_chat.data.dataset import SftDataset
-from internvl_chat.train.arguments import TrainArguments, build_config, data_config
+from internvl_chat.train.arguments import build_config, data_config
 from internvl_chat.train.attention import choose_attention
 from internvl_chat.train.distributed import DistributedState
 from internvl_chat.train.inherited import log_contradictions, system_message_of
 from internvl_chat.train.parsing import RunArguments
+from internvl_chat.train.trainer_arguments import TrainArguments
 
 logger = logging.getLogger(__name__)
 

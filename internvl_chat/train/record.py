@@ -23,10 +23,11 @@ from internvl_chat.checkpoint.tensor_files import open_weights
 from internvl_chat.data.identity import data_identity
 from internvl_chat.errors import CheckpointError, DatasetError
 from internvl_chat.files import write_json
-from internvl_chat.train.arguments import DataArguments, ModelArguments, TrainArguments
+from internvl_chat.train.arguments import DataArguments, ModelArguments
 from internvl_chat.train.checkpoints import ARGUMENTS
 from internvl_chat.train.parsing import RunArguments
 from internvl_chat.train.rerun import Comparison, RunRecord, compare
+from internvl_chat.train.trainer_arguments import TrainArguments
 from internvl_chat.train.versions import git_revision, versions
 
 logger = logging.getLogger(__name__)

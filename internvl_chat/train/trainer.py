@@ -27,7 +27,6 @@ from internvl_chat.data.collate import Collator
 from internvl_chat.data.dataset import SftDataset
 from internvl_chat.data.sampler import StepBatchSampler
 from internvl_chat.files import write_json
-from internvl_chat.train.arguments import TrainArguments
 from internvl_chat.train.checkpoints import CheckpointWriter, RunPosition, TrainingState
 from internvl_chat.train.distributed import sum_over_ranks
 from internvl_chat.train.evaluation import held_out_losses, held_out_metrics
@@ -45,6 +44,7 @@ from internvl_chat.train.rates import (
     split_groups,
 )
 from internvl_chat.train.signals import leave_signals_to_parent
+from internvl_chat.train.trainer_arguments import TrainArguments
 from internvl_chat.train.unused_parameters import UnusedParameterCheck
 from internvl_chat.train.zero import shrink_buffers
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from transformers import Trainer, get_scheduler
 
-from internvl_chat.train.arguments import TrainArguments
 from internvl_chat.train.rates import idle_parts, is_by_part
+from internvl_chat.train.trainer_arguments import TrainArguments
 
 logger = logging.getLogger(__name__)
 

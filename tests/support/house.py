@@ -121,6 +121,7 @@ def _fields_with_default(node: ast.ClassDef) -> list[str]:
         if isinstance(statement, ast.AnnAssign)
         and isinstance(statement.target, ast.Name)
         and statement.value is not None
+        and not ast.unparse(statement.annotation).startswith("ClassVar")
     ]
 
 

@@ -15,7 +15,7 @@ from transformers import AutoModel
 from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
 from internvl_chat import InternVisionModel, InternVLChatConfig, InternVLChatModel
-from internvl_chat.train.arguments import TrainArguments
+from internvl_chat.train.trainer_arguments import TrainArguments
 from tests.support.models import make_config, make_model
 
 

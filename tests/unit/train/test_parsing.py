@@ -12,9 +12,10 @@ import torch
 
 from internvl_chat.errors import ConfigError
 from internvl_chat.train import parsing
-from internvl_chat.train.arguments import DataArguments, ModelArguments, TrainArguments
+from internvl_chat.train.arguments import DataArguments, ModelArguments
 from internvl_chat.train.inherited import contradictions, kept_by
 from internvl_chat.train.parsing import RunArguments, parse, peek, peek_seconds
+from internvl_chat.train.trainer_arguments import TrainArguments
 from internvl_chat.train.validation import best_metric_problems
 from tests.support.checkpoint_like import checkpoint_like
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from internvl_chat.errors import CheckpointError
-from internvl_chat.train.arguments import DataArguments, ModelArguments, TrainArguments
+from internvl_chat.train.arguments import DataArguments, ModelArguments
 from internvl_chat.train.effects import EFFECTS, settled, zero_settings
 from internvl_chat.train.rerun import (
     UNKNOWN,
@@ -19,6 +19,7 @@ from internvl_chat.train.rerun import (
     decide,
     refuse_early,
 )
+from internvl_chat.train.trainer_arguments import TrainArguments
 
 FLAGS = [f for kind in (ModelArguments, DataArguments, TrainArguments) for f in fields(kind)]
 DEFAULTS = {f.name: f.default for f in FLAGS}

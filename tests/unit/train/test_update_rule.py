@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from internvl_chat.train import update_rule
-from internvl_chat.train.arguments import TrainArguments
+from internvl_chat.train.trainer_arguments import TrainArguments
 from internvl_chat.train.update_rule import update_problems
 
 
