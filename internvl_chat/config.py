@@ -8,6 +8,7 @@ field), and those of a checkpoint are its own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, get_args
@@ -461,12 +462,46 @@ class DataConfig(_Checked):
     """Draw datasets by the root of their size."""
     max_bad_ratio: float
     """Share of bad records that stops the run."""
+    max_samples: int | None
+    """Most records of a dataset, the first ones; a meta's own smaller number goes before."""
 
     def _problems(self) -> Iterator[str]:
         if not self.meta_path:
             yield "--meta_path is missing: the JSON that lists the datasets."
+        if self.max_samples is not None and self.max_samples < 1:
+            yield f"--max_samples {self.max_samples}: want a whole number >= 1."
         if not 0 <= self.max_bad_ratio <= 1:
             yield f"--max_bad_ratio {self.max_bad_ratio}: want a share between 0 and 1."
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutConfig(_Checked):
+    """How much of the training data is held out, and by which seed it is drawn."""
+
+    amount: float
+    """Below 1 a share of every dataset, else a number of records of every dataset."""
+    seed: int
+
+    def _problems(self) -> Iterator[str]:
+        amount = self.amount
+        if not (0 < amount < 1 or (1 <= amount < math.inf and amount == int(amount))):
+            yield (
+                f"--val_split {amount:g}: want a share of every dataset between 0 and 1, or a "
+                "whole number of records of every dataset."
+            )
+        if not 0 <= self.seed < 2**32:
+            yield f"--val_split_seed {self.seed}: want a whole number from 0 to 2**32 - 1."
+
+    def num_wanted(self, num_records: int) -> int:
+        """How many of a dataset's records are held out, as nearly as images allow.
+
+        At least one of two; a number of records is at most half of the dataset.
+        """
+        if num_records < 2:
+            return 0
+        if self.amount >= 1:
+            return min(int(self.amount), num_records // 2)
+        return min(max(round(self.amount * num_records), 1), num_records - 1)
 
 
 @dataclass(frozen=True, kw_only=True)

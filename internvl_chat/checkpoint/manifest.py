@@ -243,16 +243,16 @@ def remove_old_checkpoints(
     """Remove the oldest checkpoints beyond ``keep`` valid ones; never the newest valid one.
 
     Damaged ones older than the newest valid one go as well. Checks sizes, not checksums. Those in
-    ``protect`` (the best one, say) stay in any case.
+    ``protect`` (the best one, say) stay in any case, and count: of two kept ones one is the best.
     """
     protected = {path.name for path in protect}
-    valid: list[Path] = []
-    removed: list[Path] = []
-    for checkpoint in list_checkpoints(output_dir):
-        fine = not verify_manifest(checkpoint, deep=False)
-        if fine and len(valid) < max(keep, 1):
-            valid.append(checkpoint)
-        elif valid and checkpoint.name not in protected:
-            shutil.rmtree(checkpoint)
-            removed.append(checkpoint)
+    found = list_checkpoints(output_dir)
+    valid = [path for path in found if not verify_manifest(path, deep=False)]
+    kept = [path for place, path in enumerate(valid) if not place or path.name in protected]
+    others = [path for path in valid if path not in kept]
+    kept += others[: max(keep - len(kept), 0)]
+    older = found[found.index(valid[0]) :] if valid else []
+    removed = [path for path in older if path not in kept and path.name not in protected]
+    for checkpoint in removed:
+        shutil.rmtree(checkpoint)
     return removed

@@ -36,14 +36,17 @@ class AnnotationFile:
     Args:
         path: ``.jsonl`` (a record a line; blank lines are skipped) or ``.json`` (an array), in
             UTF-8, or in UTF-16 or -32 (read by way of a copy in the cache).
+        first: how many records count, from the file's beginning; None takes all. The others are
+            found, but never read.
 
     Raises:
         DatasetError: the file is missing, holds no record, is a ``.json`` that is no array, or
             changed since this object, sent from another process, was made.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, first: int | None = None) -> None:
         self.path = os.fspath(path)
+        self._first = first
         self._open()
 
     def _open(self) -> None:
@@ -117,6 +120,11 @@ class AnnotationFile:
         return _OpenFile(str(path))
 
     def __len__(self) -> int:
+        return self.num_in_file if self._first is None else min(self._first, self.num_in_file)
+
+    @property
+    def num_in_file(self) -> int:
+        """All records of the file, those behind the first ones included."""
         return len(self._offsets)
 
     def read(self, index: int, *, most: int | None = None) -> tuple[bytes, str]:
@@ -130,6 +138,8 @@ class AnnotationFile:
             DatasetError: the file changed since it was opened.
             IndexError: there is no such record.
         """
+        if index >= len(self):
+            raise IndexError(f"record {index} of {len(self)}")
         start, stop = self._offsets.span(index)
         stop = stop if most is None else min(stop, start + most)
         return self._trimmed(self._bytes(start, stop), index), self.where(index)
@@ -167,7 +177,7 @@ class AnnotationFile:
         """A record without what stands between it and the next."""
         if not self.is_array:
             return raw.partition(b"\n")[0]
-        if index + 1 < len(self):
+        if index + 1 < self.num_in_file:
             raw = raw.rstrip(_BLANK).removesuffix(b",")
         return raw.rstrip(_BLANK)
 
@@ -177,7 +187,7 @@ class AnnotationFile:
             raise self._changed()
         logger.warning(
             "%s was touched or appended to while in use; going on with the %d records it had",
-            *(self.path, len(self)),
+            *(self.path, self.num_in_file),
         )
         now = FileVersion.of(self._text.number)
         # Compare with what it looks like now, but only the part that it had.
@@ -201,10 +211,11 @@ class AnnotationFile:
         return self._offsets.line(index)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "version": self._version}  # maps do not travel: reopen there
+        # Maps do not travel: they are opened anew there.
+        return {"path": self.path, "version": self._version, "first": self._first}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.path = state["path"]
+        self.path, self._first = state["path"], state["first"]
         self._open()
         if self._version != state["version"]:
             raise self._changed()

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from internvl_chat.config import DataConfig
+from internvl_chat.config import DataConfig, HeldOutConfig
+from internvl_chat.data.annotations import AnnotationFile
 from internvl_chat.data.bad_samples import JOURNAL, BadSamples
 from internvl_chat.data.dataset import SampleLoader, SftDataset
 from internvl_chat.data.encode import Encoder
+from internvl_chat.data.held_out import RecordPart, draw_held_out
 from internvl_chat.data.lengths import Lengths, token_lengths
-from internvl_chat.data.meta import DatasetSpec, load_meta
-from internvl_chat.data.mixture import Mixture
+from internvl_chat.data.meta import DatasetSpec, load_datasets
+from internvl_chat.data.mixture import Mixture, open_annotation
 from internvl_chat.data.record_json import MAX_RECORD_BYTES
+from internvl_chat.data.same_media import media_of_records
 from internvl_chat.data.schema import BadRecordError, parse_record
 from internvl_chat.data.storage import exists, resolve_path
 from internvl_chat.errors import DatasetError
@@ -54,21 +58,52 @@ def build_train_dataset(
         DatasetError: the meta is wrong, files are missing, or too many records are bad.
         ConfigError: unknown template, or a tokenizer without the image tokens.
     """
-    encoder = Encoder(tokenizer, config.encode)
-    specs = load_meta(config.meta_path)
-    _warn_idle_settings(specs, config)
-    journal = None if output_dir is None else Path(output_dir) / JOURNAL
-    return _build(
-        specs,
-        encoder,
+    build = _Build(
         config,
-        train=True,
+        Encoder(tokenizer, config.encode),
         seed=seed,
-        journal=journal,
-        resample=config.use_data_resampling,
+        journal=None if output_dir is None else Path(output_dir) / JOURNAL,
         is_main=is_main,
         num_processes=num_processes,
     )
+    specs = load_datasets(config)
+    _warn_idle_settings(specs, config)
+    return build.counted(specs, None, whole=False).train()
+
+
+def build_split_datasets(
+    config: DataConfig,
+    held_out: HeldOutConfig,
+    tokenizer: Any,
+    *,
+    output_dir: str | os.PathLike[str] | None,
+    seed: int,
+    is_main: bool = True,
+) -> tuple[SftDataset, SftDataset]:
+    """As :func:`build_train_dataset`, with a part of the records held out for validation.
+
+    Args:
+        config, tokenizer, output_dir, seed, is_main: as there.
+        held_out: how much, and by which seed.
+
+    Returns:
+        What is trained on, and the held-out records, each once, without augmentation; datasets
+        that give none are not in it.
+
+    Raises:
+        DatasetError: as there; or no dataset can give a record, or one would give all it has.
+    """
+    build = _Build(
+        config,
+        Encoder(tokenizer, config.encode),
+        seed=seed,
+        journal=None if output_dir is None else Path(output_dir) / JOURNAL,
+        is_main=is_main,
+    )
+    specs = load_datasets(config)
+    _warn_idle_settings(specs, config)
+    counted = build.counted(specs, held_out, whole=False)
+    return counted.train(), counted.held_out()
 
 
 def build_eval_dataset(config: DataConfig, tokenizer: Any, *, is_main: bool = True) -> SftDataset:
@@ -76,72 +111,139 @@ def build_eval_dataset(config: DataConfig, tokenizer: Any, *, is_main: bool = Tr
 
     Bad records are journalled nowhere, but too many still stop the run.
     """
-    encoder = Encoder(tokenizer, config.encode)
-    specs = load_meta(config.meta_path)
-    return _build(
-        specs,
-        encoder,
-        config,
-        train=False,
-        seed=0,
-        journal=None,
-        resample=False,
-        is_main=is_main,
-        num_processes=None,
-    )
+    build = _Build(config, Encoder(tokenizer, config.encode), is_main=is_main)
+    return build.counted(load_datasets(config), None, whole=True).evaluation()
 
 
-def _build(
-    specs: list[DatasetSpec],
-    encoder: Encoder,
-    config: DataConfig,
-    *,
-    train: bool,
-    seed: int,
-    journal: Path | None,
-    resample: bool,
-    is_main: bool,
-    num_processes: int | None,
-) -> SftDataset:
-    mixture = Mixture(specs, whole=not train)
-    for spec, file in zip(mixture.specs, mixture.files, strict=True):
-        if is_main:
-            _check_length(spec, len(file))
-        _probe_files(spec, mixture)
-    bad = BadSamples(
-        num_records=sum(len(file) for file in mixture.files),
-        max_bad_ratio=config.max_bad_ratio,
-        path=journal,
-        datasets=[spec.name for spec in mixture.specs],
-    )
-    lengths = []
-    for number, (spec, file) in enumerate(zip(mixture.specs, mixture.files, strict=True)):
-        counted = token_lengths(
-            spec,
-            file,
-            encoder,
-            config.media,
-            is_main=is_main,
-            num_processes=num_processes,
+@dataclass(frozen=True)
+class _Build:
+    """What is the same for all datasets that are built together."""
+
+    config: DataConfig
+    encoder: Encoder
+    _: KW_ONLY
+    seed: int = 0
+    journal: Path | None = None
+    is_main: bool = True
+    num_processes: int | None = None
+
+    def counted(
+        self, specs: list[DatasetSpec], held_out: HeldOutConfig | None, *, whole: bool
+    ) -> _Counted:
+        """Open the files, choose what is held out and count tokens.
+
+        Args:
+            specs: the datasets.
+            held_out: None holds nothing out.
+            whole: every record once, whatever ``repeat_time`` says.
+        """
+        files = [open_annotation(spec) for spec in specs]
+        parts = None if held_out is None else _without_held_out(specs, files, held_out)
+        mixture = Mixture(specs, files, parts=parts, whole=whole)
+        for spec, file in zip(mixture.specs, mixture.files, strict=True):
+            if self.is_main:
+                _check_length(spec, file.num_in_file)
+            _probe_files(spec, mixture)
+        counted = _Counted(self, mixture, self._bad_samples(mixture), [])
+        for number, (spec, file) in enumerate(zip(mixture.specs, mixture.files, strict=True)):
+            lengths = token_lengths(
+                spec,
+                file,
+                self.encoder,
+                self.config.media,
+                is_main=self.is_main,
+                num_processes=self.num_processes,
+            )
+            add_counted(counted.bad, mixture, number, lengths, journal=self.is_main)
+            if self.is_main:
+                _report(spec, lengths)
+            counted.lengths.append(lengths)
+        counted.bad.check()
+        return counted
+
+    def _bad_samples(self, mixture: Mixture) -> BadSamples:
+        return BadSamples(
+            num_records=sum(len(file) for file in mixture.files),
+            max_bad_ratio=self.config.max_bad_ratio,
+            path=self.journal,
+            datasets=[spec.name for spec in mixture.specs],
         )
-        first = mixture.first_record(number)
-        bad.add_counted(
-            number,
-            [(first + record, file.line(record), err) for record, err in counted.bad],
-            journal=is_main,
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """Datasets with their counts."""
+
+    build: _Build
+    mixture: Mixture
+    bad: BadSamples
+    lengths: list[Lengths]
+
+    def train(self) -> SftDataset:
+        """The mixture, augmented and drawn as a run asks."""
+        return self._dataset(self.mixture, self.lengths, self.bad, train=True)
+
+    def evaluation(self) -> SftDataset:
+        """The mixture as it is."""
+        return self._dataset(self.mixture, self.lengths, self.bad, train=False)
+
+    def held_out(self) -> SftDataset:
+        """What the mixture leaves out."""
+        mixture = self.mixture.held_out()
+        bad = self.build._bad_samples(mixture)
+        counts = dict(zip(map(id, self.mixture.files), self.lengths, strict=True))
+        lengths = [counts[id(file)] for file in mixture.files]
+        for number, one in enumerate(lengths):
+            add_counted(bad, mixture, number, one, journal=False)  # it is told already
+        return self._dataset(mixture, lengths, bad, train=False)
+
+    def _dataset(
+        self, mixture: Mixture, lengths: list[Lengths], bad: BadSamples, *, train: bool
+    ) -> SftDataset:
+        return SftDataset(
+            mixture,
+            lengths,
+            SampleLoader(self.build.encoder, self.build.config.media, train=train),
+            bad,
+            seed=self.build.seed,
+            resample=train and self.build.config.use_data_resampling,
         )
-        if is_main:
-            _report(spec, counted)
-        lengths.append(counted)
-    bad.check()
-    return SftDataset(
-        mixture,
-        lengths,
-        SampleLoader(encoder, config.media, train=train),
-        bad,
-        seed=seed,
-        resample=resample,
-    )
+
+
+def add_counted(
+    bad: BadSamples, mixture: Mixture, number: int, lengths: Lengths, *, journal: bool
+) -> None:
+    """Take over the bad records that counting a dataset has found."""
+    first, file = mixture.first_record(number), mixture.files[number]
+    found = [(first + record, file.line(record), err) for record, err in lengths.bad]
+    bad.add_counted(number, found, journal=journal)
+
+
+def _without_held_out(
+    specs: list[DatasetSpec], files: list[AnnotationFile], config: HeldOutConfig
+) -> list[RecordPart]:
+    """What is left to train on.
+
+    Raises:
+        DatasetError: no dataset can give a record, or one would give all it has.
+    """
+    media = [(spec.root, media_of_records(file)) for spec, file in zip(specs, files, strict=True)]
+    drawn = draw_held_out(media, config)
+    for spec, file, numbers in zip(specs, files, drawn, strict=True):
+        if len(numbers) == len(file):
+            raise DatasetError(
+                f"all of its {len(file)} records show images that --val_split holds out of "
+                "other datasets; none is left to train on",
+                where=f'dataset "{spec.name}"',
+                fix="Hold out less, or drop the dataset.",
+            )
+    if not any(map(len, drawn)):
+        raise DatasetError(
+            f"--val_split {config.amount:g} finds nothing to hold out: every dataset has one "
+            "record, or one image in more than half of its records",
+            fix="Give held-out records with --eval_meta_path.",
+        )
+    return [RecordPart(len(file), one) for file, one in zip(files, drawn, strict=True)]
 
 
 def _warn_idle_settings(specs: list[DatasetSpec], config: DataConfig) -> None:

@@ -58,6 +58,7 @@ def _entry(spec: DatasetSpec) -> dict[str, Any]:
         "files": None if is_url(spec.root) else _files_digest(spec.root, file),
         "data_augment": spec.data_augment,
         "repeat_time": spec.repeat_time,
+        "max_samples": spec.max_samples,
         "max_dynamic_patch": spec.max_dynamic_patch,
         "box_format": spec.box_format,
         "weight": spec.weight,

@@ -191,6 +191,7 @@ def token_lengths(
         asdict(encoder.template),
         _media_key(spec, media),
         [path_key(os.path.abspath(spec.root or ".")), spec.box_format, spec.max_dynamic_patch],
+        *([] if len(file) == file.num_in_file else [len(file)]),  # only so many are counted
     )
     path = cache_path(file.path, key, ".lengths.npy")
     report = path.with_suffix(".json")

@@ -10,11 +10,12 @@ import json
 import logging
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
 
+from internvl_chat.config import DataConfig
 from internvl_chat.data.encodings import UTF8, decode, encoding_of
 from internvl_chat.data.meta_values import (
     VALUE_CHECKS,
@@ -28,7 +29,7 @@ from internvl_chat.model.suggestions import close_names
 logger = logging.getLogger(__name__)
 
 REQUIRED_KEYS = ("root", "annotation", "data_augment", "repeat_time", "length")
-OPTIONAL_KEYS = ("max_dynamic_patch", "box_format", "weight")
+OPTIONAL_KEYS = ("max_samples", "max_dynamic_patch", "box_format", "weight")
 
 
 MOST_SAMPLES: Final = 2**32
@@ -50,11 +51,19 @@ class DatasetSpec:
     """1 whole; 0 < r < 1 the first floor(r*n) records; 2 two copies; 1.5 one copy and a half."""
     length: int | None = None
     """How many records the author promises; a wrong number is a warning in training."""
+    max_samples: int | None = None
+    """Only the first so many records count, before ``repeat_time``; None takes all."""
     max_dynamic_patch: int | None = None
     """Overrides the run's tile limit for this dataset."""
     box_format: BoxFormat = "keep"
     weight: float = 1.0
     """Multiplies the dataset's share under ``use_data_resampling``."""
+
+    def limited(self, max_samples: int | None) -> DatasetSpec:
+        """The dataset of a run that takes at most so many records of each: the smaller counts."""
+        if max_samples is None or (self.max_samples or max_samples) < max_samples:
+            return self
+        return replace(self, max_samples=max_samples)
 
     def num_samples(self, num_records: int) -> int:
         """How many samples an epoch takes from ``num_records`` records (exact arithmetic)."""
@@ -138,6 +147,15 @@ def load_meta(path: str | os.PathLike[str]) -> list[DatasetSpec]:
         listed = "\n  ".join(problem.sentence for problem in problems)
         raise DatasetError(f"{len(problems)} problems:\n  {listed}", where=str(path))
     return list(reading.specs)
+
+
+def load_datasets(config: DataConfig) -> list[DatasetSpec]:
+    """The datasets that a run's meta JSON names, each with at most the run's ``max_samples``.
+
+    Raises:
+        DatasetError: as of :func:`load_meta`.
+    """
+    return [spec.limited(config.max_samples) for spec in load_meta(config.meta_path)]
 
 
 def read_meta(path: str | os.PathLike[str]) -> MetaReading:

@@ -79,7 +79,7 @@ def _check_length(key: str, value: object) -> _Checked:
     return None, _bad_type(key, value, "a whole number >= 0 (the number of records)")
 
 
-def _check_patches(key: str, value: object) -> _Checked:
+def _check_count(key: str, value: object) -> _Checked:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return value, None
     return None, _bad_type(key, value, "a whole number >= 1")
@@ -98,7 +98,8 @@ VALUE_CHECKS: dict[str, Callable[[str, object], _Checked]] = {
     "data_augment": _check_bool,
     "repeat_time": _check_positive,
     "length": _check_length,
-    "max_dynamic_patch": _check_patches,
+    "max_samples": _check_count,
+    "max_dynamic_patch": _check_count,
     "box_format": _check_box_format,
     "weight": _check_positive,
 }

@@ -7,14 +7,25 @@ a dataset has. Nothing here holds anything per sample.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from internvl_chat.data.annotations import AnnotationFile
+from internvl_chat.data.held_out import HeldOutRecord, RecordPart
 from internvl_chat.data.meta import DatasetSpec
 from internvl_chat.data.per_sample import BLOCK, PerSample
 from internvl_chat.errors import DatasetError
+
+
+def open_annotation(spec: DatasetSpec) -> AnnotationFile:
+    """The records of a dataset: the first ``max_samples`` of its file.
+
+    Raises:
+        DatasetError: as of :class:`AnnotationFile`.
+    """
+    return AnnotationFile(spec.annotation, first=spec.max_samples)
 
 
 class Mixture:
@@ -23,6 +34,7 @@ class Mixture:
     Args:
         specs: what to mix, in order.
         files: their annotation files; opened here if None.
+        parts: which of their records are taken; all if None.
         whole: take every record once, whatever ``repeat_time`` says (validation).
 
     Raises:
@@ -34,16 +46,18 @@ class Mixture:
         specs: Sequence[DatasetSpec],
         files: Sequence[AnnotationFile] | None = None,
         *,
+        parts: Sequence[RecordPart] | None = None,
         whole: bool = False,
     ) -> None:
         self.specs = tuple(specs)
-        self.files = tuple(files or [AnnotationFile(spec.annotation) for spec in specs])
+        self.files = tuple(files or map(open_annotation, specs))
+        self.parts = tuple(parts or [RecordPart.whole(len(file)) for file in self.files])
         self.num_samples = tuple(
-            len(file) if whole else spec.num_samples(len(file))
-            for spec, file in zip(self.specs, self.files, strict=True)
+            len(part) if whole else spec.num_samples(len(part))
+            for spec, part in zip(self.specs, self.parts, strict=True)
         )
-        for spec, file in zip(self.specs, self.files, strict=True):
-            problem = None if whole else spec.repeat_problem(len(file))
+        for spec, part in zip(self.specs, self.parts, strict=True):
+            problem = None if whole else spec.repeat_problem(len(part))
             if problem is not None:
                 raise DatasetError(
                     problem, where=f'dataset "{spec.name}"', fix="Correct repeat_time."
@@ -60,7 +74,26 @@ class Mixture:
             raise IndexError(f"sample {index} of {len(self)}")
         dataset = int(np.searchsorted(self._ends, index, side="right"))
         first = int(self._ends[dataset]) - self.num_samples[dataset]
-        return dataset, (index - first) % len(self.files[dataset])
+        part = self.parts[dataset]
+        return dataset, part.record((index - first) % len(part))
+
+    def held_out(self) -> Mixture:
+        """What this mixture leaves out, each record once, of the datasets that give any."""
+        given = [
+            (spec, file, replace(part, is_held_out=True))
+            for spec, file, part in zip(self.specs, self.files, self.parts, strict=True)
+            if len(part.held_out)
+        ]
+        specs, files, parts = zip(*given, strict=True)
+        return Mixture(specs, files, parts=parts, whole=True)
+
+    def held_out_records(self) -> list[HeldOutRecord]:
+        """Where the held-out records of all datasets stand."""
+        return [
+            HeldOutRecord(spec.name, file.path, file.line(number))
+            for spec, file, part in zip(self.specs, self.files, self.parts, strict=True)
+            for number in part.held_out.tolist()
+        ]
 
     def first_record(self, dataset: int) -> int:
         """Number of a dataset's first record, counted through all datasets."""
@@ -73,7 +106,8 @@ class Mixture:
 
     def expand(self, per_record: Sequence[np.ndarray]) -> PerSample:
         """Per-record values of each dataset, by sample."""
-        return PerSample(per_record, self.num_samples)
+        taken = [part.of(values) for part, values in zip(self.parts, per_record, strict=True)]
+        return PerSample(taken, self.num_samples)
 
     def resample(self, lengths: PerSample, *, seed: int, epoch: int) -> np.ndarray:
         """Sample indices of an epoch under ``use_data_resampling``.

@@ -13,7 +13,8 @@ from internvl_chat.config import DataConfig
 from internvl_chat.data.annotations import AnnotationFile
 from internvl_chat.data.dataset import Loaded, SampleLoader
 from internvl_chat.data.encode import Encoder
-from internvl_chat.data.meta import DatasetSpec, load_meta
+from internvl_chat.data.meta import DatasetSpec, load_datasets
+from internvl_chat.data.mixture import open_annotation
 from internvl_chat.data.record_json import MAX_RECORD_BYTES
 from internvl_chat.errors import ConfigError
 from internvl_chat.model.constants import IGNORE_INDEX, IMG_CONTEXT_TOKEN
@@ -101,8 +102,8 @@ def preview(
         ConfigError: no such dataset or record.
         BadRecordError: while iterating, for a record that training would skip.
     """
-    spec = _choose(load_meta(config.meta_path), dataset)
-    file = AnnotationFile(spec.annotation)
+    spec = _choose(load_datasets(config), dataset)
+    file = open_annotation(spec)
     numbers = _numbers(index, len(file), spec.name)
     encoder = Encoder(tokenizer, config.encode)
     loader = SampleLoader(encoder, config.media, train=False)

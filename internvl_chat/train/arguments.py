@@ -20,6 +20,7 @@ from internvl_chat.config import (
     DataConfig,
     DecodeConfig,
     EncodeConfig,
+    HeldOutConfig,
     ImageBackend,
     ImageConfig,
     LossReduction,
@@ -100,6 +101,15 @@ class DataArguments:
 
     meta_path: str | None = _option(None, "Meta JSON: dataset name -> root, annotation, ...")
     eval_meta_path: str | None = _option(None, "Meta JSON of held-out records: loss by dataset.")
+    val_split: float = _option(
+        0.0,
+        "Hold records of --meta_path out of training, for a loss by dataset: below 1 a share of "
+        "every dataset, else so many of every dataset.",
+    )
+    val_split_seed: int = _option(42, "Which records --val_split holds out; --seed does not count.")
+    max_samples: int | None = _option(
+        None, "Take at most the first so many records of every dataset, held-out data too."
+    )
     conv_style: str = _kept_option("Hermes-2", "Name of the conversation template.")
     max_seq_length: int = _option(2048, "Longest sample in tokens, image tokens included.")
     force_image_size: int = _kept_option(448, "Side of an image or tile in pixels.")
@@ -145,6 +155,7 @@ class RunOptions:
         "remove_unused_columns": "other",
         "overwrite_output_dir": "run",
         "vision_lr": "optimisation",
+        "early_stopping_patience": "run",
     }
 
     # HfArgumentParser takes the second member of the union for the command line; several names
@@ -172,6 +183,14 @@ class RunOptions:
     llm_lr: float | None = _option(None, "Rate of the LLM (default --learning_rate).")
     vit_layer_decay_rate: float = _option(
         1.0, "Factor on the vision tower's rate from each layer to the one before it; 1 for none."
+    )
+    early_stopping_patience: int | None = _option(
+        None,
+        "Stop when so many evaluations in a row are no better than the best before; the best "
+        "checkpoint becomes the result (--load_best_model_at_end).",
+    )
+    early_stopping_threshold: float = _option(
+        0.0, "By how much --early_stopping_patience wants it better."
     )
 
 
@@ -293,7 +312,15 @@ def data_config(
         media=media_config(data, image_config(data)),
         use_data_resampling=data.use_data_resampling,
         max_bad_ratio=data.max_bad_ratio,
+        max_samples=data.max_samples,
     )
+
+
+def held_out_config(data: DataArguments) -> HeldOutConfig | None:
+    """What of the training data is held out; None for nothing."""
+    if data.val_split == 0:
+        return None
+    return HeldOutConfig(amount=data.val_split, seed=data.val_split_seed)
 
 
 def order_config(data: DataArguments, *, grouped: bool, drop_last: bool) -> OrderConfig:

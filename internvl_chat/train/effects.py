@@ -12,7 +12,7 @@ Effect = Literal["none", "length", "rate", "batch", "files", "zero", "choice", "
 
 - ``none``: the model comes out the same, but for rounding: what is shown and kept, where, by which
   kernels, with how many workers, and when the run gives up.
-- ``length``: how many steps.
+- ``length``: how many steps, or when there are enough.
 - ``rate``: the learning rate and its schedule.
 - ``batch``: the global batch size together with the number of ranks; alone it changes nothing.
 - ``files``: names files whose content counts, not their place.
@@ -22,7 +22,7 @@ Effect = Literal["none", "length", "rate", "batch", "files", "zero", "choice", "
 """
 
 _CLASSES: Final[dict[Effect, str]] = {
-    "length": "num_train_epochs max_steps",
+    "length": "num_train_epochs max_steps early_stopping_patience early_stopping_threshold",
     "rate": """
         learning_rate vision_lr mlp_lr llm_lr vit_layer_decay_rate lr_scheduler_type
         lr_scheduler_kwargs warmup_steps""",
@@ -39,6 +39,7 @@ _CLASSES: Final[dict[Effect, str]] = {
         use_thumbnail min_dynamic_patch max_dynamic_patch min_num_frame max_num_frame video_backend
         normalize_type apply_exif_orientation image_backend use_data_resampling use_packed_ds
         max_packed_tokens max_packed_tiles loss_reduction max_image_pixels strict_root
+        val_split val_split_seed max_samples
         optim optim_args optim_target_modules weight_decay adam_beta1 adam_beta2 adam_epsilon
         max_grad_norm label_smoothing_factor neftune_noise_alpha bf16 fp16 tf32 use_liger_kernel
         liger_kernel_config auto_find_batch_size load_best_model_at_end seed data_seed
@@ -122,6 +123,10 @@ def settled(arguments: dict[str, Any]) -> dict[str, Any]:
         idle |= {"use_thumbnail", "min_dynamic_patch", "max_dynamic_patch"}
     if found.get("lr_scheduler_type") in ("constant", "reduce_lr_on_plateau", "greedy"):
         idle |= {"warmup_steps"}
+    if not found.get("val_split"):
+        idle |= {"val_split_seed"}
+    if found.get("early_stopping_patience") is None:
+        idle |= {"early_stopping_threshold"}
     _settle_rates(found)
     for name in idle:
         found.pop(name, None)

@@ -21,6 +21,7 @@ from internvl_chat.train.distributed import (
     same_error_on_rank_zero,
     sum_over_ranks,
 )
+from internvl_chat.train.early_stopping import best_evaluation
 from internvl_chat.train.launched import (
     SAVED,
     first_guess_of_rank,
@@ -50,6 +51,14 @@ class StatusCallback(TrainerCallback):
     ) -> None:
         """Keep the step for the next sign of life."""
         self._status.note(step=state.global_step)
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Keep the best evaluation so far."""
+        best = best_evaluation(vars(args), state)
+        if best is not None:
+            self._status.note(best=best.as_dict())
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

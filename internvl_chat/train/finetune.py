@@ -41,6 +41,7 @@ from internvl_chat.config import require
 from internvl_chat.data.bad_samples import set_journal_aside
 from internvl_chat.data.collate import Collator
 from internvl_chat.data.dataset import SftDataset
+from internvl_chat.data.held_out import write_held_out
 from internvl_chat.data.sampler import StepBatchSampler
 from internvl_chat.errors import UserError
 from internvl_chat.train import reports
@@ -70,7 +71,13 @@ from internvl_chat.train.parsing import (
     peek_seconds,
 )
 from internvl_chat.train.preparation import PreparedRun, prepare_run
-from internvl_chat.train.record import RESULTS, as_dict, finish_record, write_record
+from internvl_chat.train.record import (
+    PLANNED_STEPS,
+    RESULTS,
+    as_dict,
+    finish_record,
+    write_record,
+)
 from internvl_chat.train.resuming import (
     RunStart,
     find_start,
@@ -200,8 +207,11 @@ def run(
     trainer = build_trainer(args, state, model, prepared, writer, sampler, length, begun.record)
     if state.is_main:
         write_record(Path(output_dir), begun.record)
+        write_held_out(Path(output_dir), prepared.held_out_records())
     saving = save_before_end(args, state, signals)
     trainer.add_callback(StatusCallback(status))
+    if trainer.early_stopping is not None:
+        trainer.add_callback(trainer.early_stopping)
     trainer.add_callback(saving)
     checkpoint = begun.checkpoint
     try:
@@ -212,7 +222,7 @@ def run(
                 shown.close()  # an error has a line of its own, and the curve its last steps
     if saving.stopped_at is not None:
         return saving.stopped_at
-    save_finished(trainer, begun, prepared, result.metrics)
+    save_finished(trainer, begun, prepared, result.metrics, status)
     return None
 
 
@@ -283,7 +293,11 @@ def goes_on(
 
 
 def save_finished(
-    trainer: InternVLTrainer, begun: RunStart, prepared: PreparedRun, metrics: dict[str, Any]
+    trainer: InternVLTrainer,
+    begun: RunStart,
+    prepared: PreparedRun,
+    metrics: dict[str, Any],
+    status: RunStatus,
 ) -> None:
     """Write the finished model and what was reached, and say so last of all."""
     output_dir = Path(trainer.args.output_dir)
@@ -295,7 +309,12 @@ def save_finished(
     bad_samples = prepared.train.bad_samples.journalled()
     if is_main:
         finish_record(output_dir, begun.record)
-    trainer.save_results({**metrics, "bad_samples": bad_samples})
+    best, stopped_early = trainer.outcome()
+    reached = {"best": best.as_dict() if best else None, "stopped_early": stopped_early}
+    reached = {name: value for name, value in reached.items() if value is not None}
+    status.note(**reached)
+    planned = {PLANNED_STEPS: trainer.state.max_steps}
+    trainer.save_results({**metrics, "bad_samples": bad_samples, **planned, **reached})
     if is_main:
         words = last_words(
             trainer.state,
@@ -303,7 +322,9 @@ def save_finished(
             seconds=float(metrics.get("train_runtime", 0.0)),
             first_step=begun.step,
             bad_samples=bad_samples,
-            is_best=bool(trainer.args.load_best_model_at_end),
+            is_best=trainer.is_best,
+            best=best,
+            stopped_early=stopped_early,
         )
         logger.info("%s", "\n  ".join(words))
 

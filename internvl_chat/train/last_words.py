@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from internvl_chat.data.bad_samples import JOURNAL
+from internvl_chat.train.early_stopping import BestEvaluation
 
 _COMMAND = "internvl-chat"
 
@@ -23,6 +24,8 @@ def last_words(
     first_step: int,
     bad_samples: Mapping[str, int],
     is_best: bool,
+    best: BestEvaluation | None = None,
+    stopped_early: str | None = None,
 ) -> list[str]:
     """The summary of a finished run, a line each.
 
@@ -33,10 +36,14 @@ def last_words(
         first_step: steps that were done before it.
         bad_samples: skipped records by dataset.
         is_best: the model is that of the best validation, not of the last step.
+        best: the best evaluation.
+        stopped_early: why the run ended before its last step.
     """
     steps, took = state.global_step, timedelta(seconds=round(seconds))
     here = f", {steps - first_step} of them" if first_step else ""
     lines = [f"finished: {steps} steps{here} in {took}"]
+    if stopped_early is not None:
+        lines.append(stopped_early)
     losses = _logged(state, "loss")
     if losses:
         first = f" (first {losses[0]:.4f})" if len(losses) > 1 else ""
@@ -44,6 +51,8 @@ def last_words(
     validation = [entry for entry in state.log_history if "eval_loss" in entry]
     if validation:
         lines.append(f"validation loss: {_validation(validation[-1])}")
+    if best is not None and len(validation) > 1:
+        lines.append(f"best validation: {best}")
     told = ", ".join(f"{name} {count}" for name, count in bad_samples.items())
     where = f" (why: {output_dir / JOURNAL})" if told else ""
     lines.append(f"skipped records: {told or 'none'}{where}")

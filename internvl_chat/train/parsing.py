@@ -18,6 +18,7 @@ from internvl_chat.errors import ConfigError
 from internvl_chat.model.suggestions import suggest
 from internvl_chat.train.argument_file import EMPTY, with_file
 from internvl_chat.train.arguments import DataArguments, ModelArguments
+from internvl_chat.train.evaluation_schedule import with_evaluation
 from internvl_chat.train.inherited import explained, kept_by, kept_problems
 from internvl_chat.train.trackers import named_trackers
 from internvl_chat.train.trainer_arguments import TrainArguments
@@ -99,7 +100,7 @@ def parse(argv: Sequence[str], *, device: torch.device | None = None) -> RunArgu
         require([*problems, *unnameable])
     checkpoint = given.get("model_name_or_path")
     kept = kept_by(checkpoint)
-    values = {**_defaults(parser), **kept, **given}
+    values = with_evaluation({**_defaults(parser), **kept, **given}, given)
     device = device or torch.device("cpu")
     model, data = _build(ModelArguments, values), _build(DataArguments, values)
     if given.get("do_train") is False:
@@ -157,8 +158,6 @@ def resolve_defaults(values: dict[str, Any], device: torch.device) -> dict[str, 
     """
     resolved = {**values, "deepspeed": zero_config(values["deepspeed"], values, device)}
     resolved["report_to"] = named_trackers(values["report_to"])
-    if resolved["eval_meta_path"] and resolved["eval_strategy"] == "no":
-        resolved["eval_strategy"] = "steps"
     if resolved["ddp_find_unused_parameters"] is None:
         # Layers behind the selected one get no gradient; otherwise all that trains does.
         resolved["ddp_find_unused_parameters"] = resolved["vision_select_layer"] != -1

@@ -17,9 +17,18 @@ from internvl_chat.checkpoint.tokenizer import (
     load_tokenizer,
 )
 from internvl_chat.config import BuildConfig, DataConfig, DecodeConfig
-from internvl_chat.data.build import build_eval_dataset, build_train_dataset
+from internvl_chat.data.build import (
+    build_eval_dataset,
+    build_split_datasets,
+    build_train_dataset,
+)
 from internvl_chat.data.dataset import SftDataset
-from internvl_chat.train.arguments import build_config, data_config
+from internvl_chat.data.held_out import HeldOutRecord
+from internvl_chat.train.arguments import (
+    build_config,
+    data_config,
+    held_out_config,
+)
 from internvl_chat.train.attention import choose_attention
 from internvl_chat.train.distributed import DistributedState
 from internvl_chat.train.inherited import log_contradictions, system_message_of
@@ -42,6 +51,14 @@ class PreparedRun:
     attention: str
     """Name of the LLM's kernel."""
     attention_reason: str
+    is_split: bool
+    """The held-out records are a part of the training data's."""
+
+    def held_out_records(self) -> list[HeldOutRecord]:
+        """What is held out of the training data; empty where nothing is."""
+        if not self.is_split or self.evaluation is None:
+            return []
+        return self.evaluation.mixture.held_out_records()
 
 
 def prepare_run(args: RunArguments, state: DistributedState) -> PreparedRun:
@@ -87,6 +104,7 @@ def prepare_run(args: RunArguments, state: DistributedState) -> PreparedRun:
         evaluation=evaluation,
         attention=attention,
         attention_reason=reason,
+        is_split=held_out_config(args.data) is not None,
     )
 
 
@@ -104,12 +122,14 @@ def _datasets(
             system_message=system_message,
         )
 
+    config, held_out_part = records_of(args.data.meta_path), held_out_config(args.data)
+    where, seed = args.train.output_dir, data_seed(args.train)
+    if held_out_part is not None:
+        return build_split_datasets(
+            config, held_out_part, tokenizer, output_dir=where, seed=seed, is_main=state.is_main
+        )
     train = build_train_dataset(
-        records_of(args.data.meta_path),
-        tokenizer,
-        output_dir=args.train.output_dir,
-        seed=data_seed(args.train),
-        is_main=state.is_main,
+        config, tokenizer, output_dir=where, seed=seed, is_main=state.is_main
     )
     if not args.data.eval_meta_path:
         return train, None

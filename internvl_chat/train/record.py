@@ -33,6 +33,8 @@ from internvl_chat.train.versions import git_revision, versions
 logger = logging.getLogger(__name__)
 
 RESULTS = "train_results.json"
+PLANNED_STEPS = "planned_steps"
+"""Key of it: more than ``global_step`` where the run stopped early."""
 MODEL_PATHS = ("model_name_or_path", "vision_path", "llm_path", "mlp_path")
 META_PATHS = ("meta_path", "eval_meta_path")
 OF_FINISHED_MODEL = "of_finished_model"

@@ -18,6 +18,7 @@ from internvl_chat.errors import UserError
 from internvl_chat.model.constants import IGNORE_INDEX
 from internvl_chat.quiet import quiet_libraries
 from internvl_chat.train.batch_plan import BatchPlan
+from internvl_chat.train.dataset_table import dataset_table, validation_line
 from internvl_chat.train.distributed import DistributedState
 from internvl_chat.train.order import RunLength
 from internvl_chat.train.parsing import RunArguments
@@ -78,6 +79,9 @@ def log_start(
     if not state.is_main:
         return
     lines = ["trainable parameters", *_parameter_table(model, args)]
+    lines += dataset_table(prepared.train.mixture, is_split=prepared.is_split)
+    if prepared.evaluation is not None:
+        lines.append(validation_line(args.train, prepared.evaluation.mixture))
     lines += [f"batch: {batch_plan}", *_schedule(args, prepared.train, sampler, length, step)]
     lines.append(
         f"device {state.device} ({_device_name(state.device)}), {state.world_size} processes, "

@@ -88,7 +88,10 @@ def compare(old: RunRecord | None, new: RunRecord, defaults: Mapping[str, Any]) 
         return UNKNOWN
     notes: list[str] = []
     before, now = settled(dict(old.arguments)), settled(dict(new.arguments))
-    chooses = any(found.get("load_best_model_at_end") for found in (before, now))
+    chooses = any(
+        found.get("load_best_model_at_end") or found.get("early_stopping_patience")
+        for found in (before, now)
+    )
     found = [*_contents(old, new, notes, chooses=chooses)]
     for name, effect in EFFECTS.items():
         if effect in ("files", "batch", "zero") or name == "eval_meta_path" or name not in now:
@@ -192,6 +195,7 @@ def _differ(then: object, now: object) -> bool:
 _COMPARED_KEYS: dict[str, Any] = {
     "data_augment": False,
     "repeat_time": 1,
+    "max_samples": None,
     "max_dynamic_patch": None,
     "box_format": "keep",
     "weight": 1.0,
@@ -240,6 +244,10 @@ class Earlier:
     """Steps of the finished model at its root."""
     finished_run: Comparison = Comparison()
     """Of the run that finished it with this one."""
+    finished_plan: int | None = None
+    """Steps that it was to have; more than it has if it stopped early."""
+    would_stop_at: int | None = None
+    """Step at which this run's early stopping would have ended it; None if it would not."""
     holds_model: bool = False
     """A model lies at its root, finished or not."""
     record_is_known: bool = False
@@ -255,6 +263,12 @@ class Earlier:
     """The folder's newest one, where another folder's was named to go on from."""
     run_beside: Comparison = Comparison()
     """Of the run that wrote that one with this one."""
+
+    @property
+    def stopped_early(self) -> bool:
+        """The finished run ended before its last step."""
+        plan, step = self.finished_plan, self.finished_step
+        return plan is not None and step is not None and plan > step
 
 
 Verdict = Literal["complete", "go on", "anew"]
@@ -298,17 +312,18 @@ def decide(earlier: Earlier, steps: int, where: str) -> Verdict:
         CheckpointError: it would train nothing, or continue what is not its own.
     """
     finished = earlier.finished_step
-    if finished is not None and steps <= finished:
-        if steps == finished and not earlier.record_is_known:
+    if finished is not None and _is_behind(earlier, finished, steps):
+        if steps >= finished and not earlier.record_is_known:
             raise CheckpointError(
                 f"holds a model finished after {finished} steps, and no readable arguments.json "
                 "says what it was trained with: whether this run is complete cannot be told",
                 where=where,
                 fix=_sentence(ELSEWHERE),
             )
-        differing = [*earlier.finished_run.asked("result", "rate")]
-        if steps < finished:
-            differing.append(_steps(finished, steps))
+        differing = [*earlier.finished_run.asked("result", "rate"), *_other_stop(earlier)]
+        planned = max(finished, earlier.finished_plan or 0)
+        if steps < planned:
+            differing.append(_steps(planned, steps))
         _refuse_finished(earlier, differing, where)
         return "complete"
     if earlier.checkpoint is None:
@@ -337,6 +352,21 @@ def decide(earlier: Earlier, steps: int, where: str) -> Verdict:
             f"Give more steps, or {ELSEWHERE}.",
         )
     return "go on"
+
+
+def _is_behind(earlier: Earlier, finished: int, steps: int) -> bool:
+    """Whether a run of so many steps has nothing left to train behind the finished one."""
+    return steps <= finished or earlier.would_stop_at is not None
+
+
+def _other_stop(earlier: Earlier) -> Iterator[Difference]:
+    """By what this run would have stopped before the finished one did."""
+    stop = earlier.would_stop_at
+    if stop is not None and earlier.finished_step is not None and stop < earlier.finished_step:
+        yield from (d for d in earlier.finished_run.of("length") if d.name.startswith(_STOP_FLAGS))
+
+
+_STOP_FLAGS = "--early_stopping_"
 
 
 def _steps(old: int, new: int) -> Difference:

@@ -14,9 +14,11 @@ from transformers.trainer import TRAINER_STATE_NAME
 from internvl_chat.checkpoint.manifest import clear_leftovers, list_checkpoints, verify_manifest
 from internvl_chat.errors import CheckpointError, NoCheckpointError
 from internvl_chat.train.checkpoints import OPTIMIZER, POSITION
+from internvl_chat.train.early_stopping import EarlyStopRule, evaluations_of
 from internvl_chat.train.parsing import RunArguments
 from internvl_chat.train.rates import grouping
 from internvl_chat.train.record import (
+    PLANNED_STEPS,
     RESULTS,
     compared,
     continued,
@@ -114,6 +116,8 @@ def look_at(
     return Earlier(
         finished_step=finished_step(output_dir),
         finished_run=compared(of_finished, record) if has_model else UNKNOWN,
+        finished_plan=_whole_number(output_dir / RESULTS, PLANNED_STEPS),
+        would_stop_at=_stop_of_finished(output_dir, record),
         holds_model=has_model,
         record_is_known=of_finished is not None,
         checkpoint=None if checkpoint is None else str(checkpoint),
@@ -229,12 +233,31 @@ def read_position(path: Path) -> dict[str, int]:
 
 def _planned_steps(checkpoint: Path) -> int | None:
     """How many steps the run that wrote a checkpoint was to have."""
+    return _whole_number(checkpoint / TRAINER_STATE_NAME, "max_steps")
+
+
+def _whole_number(path: Path, name: str) -> int | None:
+    value = _object(path).get(name)
+    return value if type(value) is int else None
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty where there is none that can be read."""
     try:
-        state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text("utf-8"))
-    except (OSError, ValueError):
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _stop_of_finished(output_dir: Path, record: Mapping[str, Any]) -> int | None:
+    """Where this run's early stopping would have ended the finished run, by its evaluations."""
+    rule = EarlyStopRule.of(record["arguments"])
+    history = _object(output_dir / TRAINER_STATE_NAME).get("log_history")
+    if rule is None or not isinstance(history, list) or finished_step(output_dir) is None:
         return None
-    steps = state.get("max_steps") if isinstance(state, dict) else None
-    return steps if type(steps) is int else None
+    entries = [entry for entry in history if isinstance(entry, dict)]
+    return rule.stops_at(evaluations_of(entries, rule.metric))
 
 
 def require_same_order(start: RunStart, num_samples: int) -> None:
@@ -321,7 +344,7 @@ def tell(start: RunStart, verdict: Verdict, steps: int, where: str) -> None:
     for note in comparison.uncertain:
         logger.warning("%s: %s", where if verdict == "complete" else start.checkpoint, note)
     if verdict == "complete":
-        logger.info("%s is complete already (%d steps): nothing to do", where, steps)
+        _tell_of_completeness(earlier, steps, where)
         asked = start.record["arguments"].get("resume_from_checkpoint")
         if asked and start.checkpoint is not None and str(asked).lower() != "true":
             logger.warning(
@@ -337,6 +360,19 @@ def tell(start: RunStart, verdict: Verdict, steps: int, where: str) -> None:
     if idle:
         told = "; ".join(map(str, idle))
         logger.info("other arguments than before, without effect on the model: %s", told)
+
+
+def _tell_of_completeness(earlier: Earlier, steps: int, where: str) -> None:
+    finished, plan = earlier.finished_step, earlier.finished_plan
+    if earlier.would_stop_at is None:
+        logger.info("%s is complete already (%d steps): nothing to do", where, steps)
+        return
+    of = f" of {plan}" if earlier.stopped_early else ""
+    logger.info(
+        "%s is complete already (stopped early at step %s%s): nothing to do", where, finished, of
+    )
+    if steps > max(finished or 0, plan or 0):
+        logger.warning("to go on to step %d raise --early_stopping_patience", steps)
 
 
 _NOT_WORTH_A_WORD = {"--output_dir", "--overwrite_output_dir", "--resume_from_checkpoint"}

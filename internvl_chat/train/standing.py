@@ -54,7 +54,8 @@ class RunStanding:
         lines = [f"{self.output_dir}: {told['status']}{code}"]
         if told.get("error"):
             lines.append(f"  {told['error']}")
-        lines += [f"  {line}" for line in (self._progress(), self._last_start()) if line]
+        told_of = (self._progress(), self._outcome(), self._last_start())
+        lines += [f"  {line}" for line in told_of if line]
         lines += [f"  passed over: {line}" for line in self.damaged]
         if told["status"] not in ("complete", "running"):
             lines.append(f"  {self._what_next()}")
@@ -68,6 +69,16 @@ class RunStanding:
             parts.append(f"process {told['pid']} on {told.get('host')}")
         parts += [f"{name} {told[name]}" for name in ("started", "heartbeat") if told.get(name)]
         return ", ".join(parts).replace("heartbeat", "last sign of life")
+
+    def _outcome(self) -> str:
+        """Why the run ended before its last step, and its best evaluation."""
+        parts = [str(self.content["stopped_early"])] if self.content.get("stopped_early") else []
+        best = self.content.get("best")
+        if isinstance(best, dict) and isinstance(best.get("value"), int | float):
+            parts.append(
+                f"best {best.get('metric')} {best['value']:.4f} at step {best.get('step')}"
+            )
+        return "; ".join(parts)
 
     def _last_start(self) -> str:
         last = self.content.get(LAST_START)

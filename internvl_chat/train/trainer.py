@@ -29,6 +29,12 @@ from internvl_chat.data.sampler import StepBatchSampler
 from internvl_chat.files import write_json
 from internvl_chat.train.checkpoints import CheckpointWriter, RunPosition, TrainingState
 from internvl_chat.train.distributed import sum_over_ranks
+from internvl_chat.train.early_stopping import (
+    BestEvaluation,
+    EarlyStopping,
+    EarlyStopRule,
+    best_evaluation,
+)
 from internvl_chat.train.evaluation import held_out_losses, held_out_metrics
 from internvl_chat.train.inputs import forward_inputs, segment_lengths
 from internvl_chat.train.loss import COUNTED, DatasetLosses, dataset_of_targets
@@ -128,6 +134,8 @@ class InternVLTrainer(Trainer):
         self._unused = UnusedParameterCheck(model)
         self._rate_meter: RateMeter | None = None
         self._rates: dict[str, float] = {}
+        rule = EarlyStopRule.of(vars(args))
+        self.early_stopping = None if rule is None else EarlyStopping(rule)
 
     # ---- data ---------------------------------------------------------------------------------
 
@@ -173,6 +181,7 @@ class InternVLTrainer(Trainer):
     def _run_epoch(self, **kwargs: Any) -> None:
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True  # resumed from the last step of all
+        if self.control.should_training_stop:  # or from one behind which it stopped early
             return
         epoch = kwargs["epoch"]
         self.train_dataset.set_epoch(epoch)  # type: ignore[union-attr]
@@ -299,7 +308,9 @@ class InternVLTrainer(Trainer):
                 self.log(losses)
         if self.control.should_evaluate:
             metrics = self._evaluate(trial, ignore_keys_for_eval)
-            is_new_best = self._determine_best_metric(metrics=metrics, trial=trial)
+            is_new_best = self._is_loadable_as_best() and self._determine_best_metric(
+                metrics=metrics, trial=trial
+            )
             if self.args.save_strategy == SaveStrategy.BEST:
                 self.control.should_save = is_new_best
             self._meter.clock.reset()
@@ -307,6 +318,12 @@ class InternVLTrainer(Trainer):
             self._save_checkpoint(model, trial)
             self.control = self.callback_handler.on_save(self.args, self.state, self.control)
             self._meter.clock.reset()
+
+    def _is_loadable_as_best(self) -> bool:
+        """Whether this step may become the result: under ``load_best_model_at_end`` one that is
+        saved, as another could not be loaded in the end."""
+        saves = self.control.should_save or self.args.save_strategy == SaveStrategy.BEST
+        return saves or not self.args.load_best_model_at_end
 
     def _step_logs(self, tr_loss: Tensor, grad_norm: Tensor | float | None) -> dict[str, float]:
         figures, loss, flops = self._meter.read(
@@ -360,6 +377,18 @@ class InternVLTrainer(Trainer):
                 return_logits=False,
             )
         self._note_dataset_losses(inputs, losses)
+
+    def outcome(self) -> tuple[BestEvaluation | None, str | None]:
+        """The best evaluation, and why the run ended before its last step."""
+        stopping = self.early_stopping
+        return best_evaluation(vars(self.args), self.state), (
+            None if stopping is None else stopping.told(self.state)
+        )
+
+    @property
+    def is_best(self) -> bool:
+        """Whether the result is the checkpoint that validated best."""
+        return self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None
 
     # ---- checkpoints --------------------------------------------------------------------------
 
@@ -422,8 +451,9 @@ class InternVLTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         best = self.state.best_global_step
-        if best:
-            self.state.best_model_checkpoint = f"{self.args.output_dir}/checkpoint-{best}"
+        own = f"{self.args.output_dir}/checkpoint-{best}"
+        if best and (best == self.state.global_step or Path(own).is_dir()):
+            self.state.best_model_checkpoint = own  # else the one of the folder it goes on from
         kept = self.state.best_model_checkpoint
         self.setup.writer.save(
             self._training_state(),

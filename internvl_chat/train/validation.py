@@ -26,12 +26,14 @@ from internvl_chat.train.arguments import (
     DataArguments,
     ModelArguments,
     data_config,
+    held_out_config,
     order_config,
     shape_config,
     source_config,
     trainable_config,
 )
 from internvl_chat.train.attention import choose_attention, flash_attention_problem
+from internvl_chat.train.evaluation_schedule import evaluation_problems
 from internvl_chat.train.rates import DECAY, FLAGS, rate_problems
 from internvl_chat.train.trackers import tracker_problems
 from internvl_chat.train.zero import read_zero_file
@@ -67,6 +69,7 @@ def validate_run(
         lambda: require(rate_problems(values, trainable_config(model))),
         lambda: shape_config(model, data),
         lambda: data_config(data, num_image_token=1, meta_path=data.meta_path),
+        lambda: held_out_config(data),
         lambda: order_config(data, grouped=False, drop_last=False),
         lambda: find_template(data.conv_style),
         lambda: read_zero_file(values["deepspeed"]),
@@ -150,10 +153,7 @@ def _data(data: DataArguments, values: Values) -> Iterator[str]:
         )
     if data.max_packed_tiles is not None and not data.use_packed_ds:
         yield "--max_packed_tiles has no effect without --use_packed_ds True. Add it or drop it."
-    if values["eval_strategy"] != "no" and not data.eval_meta_path:
-        yield f"--eval_strategy {values['eval_strategy']} without --eval_meta_path: nothing to use."
-    if data.eval_meta_path and values["eval_strategy"] == "no" and not values["eval_steps"]:
-        yield "--eval_meta_path without --eval_steps: say every how many steps."
+    yield from evaluation_problems(values)
 
 
 def _numbers(values: Values) -> Iterator[str]:
@@ -247,9 +247,6 @@ def _unsupported(values: Values) -> Iterator[str]:
     if backend.upper() not in list(DynamoBackend):
         known = ", ".join(sorted(one.value.lower() for one in DynamoBackend))
         yield f"--torch_compile_backend {backend}: want one of {known}."
-    wanted = ("metric_for_best_model", "eval_meta_path")
-    if values["save_strategy"] == "best" and not all(values[name] for name in wanted):
-        yield ("--save_strategy best needs --eval_meta_path and --metric_for_best_model eval_loss.")
     if values["train_sampling_strategy"] not in ("random", "group_by_length"):
         yield (
             f"--train_sampling_strategy {values['train_sampling_strategy']}: want random or "

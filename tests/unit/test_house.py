@@ -14,6 +14,7 @@ SETTINGS_IN_TWO_CLASSES = {
     "padding",  # of a pack, and of the example that it becomes
     "length",  # that a meta JSON promises, and of an upload's body
     "max_dynamic_patch",  # the run's, and a dataset's own
+    "max_samples",  # the run's, and a dataset's own
     "warnings",  # about a record, and counted over records
     "images",  # of a record, and of a question to be evaluated
     "video",  # of a record, and of a question to be evaluated

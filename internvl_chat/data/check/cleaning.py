@@ -194,6 +194,7 @@ def _entry(spec: DatasetSpec, path: Path, length: int) -> dict[str, Any]:
         "length": length,
     }
     optional: Sequence[tuple[str, Any, Any]] = (
+        ("max_samples", spec.max_samples, None),
         ("max_dynamic_patch", spec.max_dynamic_patch, None),
         ("box_format", spec.box_format, "keep"),
         ("weight", spec.weight, 1.0),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +27,7 @@ from internvl_chat.data.check.records import (
 from internvl_chat.data.encode import Encoder, marks_of
 from internvl_chat.data.encodings import UTF8
 from internvl_chat.data.meta import DatasetSpec, read_meta
+from internvl_chat.data.mixture import open_annotation
 from internvl_chat.data.processes import forked_map, usable_cores
 from internvl_chat.errors import DatasetError
 from internvl_chat.model.templates import find_template
@@ -126,6 +127,8 @@ class DataCheck:
             self._note(told)
             yield told
         for spec in meta.specs:
+            if self.cleaner is None:  # the copy has all records
+                spec = spec.limited(self.config.max_samples)
             yield from self._open(spec, folder)
         for name in ("records", "ids"):
             (folder / name).mkdir()
@@ -153,7 +156,9 @@ class DataCheck:
     def _open(self, spec: DatasetSpec, folder: Path) -> Iterator[Finding]:
         """Open the annotation file; what is wrong with it as a whole."""
         try:
-            file = AnnotationFile(spec.annotation)
+            file = open_annotation(
+                spec if self.cleaner is None else replace(spec, max_samples=None)
+            )
         except DatasetError as err:
             named = (err.where or "").removeprefix(f"{spec.annotation}:")
             told = finding(
@@ -172,18 +177,19 @@ class DataCheck:
             told = finding("UTF16", message, dataset=spec.name, file=spec.annotation)
             self._note(told)
             yield told
-        if spec.length is not None and spec.length != len(file):
-            message = f"length says {spec.length}, {spec.annotation} holds {len(file)} records"
+        total = file.num_in_file
+        if spec.length is not None and spec.length != total:
+            message = f"length says {spec.length}, {spec.annotation} holds {total} records"
             told = finding(
                 "LENGTH_MISMATCH",
                 message,
-                f'Write "length": {len(file)}, or download the file again if it was cut.',
+                f'Write "length": {total}, or download the file again if it was cut.',
                 dataset=spec.name,
                 file=self.config.meta_path,
             )
             self._note(told)
             yield told
-        repeat_problem = spec.repeat_problem(len(file))
+        repeat_problem = spec.repeat_problem(min(len(file), spec.max_samples or len(file)))
         if repeat_problem is not None:
             told = finding(
                 "META_ENTRY",

@@ -12,7 +12,10 @@ from typing import Any
 from internvl_chat.data.convert.files import is_array, require_file
 from internvl_chat.data.meta import DatasetSpec, load_meta
 
-_ENTRY_OPTIONS = ("data_augment", "repeat_time", "max_dynamic_patch", "box_format", "weight")
+_ENTRY_OPTIONS = (
+    *("data_augment", "repeat_time", "max_samples"),
+    *("max_dynamic_patch", "box_format", "weight"),
+)
 
 
 @dataclass(frozen=True)

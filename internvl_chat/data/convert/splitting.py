@@ -28,11 +28,13 @@ from internvl_chat.data.convert.files import (
 from internvl_chat.data.convert.meta_entry import add_to_meta, meta_entry
 from internvl_chat.data.convert.sources import AnnotationSource, annotation_sources, is_meta
 from internvl_chat.data.json2jsonl import iterate_array
+from internvl_chat.data.same_media import Groups
 from internvl_chat.data.storage import open_file
 from internvl_chat.errors import ConfigError, DatasetError
 
 HALVES = ("train", "val")
-_OF_VAL = ("box_format", "max_dynamic_patch")  # what says how to read, not how often to learn
+# What says how to read, not how often to learn.
+_OF_VAL = ("box_format", "max_dynamic_patch", "max_samples")
 
 
 @dataclass
@@ -131,7 +133,7 @@ def _group_keys(
     sources: Sequence[AnnotationSource], by: str, seed: int, progress: Progress
 ) -> np.ndarray:
     """(n,) uint64: equal for records that must not be parted, in random order otherwise."""
-    groups = _Groups()
+    groups = Groups()
     firsts: list[np.ndarray] = []
     salt = str(seed).encode()[:64]
     for source in sources:
@@ -185,33 +187,6 @@ def _content(path: str, where: str) -> bytes:
 def _digest(salt: bytes, name: bytes) -> int:
     digest = hashlib.blake2b(name, digest_size=8, key=salt).digest()
     return int.from_bytes(digest, "little")
-
-
-class _Groups:
-    """Union of the images of one record; only those of records with several are held."""
-
-    def __init__(self) -> None:
-        self._parent: dict[int, int] = {}
-
-    def join(self, digests: Sequence[int]) -> int:
-        """Put these together; returns one of them."""
-        first = digests[0]
-        for other in digests[1:]:
-            one, two = self._find(first), self._find(other)
-            self._parent[max(one, two)] = self._parent[min(one, two)] = min(one, two)
-        return first
-
-    def _find(self, digest: int) -> int:
-        while (above := self._parent.get(digest, digest)) != digest:
-            self._parent[digest] = self._parent.get(above, above)
-            digest = above
-        return digest
-
-    def settle(self, keys: np.ndarray) -> np.ndarray:
-        """The group of each key."""
-        if not self._parent:
-            return keys
-        return np.array([self._find(int(key)) for key in keys], dtype=np.uint64)
 
 
 def _limit(keys: np.ndarray, share: float) -> int:

@@ -14,7 +14,8 @@ from internvl_chat.data.annotations import AnnotationFile
 from internvl_chat.data.dataset import SampleLoader
 from internvl_chat.data.encode import Encoder
 from internvl_chat.data.lengths import Lengths, token_lengths
-from internvl_chat.data.meta import DatasetSpec, load_meta
+from internvl_chat.data.meta import DatasetSpec, load_datasets
+from internvl_chat.data.mixture import open_annotation
 from internvl_chat.data.record_json import MAX_RECORD_BYTES
 from internvl_chat.data.report.bad_groups import BadGroups, first_places
 from internvl_chat.data.report.charts import SMALL, WIDE, histogram
@@ -83,7 +84,7 @@ class DataReport:
         self.config, self.num_samples, self.seed = config, num_samples, seed
         self.settings, self.progress = tuple(settings), progress
         self._encoder = Encoder(tokenizer, config.encode)
-        self._specs = load_meta(config.meta_path)
+        self._specs = load_datasets(config)
         self._bad, self._unloadable = BadGroups(), BadGroups()
         self._shown = self._left_out = 0
 
@@ -134,7 +135,7 @@ class DataReport:
         return self._left_out
 
     def _open(self, spec: DatasetSpec) -> _Opened:
-        file = AnnotationFile(spec.annotation)
+        file = open_annotation(spec)
         lengths = token_lengths(spec, file, self._encoder, self.config.media)
         for number, err in lengths.bad:
             group = self._bad.add(spec.name, err)

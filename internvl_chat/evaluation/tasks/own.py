@@ -20,6 +20,7 @@ from internvl_chat.config import DecodeConfig, ImageConfig
 from internvl_chat.data.annotations import AnnotationFile
 from internvl_chat.data.expand import expand_record
 from internvl_chat.data.meta import DatasetSpec, load_meta
+from internvl_chat.data.mixture import open_annotation
 from internvl_chat.data.schema import BadRecordError, Record, parse_record
 from internvl_chat.data.storage import is_url, resolve_path
 from internvl_chat.data.video import expand_video_tag
@@ -202,7 +203,7 @@ class _Recipe:
 
 def _read_dataset(spec: DatasetSpec, problems: list[str]) -> list[Question]:
     """Questions of one annotation file; bad records are added to ``problems``."""
-    lines = AnnotationFile(spec.annotation)
+    lines = open_annotation(spec)
     wanted = min(spec.num_samples(len(lines)), len(lines))
     identities = _identities(lines, wanted)
     questions: list[Question] = []

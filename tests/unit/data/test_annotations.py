@@ -46,6 +46,21 @@ def test_lines(tmp_path: Path, raw: bytes, expected: list[tuple[bytes, int]]) ->
         assert (file.line(index), file.where(index)) == (line, f"{path}:{line}")
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_the_first_records_of_a_file(tmp_path: Path, name: str) -> None:
+    rows = [b'{"a":1}', b'{"a":2}', b'{"a":3}']
+    raw = b"[" + b", ".join(rows) + b"]" if name.endswith(".json") else b"\n".join(rows)
+    path = write(tmp_path / name, raw)
+    file = AnnotationFile(path, first=2)
+    assert (len(file), file.num_in_file) == (2, 3)
+    assert [file.read(index)[0] for index in range(2)] == rows[:2]
+    assert [raw for raw, _ in file.read_range(0, 2)] == rows[:2]
+    with pytest.raises(IndexError, match="record 2 of 2"):
+        file.read(2)
+    assert len(pickle.loads(pickle.dumps(file))) == 2
+    assert len(AnnotationFile(path, first=9)) == 3
+
+
 @pytest.mark.parametrize("chunk_bytes", [1, 2, 7, 64])
 def test_lines_that_cross_chunks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int

@@ -68,6 +68,7 @@ def repaint(meta: Path) -> None:
     ("change", "key"),
     [
         (change_meta(repeat_time=2), "repeat_time"),
+        (change_meta(max_samples=2), "max_samples"),
         (change_meta(data_augment=True), "data_augment"),
         (change_meta(box_format="0-1"), None),
         (change_meta(length=9), ""),  # a promise

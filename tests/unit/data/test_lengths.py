@@ -52,11 +52,13 @@ def annotation(tmp_path: Path) -> Path:
     return path
 
 
-def count(path: Path, *, num_processes: int = 1, **options: Any) -> Lengths:
+def count(
+    path: Path, *, num_processes: int = 1, first: int | None = None, **options: Any
+) -> Lengths:
     config: DataConfig = data_config(meta_path="none", num_image_token=4, **options)
     spec = DatasetSpec(name="a", root="", annotation=str(path))
     encoder = Encoder(tokenizers.byte_level(), config.encode)
-    file = AnnotationFile(path)
+    file = AnnotationFile(path, first=first)
     return token_lengths(spec, file, encoder, config.media, num_processes=num_processes)
 
 
@@ -92,6 +94,24 @@ def test_a_killed_count_is_continued(
     ]
     assert len(whole[2]) == 4
     assert whole[3] == (0, 3, {"IMG_TAG: the text holds a literal <img>": NUM_RECORDS - 4})
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_only_the_first_records_are_counted(
+    annotation: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = []
+    original = module._Counter.chunk
+    monkeypatch.setattr(
+        module._Counter, "chunk", lambda self, first: counted.append(first) or original(self, first)
+    )
+    some = count(annotation, first=40)
+    assert counted == [0, 16, 32], "and not the other 160 records"
+    whole = count(annotation)
+    assert some.tokens.tolist() == whole.tokens[:40].tolist()
+    assert [number for number, _ in some.bad] == [3]
+    assert count(annotation, first=999).tokens.tolist() == whole.tokens.tolist()
+    assert len(counted) == 3 + 13, "a limit that takes all is no limit"
 
 
 def _count_and_die(path: Path, after_chunks: int, num_processes: int) -> None:

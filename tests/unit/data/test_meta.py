@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from internvl_chat.data.check.run import DataCheck
-from internvl_chat.data.meta import DatasetSpec, load_meta, read_meta
+from internvl_chat.data.meta import DatasetSpec, load_datasets, load_meta, read_meta
 from internvl_chat.data.mixture import Mixture
 from internvl_chat.errors import DatasetError
 from tests.support.configs import data_config
@@ -104,6 +104,9 @@ def test_paths_beside_the_meta_file_are_found_after_those_of_the_working_directo
         ({"annotation": "gone.jsonl"}, 'annotation "gone.jsonl" does not exist'),
         ({"annotation": "images"}, 'annotation "images" is no file but a folder'),
         ({"root": 3}, "root is 3, want a path."),
+        ({"max_samples": 0}, "max_samples is 0, want a whole number >= 1."),
+        ({"max_samples": 0.5}, "max_samples is 0.5, want a whole number >= 1."),
+        ({"max_samples": "9"}, 'max_samples is "9", want a whole number >= 1. Remove the quotes.'),
         ({"max_dynamic_patch": 0}, "max_dynamic_patch is 0, want a whole number >= 1."),
         ({"box_format": "pixels"}, "Did you mean 'pixel_to_1000'?"),
     ],
@@ -159,6 +162,26 @@ def test_an_unknown_key_draws_a_warning_with_the_nearest(
     assert 'unknown key "repeat_times" is ignored; the nearest known key is "repeat_time"' in (
         caplog.text
     )
+
+
+@pytest.mark.parametrize("key", ["max_sample", "num_samples", "maxSamples", "max_records"])
+def test_an_almost_known_limit_is_suggested(folder: Path, key: str) -> None:
+    (warning,) = read_meta(write(folder, {"a": entry(**{key: 2})})).warnings
+    assert warning.problem.endswith(f'"{key}" is ignored; the nearest known key is "max_samples"')
+
+
+@pytest.mark.parametrize(
+    ("own", "of_run", "expected"),
+    [(None, None, None), (None, 5, 5), (3, None, 3), (3, 5, 3), (5, 3, 3)],
+)
+def test_the_smaller_limit_counts(
+    folder: Path, own: int | None, of_run: int | None, expected: int | None
+) -> None:
+    limit = {} if own is None else {"max_samples": own}
+    meta = write(folder, {"a": entry(**limit)})
+    config = data_config(meta_path=str(meta), num_image_token=4, max_samples=of_run)
+    (spec,) = load_datasets(config)
+    assert spec.max_samples == expected
 
 
 @pytest.mark.parametrize(

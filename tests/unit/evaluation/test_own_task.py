@@ -201,6 +201,15 @@ def test_a_share_of_a_dataset_is_its_first_records(tmp_path: Path) -> None:
     ]
 
 
+def test_a_limit_of_a_dataset_counts_before_its_share(tmp_path: Path) -> None:
+    path = write_own_meta(tmp_path)
+    meta = json.loads(path.read_text())
+    meta["colors"] |= {"repeat_time": 0.5, "max_samples": 4}
+    path.write_text(json.dumps(meta))
+    asked = questions_of(task_of_records(path, meta=True))
+    assert [one.id for one in asked if "colors" in one.id] == ["colors/c0", "colors/c1"]
+
+
 # ---- mistakes -------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from transformers import TrainerState
 
+from internvl_chat.train.early_stopping import BestEvaluation
 from internvl_chat.train.last_words import chat_command, last_words
 
 HISTORY = [
@@ -34,6 +35,28 @@ def test_a_run_that_went_on(tmp_path: Path) -> None:
         f"model: {tmp_path} (an adapter; its base is named in it), that of step 1, which "
         "validated best",
         f"talk to it: {chat_command(tmp_path)}",
+    ]
+
+
+def test_a_run_that_stopped_early(tmp_path: Path) -> None:
+    history = [*HISTORY, {"eval_loss": 1.7, "step": 3}]
+    state = TrainerState(global_step=3, max_steps=9, log_history=history)
+    told = last_words(
+        state,
+        tmp_path,
+        seconds=3,
+        first_step=0,
+        bad_samples={},
+        is_best=False,
+        best=BestEvaluation(step=2, metric="eval_loss", value=1.5),
+        stopped_early="stopped early at step 3 of 9: because",
+    )
+    assert told[:5] == [
+        "finished: 3 steps in 0:00:03",
+        "stopped early at step 3 of 9: because",
+        "loss: 2.0000 (first 3.0000)",
+        "validation loss: 1.7000 at step 3",
+        "best validation: eval_loss 1.5000 at step 2",
     ]
 
 

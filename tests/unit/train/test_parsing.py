@@ -189,7 +189,7 @@ def test_all_problems_at_once(base: list[str], tmp_path: Path) -> None:
         ("--conv_style Hermes2", "Did you mean 'Hermes-2'?"),
         ("--use_packed_ds True --max_packed_tokens 100", "is less than --max_seq_length 2048"),
         ("--min_dynamic_patch 4 --max_dynamic_patch 2", "want 1 <= smallest <= largest"),
-        ("--eval_steps 5 --eval_strategy steps", "without --eval_meta_path"),
+        ("--eval_steps 5 --eval_strategy steps", "without --val_split 0.02 or --eval_meta"),
         ("--fp16 True --bf16 True", "both --fp16 and --bf16"),
         ("--drop_path_rate 1.5", "want 0 <= rate < 1"),
         ("--label_smoothing_factor 0.1", "not supported"),
@@ -203,7 +203,11 @@ def test_all_problems_at_once(base: list[str], tmp_path: Path) -> None:
         ("--seed -1", "--seed -1: want a whole number from 0"),
         ("--data_seed 99999999999", "--data_seed 99999999999: want a whole number from 0"),
         ("--torch_compile_backend bogus", "--torch_compile_backend bogus: want one of "),
-        ("--save_strategy best", "needs --eval_meta_path and --metric_for_best_model"),
+        ("--save_strategy best", "needs held-out records and --metric_for_best_model eval_loss"),
+        ("--val_split 2.5", "--val_split 2.5: want a share of every dataset between 0 and 1"),
+        ("--val_split 0.1 --val_split_seed -1", "--val_split_seed -1: want a whole number"),
+        ("--max_samples 0", "--max_samples 0: want a whole number >= 1"),
+        ("--early_stopping_patience 2", "--early_stopping_patience needs held-out records"),
     ],
 )
 def test_contradictions(base: list[str], argv: str, message: str) -> None:

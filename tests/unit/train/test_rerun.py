@@ -95,7 +95,25 @@ def test_every_flag_stands_in_one_class() -> None:
         ({}, {"data_seed": 42}, {}),
         ({}, {"optim": "adamw_torch"}, {}),
         ({"lr_scheduler_kwargs": None}, {"lr_scheduler_kwargs": {}}, {}),
+        ({"val_split": 0.1}, {"val_split": 0.2}, {"result": ["--val_split 0.1 -> 0.2"]}),
+        (
+            {"val_split": 0.1, "val_split_seed": 42},
+            {"val_split": 0.1, "val_split_seed": 1},
+            {"result": ["--val_split_seed 42 -> 1"]},
+        ),
+        ({"max_samples": None}, {"max_samples": 9}, {"result": ["--max_samples none -> 9"]}),
+        # How a run is stopped early decides when it ends; by what, which model it gives.
+        (
+            {"early_stopping_patience": 2, "eval_steps": 5},
+            {"early_stopping_patience": 3, "eval_steps": 6},
+            {
+                "length": ["--early_stopping_patience 2 -> 3"],
+                "result": ["--eval_steps 5 -> 6"],
+            },
+        ),
         # Without effect in both runs.
+        ({"val_split_seed": 42}, {"val_split_seed": 1}, {}),
+        ({"early_stopping_threshold": 0.0}, {"early_stopping_threshold": 1.0}, {}),
         ({}, {"max_packed_tokens": 8192}, {}),
         ({}, {"max_dynamic_patch": 6}, {}),
         (
@@ -255,6 +273,11 @@ def test_models_are_compared_by_content(
 SAME = compare(record(), record(), DEFAULTS)
 RATE = compare(record(), record(learning_rate=1e-6), DEFAULTS)
 OTHER = compare(record(), record(use_llm_lora=8), DEFAULTS)
+PATIENT = {"early_stopping_patience": 3, "early_stopping_threshold": 0.0}
+SHORTER, LONGER = (
+    compare(record(**PATIENT), record(**{**PATIENT, "early_stopping_patience": count}), DEFAULTS)
+    for count in (2, 5)
+)
 
 
 def finished(step: int, comparison: Comparison, **more: Any) -> Earlier:
@@ -290,6 +313,12 @@ def mixing(beside: Comparison) -> Earlier:
     )
 
 
+def stopped(comparison: Comparison, **more: Any) -> Earlier:
+    """A finished run that stopped early."""
+    values = {"finished_plan": 20, "would_stop_at": 6, "planned_steps": 20, **more}
+    return finished(6, comparison, **values)
+
+
 NOTHING_TRAINED = "holds the finished run of other arguments (6 steps); nothing would be trained"
 CASES = [
     (Earlier(), 6, "anew"),
@@ -304,6 +333,19 @@ CASES = [
     (finished(6, OTHER), 9, "was written with other arguments: --use_llm_lora 0 -> 8"),
     (finished(6, OTHER, checkpoint=None), 6, f"{NOTHING_TRAINED} now: --use_llm_lora 0 -> 8"),
     (finished(6, SAME, checkpoint=None), 9, "no valid checkpoint; going on to step 9 is not"),
+    # Stopped early at 6 of 20 steps, as this run would have.
+    (stopped(SAME), 20, "complete"),
+    (stopped(SAME), 30, "complete"),
+    (stopped(SAME, checkpoint=None), 20, "complete"),
+    (stopped(SAME), 6, f"{NOTHING_TRAINED} now: steps 20 -> 6"),
+    (stopped(RATE), 20, f"{NOTHING_TRAINED} now: --learning_rate 0.0001 -> 1e-06"),
+    (stopped(UNKNOWN, record_is_known=False), 20, "whether this run is complete cannot be told"),
+    # This run would have stopped before, or would not have stopped.
+    (stopped(SHORTER, would_stop_at=4), 20, f"{NOTHING_TRAINED} now: --early_stopping_patience 3"),
+    (finished(6, SHORTER, would_stop_at=4), 6, f"{NOTHING_TRAINED} now: --early_stopping_patien"),
+    (stopped(LONGER, would_stop_at=None), 20, "go on"),
+    (stopped(LONGER, would_stop_at=None, checkpoint=None), 20, "no valid checkpoint; going on"),
+    (finished(6, LONGER), 6, "complete"),
     # Lengthened, and stopped before its end: the finished model is still that of 6 steps.
     (finished(6, SAME, checkpoint_step=8, planned_steps=9, resumed_run=RATE), 6, "complete"),
     (finished(6, RATE, checkpoint_step=8, planned_steps=9, resumed_run=SAME), 9, "go on"),

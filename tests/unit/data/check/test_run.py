@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from internvl_chat.data.check.cleaning import Cleaner
 from internvl_chat.data.check.duplicates import HashRuns, dataset_and_record, place_of
 from internvl_chat.data.check.report import Examples, as_json, counts_table
 from internvl_chat.data.check.run import DataCheck
@@ -102,6 +103,19 @@ def test_the_meta_is_told_and_the_rest_checked(
         assert file in where.get(code, {"meta.json"})
     assert [code for code, *_ in findings] == [*codes, "SCHEMA"]
     assert findings[-1] == ("SCHEMA", "second", "b.jsonl", 3)
+
+
+def test_what_max_samples_leaves_out_is_not_checked(folder: Path) -> None:
+    write(folder / "a.jsonl", [*rows(0, 2), {"conversations": []}])
+    meta = folder / "meta.json"
+    meta.write_text(json.dumps({"first": entry("a.jsonl", max_samples=2)}))
+    run = check(meta)
+    assert told(run) == [], "its length is still that of the file"
+    assert run.datasets[0].counts.num_ok == 2
+    cleaned = check(meta, cleaner=Cleaner(folder / "clean"))
+    assert told(cleaned) == [("SCHEMA", "first", "a.jsonl", 3)], "a cleaned copy has all"
+    copy = json.loads((folder / "clean/meta.json").read_text())["first"]
+    assert (copy["length"], copy["max_samples"]) == (2, 2)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,63 @@
+"""The datasets of a run as they are told before the first step: records, held out, samples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from internvl_chat.data.mixture import Mixture
+
+
+def dataset_table(train: Mixture, *, is_split: bool) -> list[str]:
+    """A line for each dataset that is trained on, and one for all of several.
+
+    Args:
+        train: the mixture.
+        is_split: a part of it is held out.
+    """
+    rows = [
+        [spec.name, _of(len(file), file.num_in_file), len(part.held_out), samples]
+        for spec, file, part, samples in zip(
+            train.specs, train.files, train.parts, train.num_samples, strict=True
+        )
+    ]
+    if len(rows) > 1:
+        total = sum(map(len, train.files))
+        in_files = sum(file.num_in_file for file in train.files)
+        rows.append(
+            ["all", _of(total, in_files), sum(int(row[2]) for row in rows), len(train)],
+        )
+    names = max(len(str(row[0])) for row in rows)
+    records = max(len(str(row[1])) for row in rows)
+    return [
+        f"{name:<{names}}  {counted:>{records}} records"
+        + (f"  held out {held_out or 'none':>9}" if is_split else "")
+        + f"  {samples:>12,} samples an epoch"
+        for name, counted, held_out, samples in rows
+    ]
+
+
+def _of(number: int, total: int) -> str:
+    return f"{number:,}" if number == total else f"{number:,} of {total:,}"
+
+
+def validation_line(args: Any, evaluation: Mixture) -> str:
+    """What is asked when, and what follows from it.
+
+    Args:
+        args: ``TrainArguments``.
+        evaluation: the held-out records.
+    """
+    count, datasets = len(evaluation), len(evaluation.specs)
+    when = (
+        f"every {args.eval_steps:g} steps and in the end"
+        if args.eval_strategy == "steps" and args.eval_steps >= 1
+        else "after each epoch"
+        if args.eval_strategy == "epoch"
+        else f"every {args.eval_steps:.1%} of the steps and in the end"
+    )
+    text = f"validation: {count:,} records of {datasets} datasets, {when}"
+    if args.early_stopping_patience is not None:
+        text += f"; stops after {args.early_stopping_patience} that are no better"
+    if args.load_best_model_at_end:
+        text += f"; the checkpoint with the best {args.metric_for_best_model} is the result"
+    return text
