@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import posixpath
 from array import array
 from collections.abc import Sequence
@@ -26,8 +27,11 @@ from internvl_chat.data.record_json import MAX_RECORD_BYTES, load_record
 from internvl_chat.data.schema import read_media
 from internvl_chat.data.storage import is_url
 
+logger = logging.getLogger(__name__)
+
 _FORMAT: Final = 1  # of the cache; raise when names or its layout change
 _CHUNK_RECORDS: Final = 4096
+_TELL_FROM_RECORDS: Final = 200_000  # fewer are looked at before one could read that they are
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,8 @@ def media_of_records(file: AnnotationFile) -> MediaOfRecords:
 
     def build(partial: Path) -> None:
         total = len(file)
+        if total >= _TELL_FROM_RECORDS:
+            logger.info("looking what the %d records of %s show", total, file.path)
         processes = usable_cores() if total > _CHUNK_RECORDS else 1
         starts = range(0, total, _CHUNK_RECORDS)
         parts = list(forked_map(lambda first: _read(file, first), starts, num_processes=processes))

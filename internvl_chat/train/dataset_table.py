@@ -14,20 +14,17 @@ def dataset_table(train: Mixture, *, is_split: bool) -> list[str]:
         train: the mixture.
         is_split: a part of it is held out.
     """
+    parts = zip(train.specs, train.files, train.parts, train.num_samples, strict=True)
     rows = [
-        [spec.name, _of(len(file), file.num_in_file), len(part.held_out), samples]
-        for spec, file, part, samples in zip(
-            train.specs, train.files, train.parts, train.num_samples, strict=True
-        )
+        (spec.name, _of(len(file), file.num_in_file), len(part.held_out), samples)
+        for spec, file, part, samples in parts
     ]
     if len(rows) > 1:
-        total = sum(map(len, train.files))
+        counted = sum(map(len, train.files))
         in_files = sum(file.num_in_file for file in train.files)
-        rows.append(
-            ["all", _of(total, in_files), sum(int(row[2]) for row in rows), len(train)],
-        )
-    names = max(len(str(row[0])) for row in rows)
-    records = max(len(str(row[1])) for row in rows)
+        rows.append(("all", _of(counted, in_files), sum(row[2] for row in rows), len(train)))
+    names = max(len(name) for name, *_ in rows)
+    records = max(len(told) for _, told, *_ in rows)
     return [
         f"{name:<{names}}  {counted:>{records}} records"
         + (f"  held out {held_out or 'none':>9}" if is_split else "")

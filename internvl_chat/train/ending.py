@@ -56,15 +56,19 @@ class StatusCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Keep the best evaluation so far."""
-        best = best_evaluation(vars(args), state)
-        if best is not None:
-            self._status.note(best=best.as_dict())
+        self._note_best(args, state)
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Name the checkpoint that the run has just written."""
+        """Name the checkpoint that the run has just written, which may be the best."""
         self._status.note(checkpoint=f"checkpoint-{state.global_step}")
+        self._note_best(args, state)
+
+    def _note_best(self, args: TrainingArguments, state: TrainerState) -> None:
+        best = best_evaluation(vars(args), state)
+        if best is not None:
+            self._status.note(best=best.as_dict())
 
 
 class SaveBeforeEnd(TrainerCallback):

@@ -37,6 +37,8 @@ LORA = {
     "learning_rate": 1e-2,
 }
 COMBINED_SEED = 2
+HELD_OUT_LINES = [6, 8, 12, 13, 16]
+"""Of ``mixed``, whatever the number of ranks and the order."""
 TWENTY = {"max_steps": 20, "learning_rate": 3e-3}
 RESUMABLE = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3}
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -56,6 +58,15 @@ BEST = {
     "eval_steps": 1,
     "learning_rate": 0.3,
 }
+# The same with a part of the training data held out, until it is worse for the second time.
+EARLY = {
+    **{name: value for name, value in BEST.items() if "best" not in name},
+    "val_split": 5,
+    "early_stopping_patience": 2,
+    "max_steps": 12,
+    "save_total_limit": 9,
+}
+EARLY_LORA = {**EARLY, **LORA, "learning_rate": 0.3, "deepspeed": ZERO[3]}
 EVALUATED = {"max_steps": 2, "eval_steps": 2, "eval_on_start": True}
 
 
@@ -113,6 +124,9 @@ RUNS = {
     "both_loras": Run(dataset="mixed", options={**LORA, "max_steps": 3, "use_backbone_lora": 4}),
     "best": Run(dataset="mixed", eval_dataset="held_out", options=BEST),
     "best_zero3": Run(dataset="mixed", eval_dataset="held_out", options={**BEST, **PACKED_ZERO3}),
+    "early": Run(dataset="mixed", options=EARLY, times=2),
+    "early_zero3": Run(dataset="mixed", options={**EARLY, **PACKED_ZERO3}, times=2),
+    "early_lora": Run(dataset="mixed", options=EARLY_LORA, times=2),
     "bf16": Run(dataset="mixed", options={"max_steps": 3, "bf16": True, "deepspeed": ZERO[3]}),
     "other_batch": Run(
         dataset="mixed",
@@ -211,6 +225,32 @@ def test_the_best_checkpoint_is_kept_and_is_the_result(trained: Folders, name: s
     if "checkpoint-4" in checkpoints:
         last = weights(trained[name] / "checkpoint-4")
         assert largest_difference(result, last) > 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "early",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("early_zero3", "early_lora")),
+    ],
+)
+@pytest.mark.runs("{name}")
+def test_a_run_stops_early_and_its_best_is_the_result(trained: Folders, name: str) -> None:
+    losses = logged(trained[name], "eval_loss")
+    best, last = losses.index(min(losses)) + 1, len(losses)
+    assert last == best + 2 < 12
+    assert {path.name for path in trained[name].glob("checkpoint-*")} == {
+        f"checkpoint-{step}" for step in range(1, last + 1)
+    }, "the second start has trained nothing"
+    results = json.loads((trained[name] / "train_results.json").read_text())
+    assert (results["global_step"], results["planned_steps"]) == (last, 12)
+    assert results["best"]["step"] == best
+    file = "adapter_model.safetensors" if name == "early_lora" else "model.safetensors"
+    result = weights(trained[name], file)
+    assert largest_difference(result, weights(trained[name] / f"checkpoint-{best}", file)) == 0
+    assert largest_difference(result, weights(trained[name] / f"checkpoint-{last}", file)) > 0
+    lines = (trained[name] / "held_out.jsonl").read_text().splitlines()
+    assert [json.loads(line)["line"] for line in lines] == HELD_OUT_LINES
 
 
 @pytest.mark.runs("bf16")
