@@ -15,6 +15,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from internvl_chat.chat.device_map import split_model
 from internvl_chat.checkpoint.agreement import require_tokenizer_fits
 from internvl_chat.checkpoint.artifacts import decode_config_of, normalize_type_of
+from internvl_chat.checkpoint.hub import local_model
 from internvl_chat.checkpoint.load import require_complete
 from internvl_chat.checkpoint.sources import UNFIT_CONFIGURATION, read_chat_config, said
 from internvl_chat.checkpoint.tokenizer import load_tokenizer
@@ -51,10 +52,10 @@ def load_model(
     attn_implementation: str | None = None,
     quantization_config: BitsAndBytesConfig | None = None,
 ) -> tuple[InternVLChatModel, PreTrainedTokenizerBase]:
-    """Load model and tokenizer from a local directory, ready to answer.
+    """Load model and tokenizer, ready to answer.
 
     Args:
-        path: a checkpoint: full, LoRA of the original layout, or an adapter's directory.
+        path: a checkpoint of any kind, or a model on the hub: ORG/NAME or ORG/NAME@REVISION.
         dtype: of the weights; by default bf16 on a GPU and fp32 on a CPU.
         device: where all of the model goes; the first GPU by default, or the CPU.
         device_map: where each part goes, instead of ``device``: "auto" or :func:`split_model`.
@@ -72,7 +73,8 @@ def load_model(
     """
     _refuse_several(device=device, device_map=device_map, gpus=gpus)
     _refuse_several(load_in_8bit=load_in_8bit or None, quantization_config=quantization_config)
-    place = require_loadable(path, device=device, gpus=gpus, load_in_8bit=load_in_8bit)
+    place = _require_place(path, device=device, gpus=gpus, load_in_8bit=load_in_8bit)
+    _require_complete(path := local_model(path))
     tokenizer = load_tokenizer(path)
     config = read_chat_config(path)
     require_tokenizer_fits(tokenizer, config, path)
@@ -137,6 +139,19 @@ def require_loadable(
         CheckpointError: no complete checkpoint of this model family at ``path``.
         ConfigError: no such device, too few GPUs, or a package is missing.
     """
+    place = _require_place(path, device=device, gpus=gpus, load_in_8bit=load_in_8bit)
+    _require_complete(local_model(path))
+    return place
+
+
+def _require_place(
+    path: str, *, device: torch.device | str | None, gpus: int | None, load_in_8bit: bool
+) -> torch.device:
+    """Where a model goes that lies in one place; looks at no file of it.
+
+    Raises:
+        ConfigError: no model is named, no such device, too few GPUs, or a package is missing.
+    """
     if not path:
         raise ConfigError("no model is named", where="model", fix="Give a checkpoint's directory.")
     if load_in_8bit and find_spec("bitsandbytes") is None:
@@ -148,6 +163,13 @@ def require_loadable(
     place = default_device() if device is None else _find_device(device)
     if gpus is not None:
         _require_gpus(gpus)
+    return place
+
+
+def _require_complete(path: str) -> None:
+    """Raises:
+    CheckpointError: no complete checkpoint of this model family at ``path``.
+    """
     try:
         require_complete(path)
     except CheckpointError as err:
@@ -155,7 +177,6 @@ def require_loadable(
             raise
         fix = "Give a chat checkpoint of this family."
         raise CheckpointError(err.problem, where=err.where, fix=fix) from err
-    return place
 
 
 def _find_device(device: torch.device | str) -> torch.device:

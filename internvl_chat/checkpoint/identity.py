@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from internvl_chat.checkpoint.hub import files_read
+from internvl_chat.checkpoint.hub_names import name_of_snapshot
 from internvl_chat.checkpoint.sources import ADAPTER_CONFIG_NAME, resolve_adapter_base
 from internvl_chat.errors import CheckpointError
 from internvl_chat.files import sampled_content
@@ -26,6 +28,8 @@ _SMALL_FILES = {
 
 def model_identity(path: str | os.PathLike[str]) -> str | None:
     """Digest of weights (sampled), configuration and tokenizer, an adapter's base included.
+
+    Of a model in the hub's cache the same as of a copy of it.
 
     Args:
         path: a checkpoint's directory, or a file of weights.
@@ -48,7 +52,11 @@ def _files(path: Path) -> Iterator[Path]:
     if path.is_file():
         yield path
         return
-    for file in sorted(path.iterdir()):
+    files = sorted(path.iterdir())
+    if name_of_snapshot(path) is not None:
+        read = files_read(path)
+        files = [file for file in files if file.name in read]
+    for file in files:
         is_weights = file.suffix in _WEIGHTS and file.name not in _OF_TRAINING
         is_weights = is_weights and not file.name.startswith("rng_state")
         if (is_weights or file.name in _SMALL_FILES) and file.is_file():

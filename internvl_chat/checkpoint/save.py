@@ -18,6 +18,7 @@ from torch import Tensor
 
 from internvl_chat.checkpoint import names
 from internvl_chat.checkpoint.artifacts import copy_companion, write_companions
+from internvl_chat.checkpoint.hub_names import name_of_snapshot
 from internvl_chat.checkpoint.partition import (
     full_numel,
     full_shape,
@@ -289,8 +290,10 @@ def _save_adapter(
     if is_main:
         from peft import LoraConfig
 
+        model = name_of_snapshot(plan.base)  # on the hub: found from every machine, by its commit
         LoraConfig(
-            base_model_name_or_path=plan.base,
+            base_model_name_or_path=plan.base if model is None else model.repo,
+            revision=None if model is None else model.revision,
             modules_to_save=list(plan.modules_to_save) or None,
             inference_mode=True,
             # What AutoPeftModel loads the base with; PEFT imports no module of ours for it.

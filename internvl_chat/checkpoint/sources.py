@@ -17,6 +17,8 @@ from internvl_chat.checkpoint.adapters import (
     require_readable_settings,
     split_adapter,
 )
+from internvl_chat.checkpoint.hub_errors import not_in_cache
+from internvl_chat.checkpoint.hub_names import hub_name, path_hint, portable_name
 from internvl_chat.checkpoint.tensor_files import TensorSource, open_weights
 from internvl_chat.config import SourceConfig, TrainableConfig
 from internvl_chat.errors import CheckpointError, ConfigError
@@ -100,7 +102,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"cannot be read ({err.strerror})",
             where=str(path),
-            fix="Check the path; models are never fetched from the network.",
+            fix="Check the path.",
         ) from err
     except (ValueError, RecursionError) as err:
         raise CheckpointError(f"is no JSON ({err})", where=str(path)) from err
@@ -131,7 +133,7 @@ def require_config(path: str | Path) -> Path:
     raise CheckpointError(
         f"no {CONFIG_NAME} in it" if Path(path).is_dir() else "no such directory",
         where=str(path),
-        fix="Download the checkpoint first or correct the path.",
+        fix=path_hint(path),
     )
 
 
@@ -188,7 +190,7 @@ def _chat_sources(path: str) -> Sources:
     require_generation_settings(directory)
     wrapped = bool(config.use_llm_lora or config.use_backbone_lora)
     return Sources(
-        where=path,
+        where=portable_name(path),
         config=config,
         tensors=open_weights(directory),
         adapter_base=None if wrapped else os.path.abspath(path),
@@ -296,6 +298,8 @@ def resolve_adapter_base(directory: Path) -> Path:
         named, found = find_adapter_base(directory, read_json(config_path))
     except ValueError as err:
         raise CheckpointError(str(err), where=str(config_path)) from err
+    if found is None and (model := hub_name(named)) is not None:
+        raise not_in_cache(model)
     if found is None:
         raise CheckpointError(
             f"its base model is not at {named}",
@@ -314,7 +318,7 @@ def _adapter_sources(directory: Path) -> Sources:
     bare = is_bare_adapter(directory)
     if not bare:  # its run may have chosen another template or tiling
         base.config = _chat_config(read_json(directory / CONFIG_NAME), directory)
-    base.where = f"{directory} on {base.where}"
+    base.where = f"{portable_name(str(directory))} on {base.where}"
     base.adapter_config = read_json(directory / ADAPTER_CONFIG_NAME)
     require_readable_settings(base.adapter_config, str(directory / ADAPTER_CONFIG_NAME))
     base.adapter, whole = split_adapter(read_adapter(directory))
@@ -377,14 +381,14 @@ def _stitched_sources(source: SourceConfig) -> Sources:
     )
     tensors = names.with_prefix(open_weights(vision), names.VISION_PREFIX)
     tensors |= names.with_prefix(open_weights(llm), names.LLM_PREFIX)
-    paths = [source.vision_path, source.llm_path]
+    paths = [portable_name(source.vision_path), portable_name(source.llm_path)]
     new_prefixes: tuple[str, ...] = ()
     if source.mlp_path is None:
         new_prefixes = (names.MLP_PREFIX,)
         logger.warning("no --mlp_path: the projector starts from random numbers")
     else:
         tensors |= names.with_prefix(open_weights(Path(source.mlp_path)), names.MLP_PREFIX)
-        paths.insert(1, source.mlp_path)
+        paths.insert(1, portable_name(source.mlp_path))
     return Sources(
         where=" + ".join(paths), config=config, tensors=tensors, new_prefixes=new_prefixes
     )

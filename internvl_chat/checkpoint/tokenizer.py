@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from internvl_chat.checkpoint.hub import local_model
+from internvl_chat.checkpoint.hub_names import path_hint
 from internvl_chat.checkpoint.sentencepiece_files import (
     is_sentencepiece_directory,
     load_sentencepiece,
@@ -35,10 +37,11 @@ Given less, transformers does not complain: most of its classes then start with 
 def load_tokenizer(
     path: str, *, use_fast: bool | None = None, max_seq_length: int | None = None
 ) -> PreTrainedTokenizerBase:
-    """Load a tokenizer from a local directory; the network is never asked.
+    """Load a tokenizer.
 
     Args:
-        path: a model's directory, with ``tokenizer.json`` or a sentencepiece ``tokenizer.model``.
+        path: a model's directory, with ``tokenizer.json`` or a sentencepiece ``tokenizer.model``;
+            or a model on the hub.
         use_fast: kept for the original recipes, without effect: transformers 5 knows fast
             tokenizers only. Out of sentencepiece files one is built that cuts text as they say.
         max_seq_length: becomes ``model_max_length``.
@@ -51,7 +54,7 @@ def load_tokenizer(
     """
     from transformers import AutoTokenizer
 
-    directory = find_tokenizer(path)
+    directory = find_tokenizer(local_model(path, "settings"))
     options: dict[str, Any] = {**NO_FOREIGN_CODE, "padding_side": "right"}
     if use_fast is not None:
         options["use_fast"] = use_fast
@@ -106,8 +109,10 @@ def find_tokenizer(path: str | Path) -> Path:
         return directory
     if is_bare_adapter(directory):
         return find_tokenizer(resolve_adapter_base(directory))
+    if not directory.is_dir():
+        raise CheckpointError("no such directory", where=str(path), fix=path_hint(path))
     raise CheckpointError(
-        "no tokenizer in it" if directory.is_dir() else "no such directory",
+        "no tokenizer in it",
         where=str(path),
         fix=f"Copy the tokenizer's files there: {_sets_of_files()}.",
     )

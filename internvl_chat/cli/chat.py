@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from internvl_chat.checkpoint.hub import pinned_model
 from internvl_chat.cli.chat_arguments import check_arguments, check_room
 from internvl_chat.cli.options import VideoReader, verb_app
 from internvl_chat.errors import ConfigError
@@ -57,6 +58,7 @@ def chat(
     """
     images, videos = image or [], video or []
     questions = check_arguments(batch, out, question, images, videos, temperature, video_backend)
+    model = pinned_model(model)
     check_room(model, question, num_segments * len(videos))
     if isinstance(sys.stdout, io.TextIOWrapper):  # an answer that it cannot spell ends nothing
         sys.stdout.reconfigure(errors="backslashreplace")

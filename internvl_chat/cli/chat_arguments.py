@@ -117,7 +117,7 @@ def check_room(model: str, question: str | None, num_frames: int) -> None:
     """Refuse what no context of the model can take, before minutes go into its weights.
 
     Args:
-        model: directory of the checkpoint.
+        model: directory of the checkpoint, or a model on the hub.
         question: counted if it has as many bytes as the context has tokens.
         num_frames: of all videos.
 
@@ -129,9 +129,11 @@ def check_room(model: str, question: str | None, num_frames: int) -> None:
     if not num_frames and num_bytes < _SHORT_BYTES:
         return
     from internvl_chat.chat.context import context_length, require_room_for_frames, too_long
+    from internvl_chat.checkpoint.hub import local_model
     from internvl_chat.checkpoint.sources import read_chat_config
     from internvl_chat.checkpoint.tokenizer import load_tokenizer
 
+    model = local_model(model, "settings")
     config = read_chat_config(model)
     require_room_for_frames(config, num_frames)
     limit = context_length(config)

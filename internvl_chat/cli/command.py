@@ -21,6 +21,9 @@ from internvl_chat.errors import UserError
 from internvl_chat.quiet import is_verbose, set_up_output
 from internvl_chat.train.launched import leave_reason
 
+DOWNLOADS = "internvl_chat.checkpoint.hub"
+"""Logger that tells what is fetched and how far it has come: always shown."""
+
 VERBS = {
     "train": (
         "Fine-tune; the same arguments as internvl_chat/train/finetune.py, or one YAML/JSON file."
@@ -63,6 +66,7 @@ def _root(
         level=logging.INFO if verbose or is_verbose() else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s",
     )
+    logging.getLogger(DOWNLOADS).setLevel(logging.INFO)
     set_up_output(verbose=verbose)
 
 

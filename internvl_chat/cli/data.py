@@ -11,7 +11,7 @@ import typer
 from internvl_chat.cli import data_author
 from internvl_chat.cli.data_check import check
 from internvl_chat.cli.data_report import report
-from internvl_chat.cli.options import VideoReader
+from internvl_chat.cli.options import VideoReader, local_settings
 
 if TYPE_CHECKING:
     from internvl_chat.config import DataConfig
@@ -157,7 +157,9 @@ def _job(
     from internvl_chat.cli.data_check import job_settings
 
     source = _source(model, tokenizer)
-    config, loaded = job_settings(str(meta), given, checkpoint=model, tokenizer=source)
+    config, loaded = job_settings(
+        str(meta), given, checkpoint=local_settings(model), tokenizer=source
+    )
     if num_image_token is not None:
         config = replace(config, encode=replace(config.encode, num_image_token=num_image_token))
     _warn_of_template(loaded, config)
@@ -165,12 +167,13 @@ def _job(
 
 
 def _source(model: Path | None, tokenizer: Path | None) -> Path:
+    from internvl_chat.checkpoint.hub import local_model
     from internvl_chat.errors import ConfigError
 
     source = tokenizer or model
     if source is None:
         raise ConfigError("no tokenizer is named", fix="Give --model DIR or --tokenizer DIR.")
-    return source
+    return Path(local_model(source, "settings"))
 
 
 def _warn_of_template(tokenizer: Any, config: DataConfig) -> None:
@@ -220,7 +223,7 @@ def _config(
     config = data_config(
         arguments, num_image_token=num_image_token or _PUBLISHED_TOKENS, meta_path=str(meta)
     )
-    if model is not None:
+    if (model := local_settings(model)) is not None:
         config = _as_trained(config, model)
         images, encode = config.media.images, config.encode  # the options go before the checkpoint
         images = replace(images, image_size=force_image_size or images.image_size)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from internvl_chat.cli.options import local_settings
 from internvl_chat.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def check_settings(
     from internvl_chat.checkpoint.tokenizer import check_template_tokens
     from internvl_chat.train.parsing import data_flags
 
+    tokenizer = local_settings(tokenizer)
     config, loaded = job_settings(
         meta, data_flags(flags), checkpoint=tokenizer, tokenizer=tokenizer
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -185,7 +186,7 @@ def run(
         name=judge, base_url=judge_base_url, prompts=judge_prompts, rules=parse_rules(rules)
     )
     notes = FlagsOfOne(few_shot=few_shot, sample=sample).notes(found, settings)
-    require_start(settings, found, judges)
+    settings = require_start(settings, found, judges)
     if check_only:
         return
     for note in notes if is_first_process() else ():
@@ -379,20 +380,28 @@ def judges_of(
     )
 
 
-def require_start(settings: RunSettings, tasks: list[TaskSpec], judges: JudgeOptions) -> None:
+def require_start(
+    settings: RunSettings, tasks: list[TaskSpec], judges: JudgeOptions
+) -> RunSettings:
     """See that a run could start, before anything heavy.
+
+    Returns:
+        The settings; a checkpoint on the hub is named by the commit that it has now.
 
     Raises:
         UserError: data or the checkpoint are missing, or the settings exclude each other.
     """
+    from internvl_chat.checkpoint.hub import pinned_model
     from internvl_chat.checkpoint.sources import find_chat_config
     from internvl_chat.evaluation.scoring import require_data
 
     require_data(tasks, settings.root, with_folders=True)
-    find_chat_config(settings.checkpoint)
+    settings = replace(settings, checkpoint=pinned_model(settings.checkpoint))
+    find_chat_config(settings.directory)
     asks = settings.is_scored and is_first_process()
     for told in judges.check(tasks, asks=asks):
         typer.echo(f"warning: {told}", err=True)
+    return settings
 
 
 def run_on_ranks(runs: Sequence[RunSettings], tasks: list[TaskSpec], judges: JudgeOptions) -> int:
@@ -417,6 +426,7 @@ def run_on_ranks(runs: Sequence[RunSettings], tasks: list[TaskSpec], judges: Jud
         for settings in runs:
             try:
                 _refuse_spread_over_ranks(settings, state)
+                settings = _fetched(settings, state)
                 plans = plan_tasks(settings, tasks, state, count_parameters)
             except UserError as err:  # all ranks', in agreement
                 if state.is_main:
@@ -434,6 +444,16 @@ def run_on_ranks(runs: Sequence[RunSettings], tasks: list[TaskSpec], judges: Jud
         return _leave(int(num_unanswered > 0), state, "questions could not be asked, see above")
     finally:
         shut_down()
+
+
+def _fetched(settings: RunSettings, state: DistributedState) -> RunSettings:
+    """Bring a checkpoint on the hub here, once a machine and of one commit for all."""
+    from internvl_chat.checkpoint.hub import local_model
+    from internvl_chat.train.distributed import ahead_on_each_node, from_rank_zero
+
+    checkpoint = from_rank_zero(state, lambda: settings.checkpoint)
+    ahead_on_each_node(state, lambda: local_model(checkpoint), name=f"fetched/{checkpoint}")
+    return replace(settings, checkpoint=checkpoint)
 
 
 def _refuse_spread_over_ranks(settings: RunSettings, state: DistributedState) -> None:

@@ -9,10 +9,12 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from internvl_chat.checkpoint.hub import local_model
 from internvl_chat.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -37,6 +39,11 @@ _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 def verb_app() -> typer.Typer:
     """An application for a verb's one command, as ``internvl-chat`` runs it."""
     return typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+def local_settings(model: Path | None) -> Path | None:
+    """Where configuration and tokenizer of a model lie that may be one on the hub."""
+    return None if model is None else Path(local_model(model, "settings"))
 
 
 def echo_report(text: str, report: Any, output: str, as_json: bool) -> None:

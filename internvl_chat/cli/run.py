@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from internvl_chat.checkpoint.hub_names import as_path, hub_name
 from internvl_chat.cli.eval import (
     data_root,
     judges_of,
@@ -72,11 +73,10 @@ def _run(options: argparse.Namespace, is_main: bool) -> int:
         _settings(options, name, name if is_scored_alone else find_checkpoint(name))
         for name in options.model
     ]
-    pairs = [(settings, task) for settings in runs for task in tasks]
     if not is_scored_alone:
         _refuse_one_folder_for_two(runs)
-        for settings in runs:
-            require_start(settings, tasks, judges)
+        runs = [require_start(settings, tasks, judges) for settings in runs]
+    pairs = [(settings, task) for settings in runs for task in tasks]
     if options.rerun and is_main:
         for settings, task in pairs:
             (settings.folder / task.id / REPLIES).unlink(missing_ok=True)
@@ -86,7 +86,7 @@ def _run(options: argparse.Namespace, is_main: bool) -> int:
 
 
 def find_checkpoint(name: str) -> str:
-    """A model's path: an existing one, else ``pretrained/NAME``.
+    """A model's path: an existing one, else ``pretrained/NAME``, else a model on the hub.
 
     A folder without a checkpoint's configuration gives way: below the working directory an earlier
     run has left a folder of results under the model's name.
@@ -100,10 +100,12 @@ def find_checkpoint(name: str) -> str:
             return str(path)
     if found:
         return str(found[0])
+    if hub_name(name) is not None:
+        return name
     raise ConfigError(
         f"no folder {name} and no pretrained/{name}",
         where="--model",
-        fix="Download the checkpoint first; nothing is fetched from the network.",
+        fix="Correct the name, or give a model on the hub as ORG/NAME.",
     )
 
 
@@ -136,7 +138,7 @@ def read_env_file(path: Path) -> dict[str, str]:
 def _settings(options: argparse.Namespace, name: str, checkpoint: str) -> RunSettings:
     from internvl_chat.evaluation.settings import RunSettings
 
-    folder = Path(options.work_dir) / Path(name).name
+    folder = Path(options.work_dir) / Path(as_path(name)).name
     return RunSettings(
         checkpoint=checkpoint,
         folder=folder,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from internvl_chat.checkpoint.hub_names import last_part
 from internvl_chat.cli.options import verb_app
 from internvl_chat.errors import ConfigError
 from internvl_chat.serve.settings import MB, EngineSettings, RequestLimits, ServerSettings
@@ -62,7 +62,7 @@ def serve(
     Example: internvl-chat serve --model pretrained/internvl-chat-tiny --port 8000
     """
     _require_packages()
-    name = served_model_name or Path(model).resolve().name
+    name = served_model_name or last_part(model)
     settings = ServerSettings(
         host=host,
         port=port,

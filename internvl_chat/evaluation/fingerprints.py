@@ -8,6 +8,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from internvl_chat.checkpoint.hub import files_read
+from internvl_chat.checkpoint.hub_names import name_of_snapshot
 from internvl_chat.checkpoint.sources import resolve_adapter_base
 from internvl_chat.evaluation.sources import EncodedImage
 from internvl_chat.evaluation.task import Question
@@ -68,7 +70,10 @@ def checkpoint_fingerprint(path: str) -> str:
     digest = hashlib.sha256()
     directory: Path | None = Path(path)
     while directory is not None:
+        read = files_read(directory) if name_of_snapshot(directory) is not None else None
         for file in sorted(directory.iterdir()):
+            if read is not None and file.name not in read:
+                continue
             if file.suffix in _SUFFIXES and file.name not in _OF_TRAINING and file.is_file():
                 digest.update(f"{file.name} {file.stat().st_size}\n".encode())
                 for chunk in sampled_content(file):

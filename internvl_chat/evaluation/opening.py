@@ -40,12 +40,12 @@ def open_model(settings: RunSettings, state: DistributedState) -> ModelAnswerer:
     one copy (:mod:`~internvl_chat.evaluation.shared_weights`).
     """
     _share_threads(state)
-    agree(state, lambda: require_complete(settings.checkpoint))
+    agree(state, lambda: require_complete(settings.directory))
     if state.is_main:
         _tell_of_tiling(settings)
     placement = _placement(settings, state)
     dtype = placement["dtype"] or default_dtype(state.device)
-    with shared_weights(settings.checkpoint, dtype, state) as path:
+    with shared_weights(settings.directory, dtype, state) as path:
         model, tokenizer = agree(state, lambda: load_model(path, **placement))
     images = image_config_of(model.config)
     rule = TileRule(
@@ -60,7 +60,7 @@ def open_model(settings: RunSettings, state: DistributedState) -> ModelAnswerer:
 
 def _tell_of_tiling(settings: RunSettings) -> None:
     """As in the original, ``--dynamic`` alone decides: say where training did otherwise."""
-    tiles = bool(read_chat_config(settings.checkpoint).dynamic_image_size)
+    tiles = bool(read_chat_config(settings.directory).dynamic_image_size)
     if tiles and not settings.dynamic:
         logger.warning(
             "the checkpoint was trained on tiles; it is asked with whole images: --dynamic"

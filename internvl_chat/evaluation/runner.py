@@ -143,8 +143,8 @@ def plan_tasks(
     def plan() -> list[Plan]:
         require_data(tasks, settings.root, with_folders=True)
         needs_size = settings.uses_original_beams and not settings.dynamic
-        size = count_parameters(settings.checkpoint) if needs_size else None
-        checkpoint = checkpoint_fingerprint(settings.checkpoint)
+        size = count_parameters(settings.directory) if needs_size else None
+        checkpoint = checkpoint_fingerprint(settings.directory)
         weights = _weights(settings, state)
         return [_plan(settings, task, size, checkpoint, weights, state.is_main) for task in tasks]
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
+from internvl_chat.checkpoint.hub import cached_model
+from internvl_chat.checkpoint.hub_names import as_path
 from internvl_chat.errors import ConfigError
 from internvl_chat.evaluation.task import DataRoot, Rules, ScoreFormat, TableFormat, TaskSpec
 
@@ -23,6 +25,7 @@ class RunSettings:
     """How the tasks of one command are asked."""
 
     checkpoint: str
+    """A directory, or a model on the hub."""
     folder: Path
     """Of this checkpoint's results; each task has a folder in it."""
     export_folder: Path | None
@@ -91,6 +94,11 @@ class RunSettings:
                 "exclude each other", where="--load-in-8bit and --load-in-4bit", fix="Give one."
             )
 
+    @property
+    def directory(self) -> str:
+        """Where the checkpoint lies; a model on the hub has been brought into the cache."""
+        return cached_model(self.checkpoint)
+
     def rules_of(self, task: TaskSpec) -> Rules:
         """The rules that a task is asked and first scored by."""
         return self.rules if self.rules in task.rules else task.rules[0]
@@ -151,7 +159,7 @@ def results_folder(out_dir: Path, checkpoint: str, *, reasons: bool = False) -> 
 
     With ``reasons`` (``--cot``) its name ends in ``_cot``.
     """
-    parts = [part for part in Path(checkpoint).parts if part not in ("/", ".", "..")]
+    parts = [part for part in Path(as_path(checkpoint)).parts if part not in ("/", ".", "..")]
     return out_dir / "_".join([*parts[-2:], *(["cot"] if reasons else [])])
 
 

@@ -34,6 +34,10 @@ T = TypeVar("T")
 Launcher = Literal["pytorch", "slurm", "single"]
 
 
+_POLL_SECONDS = 0.2
+"""Between two looks at the rendezvous' store."""
+
+
 class RendezvousError(UserError):
     """The processes did not find each other in time; trying again is sensible."""
 
@@ -212,6 +216,35 @@ def agree(
     if one_after_the_other:
         _raise_first(error, state)
     return result  # type: ignore[return-value]
+
+
+def ahead_on_each_node(state: DistributedState, work: Callable[[], object], *, name: str) -> None:
+    """Do something once on each machine that may take hours, as a download does.
+
+    The first process of a machine works; the others wait as long as those of their machine live.
+    Collectives have a limit (``--ddp_timeout``), so they wait at the rendezvous' store.
+
+    Args:
+        state: of this process.
+        work: holds no collective.
+        name: of the work; another one each time.
+
+    Raises:
+        UserError: the first rank's, on all ranks.
+        RuntimeError: a process of this machine has died meanwhile.
+    """
+    if state.world_size == 1 or state.store is None:
+        work()
+        return
+    error = _attempt(work)[1] if state.local_rank == 0 else None
+    state.store.set(f"{name}/{state.rank}", "")
+    keys = [f"{name}/{rank}" for rank in range(state.world_size)]
+    while not state.store.check(keys):
+        died = rank_that_died(state)
+        if died is not None:
+            raise RuntimeError(died)
+        time.sleep(_POLL_SECONDS)
+    _raise_first(error, state)
 
 
 def from_rank_zero(state: DistributedState, work: Callable[[], T]) -> T:

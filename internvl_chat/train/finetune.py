@@ -86,6 +86,7 @@ from internvl_chat.train.resuming import (
     verdict_on,
 )
 from internvl_chat.train.signals import EndingSignals, InterruptedBySignal
+from internvl_chat.train.starting_points import fetch_weights, find_models
 from internvl_chat.train.status import RunStatus
 from internvl_chat.train.trainer import InternVLTrainer, TrainerSetup
 from internvl_chat.train.update_rule import update_problems
@@ -121,7 +122,8 @@ def train_to_the_end(arguments: list[str], end: RunEnd, signals: EndingSignals) 
     try:
         state = start(arguments)
         end.meet(state)
-        args = agree(state, lambda: parse(arguments, device=state.device))
+        models = find_models(arguments, state)
+        args = agree(state, lambda: parse(arguments, device=state.device, models=models))
         folder = Path(args.train.output_dir)
         from_rank_zero(state, lambda: require_writable(folder))
         logs = args.train.logging_dir if args.train.uses_tensorboard else None
@@ -130,6 +132,7 @@ def train_to_the_end(arguments: list[str], end: RunEnd, signals: EndingSignals) 
         before = agree(state, end.status.start)
         if before:
             logger.warning("the run before in this OUTPUT_DIR was interrupted: %s", before)
+        fetch_weights(arguments, models, state)
         with telling_of_output(folder, is_main=state.is_main):
             saved_at = run(args, state, end.status, signals)
     except BaseException as err:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from internvl_chat.checkpoint.artifacts import normalize_type_of
+from internvl_chat.checkpoint.hub_names import portable_name
 from internvl_chat.checkpoint.sources import read_chat_config
 from internvl_chat.errors import CheckpointError
 
@@ -157,6 +158,6 @@ def _told(path: str, flag: str, asked: Any, kept: Any) -> str:
     consequence = _CONSEQUENCES.get(flag)
     because = f": {consequence}" if consequence else ""
     return (
-        f"--{flag} {asked} goes before {path}, which was made with {kept}{because}. "
+        f"--{flag} {asked} goes before {portable_name(path)}, which was made with {kept}{because}. "
         f"Leave --{flag} out to keep {kept}."
     )

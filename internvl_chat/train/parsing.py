@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -78,7 +78,12 @@ def is_true(text: str) -> bool:
     return text.strip().lower() in TRUE_WORDS
 
 
-def parse(argv: Sequence[str], *, device: torch.device | None = None) -> RunArguments:
+def parse(
+    argv: Sequence[str],
+    *,
+    device: torch.device | None = None,
+    models: Mapping[str, str] | None = None,
+) -> RunArguments:
     """Read flags (and one YAML or JSON file), check everything, build the argument objects.
 
     Args:
@@ -86,6 +91,7 @@ def parse(argv: Sequence[str], *, device: torch.device | None = None) -> RunArgu
             values too; the command line wins over the file, the file over what the checkpoint
             keeps, and that over the defaults.
         device: what the run will compute on, for the checks of precision and kernels.
+        models: flag -> where its model lies, for models on the hub.
 
     Raises:
         ConfigError: unknown names (with the nearest known one), unreadable values and
@@ -98,9 +104,10 @@ def parse(argv: Sequence[str], *, device: torch.device | None = None) -> RunArgu
     unnameable = list(name_problems(given))
     if unnameable:
         require([*problems, *unnameable])
-    checkpoint = given.get("model_name_or_path")
+    found = {**given, **(models or {})}
+    checkpoint = found.get("model_name_or_path")
     kept = kept_by(checkpoint)
-    values = with_evaluation({**_defaults(parser), **kept, **given}, given)
+    values = with_evaluation({**_defaults(parser), **kept, **found}, given)
     device = device or torch.device("cpu")
     model, data = _build(ModelArguments, values), _build(DataArguments, values)
     if given.get("do_train") is False:

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from internvl_chat.checkpoint.adapters import find_adapter_weights
+from internvl_chat.checkpoint.hub import cached_model
+from internvl_chat.checkpoint.hub_names import named
 from internvl_chat.checkpoint.identity import model_identity
 from internvl_chat.checkpoint.sources import ADAPTER_CONFIG_NAME, read_json
 from internvl_chat.checkpoint.tensor_files import open_weights
@@ -65,8 +67,10 @@ def new_record(args: RunArguments, *, world_size: int, global_batch_size: int) -
 
 
 def as_dict(args: RunArguments) -> dict[str, Any]:
-    """All arguments by name; secrets blanked as transformers does."""
-    return {**asdict(args.model), **asdict(args.data), **args.train.to_dict()}
+    """All arguments by name; secrets blanked as transformers does, models of the hub by commit."""
+    model = asdict(args.model)
+    model |= {name: named(model[name]) for name in MODEL_PATHS}
+    return {**model, **asdict(args.data), **args.train.to_dict()}
 
 
 def contents_of(arguments: Mapping[str, Any], output_dir: str) -> dict[str, Any]:
@@ -78,7 +82,7 @@ def contents_of(arguments: Mapping[str, Any], output_dir: str) -> dict[str, Any]
     """
     found: dict[str, Any] = {}
     for name in MODEL_PATHS:
-        path = arguments.get(name)
+        path = cached_model(arguments[name]) if arguments.get(name) else None
         if path:
             is_own = os.path.realpath(path) == os.path.realpath(output_dir)
             found[name] = None if is_own else model_identity(path)

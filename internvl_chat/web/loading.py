@@ -9,6 +9,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from internvl_chat.chat.loading import load_model, require_loadable
 from internvl_chat.chat.media import image_config_of
+from internvl_chat.checkpoint.hub import local_model
 from internvl_chat.data.images import require_backend
 from internvl_chat.web.answering import Answering, Checkpoint
 
@@ -17,7 +18,7 @@ def load(paths: list[str], **options: Any) -> Answering:
     """Load checkpoints for :func:`server.serve`.
 
     Args:
-        paths: one or two.
+        paths: one or two; or models on the hub.
         **options: of ``load_model``, the same for all.
 
     Raises:
@@ -25,10 +26,11 @@ def load(paths: list[str], **options: Any) -> Answering:
         ConfigError: no such device, or a package that it decodes images with is not installed.
     """
     disable_progress_bar()
-    for path in paths:  # the second one, too, before seconds go into the first
+    local = [local_model(path) for path in paths]
+    for path in local:  # the second one, too, before seconds go into the first
         require_loadable(path, **options)
     checkpoints = []
-    for name, path in zip(names_of(paths), paths, strict=True):
+    for name, path in zip(names_of(paths), local, strict=True):
         loaded, tokenizer = load_model(path, **options)
         require_backend(image_config_of(loaded.config).decode)
         checkpoints.append(Checkpoint(name=name, model=loaded, tokenizer=tokenizer))

@@ -109,15 +109,16 @@ class AdapterMixin(PreTrainedModel):
         """Load the checkpoint that an adapter was trained on, then the adapter."""
         values = json.loads(Path(adapter, ADAPTER_CONFIG_NAME).read_text(encoding="utf-8"))
         named, found = find_adapter_base(adapter, values)
-        base = str(found or named)  # transformers may know where else to look
+        base = str(found or named)  # transformers may know where else to look: on the hub
+        at = {"revision": values["revision"]} if found is None and values.get("revision") else {}
         kwargs.pop("adapter_kwargs", None)
         has_config = os.path.isfile(os.path.join(adapter, "config.json"))  # PEFT writes none
         config = kwargs.pop("config", None) or cls.config_class.from_pretrained(
-            adapter if has_config else base
+            adapter if has_config else base, **({} if has_config else at)
         )
         config.use_llm_lora = config.use_backbone_lora = 0  # the base has no wrapped layers
         wants_report = kwargs.pop("output_loading_info", False)
-        model = cls.from_pretrained(base, *args, config=config, **kwargs)
+        model = cls.from_pretrained(base, *args, config=config, **{**kwargs, **at})
         _refuse_offload(model, adapter)
         given = _renamed_weights(Path(adapter))
         # transformers 4 reads a file where it is told of one, whatever else is given; it returns
@@ -189,7 +190,8 @@ def find_adapter_base(
 
     Returns:
         The base's name as written there, and where it lies: there, seen from here or from the
-        adapter, or beside the adapter; ``None`` if it is in none of these places.
+        adapter, beside the adapter, or in the hub's cache, in the revision that is written there;
+        ``None`` if it is in none of these places.
 
     Raises:
         ValueError: no base is named.
@@ -201,7 +203,20 @@ def find_adapter_base(
     for candidate in (Path(named), adapter / named, adapter.parent / Path(named).name):
         if (candidate / "config.json").is_file():
             return named, candidate
-    return named, None
+    return named, _in_hub_cache(named, adapter_config.get("revision"))
+
+
+def _in_hub_cache(name: str, revision: object) -> Path | None:
+    """The folder that the hub's cache has of ``ORG/NAME``; asks no network."""
+    from huggingface_hub import try_to_load_from_cache
+
+    repo, _, written = name.removeprefix("hf://").partition("@")
+    wanted = written or (revision if isinstance(revision, str) and revision else None)
+    try:
+        found = try_to_load_from_cache(repo, "config.json", revision=wanted)
+    except ValueError:  # it is no model's name, but a path
+        return None
+    return Path(found).parent if isinstance(found, str) else None
 
 
 def plain_adapter_key(key: str) -> str:

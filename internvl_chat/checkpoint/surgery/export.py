@@ -12,6 +12,7 @@ import torch
 from transformers import InternVLForConditionalGeneration
 
 from internvl_chat.checkpoint.artifacts import write_config
+from internvl_chat.checkpoint.hub import local_model
 from internvl_chat.checkpoint.save import MAX_SHARD_BYTES
 from internvl_chat.checkpoint.surgery import native
 from internvl_chat.checkpoint.surgery.merged import MergedCheckpoint, is_exact, open_merged
@@ -88,7 +89,7 @@ def export(
             f"no layout {layout!r}", where="--layout", fix=f"Give {' or '.join(get_args(Layout))}."
         )
     refuse_existing(Path(output_dir))
-    merged = open_merged(checkpoint)
+    merged = open_merged(checkpoint := local_model(checkpoint))
     tensors = merged.tensors
     if layout == "native":
         reasons = native.reasons_against(merged.config, tensors)

@@ -21,6 +21,7 @@ from internvl_chat.checkpoint.artifacts import (
     write_model_code,
     write_tokenizer,
 )
+from internvl_chat.checkpoint.hub import local_model
 from internvl_chat.checkpoint.save import MAX_SHARD_BYTES
 from internvl_chat.checkpoint.surgery.merged import MergedCheckpoint, is_exact, open_merged
 from internvl_chat.checkpoint.surgery.probe import fits_in_memory, require_same
@@ -84,7 +85,7 @@ def extract(
     if part not in get_args(Part):
         raise ConfigError(f"no part {part!r}", where="extract", fix="Give vit, mlp or llm.")
     refuse_existing(Path(output))
-    merged = open_merged(checkpoint)
+    merged = open_merged(checkpoint := local_model(checkpoint))
     prefix = PREFIXES[part]  # type: ignore[index]
     tensors = {
         name.removeprefix(prefix): source

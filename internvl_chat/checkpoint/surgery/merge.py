@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 
+from internvl_chat.checkpoint.hub import local_model
 from internvl_chat.checkpoint.partition import parameters_and_buffers, write_tensor
 from internvl_chat.checkpoint.save import MAX_SHARD_BYTES
 from internvl_chat.checkpoint.surgery.merged import MergedCheckpoint, open_merged
@@ -97,7 +98,7 @@ def merge_lora(
         ConfigError: ``output_dir`` is taken, or the disk is full.
     """
     refuse_existing(Path(output_dir))
-    merged = open_merged(checkpoint)
+    merged = open_merged(checkpoint := local_model(checkpoint))
     if not merged.lora_weights:
         raise CheckpointError(
             "has no LoRA weights to merge",

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from internvl_chat.checkpoint import names
+from internvl_chat.checkpoint.hub import local_model
+from internvl_chat.checkpoint.hub_names import portable_name
 from internvl_chat.checkpoint.load import grow_vocabulary, new_projector
 from internvl_chat.checkpoint.save import MAX_SHARD_BYTES
 from internvl_chat.checkpoint.skeleton import settled_skeleton
@@ -81,6 +83,7 @@ def replace_llm(
         ConfigError: ``output_dir`` is taken, or the template does not belong to the tokenizer.
     """
     refuse_existing(Path(output_dir))
+    checkpoint, llm = local_model(checkpoint), local_model(llm)
     merged = open_merged(checkpoint)
     new = _take_llm(merged, llm, template)
     if not new_mlp:
@@ -93,7 +96,7 @@ def replace_llm(
         write_files_beside(
             new.config, merged.path, directory, dtype=dtype, llm=Path(llm), tokenizer=new.tokenizer
         )
-        write_provenance(merged, directory, "replace-llm", llm=llm)
+        write_provenance(merged, directory, "replace-llm", llm=portable_name(llm))
     return ReplaceReport(new_tokens=new.num_new_tokens, new_projector=new_mlp)
 
 

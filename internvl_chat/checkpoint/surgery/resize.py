@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from internvl_chat.checkpoint.hub import local_model
 from internvl_chat.checkpoint.partition import write_tensor
 from internvl_chat.checkpoint.resize import ResizedPositions
 from internvl_chat.checkpoint.save import MAX_SHARD_BYTES
@@ -68,7 +69,7 @@ def resize_pos_embed(
         ConfigError: ``output_dir`` is taken, or the size is no such multiple.
     """
     refuse_existing(Path(output_dir))
-    merged = open_merged(checkpoint)
+    merged = open_merged(checkpoint := local_model(checkpoint))
     config = merged.config
     unit = image_size_unit(config.vision_config.patch_size, config.downsample_ratio)
     if image_size < unit or image_size % unit:

@@ -35,7 +35,7 @@ def test_a_model_has_a_configuration(tmp_path: Path) -> None:
     nowhere = tmp_path / "nowhere"
     with pytest.raises(CheckpointError) as caught:
         require_config(str(nowhere))
-    advice = "Download the checkpoint first or correct the path."
+    advice = "Correct the path, or give a model on the hub as ORG/NAME."
     assert str(caught.value) == f"{nowhere}: no such directory. {advice}"
     with pytest.raises(CheckpointError) as caught:
         require_config(tmp_path)

@@ -1,0 +1,145 @@
+"""Models on the hub that a run starts from: of which commit, and who of the ranks fetches them.
+
+A name that says no commit gets the one that its branch has now, on rank 0 for all. A run in a
+folder where it was begun with the same name keeps the commit of then, which ``arguments.json``
+says: a branch that moved upstream changes no run that goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from internvl_chat.checkpoint.hub import current_commit, local_file, local_model, pinned_model
+from internvl_chat.checkpoint.hub_names import HubName, hub_name, portable_name
+from internvl_chat.errors import CheckpointError
+from internvl_chat.train.distributed import DistributedState, ahead_on_each_node, from_rank_zero
+from internvl_chat.train.parsing import is_true, peek
+from internvl_chat.train.record import MODEL_PATHS, load_record
+
+logger = logging.getLogger(__name__)
+
+_FILES: Final = ("mlp_path",)
+"""Flags that name one file."""
+
+
+def find_models(arguments: Sequence[str], state: DistributedState) -> dict[str, str]:
+    """Fetch what the checks of a run read: configurations, tokenizers, a projector.
+
+    Args:
+        arguments: of the command line.
+        state: of this process.
+
+    Returns:
+        Flag -> where its model lies, for those that name one on the hub.
+
+    Raises:
+        CheckpointError: a model is not to be had.
+    """
+    given = {flag: peek(arguments, flag, "") for flag in MODEL_PATHS}
+    given = {flag: name for flag, name in given.items() if name}
+    pinned = from_rank_zero(
+        state, lambda: {flag: _pinned(flag, name, arguments) for flag, name in given.items()}
+    )
+    if not any(map(_may_be_fetched, pinned.values())):
+        return {}
+    ahead_on_each_node(state, lambda: _settings_of(pinned), name="settings_fetched")
+    places = _settings_of(pinned)
+    return {flag: place for flag, place in places.items() if place != given[flag]}
+
+
+def fetch_weights(
+    arguments: Sequence[str], models: dict[str, str], state: DistributedState
+) -> None:
+    """Fetch the weights of what :func:`find_models` found, once on each machine.
+
+    Raises:
+        CheckpointError: the disk is full, or the hub cannot be reached.
+    """
+    given = {flag: peek(arguments, flag, "") for flag in MODEL_PATHS if flag not in _FILES}
+    names = {flag: portable_name(models.get(flag, name)) for flag, name in given.items() if name}
+    if not any(map(_may_be_fetched, names.values())):
+        return
+
+    def fetch() -> None:
+        for flag, name in names.items():
+            _told_of(flag, partial(local_model, name))
+
+    ahead_on_each_node(state, fetch, name="weights_fetched")
+
+
+def _may_be_fetched(name: str) -> bool:
+    """A model on the hub, or an adapter, whose base may be one."""
+    return hub_name(name) is not None or (Path(name) / "adapter_config.json").is_file()
+
+
+def _settings_of(names: dict[str, str]) -> dict[str, str]:
+    """Flag -> directory, or file."""
+    return {
+        flag: _told_of(
+            flag,
+            partial(local_file, name) if flag in _FILES else partial(local_model, name, "settings"),
+        )
+        for flag, name in names.items()
+    }
+
+
+def _told_of(flag: str, find: Callable[[], str]) -> str:
+    """Raises:
+    CheckpointError: ``find``'s, which names the flag, too.
+    """
+    try:
+        return find()
+    except CheckpointError as err:
+        where = f"--{flag} {err.where}" if err.where else f"--{flag}"
+        raise type(err)(err.problem, where=where, fix=err.fix) from err
+
+
+def _pinned(flag: str, name: str, arguments: Sequence[str]) -> str:
+    """The name with its commit; a path as it is."""
+    model = hub_name(name)
+    if model is None or model.commit:
+        return name
+    earlier = _pinned_before(flag, name, model, arguments)
+    if earlier is not None:
+        _tell_of_newer(name, model, earlier)
+        return str(earlier)
+    is_file = flag in _FILES
+    return _told_of(
+        flag, lambda: portable_name(local_file(name)) if is_file else pinned_model(name)
+    )
+
+
+def _pinned_before(
+    flag: str, name: str, model: HubName, arguments: Sequence[str]
+) -> HubName | None:
+    """What the name was when the run was begun that this one goes on with."""
+    asked = peek(arguments, "resume_from_checkpoint", "")
+    folders = [Path(asked)] if asked and asked.lower() not in ("true", "false") else []
+    if not is_true(peek(arguments, "overwrite_output_dir", "false")):
+        folders.append(Path(peek(arguments, "output_dir", "")))
+    for folder in folders:
+        record = load_record(folder) or {}
+        if record.get("given", {}).get(flag) != name:
+            continue
+        before = hub_name(str(record["arguments"].get(flag)))
+        if before is not None and before.commit and before.repo == model.repo:
+            return before
+    return None
+
+
+def _tell_of_newer(name: str, model: HubName, earlier: HubName) -> None:
+    now = current_commit(model)
+    if now is not None and now != earlier.revision:
+        logger.warning(
+            "%s is commit %s on the hub now; this run goes on with %s, which it began with. To "
+            "train from the new one give %s@%s and another --output_dir",
+            name,
+            now,
+            earlier.revision,
+            model.repo,
+            now,
+        )
