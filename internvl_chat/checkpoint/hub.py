@@ -2,9 +2,10 @@
 
 :func:`local_model` is the one way from a name to files. They come into huggingface_hub's own cache
 by its own functions, so ``HF_HOME``, ``HF_HUB_CACHE``, ``HF_ENDPOINT``, ``HF_TOKEN``,
-``HF_HUB_OFFLINE`` and ``TRANSFORMERS_OFFLINE`` mean what they mean elsewhere, an interrupted
-download goes on, and processes that want the same file wait for the one that fetches it. Only files
-that are read are fetched: never a pickle where there are safetensors, and no code.
+``HF_HUB_OFFLINE`` and ``TRANSFORMERS_OFFLINE`` mean what they mean elsewhere, a connection that
+breaks is taken up again, files that arrived before a process died stay, and processes that want the
+same file wait for the one that fetches it. Only files that are read are fetched: never a pickle
+where there are safetensors, and no code.
 """
 
 from __future__ import annotations
@@ -215,7 +216,7 @@ def _announce(name: HubName, num_bytes: int, num_files: int) -> None:
     if free is not None and num_bytes > free:
         raise CheckpointError(
             f"{in_units(num_bytes)} are to be downloaded, and {in_units(free)} are free in {place}",
-            where=str(name),
+            where=name.short,
             fix="Make room, or set HF_HOME to a folder on a larger disk.",
         )
     what = f"{in_units(num_bytes)} in {num_files} files"

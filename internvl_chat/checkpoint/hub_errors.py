@@ -112,8 +112,8 @@ def _of_disk(err: Exception, name: HubName, cache: Path) -> CheckpointError | No
         return NoRoomError(
             f"{os.strerror(err.errno)} in {cache} while it was downloaded",
             where=str(name),
-            fix="Make room, or set HF_HOME to a folder on a larger disk, and start again: the "
-            "download goes on where it stopped.",
+            fix="Make room, or set HF_HOME to a folder on a larger disk, and start again: files that "
+            "have arrived whole are kept.",
         )
     if isinstance(err, OSError) and err.errno in _UNWRITABLE:
         return CheckpointError(
@@ -136,7 +136,7 @@ def _of_network(err: Exception, name: HubName) -> CheckpointError | None:
     return CheckpointError(
         problem.format(constants.ENDPOINT, _reason(err)),
         where=str(name),
-        fix="Start again, an interrupted download goes on; or, where there is network, "
+        fix="Start again, files that have arrived whole are kept; or, where there is network, "
         f"download with: {download_command(name)}",
     )
 

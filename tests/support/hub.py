@@ -252,7 +252,7 @@ def fill_cache(cache: Path, name: str, files: Mapping[str, bytes], branch: str =
         blob.write_bytes(content)
         link = snapshot / path
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(Path(*[".."] * (2 + path.count("/")), "..") / "blobs" / blob.name)
+        link.symlink_to(Path(*[".."] * (2 + path.count("/"))) / "blobs" / blob.name)
     (folder / "refs").mkdir(parents=True, exist_ok=True)
     (folder / "refs" / branch).write_text(commit)
     return snapshot
