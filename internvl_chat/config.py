@@ -150,6 +150,47 @@ class ShapeConfig(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoraSettings:
+    """What a run says of its adapter beside the ranks: fields of ``peft.LoraConfig``.
+
+    None and the empty tuple say nothing: the adapter that a checkpoint carries keeps its own value,
+    a new one has alpha twice its rank, dropout 0.05 and sits on every linear layer.
+    """
+
+    alpha: float | None
+    """Numerator of the scale, for every rank of the run."""
+    dropout: float | None
+    """On the adapters' input."""
+    target_modules: tuple[str, ...]
+    """Layers of the LLM: names, or one regular expression, or ``all-linear``."""
+    use_rslora: bool | None
+    """Scale by alpha / sqrt(r) instead of alpha / r."""
+    use_dora: bool | None
+    """Train the length of each row beside its direction."""
+    modules_to_save: tuple[str, ...]
+    """Modules that train whole and are stored in the adapter's file."""
+
+    def given(self) -> list[str]:
+        """The flags that say something, each with its value."""
+        flags = {
+            "lora_alpha": self.alpha,
+            "lora_dropout": self.dropout,
+            "lora_target_modules": " ".join(self.target_modules) or None,
+            "use_rslora": self.use_rslora,
+            "use_dora": self.use_dora,
+            "modules_to_save": " ".join(self.modules_to_save) or None,
+        }
+        return [f"--{name} {value}" for name, value in flags.items() if value is not None]
+
+    def problems(self) -> Iterator[str]:
+        """A sentence for each value that no adapter can have."""
+        if self.alpha is not None and not 0 < self.alpha < math.inf:
+            yield f"--lora_alpha {self.alpha:g}: want a number > 0; twice the rank is usual."
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            yield f"--lora_dropout {self.dropout:g}: want 0 <= dropout < 1."
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainableConfig(_Checked):
     """Which weights train."""
 
@@ -160,11 +201,15 @@ class TrainableConfig(_Checked):
     """Train these last vision layers of a frozen tower (-2: the last two); 0 for none."""
     unfreeze_lm_head: bool
     use_llm_lora: int
-    """Rank of the LLM's adapter, 0 for none; alpha is twice the rank, dropout 0.05."""
+    """Rank of the LLM's adapter, 0 for none."""
     use_backbone_lora: int
     """Rank of the vision tower's adapter, 0 for none."""
+    lora: LoraSettings
+    """Of both adapters, which are one to PEFT; only the target modules are the LLM's alone."""
 
     def _problems(self) -> Iterator[str]:
+        yield from self.lora.problems()
+        yield from self._lora_without_rank()
         for name, frozen in (
             ("use_llm_lora", "freeze_llm"),
             ("use_backbone_lora", "freeze_backbone"),
@@ -191,6 +236,20 @@ class TrainableConfig(_Checked):
             yield (
                 "--unfreeze_lm_head has no effect: the LLM trains whole. Add --freeze_llm True or "
                 "drop it."
+            )
+
+    def _lora_without_rank(self) -> Iterator[str]:
+        given = self.lora.given()
+        if given and not (self.use_llm_lora or self.use_backbone_lora):
+            yield (
+                f"{' '.join(given)} without LoRA. Add --use_llm_lora and a rank, 16 for one (and "
+                "--freeze_llm True), or leave it out."
+            )
+        elif self.lora.target_modules and not self.use_llm_lora:
+            yield (
+                f"--lora_target_modules {' '.join(self.lora.target_modules)} names layers of the "
+                "LLM, which gets no LoRA. Add --use_llm_lora, or leave it out: the vision tower's "
+                "adapter sits on all its linear layers."
             )
 
     @property
@@ -547,3 +606,5 @@ class BuildConfig:
     None leaves it the choice."""
     seed: int
     """Of newly made weights (projector, LoRA): the same at every number of ranks."""
+    load_in_4bit: bool
+    """The LLM's linear layers in nf4, what is frozen besides in bf16, what trains in ``dtype``."""

@@ -225,7 +225,8 @@ def _spread(path: str, config: InternVLChatConfig, gpus: int) -> dict[str, int]:
         ConfigError: there are fewer GPUs, or the modules have other names than the map's.
     """
     _require_gpus(gpus)
-    if (config.use_llm_lora or config.use_backbone_lora) and has_model_weights(Path(path)):
+    has_lora = config.use_llm_lora or config.use_backbone_lora or config.lora
+    if has_lora and has_model_weights(Path(path)):
         raise ConfigError(
             f"{path} carries LoRA layers inside, which cannot be spread",
             where="gpus",

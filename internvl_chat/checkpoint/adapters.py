@@ -24,7 +24,6 @@ from internvl_chat.model.adapter import (
 
 _MERGE_BY_PEFT: Final = "Merge it with PEFT's merge_and_unload."
 _NOT_READ: Final = {
-    "use_dora": "DoRA",
     "alora_invocation_tokens": "an adapter that some tokens switch on (aLoRA)",
     "arrow_config": "a choice among adapters (Arrow)",
     "layer_replication": "an adapter on layers that are there several times",
@@ -32,6 +31,8 @@ _NOT_READ: Final = {
     "use_bdlora": "BD-LoRA",
 }
 """Settings by which an adapter computes more than the product of two matrices."""
+_CHANGES_BASE: Final = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Starts of ``init_lora_weights`` that take something out of the layers under the adapter."""
 _LORA_A: Final = ".lora_A.weight"
 
 
@@ -97,6 +98,9 @@ def require_readable_settings(values: Mapping[str, Any], where: str) -> None:
     if not values.get("target_modules") and not values.get("target_parameters"):
         raise CheckpointError("target_modules names no layer", where=where)
     unread = next((what for name, what in _NOT_READ.items() if values.get(name)), None)
+    start = str(values.get("init_lora_weights")).lower()
+    if start.startswith(_CHANGES_BASE):
+        unread = f"an adapter on layers that were changed for it (init_lora_weights {start})"
     if unread is not None:
         raise CheckpointError(
             f"{unread} is not read here: its answers would be others",

@@ -8,18 +8,22 @@ reads from the files just the runs that it keeps.
 
 from __future__ import annotations
 
-import math
-import zlib
+import copy
 from collections.abc import Iterator, Mapping, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from internvl_chat.checkpoint import names
 from internvl_chat.checkpoint.adapters import require_adapter_fits
+from internvl_chat.checkpoint.lora_settings import (
+    adapted_layers,
+    carried_lora,
+    require_modules,
+    settle_lora,
+)
 from internvl_chat.checkpoint.partition import (
     deepspeed_config_if_zero3,
     parameters_and_buffers,
@@ -27,19 +31,23 @@ from internvl_chat.checkpoint.partition import (
     write_tensor,
 )
 from internvl_chat.checkpoint.resize import GrownRows, ResizedPositions
-from internvl_chat.checkpoint.skeleton import Skeleton, settled_skeleton, tie_as_configured
+from internvl_chat.checkpoint.skeleton import (
+    Skeleton,
+    settled_skeleton,
+    skeleton_of,
+    tie_as_configured,
+)
 from internvl_chat.checkpoint.sources import (
     Sources,
-    check_adapters,
     find_sources,
     is_bare_adapter,
     is_quantised,
     refuse_quantised,
-    require_usual_scale,
 )
-from internvl_chat.checkpoint.tensor_files import TensorSource, numel
+from internvl_chat.checkpoint.starting_values import new_adapter_tensor, new_tensor
+from internvl_chat.checkpoint.tensor_files import TensorSource
 from internvl_chat.config import BuildConfig, SourceConfig, TrainableConfig, require
-from internvl_chat.errors import CheckpointError
+from internvl_chat.errors import CheckpointError, ConfigError
 from internvl_chat.model.configuration_internvl_chat import image_size_unit
 from internvl_chat.model.constants import IMG_CONTEXT_TOKEN
 
@@ -50,7 +58,6 @@ if TYPE_CHECKING:
     from internvl_chat.model.modeling_internvl_chat import InternVLChatModel
 
 _POSITION_EMBEDDING = "vision_model.embeddings.position_embedding"
-_INIT_STREAM = "initial weights"
 
 
 @dataclass(kw_only=True)
@@ -66,39 +73,8 @@ class LoadPlan:
     model differs from every checkpoint on disk."""
     no_base_reason: str
     adapter_modules: tuple[str, ...]
-    """Parts that an adapter-only checkpoint stored whole: they differ from its base."""
-
-
-@dataclass
-class NewTensor:
-    """Values that no file holds: uniform in ``[-bound, bound]``, or one constant.
-
-    The numbers depend on name and seed only, not on rank, world size or what else is made.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    bound: float = 0.0
-    constant: float = 0.0
-    seed: int = 0
-    _values: Tensor | None = field(default=None, repr=False)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return torch.float32
-
-    @property
-    def where(self) -> str:
-        return f"{_INIT_STREAM}: {self.name}"
-
-    def read(self, start: int, stop: int) -> Tensor:
-        if self.bound == 0.0:
-            return torch.full((stop - start,), self.constant)
-        if self._values is None:
-            generator = torch.Generator().manual_seed(zlib.crc32(self.name.encode()) ^ self.seed)
-            values = torch.rand(numel(self.shape), generator=generator)
-            self._values = values.mul_(2 * self.bound).sub_(self.bound)
-        return self._values[start:stop]
+    """PEFT's ``modules_to_save``: what an adapter-only checkpoint stored whole, for it differs from
+    its base, and what the run adds."""
 
 
 def inspect_checkpoint(
@@ -118,13 +94,11 @@ def inspect_checkpoint(
     sources = find_sources(build.source)
     config = sources.config
     refuse_quantised(config, sources.where)
-    check_adapters(build.trainable, config, sources.where)
     if sources.adapter:
-        require_usual_scale(sources.adapter_config, sources.where)
         require_adapter_fits(
             sources.adapter, sources.tensors, sources.adapter_config, sources.where
         )
-    new_parts = (*sources.new_prefixes, *_new_adapter_prefixes(build.trainable, config))
+    new_adapters = _settle_adapters(build.trainable, sources)
     llm_config: Any = config.llm_config
     native_rows, native_size = llm_config.vocab_size, config.vision_config.image_size
     _apply(build, config, num_tokens=_rows_for(tokenizer))
@@ -136,8 +110,10 @@ def inspect_checkpoint(
     match = names.match_names(skeleton.aliases, available)
     tensors = dict(match.sources)
     for name in match.missing:
-        if _is_new(name, new_parts):
-            tensors[name] = _new_tensor(name, skeleton.shapes, build.seed)
+        if names.is_lora(name) and name.startswith(new_adapters or ("\0",)):
+            tensors[name] = new_adapter_tensor(name, skeleton.shapes, tensors, build.seed)
+        elif name.startswith(sources.new_prefixes or ("\0",)) and not names.is_lora(name):
+            tensors[name] = new_tensor(name, skeleton.shapes, build.seed)
     grow_vocabulary(tensors, skeleton, native_rows, len(tokenizer), num_new_tokens)
     if config.vision_config.image_size != native_size:
         for name in tensors:
@@ -151,14 +127,47 @@ def inspect_checkpoint(
     )
     grown = llm_config.vocab_size != native_rows or num_new_tokens > 0
     base, reason = _adapter_base(sources, grown, native_size)
+    own_modules = sources.adapter_modules
     return LoadPlan(
         config=config,
         tensors=tensors,
         where=sources.where,
         adapter_base=base,
         no_base_reason=reason,
-        adapter_modules=sources.adapter_modules,
+        adapter_modules=(*dict.fromkeys((*own_modules, *build.trainable.lora.modules_to_save)),),
     )
+
+
+def _settle_adapters(trainable: TrainableConfig, sources: Sources) -> tuple[str, ...]:
+    """Decide which adapters the model has; the configuration says so afterwards.
+
+    Returns:
+        Prefixes of the parts whose adapter is new.
+
+    Raises:
+        CheckpointError, ConfigError: the checkpoint's adapter does not fit what the run asks for.
+    """
+    config = sources.config
+    has_adapter = sources.adapter or config.lora or config.use_llm_lora or config.use_backbone_lora
+    if not has_adapter and not trainable.lora.given():  # nothing to look up
+        config.use_llm_lora = trainable.use_llm_lora
+        config.use_backbone_lora = trainable.use_backbone_lora
+        return (names.LLM_PREFIX, names.VISION_PREFIX)
+    plain = copy.deepcopy(config)
+    plain.use_llm_lora, plain.use_backbone_lora, plain.lora = 0, 0, None
+    bare = skeleton_of(plain, sources.where)
+    carried = carried_lora(config, sources.adapter, sources.adapter_config, bare, sources.where)
+    settle_lora(trainable, config, carried, bare, sources.where)
+    if (config.lora or {}).get("use_dora") and deepspeed_config_if_zero3() is not None:
+        raise ConfigError(
+            "DoRA reads each layer's whole weight in the forward pass, and under ZeRO-3 PEFT finds "
+            "it cut up",
+            where="--use_dora",
+            fix="Use a ZeRO-2 file, or plain LoRA.",
+        )
+    require_modules(trainable.lora.modules_to_save, config, bare, adapted_layers(config, bare))
+    towers = (names.LLM_PREFIX, names.VISION_PREFIX)
+    return tuple(prefix for prefix in towers if not carried.ranks_in(prefix))
 
 
 def _rows_for(tokenizer: Sized) -> int:
@@ -169,10 +178,10 @@ def _rows_for(tokenizer: Sized) -> int:
 
 
 def _require_own_layers(sources: Sources, skeleton: Skeleton) -> None:
-    """Training continues adapters on the layers that its own sit on, and no others.
+    """An adapter's settings and its weights must be about the same layers.
 
     Raises:
-        CheckpointError: the adapter's are others.
+        CheckpointError: its settings name layers that it has no weights of, or the other way round.
     """
     own = {name for name in map(names.unwrapped_name, skeleton.shapes) if names.is_lora(name)}
     theirs = set(map(names.unwrapped_name, sources.adapter))
@@ -190,7 +199,7 @@ def _require_own_layers(sources: Sources, skeleton: Skeleton) -> None:
             if some
         ]
         raise CheckpointError(
-            "its adapter sits on other layers than those that training adapts: of their weights "
+            "its adapter sits on other layers than its adapter_config.json says: of their weights "
             f"{' and '.join(told)}",
             where=sources.where,
             fix="Copy it again if it should be complete; else merge it (internvl-chat merge-lora) "
@@ -236,8 +245,9 @@ def require_complete(path: str) -> None:
         return  # bitsandbytes' names and shapes, which from_pretrained compares itself
     if adapter:
         require_adapter_fits(adapter, sources.tensors, sources.adapter_config, sources.where)
-    if adapter and is_bare_adapter(Path(path)):
-        # It may sit on other layers than training's own adapters.
+    has_ranks = config.use_llm_lora or config.use_backbone_lora
+    if adapter and (is_bare_adapter(Path(path)) or not has_ranks):
+        # On layers that its own settings choose: PEFT compares them when it loads it.
         config.use_llm_lora = config.use_backbone_lora = 0
         adapter = {}
     available = sources.tensors | adapter
@@ -353,8 +363,6 @@ def _apply(build: BuildConfig, config: InternVLChatConfig, num_tokens: int) -> N
     # A padded vocabulary stays: shrinking it would cut rows that the head was trained with.
     llm_config: Any = config.llm_config
     llm_config.vocab_size = max(llm_config.vocab_size, num_tokens)
-    config.use_llm_lora = build.trainable.use_llm_lora or config.use_llm_lora
-    config.use_backbone_lora = build.trainable.use_backbone_lora or config.use_backbone_lora
     config.select_layer = shape.vision_select_layer
     config.downsample_ratio = shape.down_sample_ratio
     config.template = shape.template
@@ -368,47 +376,6 @@ def _set_dtype(config: InternVLChatConfig, dtype: torch.dtype) -> None:
     parts: tuple[Any, ...] = (config, config.vision_config, config.llm_config)
     for part in parts:
         part.dtype = dtype
-
-
-def _new_adapter_prefixes(
-    trainable: TrainableConfig, config: InternVLChatConfig
-) -> tuple[str, ...]:
-    """Towers that get an adapter which the checkpoint does not have yet."""
-    asked = (
-        (names.LLM_PREFIX, trainable.use_llm_lora, config.use_llm_lora),
-        (names.VISION_PREFIX, trainable.use_backbone_lora, config.use_backbone_lora),
-    )
-    return tuple(f"{prefix}base_model." for prefix, new, old in asked if new and not old)
-
-
-def _is_new(name: str, new_parts: tuple[str, ...]) -> bool:
-    if not name.startswith(new_parts or ("\0",)):
-        return False
-    return names.is_lora(name) or name.startswith(names.MLP_PREFIX)
-
-
-def _new_tensor(name: str, shapes: Mapping[str, tuple[int, ...]], seed: int) -> NewTensor:
-    """Starting values, as torch and PEFT choose them for such a layer.
-
-    Linear layers and ``lora_A`` are uniform within 1/sqrt(fan_in), ``lora_B`` is zero (so that the
-    adapter starts as the identity), a norm's weight is one.
-    """
-    shape = shapes[name]
-    if ".lora_B." in name:
-        return NewTensor(name, shape)
-    weight = shapes.get(name.removesuffix("bias") + "weight", shape)
-    if len(weight) == 1:  # of the LayerNorm
-        return NewTensor(name, shape, constant=float(name.endswith("weight")))
-    return NewTensor(name, shape, bound=1 / math.sqrt(weight[1]), seed=seed)
-
-
-def new_projector(skeleton: Skeleton, seed: int) -> dict[str, TensorSource]:
-    """Starting values of every tensor of the projector."""
-    return {
-        name: _new_tensor(name, skeleton.shapes, seed)
-        for name in skeleton.shapes
-        if name.startswith(names.MLP_PREFIX)
-    }
 
 
 def _adapter_base(sources: Sources, grown: bool, native_size: int) -> tuple[str | None, str]:

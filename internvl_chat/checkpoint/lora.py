@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from torch import nn
 
 from internvl_chat.checkpoint import names
+from internvl_chat.checkpoint.lora_settings import saved_module
 from internvl_chat.checkpoint.partition import full_numel
 from internvl_chat.checkpoint.skeleton import unwrapped_llm
 from internvl_chat.config import TrainableConfig
@@ -47,6 +48,9 @@ def apply_freezing_and_lora(model: InternVLChatModel, trainable: TrainableConfig
         _set_trainable(_adapter(model.language_model), True)
     if trainable.use_backbone_lora:
         _set_trainable(_adapter(model.vision_model), True)
+    if trainable.use_llm_lora or trainable.use_backbone_lora:
+        _set_trainable(_adapter(model.mlp1), True)
+        _set_trainable(_saved_whole(model, trainable), True)
 
 
 def _set_trainable(parameters: Iterable[nn.Parameter], trainable: bool) -> None:
@@ -56,6 +60,16 @@ def _set_trainable(parameters: Iterable[nn.Parameter], trainable: bool) -> None:
 
 def _adapter(tower: nn.Module) -> Iterator[nn.Parameter]:
     return (value for name, value in tower.named_parameters() if names.is_lora(f".{name}"))
+
+
+def _saved_whole(model: InternVLChatModel, trainable: TrainableConfig) -> Iterator[nn.Parameter]:
+    """What PEFT's ``modules_to_save`` names: the run's own, and those of an adapter that goes on,
+    but for the projector of the latter, which has a flag of its own."""
+    given = trainable.lora.modules_to_save
+    own = [word for word in getattr(model, "adapter_modules", ()) if word != MLP]
+    for name, parameter in model.named_parameters():
+        if not names.is_lora(name) and saved_module(names.unwrapped_name(name), [*given, *own]):
+            yield parameter
 
 
 def _lm_head(model: InternVLChatModel) -> nn.Module:
@@ -77,6 +91,11 @@ def _vit_layers(model: InternVLChatModel) -> nn.ModuleList:
     return tower.encoder.layers
 
 
+MLP: Final = "mlp1"
+ADAPTER: Final = "default"
+"""The name that PEFT gives the one adapter of a model."""
+
+
 @dataclass(frozen=True)
 class TrainableRow:
     """One line of the table: a part of the model."""
@@ -95,6 +114,30 @@ def trainable_table(model: nn.Module) -> list[TrainableRow]:
         count[0] += full_numel(parameter)
         count[1] += full_numel(parameter) if parameter.requires_grad else 0
     return [TrainableRow(group, *count) for group, count in counts.items()]
+
+
+def adapter_lines(model: nn.Module) -> list[str]:
+    """What the adapters of each part are: rank, alpha, scale, dropout, layers; a line a kind."""
+    kinds: dict[tuple[str, str], list[str]] = {}
+    for name, module in model.named_modules():
+        if not getattr(module, "lora_A", None):
+            continue
+        layer: Any = module
+        rank, alpha, scale = (by[ADAPTER] for by in (layer.r, layer.lora_alpha, layer.scaling))
+        dropout = getattr(layer.lora_dropout[ADAPTER], "p", 0.0)
+        text = f"rank {rank}, alpha {alpha:g}, scale {scale:g}, dropout {dropout:g}"
+        if getattr(layer, "lora_magnitude_vector", None):
+            text += ", DoRA"
+        plain = names.unwrapped_name(f"{name}.")[:-1]
+        kinds.setdefault((parameter_group(f"{name}.lora_A."), text), []).append(plain)
+    return [
+        f"{group}: {text}, on {len(layers)} layers: {_ends(layers)}"
+        for (group, text), layers in kinds.items()
+    ]
+
+
+def _ends(layers: list[str]) -> str:
+    return ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in layers))
 
 
 def parameter_group(name: str) -> str:

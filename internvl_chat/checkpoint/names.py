@@ -14,10 +14,10 @@ VISION_PREFIX = "vision_model."
 LLM_PREFIX = "language_model."
 MLP_PREFIX = "mlp1."
 
-_LORA = re.compile(r"\.lora_(A|B)\.")
-_OTHER_ADAPTER = re.compile(
-    r"\.(lora_embedding_[AB]|lora_magnitude_vector)(\.|$)|\.trainable_tokens_delta$"
-)
+_LORA = re.compile(r"\.lora_((A|B)\.|magnitude_vector(\.|$))")
+_OTHER_ADAPTER = re.compile(r"\.lora_embedding_[AB](\.|$)|\.trainable_tokens_delta$")
+MAGNITUDE = ".lora_magnitude_vector"
+"""Of DoRA: the length of each row of a layer."""
 EMBEDDING_A = ".lora_embedding_A"
 _WRAPPED = re.compile(r"^(language_model|vision_model)\.base_model\.model\.")
 _ADAPTER_NAME = re.compile(r"\.lora_(A|B)\.default\.")
@@ -34,7 +34,7 @@ def is_adapter_weight(name: str) -> bool:
 
 
 def is_unmerged(name: str) -> bool:
-    """Whether it is one of an embedding, of single tokens or of DoRA."""
+    """Whether it is one of an embedding or of single tokens."""
     return _OTHER_ADAPTER.search(name) is not None
 
 
@@ -45,11 +45,14 @@ def unwrapped_name(name: str) -> str:
 
 def adapter_key(name: str) -> str:
     """The key of an adapter weight in ``adapter_model.safetensors``, for the whole chat model."""
-    return "base_model.model." + _ADAPTER_NAME.sub(r".lora_\1.", unwrapped_name(name))
+    plain = _ADAPTER_NAME.sub(r".lora_\1.", unwrapped_name(name))
+    return "base_model.model." + plain.replace(f"{MAGNITUDE}.default.weight", MAGNITUDE)
 
 
 def parameter_of_adapter_key(key: str) -> str:
     """The (unwrapped) parameter name of an adapter file's key, without ``base_model.model.``."""
+    if key.endswith(MAGNITUDE):
+        return f"{key}.default.weight"
     return re.sub(r"\.lora_(A|B)\.weight$", r".lora_\1.default.weight", key)
 
 

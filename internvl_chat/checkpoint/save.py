@@ -6,6 +6,7 @@ and rank 0 holds at most one shard of the file it is writing.
 
 from __future__ import annotations
 
+import copy
 import logging
 import re
 from collections.abc import Iterable, Mapping
@@ -19,6 +20,7 @@ from torch import Tensor
 from internvl_chat.checkpoint import names
 from internvl_chat.checkpoint.artifacts import copy_companion, write_companions
 from internvl_chat.checkpoint.hub_names import name_of_snapshot
+from internvl_chat.checkpoint.lora_settings import saved_module
 from internvl_chat.checkpoint.partition import (
     full_numel,
     full_shape,
@@ -39,14 +41,15 @@ from internvl_chat.model.adapter import ADAPTER_WEIGHTS_NAME
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
     from internvl_chat.model.modeling_internvl_chat import InternVLChatModel
 
 logger = logging.getLogger(__name__)
 
 MAX_SHARD_BYTES = 5 * 10**9
 _ADAPTER = "default"
-_SAVED_WHOLE = {"mlp1.": "mlp1", "language_model.lm_head.": "lm_head"}
-"""Parts that may train beside an adapter and are stored whole in its file (PEFT's
+_SAVED_WHOLE = ("mlp1", "lm_head")
+"""Parts that may train beside an adapter unasked, and are stored whole in its file (PEFT's
 ``modules_to_save``)."""
 
 
@@ -95,7 +98,7 @@ def save_checkpoint_files(
         _save_weights(tensors, directory, is_main, dtype, max_shard_bytes)
     if is_main:
         write_companions(
-            model.config,
+            model.config if adapter is None else _without_settings(model.config),
             tokenizer,
             directory,
             normalize_type=normalize_type,
@@ -105,6 +108,13 @@ def save_checkpoint_files(
         if begun_from is not None:
             known = find_companion(begun_from, GENERATION_NAME)
             copy_companion(known.parent, directory, GENERATION_NAME)
+
+
+def _without_settings(config: InternVLChatConfig) -> InternVLChatConfig:
+    """For the files beside an adapter, whose settings stand in ``adapter_config.json``."""
+    plain = copy.deepcopy(config)
+    plain.lora = None
+    return plain
 
 
 def _check(tensors: dict[str, Tensor], skeleton: Skeleton, where: str) -> dict[str, Tensor]:
@@ -228,11 +238,16 @@ def plan_adapter(model: InternVLChatModel) -> AdapterPlan | None:
         )
         return None
     loaded_whole: tuple[str, ...] = getattr(model, "adapter_modules", ())
-    changed = {
-        name: _saved_module(name)
-        for name, parameter in parameters.items()
+    words = (*loaded_whole, *(one for one in _SAVED_WHOLE if one not in loaded_whole))
+    homes = {
+        name: saved_module(names.unwrapped_name(name), words)
+        for name in parameters
         if not names.is_lora(name)
-        and (parameter.requires_grad or _saved_module(name) in loaded_whole)
+    }
+    changed = {
+        name: module
+        for name, module in homes.items()
+        if parameters[name].requires_grad or module in loaded_whole
     }
     others = [name for name, module in changed.items() if module is None]
     if others:
@@ -247,13 +262,10 @@ def plan_adapter(model: InternVLChatModel) -> AdapterPlan | None:
     )
 
 
-def _saved_module(name: str) -> str | None:
-    plain = names.unwrapped_name(name)
-    return next((module for start, module in _SAVED_WHOLE.items() if plain.startswith(start)), None)
-
-
 def _adapter_settings(model: InternVLChatModel, lora: Iterable[str]) -> dict[str, Any]:
-    """LoraConfig for the whole chat model out of those of its towers."""
+    """LoraConfig for the whole chat model: its own, or one out of those of its towers."""
+    if model.config.lora is not None:
+        return dict(model.config.lora)
     layers: dict[str, set[str]] = {}
     for name in lora:
         tower, _, path = names.unwrapped_name(name).partition(".")

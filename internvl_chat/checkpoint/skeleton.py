@@ -33,6 +33,10 @@ class Skeleton:
     """First name -> all names of the same (tied) tensor."""
     vocabulary: frozenset[str]
     """Tensors with a row per token."""
+    modules: tuple[str, ...]
+    """Names of the modules that hold parameters."""
+    linear: tuple[str, ...]
+    """Names of the linear layers but the output head: what ``all-linear`` means."""
 
 
 def skeleton_of(config: InternVLChatConfig, where: str = "config.json") -> Skeleton:
@@ -75,6 +79,16 @@ def skeleton_of(config: InternVLChatConfig, where: str = "config.json") -> Skele
         shapes=shapes,
         aliases={group[0]: tuple(group) for group in groups.values()},
         vocabulary=frozenset(groups[key][0] for key in rows if key in groups),
+        modules=tuple(
+            name
+            for name, module in model.named_modules()
+            if name and next(module.parameters(), None) is not None
+        ),
+        linear=tuple(
+            name
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear) and module is not embeddings[1]
+        ),
     )
 
 

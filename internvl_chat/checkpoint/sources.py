@@ -20,8 +20,8 @@ from internvl_chat.checkpoint.adapters import (
 from internvl_chat.checkpoint.hub_errors import not_in_cache
 from internvl_chat.checkpoint.hub_names import hub_name, path_hint, portable_name
 from internvl_chat.checkpoint.tensor_files import TensorSource, open_weights
-from internvl_chat.config import SourceConfig, TrainableConfig
-from internvl_chat.errors import CheckpointError, ConfigError
+from internvl_chat.config import SourceConfig
+from internvl_chat.errors import CheckpointError
 from internvl_chat.model.adapter import (
     ADAPTER_CONFIG_NAME,
     ADAPTER_WEIGHTS_NAME,
@@ -41,6 +41,7 @@ GENERATION_NAME = "generation_config.json"
 _VALUES: Final[dict[str, tuple[type, str]]] = {
     "use_backbone_lora": (int, "a rank, or 0"),
     "use_llm_lora": (int, "a rank, or 0"),
+    "lora": (dict, "settings of PEFT's LoraConfig"),
     "force_image_size": (int, "a number of pixels"),
     "min_dynamic_patch": (int, "a number of tiles"),
     "max_dynamic_patch": (int, "a number of tiles"),
@@ -188,7 +189,7 @@ def _chat_sources(path: str) -> Sources:
     config = _chat_config(read_json(directory / CONFIG_NAME), directory)
     _refuse_adapter_beside(directory)
     require_generation_settings(directory)
-    wrapped = bool(config.use_llm_lora or config.use_backbone_lora)
+    wrapped = bool(config.use_llm_lora or config.use_backbone_lora or config.lora)
     return Sources(
         where=portable_name(path),
         config=config,
@@ -275,6 +276,9 @@ def _chat_config(values: dict[str, Any], directory: Path) -> InternVLChatConfig:
             raise CheckpointError(
                 f"{name} is {value!r}, wanted {wanted}", where=str(directory / CONFIG_NAME)
             )
+    if values.get("lora"):
+        settings = {"peft_type": "LORA", **values["lora"]}
+        require_readable_settings(settings, str(directory / CONFIG_NAME))
     try:
         return InternVLChatConfig.from_pretrained(str(directory), local_files_only=True)
     except UNFIT_CONFIGURATION as err:
@@ -338,35 +342,6 @@ def _rank(adapter: dict[str, TensorSource], prefix: str) -> int:
         if name.startswith(prefix) and ".lora_A." in name
     )
     return next(ranks, 0)
-
-
-def require_usual_scale(adapter_config: dict[str, Any], where: str) -> None:
-    """Training scales every adapter by alpha/r = 2, so one that was scaled otherwise would jump.
-
-    Args:
-        adapter_config: contents of ``adapter_config.json``.
-        where: the adapter, for messages.
-
-    Raises:
-        CheckpointError: it was trained with another scale.
-    """
-    from peft import LoraConfig
-
-    general = LoraConfig()  # what PEFT takes where the file is silent
-    rank = adapter_config.get("r", general.r)
-    alpha = adapter_config.get("lora_alpha", general.lora_alpha)
-    ranks: dict[str, int] = adapter_config.get("rank_pattern") or {}
-    alphas: dict[str, float] = adapter_config.get("alpha_pattern") or {}
-    scales = {alpha / rank} | {
-        alphas.get(pattern, alpha) / ranks.get(pattern, rank) for pattern in {*ranks, *alphas}
-    }
-    if scales != {2.0} or adapter_config.get("use_rslora"):
-        raise CheckpointError(
-            f"its adapter is scaled by alpha/r = {', '.join(f'{s:g}' for s in sorted(scales))}, "
-            "training continues with 2",
-            where=where,
-            fix="Merge it (internvl-chat merge-lora) and train a new adapter on the result.",
-        )
 
 
 def _stitched_sources(source: SourceConfig) -> Sources:
@@ -453,33 +428,3 @@ def llm_config_of(directory: Path) -> dict[str, Any]:
 def _without_path(values: dict[str, Any]) -> dict[str, Any]:
     """A part's configuration without the place it was loaded from."""
     return {key: value for key, value in values.items() if key != "_name_or_path"}
-
-
-def check_adapters(trainable: TrainableConfig, config: InternVLChatConfig, where: str) -> None:
-    """The adapters that a checkpoint carries against those asked for.
-
-    Raises:
-        ConfigError: another rank, or the layers under an adapter are to be trained as well.
-    """
-    for part, asked, frozen, carried in (
-        ("llm", trainable.use_llm_lora, trainable.freeze_llm, config.use_llm_lora),
-        (
-            "backbone",
-            trainable.use_backbone_lora,
-            trainable.freeze_backbone,
-            config.use_backbone_lora,
-        ),
-    ):
-        flag = f"--use_{part}_lora"
-        if carried and asked not in (0, carried):
-            raise ConfigError(
-                f"{where} carries an adapter of rank {carried}, not {asked}",
-                where=flag,
-                fix=f"Give {flag} {carried} to continue it, or merge it into the weights first.",
-            )
-        if carried and not frozen:
-            raise ConfigError(
-                "an adapter is trained on layers that are trained as well",
-                where=flag,
-                fix=f"Give --freeze_{part} True, or merge the adapter and train without {flag}.",
-            )

@@ -63,7 +63,8 @@ def _is_copied(checkpoint: str, dtype: torch.dtype, state: DistributedState) -> 
         return False
     sources = find_sources(SourceConfig.whole(checkpoint))
     config = sources.config
-    if config.use_llm_lora or config.use_backbone_lora or hasattr(config, "quantization_config"):
+    has_lora = config.use_llm_lora or config.use_backbone_lora or config.lora
+    if has_lora or hasattr(config, "quantization_config"):
         return False
     stored = {one.dtype for one in sources.tensors.values() if one.dtype.is_floating_point}
     return stored != {dtype}

@@ -5,6 +5,7 @@ This file travels inside checkpoints, so it imports nothing of its package but i
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -21,13 +22,16 @@ from transformers.utils import is_flash_attn_2_available
 
 from .configuration_intern_vit import TRANSFORMERS
 
-_LORA_VISION_TARGETS = ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"]
+LORA_VISION_TARGETS = ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"]
+
+LORA_DROPOUT = 0.05
+"""Of new adapters, with an alpha of twice the rank: as the original has it."""
 
 _LORA_LLM_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 _OLD_LORA_NAMES = {
     rf"(base_model\.model\..*\.{target})\.{kind}": rf"\1.base_layer.{kind}"
-    for target in (*_LORA_VISION_TARGETS, *_LORA_LLM_TARGETS, "qkv_proj", "gate_up_proj")
+    for target in (*LORA_VISION_TARGETS, *_LORA_LLM_TARGETS, "qkv_proj", "gate_up_proj")
     for kind in ("weight", "bias")
 }
 """Wrapped layers in checkpoints of PEFT before 0.7, as transformers' ``key_mapping``."""
@@ -117,6 +121,7 @@ class AdapterMixin(PreTrainedModel):
             adapter if has_config else base, **({} if has_config else at)
         )
         config.use_llm_lora = config.use_backbone_lora = 0  # the base has no wrapped layers
+        config.lora = None
         wants_report = kwargs.pop("output_loading_info", False)
         model = cls.from_pretrained(base, *args, config=config, **{**kwargs, **at})
         _refuse_offload(model, adapter)
@@ -132,16 +137,16 @@ class AdapterMixin(PreTrainedModel):
         return model
 
     def wrap_backbone_lora(
-        self, r: int = 128, lora_alpha: int | None = None, lora_dropout: float = 0.05
+        self, r: int = 128, lora_alpha: int | None = None, lora_dropout: float = LORA_DROPOUT
     ) -> None:
         """Put LoRA layers on attention and MLP of the vision tower and freeze the rest of it."""
         self.vision_model = _wrap_lora(
-            self.vision_model, _LORA_VISION_TARGETS, r, lora_alpha, lora_dropout
+            self.vision_model, LORA_VISION_TARGETS, r, lora_alpha, lora_dropout
         )
         self.config.use_backbone_lora = r
 
     def wrap_llm_lora(
-        self, r: int = 128, lora_alpha: int | None = None, lora_dropout: float = 0.05
+        self, r: int = 128, lora_alpha: int | None = None, lora_dropout: float = LORA_DROPOUT
     ) -> None:
         """Put LoRA layers on all linear layers of the decoder and freeze the rest of the LLM.
 
@@ -166,6 +171,16 @@ class AdapterMixin(PreTrainedModel):
         self.all_tied_weights_keys = {
             _inside_lora(target): _inside_lora(source) for target, source in tied.items()
         }
+
+    def inject_lora(self, settings: Mapping[str, Any]) -> None:
+        """Put LoRA layers into the whole model by PEFT's own settings, and freeze the rest.
+
+        Args:
+            settings: of ``peft.LoraConfig``, names and patterns as seen from this model.
+        """
+        peft = _import_peft()
+        peft.inject_adapter_in_model(peft.LoraConfig(**settings), self)
+        self.config.lora = dict(settings)
 
 
 def has_model_weights(directory: str | os.PathLike[str]) -> bool:
@@ -228,6 +243,17 @@ def plain_adapter_key(key: str) -> str:
     return _ADAPTER_NAME_IN_KEY.sub(r".\1", key.replace(".modules_to_save.default.", "."))
 
 
+def _key_for_loading(key: str) -> str:
+    """The key under which ``load_adapter`` finds a weight.
+
+    transformers 5 puts the adapter's name behind all of DoRA's key, which PEFT writes without the
+    parameter's own name.
+    """
+    plain = plain_adapter_key(key)
+    is_cut = TRANSFORMERS >= (5, 0) and plain.endswith(".lora_magnitude_vector")
+    return f"{plain}.weight" if is_cut else plain
+
+
 def _renamed_weights(adapter: Path) -> dict[str, Any]:
     """What ``load_adapter`` needs beside the path where the file has another name or other keys.
 
@@ -240,7 +266,7 @@ def _renamed_weights(adapter: Path) -> dict[str, Any]:
     if path.is_file():
         with safe_open(path, "pt") as file:
             keys = list(file.keys())
-        if keys == [plain_adapter_key(key) for key in keys]:
+        if keys == [_key_for_loading(key) for key in keys]:
             return {}
         state = load_file(path)
     elif old.is_file():
@@ -248,7 +274,7 @@ def _renamed_weights(adapter: Path) -> dict[str, Any]:
     else:
         return {}
     return {
-        "adapter_state_dict": {plain_adapter_key(key): value for key, value in state.items()},
+        "adapter_state_dict": {_key_for_loading(key): value for key, value in state.items()},
         "peft_config": PeftConfig.from_pretrained(str(adapter)),
     }
 
@@ -339,11 +365,8 @@ def _wrap_lora(
     """Wrap a tower with PEFT, as the original checkpoints have it."""
     if hasattr(model, "get_base_model"):
         raise ValueError(f"{type(model.get_base_model()).__name__} has LoRA layers already")
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError as err:
-        raise ImportError("LoRA layers need the package peft: pip install peft") from err
-    settings = LoraConfig(
+    peft = _import_peft()
+    settings = peft.LoraConfig(
         r=r,
         target_modules=list(targets),
         lora_alpha=2 * r if lora_alpha is None else lora_alpha,
@@ -352,7 +375,14 @@ def _wrap_lora(
     )
     # The adapter has the tower's dtype, as in the original checkpoints; under ZeRO-3 a cast here
     # would change placeholders and not the shards.
-    return get_peft_model(model, settings, autocast_adapter_dtype=False)
+    return peft.get_peft_model(model, settings, autocast_adapter_dtype=False)
+
+
+def _import_peft() -> Any:
+    try:
+        return importlib.import_module("peft")
+    except ImportError as err:
+        raise ImportError("LoRA layers need the package peft: pip install peft") from err
 
 
 def _inside_lora(key: str) -> str:

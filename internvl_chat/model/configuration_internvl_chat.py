@@ -122,6 +122,8 @@ class InternVLChatConfig(PretrainedConfig):
             ``model_type`` (a Llama where it is missing).
         use_backbone_lora: rank of the LoRA layers in the vision tower, 0 for none.
         use_llm_lora: rank of the LoRA layers in the language model, 0 for none.
+        lora: settings of one ``peft.LoraConfig`` for the whole model, in place of the two ranks,
+            whose adapters have an alpha of twice the rank on every linear layer.
         pad2square: images are padded to a square before they are resized.
         select_layer: hidden state of the vision tower that is projected; -1 is the last.
         force_image_size: side of a tile in pixels; ``None`` takes the vision tower's.
@@ -148,6 +150,7 @@ class InternVLChatConfig(PretrainedConfig):
         llm_config: dict[str, Any] | PretrainedConfig | None = None,
         use_backbone_lora: int = 0,
         use_llm_lora: int = 0,
+        lora: dict[str, Any] | None = None,
         pad2square: bool = False,
         select_layer: int = -1,
         force_image_size: int | None = None,
@@ -173,6 +176,7 @@ class InternVLChatConfig(PretrainedConfig):
         self.llm_config = llm_config
         self.use_backbone_lora = use_backbone_lora
         self.use_llm_lora = use_llm_lora
+        self.lora = lora
         self.pad2square = pad2square
         self.select_layer = select_layer
         self.force_image_size = force_image_size

@@ -207,6 +207,8 @@ class InternVLChatModel(
             self.wrap_backbone_lora(r=config.use_backbone_lora)
         if config.use_llm_lora:
             self.wrap_llm_lora(r=config.use_llm_lora)
+        if config.lora:
+            self.inject_lora(config.lora)
 
     # ------------------------------------------------------------------ parts and settings
 

@@ -9,6 +9,7 @@ in ``trainer_arguments.py``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -23,6 +24,7 @@ from internvl_chat.config import (
     HeldOutConfig,
     ImageBackend,
     ImageConfig,
+    LoraSettings,
     LossReduction,
     MediaConfig,
     NormalizeType,
@@ -76,6 +78,22 @@ class ModelArguments:
     unfreeze_lm_head: bool = _option(False, "Train the output head of a frozen LLM.")
     use_llm_lora: int = _option(0, "Rank of LoRA on the LLM's linear layers; 0 for none.")
     use_backbone_lora: int = _option(0, "Rank of LoRA on the vision tower; 0 for none.")
+    lora_alpha: float | None = _option(
+        None, "LoRA is scaled by alpha / rank (default: alpha twice the rank)."
+    )
+    lora_dropout: float | None = _option(None, "Dropout on the input of LoRA (default 0.05).")
+    lora_target_modules: list[str] | None = _option(
+        None,
+        "Layers of the LLM that get LoRA: names, a regular expression, or all-linear (default).",
+    )
+    use_rslora: bool | None = _option(None, "Scale LoRA by alpha / sqrt(rank), for high ranks.")
+    use_dora: bool | None = _option(None, "DoRA: train the length of weight rows, too.")
+    modules_to_save: list[str] | None = _option(
+        None, "Modules that train whole beside LoRA and are stored with it: lm_head, for one."
+    )
+    load_in_4bit: bool = _option(
+        False, "QLoRA: the frozen LLM in 4 bits (nf4, double quantisation, bf16 compute)."
+    )
 
     vision_select_layer: int = _kept_option(-1, "Vision layer whose output is projected.")
     grad_checkpoint: bool = _option(False, "Recompute activations of both towers in backward.")
@@ -228,7 +246,24 @@ def trainable_config(model: ModelArguments) -> TrainableConfig:
         unfreeze_lm_head=model.unfreeze_lm_head,
         use_llm_lora=model.use_llm_lora,
         use_backbone_lora=model.use_backbone_lora,
+        lora=LoraSettings(
+            alpha=model.lora_alpha,
+            dropout=model.lora_dropout,
+            target_modules=_listed(model.lora_target_modules),
+            use_rslora=model.use_rslora,
+            use_dora=model.use_dora,
+            modules_to_save=_listed(model.modules_to_save),
+        ),
     )
+
+
+def _listed(words: list[str] | None) -> tuple[str, ...]:
+    """Names given apart or with commas between them; a regular expression stays whole."""
+    found: list[str] = []
+    for word in words or ():
+        is_list = re.fullmatch(r"[\w.\-]+(\s*,\s*[\w.\-]+)+,?", word) is not None
+        found += [name.strip() for name in word.split(",")] if is_list else [word]
+    return tuple(dict.fromkeys(name for name in found if name))
 
 
 def image_config(data: DataArguments) -> ImageConfig:
@@ -264,6 +299,7 @@ def build_config(
         dtype=dtype,
         attn_implementation=attn_implementation,
         seed=seed,
+        load_in_4bit=model.load_in_4bit,
     )
 
 

@@ -34,7 +34,9 @@ _CLASSES: Final[dict[Effect, str]] = {
         metric_for_best_model greater_is_better""",
     "result": """
         freeze_llm freeze_mlp freeze_backbone unfreeze_vit_layers unfreeze_lm_head use_llm_lora
-        use_backbone_lora vision_select_layer drop_path_rate ps_version use_fast_tokenizer
+        use_backbone_lora lora_alpha lora_dropout lora_target_modules use_rslora use_dora
+        modules_to_save load_in_4bit
+        vision_select_layer drop_path_rate ps_version use_fast_tokenizer
         conv_style max_seq_length force_image_size down_sample_ratio pad2square dynamic_image_size
         use_thumbnail min_dynamic_patch max_dynamic_patch min_num_frame max_num_frame video_backend
         normalize_type apply_exif_orientation image_backend use_data_resampling use_packed_ds

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from internvl_chat.checkpoint.lora import trainable_table
+from internvl_chat.checkpoint.lora import adapter_lines, trainable_table
 from internvl_chat.data.dataset import SftDataset
 from internvl_chat.data.sampler import StepBatchSampler
 from internvl_chat.errors import UserError
@@ -78,7 +78,7 @@ def log_start(
     """Log what trains, the batch arithmetic, device and kernels, versions."""
     if not state.is_main:
         return
-    lines = ["trainable parameters", *_parameter_table(model, args)]
+    lines = ["trainable parameters", *_parameter_table(model, args), *adapter_lines(model)]
     lines += dataset_table(prepared.train.mixture, is_split=prepared.is_split)
     if prepared.evaluation is not None:
         lines.append(validation_line(args.train, prepared.evaluation.mixture))

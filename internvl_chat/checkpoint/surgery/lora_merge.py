@@ -40,6 +40,9 @@ class MergedLoraWeight:
     up: TensorSource
     """``lora_B``: (out, r)."""
     scale: float
+    magnitude: TensorSource | None = None
+    """Of DoRA, (out,): the length that each row of the sum gets
+    (https://arxiv.org/abs/2402.09353, equation 5)."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -77,7 +80,14 @@ class MergedLoraWeight:
         down = self.down.read(0, rank * width).float().view(rank, width)
         up = self.up.read(row * rank, end * rank).float().view(-1, rank)
         # Not in place: what a PyTorch file's tensor reads is the tensor itself.
-        return base.addmm(up, down, alpha=self.scale)
+        merged = base.addmm(up, down, alpha=self.scale)
+        return merged if self.magnitude is None else merged * self.factors(row, merged)
+
+    def factors(self, row: int, merged: Tensor) -> Tensor:
+        """What DoRA multiplies rows from ``row`` on by, given them without it: (rows, 1)."""
+        assert self.magnitude is not None
+        wanted = self.magnitude.read(row, row + len(merged)).to(merged.dtype)
+        return (wanted / merged.norm(dim=1)).unsqueeze(1)
 
 
 def merge_adapters(
@@ -99,17 +109,21 @@ def merge_adapters(
     """
     plain: dict[str, TensorSource] = {}
     halves: dict[str, dict[str, TensorSource]] = {}
+    magnitudes: dict[str, TensorSource] = {}
     for wrapped, source in tensors.items():
         name = names.unwrapped_name(wrapped)
         _refuse_second_wrap(name, wrapped, where)
         match = _ADAPTER_WEIGHT.match(name)
+        layer, is_magnitude, _ = name.partition(f"{names.MAGNITUDE}.")
         if names.is_unmerged(name):
             raise CheckpointError(
                 f"{name} belongs to an adapter on an embedding, which is not merged here",
                 where=where,
                 fix="Merge it with PEFT's merge_and_unload.",
             )
-        if match is not None:
+        if is_magnitude:
+            magnitudes[layer] = source
+        elif match is not None:
             halves.setdefault(match[1], {})[match[2]] = source
         elif name in plain:
             raise CheckpointError(
@@ -120,9 +134,18 @@ def merge_adapters(
         else:
             plain[name] = source
     merged_weights = {
-        f"{module}.weight": _merged_weight(module, pair, plain, scales, where)
+        f"{module}.weight": _merged_weight(
+            module, pair, plain, scales, where, magnitudes.get(module)
+        )
         for module, pair in halves.items()
     }
+    lacking = sorted(halves.keys() ^ magnitudes.keys()) if scales.has_magnitudes else []
+    if lacking or (magnitudes and not scales.has_magnitudes):
+        raise CheckpointError(
+            f"DoRA's magnitudes do not belong to the settings: {listed(lacking or magnitudes)}",
+            where=where,
+            fix="Put the adapter_config.json there that was saved with the weights.",
+        )
     return {**plain, **merged_weights}, merged_weights
 
 
@@ -147,6 +170,7 @@ def _merged_weight(
     plain: Mapping[str, TensorSource],
     scales: AdapterScales,
     where: str,
+    magnitude: TensorSource | None,
 ) -> MergedLoraWeight:
     base = plain.get(f"{module}.weight")
     lacking = [f"lora_{half}" for half in "AB" if half not in pair]
@@ -164,7 +188,9 @@ def _merged_weight(
             f"{module}.lora_B": (pair["B"].shape, (*base.shape[:1], rank)),
         },
     )
-    return MergedLoraWeight(base, pair["A"], pair["B"], scales.of(module, rank))
+    if magnitude is not None:
+        names.require_fit(where, shapes={module: (magnitude.shape, base.shape[:1])})
+    return MergedLoraWeight(base, pair["A"], pair["B"], scales.of(module, rank), magnitude)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +205,8 @@ class AdapterScales:
     checked."""
     rank_stabilised: bool = False
     """Divide by sqrt(r) instead of r (https://arxiv.org/abs/2312.03732)."""
+    has_magnitudes: bool = False
+    """DoRA: each layer has a length for each row."""
 
     def of(self, module: str, rank: int) -> float:
         """The factor of one layer.
@@ -205,7 +233,10 @@ def _by_pattern(values: Mapping[str, float], module: str, default: float) -> flo
 
 
 def scales_of_layout(config: InternVLChatConfig, where: str) -> AdapterScales:
-    """For LoRA weights inside a chat checkpoint, whose alpha is twice the rank by convention."""
+    """For LoRA weights inside a chat checkpoint, whose alpha is twice the rank by convention where
+    its configuration has no settings of its own."""
+    if config.lora is not None:
+        return scales_of_peft(config.lora, where)
     ranks = {
         "language_model": config.use_llm_lora,
         "vision_model": config.use_backbone_lora,
@@ -244,6 +275,7 @@ def scales_of_peft(adapter_config: Mapping[str, Any], where: str) -> AdapterScal
         alpha=alpha | (adapter_config.get("alpha_pattern") or {}),
         ranks=ranks | (adapter_config.get("rank_pattern") or {}),
         rank_stabilised=bool(adapter_config.get("use_rslora")),
+        has_magnitudes=bool(adapter_config.get("use_dora")),
     )
 
 
@@ -322,7 +354,12 @@ def check_merged_weight(
         merged = written.read(row * width, end * width).view(-1, width).double()
         base = weight.base.read(row * width, end * width).view(-1, width).double()
         up = weight.up.read(row * rank, end * rank).view(-1, rank).double()
-        difference = (merged @ x - base @ x - weight.scale * (up @ down_x)).abs()
+        wanted = base @ x + weight.scale * (up @ down_x)
+        if weight.magnitude is not None:
+            down = weight.down.read(0, rank * width).view(rank, width).double()
+            factors = weight.factors(row, base + weight.scale * (up @ down))
+            wanted, base, up = wanted * factors[:, 0], base * factors, up * factors
+        difference = (merged @ x - wanted).abs()
         # Products and sums in fp32 err by their own size, not by the result's.
         room = merged.abs() @ x.abs() + base.abs() @ x.abs()
         room += abs(weight.scale) * (up.abs() @ down_x.abs())

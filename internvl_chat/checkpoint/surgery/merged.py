@@ -99,6 +99,7 @@ def open_merged(path: str) -> MergedCheckpoint:
     if not sources.adapter:
         _require_promised_lora(config, lora_weights, sources.where)
     config.use_llm_lora = config.use_backbone_lora = 0
+    config.lora = None
     skeleton = settled_skeleton(config, tensors, sources.replaced, sources.where)
     fitted = fit_tensors(skeleton, tensors, sources.where)
     if sources.adapter:

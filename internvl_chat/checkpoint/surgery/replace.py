@@ -12,10 +12,11 @@ import torch
 from internvl_chat.checkpoint import names
 from internvl_chat.checkpoint.hub import local_model
 from internvl_chat.checkpoint.hub_names import portable_name
-from internvl_chat.checkpoint.load import grow_vocabulary, new_projector
+from internvl_chat.checkpoint.load import grow_vocabulary
 from internvl_chat.checkpoint.save import MAX_SHARD_BYTES
 from internvl_chat.checkpoint.skeleton import settled_skeleton
 from internvl_chat.checkpoint.sources import llm_config_of
+from internvl_chat.checkpoint.starting_values import new_projector
 from internvl_chat.checkpoint.surgery.merged import MergedCheckpoint, open_merged
 from internvl_chat.checkpoint.surgery.write import (
     Progress,
