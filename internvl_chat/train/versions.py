@@ -38,6 +38,8 @@ def git_revision() -> str | None:
             return None
         return told.stdout.strip() if told.returncode == 0 else None
 
-    revision = ask("rev-parse", "HEAD")
+    # An environment may lie inside the repository of something else.
+    is_tracked = ask("ls-files", "--error-unmatch", Path(__file__).name) is not None
+    revision = ask("rev-parse", "HEAD") if is_tracked else None
     changed = ask("status", "--porcelain", "--untracked-files=no") if revision else None
     return f"{revision}+" if changed else revision

@@ -14,6 +14,7 @@ import torch
 
 from internvl_chat.errors import ConfigError
 from internvl_chat.model.suggestions import suggest
+from internvl_chat.resources import find_zero_file, is_zero_name, zero_files
 from internvl_chat.train.rates import is_by_part
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ def zero_config(
     - ZeRO-3 always gathers 16-bit weights on save: a checkpoint must load as it is.
 
     Args:
-        source: path, JSON text or mapping; None for a run without DeepSpeed.
+        source: of :func:`read_zero_file`; None for a run without DeepSpeed.
         values: the run's arguments by name; numbers of the file's optimizer must agree with them.
         device: where the run computes.
 
@@ -100,10 +101,11 @@ def read_zero_file(source: str | Mapping[str, Any] | None) -> dict[str, Any]:
     """A DeepSpeed configuration, as a copy that may be changed; empty for None.
 
     Args:
-        source: path, JSON text or mapping.
+        source: a file's path, the name of a shipped one (``zero3``), JSON text or a mapping. A
+            file of the name goes before the shipped one, as with models.
 
     Raises:
-        ConfigError: the file cannot be read, or holds no JSON object.
+        ConfigError: the file cannot be read, or holds no JSON object; an unknown name.
     """
     if not source:
         return {}
@@ -111,15 +113,33 @@ def read_zero_file(source: str | Mapping[str, Any] | None) -> dict[str, Any]:
         return json.loads(json.dumps(source))
     is_text = source.lstrip().startswith("{")
     where = "--deepspeed" if is_text else f"--deepspeed {source}"
+    path = find_zero_file(source) if not is_text and is_zero_name(source) else Path(source)
     try:
-        loaded = json.loads(source if is_text else Path(source).read_text("utf-8"))
+        loaded = json.loads(source if is_text else path.read_text("utf-8"))
     except OSError as err:
-        raise ConfigError(f"cannot be read ({err.strerror}).", where=where) from err
+        shipped = f"By name, without a file: {', '.join(zero_files())}."
+        fix = shipped if isinstance(err, FileNotFoundError) else None
+        raise ConfigError(f"cannot be read ({err.strerror}).", where=where, fix=fix) from err
     except ValueError as err:
         raise ConfigError(f"not JSON ({err}).", where=where) from err
     if not isinstance(loaded, dict):
         raise ConfigError("want a JSON object.", where=where)
     return loaded
+
+
+def require_deepspeed() -> None:
+    """Say what is missing where a run asks for DeepSpeed, before anything imports it.
+
+    Raises:
+        ConfigError: it is not installed, as on macOS and Windows.
+    """
+    if importlib.util.find_spec("deepspeed") is None:
+        raise ConfigError(
+            "DeepSpeed is not installed",
+            where="--deepspeed",
+            fix="pip install deepspeed (for Linux), or leave --deepspeed out: one process and "
+            "several train without it.",
+        )
 
 
 def _offloads(zero: Mapping[str, Any]) -> bool:

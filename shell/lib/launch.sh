@@ -6,11 +6,10 @@
 
 : "${lib:?the recipe sets it}" "${recipe:?the recipe sets it}"
 
-# What the repository ships is found beside the script, and named as short as it can be; every other path
+# What is shipped with the recipes is found beside the script, and named as short as it can be; every other path
 # is read from where the user stands.
 root=$(CDPATH='' cd -- "$lib/../.." && pwd)
 if [ "$(cd "$root" && pwd -P)" = "$(pwd -P)" ]; then shipped=''; else shipped=$root/; fi
-trainer=${TRAINER:-${shipped}internvl_chat/train/finetune.py}
 
 fail() { # problem, mend
     printf '%s: %s\n  fix: %s\n' "$recipe" "$1" "$2" >&2
@@ -43,6 +42,11 @@ Settings, from the environment:
   DRY_RUN=1                print the command and stop
   INTERNVL_CHAT_VERBOSE=1  show what libraries and torchrun say
 HELP
+}
+
+# A clone brings its code along; recipes that `internvl-chat recipes` has written use the installed package.
+is_clone() {
+    [ -e "$root/internvl_chat/train/finetune.py" ]
 }
 
 is_dry_run() {
@@ -143,8 +147,18 @@ look_for_files() {
     done
 }
 
-# Run or print `srun … python -u train.py ARGUMENTS`. MASTER_ADDR and MASTER_PORT reach the ranks with the
-# environment; unset, the trainer takes them from the job's node list and number.
+# The same about the package: torchrun's words about a missing one are in the log only.
+look_for_package() {
+    python=${PYTHON:-python}
+    if is_clone || [ -n "${TRAINER:-}" ] || [ "$launcher" = slurm ] || ! command -v "$python" >/dev/null 2>&1; then
+        return 0
+    fi
+    "$python" -c 'import importlib.util as u, sys; sys.exit(u.find_spec("internvl_chat") is None)' ||
+        note "warning: $python has no internvl_chat; activate the environment that it is installed in, or set PYTHON"
+}
+
+# Run or print `srun … python -u TRAINER ARGUMENTS`, both of which it is given. MASTER_ADDR and MASTER_PORT reach
+# the ranks with the environment; unset, the trainer takes them from the job's node list and number.
 launch_slurm() {
     gres=${GRES-gpu:$GPUS_PER_NODE}
     set -f # SRUN_ARGS is split at blanks, its * and ? are left alone
@@ -152,12 +166,12 @@ launch_slurm() {
     set -- srun ${PARTITION:+-p} ${PARTITION:+"$PARTITION"} "--job-name=$recipe" ${gres:+"--gres=$gres"} \
         "--nodes=$nodes" "--ntasks=$GPUS" "--ntasks-per-node=$GPUS_PER_NODE" "--cpus-per-task=$CPUS_PER_TASK" \
         --kill-on-bad-exit=1 ${QUOTA_TYPE:+"--quotatype=$QUOTA_TYPE"} ${SRUN_ARGS:-} \
-        "${PYTHON:-python}" -u "$trainer" "$@"
+        "${PYTHON:-python}" -u "$@"
     set +f
     run_or_print "$@"
 }
 
-# Run or print `torchrun … train.py ARGUMENTS`. Ranks on one machine meet over 127.0.0.1, so that its own
+# Run or print `torchrun … TRAINER ARGUMENTS`, as above. Ranks on one machine meet over 127.0.0.1, so that its own
 # name need not resolve, at a port found at start, so that two jobs never share one; MASTER_PORT fixes it.
 launch_pytorch() {
     # What torchrun sets, and says so at length; and time for the ranks to save (--enable_jit_checkpoint True).
@@ -174,13 +188,12 @@ launch_pytorch() {
             MASTER_ADDR=${MASTER_ADDR:-first-machine} NODE_RANK=${NODE_RANK:-0}
         fi
         set -- "--nnodes=$nodes" "--node-rank=$NODE_RANK" "--nproc-per-node=$GPUS_PER_NODE" \
-            "--master-addr=$MASTER_ADDR" "--master-port=${MASTER_PORT:-29500}" "$trainer" "$@"
+            "--master-addr=$MASTER_ADDR" "--master-port=${MASTER_PORT:-29500}" "$@"
     elif [ -n "${MASTER_PORT:-}" ]; then
         set -- --nnodes=1 "--nproc-per-node=$GPUS" "--master-addr=${MASTER_ADDR:-127.0.0.1}" \
-            "--master-port=$MASTER_PORT" "--local-addr=${MASTER_ADDR:-127.0.0.1}" "$trainer" "$@"
+            "--master-port=$MASTER_PORT" "--local-addr=${MASTER_ADDR:-127.0.0.1}" "$@"
     else
-        set -- --standalone --nnodes=1 "--nproc-per-node=$GPUS" "--local-addr=${MASTER_ADDR:-127.0.0.1}" \
-            "$trainer" "$@"
+        set -- --standalone --nnodes=1 "--nproc-per-node=$GPUS" "--local-addr=${MASTER_ADDR:-127.0.0.1}" "$@"
     fi
     if [ -n "${PYTHON:-}" ]; then
         run_or_print "$PYTHON" -m torch.distributed.run "$@"
@@ -190,9 +203,12 @@ launch_pytorch() {
 }
 
 run_or_print() {
-    PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
-    export PYTHONPATH
-    line="PYTHONPATH=$(quoted "$PYTHONPATH") $(quoted "$@")"
+    line=$(quoted "$@")
+    if is_clone; then
+        PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
+        export PYTHONPATH
+        line="PYTHONPATH=$(quoted "$PYTHONPATH") $line"
+    fi
     if is_dry_run; then
         printf '%s\n' "$line"
         exit 0
@@ -200,6 +216,7 @@ run_or_print() {
     command -v "$1" >/dev/null 2>&1 ||
         fail "$1 is not on PATH" \
             "torchrun: activate the environment of requirements.txt, or set PYTHON; srun: load Slurm"
+    look_for_package
     look_for_files
     mkdir -p "$OUTPUT_DIR"
     log=$OUTPUT_DIR/training_log.txt
@@ -385,6 +402,13 @@ launch() {
     else
         set -- --vision_path "$VISION_PATH" ${MLP_PATH:+--mlp_path} ${MLP_PATH:+"$MLP_PATH"} \
             --llm_path "$LLM_PATH" "$@"
+    fi
+    if [ -n "${TRAINER:-}" ]; then
+        set -- "$TRAINER" "$@"
+    elif is_clone; then
+        set -- "${shipped}internvl_chat/train/finetune.py" "$@"
+    else
+        set -- -m internvl_chat.train.finetune "$@"
     fi
     "launch_$launcher" "$@"
 }

@@ -571,6 +571,7 @@ ON_CPU = {"device": "cpu", "pin_memory": True}
     [
         ("zero_stage1_config", {"stage": 1}),
         ("zero_stage2_config", {"stage": 2}),
+        ("zero_stage2_offload_config", {"stage": 2, "offload_optimizer": ON_CPU}),
         ("zero_stage3_config", ZERO3 | {"stage3_param_persistence_threshold": 1e7}),
         ("zero_stage3_config_34b", ZERO3),
         (

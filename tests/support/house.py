@@ -15,8 +15,9 @@ PRIVATE_WORDS = re.compile(
 """Words that the field says otherwise: image, supervised, dummy image, label embeddings, ..."""
 
 LEVELS = (
-    {"errors", "files", "config", "quiet"},
+    {"errors", "files", "config", "quiet", "shipped"},
     {"model"},
+    {"resources"},
     {"data", "checkpoint"},
     {"chat"},
     {"train", "serve", "web"},

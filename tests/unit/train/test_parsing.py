@@ -17,6 +17,7 @@ from internvl_chat.train.inherited import contradictions, kept_by
 from internvl_chat.train.parsing import RunArguments, parse, peek, peek_seconds
 from internvl_chat.train.trainer_arguments import TrainArguments
 from internvl_chat.train.validation import best_metric_problems
+from internvl_chat.train.zero import require_deepspeed
 from tests.support.checkpoint_like import checkpoint_like
 
 CPU = torch.device("cpu")
@@ -472,3 +473,20 @@ def test_a_negative_number_in_any_spelling_is_read(base: list[str]) -> None:
     assert problems([*base, "--weight_decay", "-1e-5"]) == [
         "--weight_decay -1e-05: want a number >= 0."
     ]
+
+
+def test_deepspeed_by_name_is_its_file(base: list[str], tmp_path: Path) -> None:
+    by_path = parse([*base, "--deepspeed", "shell/deepspeed/zero_stage1_config.json"], device=CPU)
+    by_name = parse([*base, "--deepspeed", "zero1"], device=CPU)
+    assert by_name.train.deepspeed == by_path.train.deepspeed
+    (tmp_path / "run.yaml").write_text("deepspeed: zero1\n")
+    in_file = parse([str(tmp_path / "run.yaml"), *base], device=CPU)
+    assert in_file.train.deepspeed == by_path.train.deepspeed
+    (found,) = problems([*base, "--deepspeed", "zero5"])
+    assert "neither a file here nor one of the names zero1, zero2, " in found
+
+
+def test_deepspeed_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("internvl_chat.train.zero.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="DeepSpeed is not installed"):
+        require_deepspeed()
