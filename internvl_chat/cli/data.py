@@ -11,14 +11,14 @@ import typer
 from internvl_chat.cli import data_author
 from internvl_chat.cli.data_check import check
 from internvl_chat.cli.data_report import report
-from internvl_chat.cli.options import VideoReader, local_settings
+from internvl_chat.cli.options import VideoReader, local_settings, verb_app
 
 if TYPE_CHECKING:
     from internvl_chat.config import DataConfig
 
 _PUBLISHED_TOKENS = 256  # a tile of the published models: 448 pixels, patches of 14, ratio 0.5
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = verb_app(has_verbs=True)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(check)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(report)
 data_author.register(app)

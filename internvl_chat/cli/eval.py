@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from internvl_chat.cli.options import verb_app
 from internvl_chat.cli.original_flags import (
     CheckpointFlag,
     Cot,
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 _WEEK_SECONDS = 7 * 24 * 3600.0  # a rank that is done waits for the slowest
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = verb_app(has_verbs=True)
 
 Tasks = Annotated[
     list[str] | None, typer.Argument(metavar="TASK...", help="Ids: internvl-chat eval list.")

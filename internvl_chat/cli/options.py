@@ -36,9 +36,21 @@ Json = Annotated[bool, typer.Option("--json", help="Report as a JSON object.")]
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
-def verb_app() -> typer.Typer:
-    """An application for a verb's one command, as ``internvl-chat`` runs it."""
-    return typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+HELP = {"help_option_names": ["-h", "--help"]}
+
+
+def verb_app(*, has_verbs: bool = False) -> typer.Typer:
+    """An application for a verb, as ``internvl-chat`` runs it.
+
+    Args:
+        has_verbs: it has verbs of its own, which it shows if it is called without one.
+    """
+    return typer.Typer(
+        no_args_is_help=has_verbs,
+        add_completion=False,  # the program's is asked
+        pretty_exceptions_enable=False,
+        context_settings=HELP,
+    )
 
 
 def local_settings(model: Path | None) -> Path | None:

@@ -4,6 +4,9 @@ The command line has no types of its own: each flag reads its text. So a value r
 written, and what YAML 1.1 makes of bare words (``no`` is false, ``1e-5`` is text, ``010`` is 8,
 ``1:30`` is 90, ``2024-01-01`` is a date) does not come between. Within a nested object, which
 becomes JSON, words are read as people mean them.
+
+A file may be cut into the sections of the help (``model:``, ``lora:``, ...), which say nothing
+themselves. Paths are read from where the user stands, as on the command line.
 """
 
 from __future__ import annotations
@@ -11,14 +14,20 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
+from internvl_chat.train.flags import GROUPS
+
 FILE_SUFFIXES: Final = (".yaml", ".yml", ".json")
 EMPTY: Final = "\0empty"
 """Stands for a key without a value: whether that says anything depends on the argument."""
+SECTIONS: Final = (*GROUPS, "optimization", "training")
+"""Keys that hold arguments instead of a value."""
 _NULLS: Final = ("", "~", "null", "Null", "NULL")
 _TRUE: Final = ("true", "yes", "on")
 _FALSE: Final = ("false", "no", "off")
@@ -66,59 +75,131 @@ def _construct_text(loader: _Loader, node: Any) -> Any:
 _Loader.add_constructor("tag:yaml.org,2002:str", _construct_text)
 
 
-def with_file(argv: list[str], problems: list[str]) -> list[str]:
-    """Put a leading argument file's values before the flags, so that the flags win.
+@dataclass(frozen=True)
+class Written:
+    """A flag with its values as somebody wrote them."""
+
+    flag: str
+    """With dashes in front and underscores within; empty for what stands before any flag."""
+    values: list[str]
+    where: str = ""
+    """``run.yaml:3``; empty on the command line."""
+
+    def told(self, problem: str) -> str:
+        """The problem with its place."""
+        return f"{self.where}: {problem}" if self.where else problem
+
+
+def names_file(argv: Sequence[str]) -> bool:
+    """Whether the first word is a run file."""
+    return bool(argv) and not argv[0].startswith("--") and _is_file_name(argv[0])
+
+
+def _is_file_name(word: str) -> bool:
+    return word.lower().endswith(FILE_SUFFIXES)
+
+
+def written(argv: Sequence[str], problems: list[str]) -> list[Written]:
+    """The flags of a leading run file, then those of the command line, which win.
 
     Args:
         argv: of the command line.
         problems: what is wrong with the file is added to it.
     """
-    if not argv or argv[0].startswith("--") or not argv[0].lower().endswith(FILE_SUFFIXES):
-        return argv
-    path = Path(argv[0])
-    loaded = _loaded(path, problems)
-    words: list[str] = []
-    for name, value in (loaded or {}).items():
-        if not isinstance(name, str):
-            problems.append(f"{path}: {name!r} is no name of an argument")
-        elif _is_null(value):
-            words += [f"--{name}", EMPTY]
+    if not names_file(argv):
+        return list(_words_of(argv))
+    return [*_of_file(Path(argv[0]), problems), *_words_of(argv[1:])]
+
+
+def _words_of(words: Sequence[str]) -> Iterator[Written]:
+    """Cut ``--a 1 2 --b=3 --c`` into flags."""
+    values: list[str] = []
+    flag, started = "", False
+    for word in words:
+        if word.startswith("--"):
+            if started:
+                yield Written(flag, values)
+            flag, _, rest = word.partition("=")
+            values = [rest] if "=" in word else []
+            flag, started = _as_flag(flag[2:]), True
         else:
-            words += _words(name, value)
-    return words + argv[1:]
+            values, started = [*values, word], True
+    if started:
+        yield Written(flag, values)
 
 
-def _loaded(path: Path, problems: list[str]) -> dict[Any, Any] | None:
+def _as_flag(name: str) -> str:
+    return f"--{name.replace('-', '_')}"
+
+
+def _of_file(path: Path, problems: list[str]) -> Iterator[Written]:
+    """What a file says, line by line; sections are opened."""
+    seen: dict[str, int] = {}
+    for name, value, line in _entries(path, problems):
+        where = f"{path}:{line}"
+        if not isinstance(name, str):
+            problems.append(f"{where}: {name!r} is no name of an argument")
+            continue
+        flag = _as_flag(name.removeprefix("--"))
+        if flag in seen:
+            problems.append(
+                f"{path}: {name!r} stands in line {seen[flag]} and in line {line}. Keep one."
+            )
+        else:
+            yield Written(flag, [EMPTY] if _is_null(value) else _values(value), where)
+        seen[flag] = line
+
+
+def _entries(path: Path, problems: list[str]) -> Iterator[tuple[Any, Any, int]]:
+    """Name, value and line of each argument in a file."""
     try:
         raw = path.read_bytes()
     except (OSError, ValueError) as err:
         problems.append(f"{path}: cannot be read ({getattr(err, 'strerror', None) or err})")
-        return None
+        return
     try:
-        loaded = yaml.load(raw, Loader=_Loader)
+        loader = _Loader(raw)
+        node = loader.get_single_node()
+        loaded = loader.construct_document(node) if node is not None else None
     except _TwiceError as err:
         problems.append(f"{path}: {err}. Keep one.")
-        return None
+        return
     except (yaml.YAMLError, RecursionError, ValueError) as err:
         problems.append(f"{path}: neither YAML nor JSON ({' '.join(str(err).split())})")
-        return None
+        return
     if not isinstance(loaded, dict):
         kind = "nothing" if _is_null(loaded) else "a list" if isinstance(loaded, list) else "text"
         problems.append(f"{path}: want an object of argument: value, got {kind}")
-        return None
-    return loaded
+        return
+    lines = _lines(node)
+    for name, value in loaded.items():
+        line, within = lines.get(name, (1, {}))
+        if name in SECTIONS and isinstance(value, dict):
+            for inner, setting in value.items():
+                yield inner, setting, within.get(inner, (line, {}))[0]
+        elif not (name in SECTIONS and _is_null(value)):  # all of a section may be a comment
+            yield name, value, line
+
+
+def _lines(node: Any) -> dict[Any, tuple[int, dict[Any, Any]]]:
+    """Key -> its line, and the lines of the keys within it."""
+    if not isinstance(node, yaml.MappingNode):
+        return {}
+    return {
+        key.value: (key.start_mark.line + 1, _lines(value))
+        for key, value in node.value
+        if isinstance(key, yaml.ScalarNode)
+    }
 
 
 def _is_null(value: Any) -> bool:
     return value is None or (isinstance(value, _Word) and value in _NULLS)
 
 
-def _words(name: str, value: Any) -> list[str]:
+def _values(value: Any) -> list[str]:
     if isinstance(value, dict):
-        return [f"--{name}={json.dumps(_typed(value))}"]
-    if isinstance(value, list):
-        return [f"--{name}", *map(_text, value)]
-    return [f"--{name}={_text(value)}"]
+        return [json.dumps(_typed(value))]
+    return [_text(one) for one in value] if isinstance(value, list) else [_text(value)]
 
 
 def _text(value: Any) -> str:

@@ -45,7 +45,9 @@ from internvl_chat.data.held_out import write_held_out
 from internvl_chat.data.sampler import StepBatchSampler
 from internvl_chat.errors import UserError
 from internvl_chat.train import reports
+from internvl_chat.train.argument_file import names_file
 from internvl_chat.train.arguments import order_config
+from internvl_chat.train.assumed import Surroundings
 from internvl_chat.train.attention import register_attention
 from internvl_chat.train.batch_plan import BatchPlan
 from internvl_chat.train.callbacks import RunProgress, TensorBoardWriter, tensorboard_folder
@@ -58,14 +60,16 @@ from internvl_chat.train.distributed import (
     shut_down,
 )
 from internvl_chat.train.ending import RunEnd, SaveBeforeEnd, StatusCallback
+from internvl_chat.train.flags import HELP_ALL, HELP_FLAGS, help_text, help_width
 from internvl_chat.train.last_words import chat_command, last_words
 from internvl_chat.train.launched import join_output, leave_at_once, leave_started, meant_signal
 from internvl_chat.train.order import RunLength
 from internvl_chat.train.output_errors import require_writable, telling_of_output
 from internvl_chat.train.parsing import (
     RunArguments,
-    help_text,
     is_true,
+    other_flags,
+    output_dir,
     parse,
     peek,
     peek_seconds,
@@ -95,36 +99,52 @@ from internvl_chat.train.zero import require_deepspeed
 
 logger = logging.getLogger("internvl_chat.train")
 
+FEW_STEPS = 10
+"""Below this a run that others' defaults complete is told how to get more."""
 SECONDS_TO_HEAR = 2.0
 """How much later than another rank this one may hear a signal that was sent to all."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a fine-tuning; returns the exit code and leaves it in OUTPUT_DIR/status.json too."""
+def main(argv: Sequence[str] | None = None, *, assumes: bool = False) -> int:
+    """Run a fine-tuning; returns the exit code and leaves it in OUTPUT_DIR/status.json too.
+
+    Args:
+        argv: without the program's name; ``sys.argv[1:]`` if None.
+        assumes: whether what is not said follows from ``assumed.py``, as in ``internvl-chat
+            train``; with a run file it does in any case.
+    """
     given = list(sys.argv[1:] if argv is None else argv)
     arguments = [word for word in given if word not in VERBOSE_FLAGS]
     set_up_output(verbose=len(arguments) < len(given))
-    if "--help" in arguments or "-h" in arguments:
+    if not HELP_FLAGS.isdisjoint(arguments):
         sys.stdout.write(help_text())
+        if HELP_ALL in arguments:
+            sys.stdout.write(f"\n{other_flags(help_width())}")
         return 0
     join_output()
-    end = RunEnd(peek(arguments, "output_dir", ""))
+    assumes = assumes or names_file(arguments)
+    end = RunEnd(output_dir(arguments, assumes=assumes))
     with EndingSignals(end.force, meaning=meant_signal) as signals:
         leave_started()
         try:
-            return train_to_the_end(arguments, end, signals)
+            return train_to_the_end(arguments, end, signals, assumes=assumes)
         except InterruptedBySignal:  # came while another error was on its way
             return end.interrupted(signals.settle() or signal.SIGTERM)
 
 
-def train_to_the_end(arguments: list[str], end: RunEnd, signals: EndingSignals) -> int:
+def train_to_the_end(
+    arguments: list[str], end: RunEnd, signals: EndingSignals, *, assumes: bool
+) -> int:
     """Train, and say the last word however it ends; returns the exit code."""
     state: DistributedState | None = None
     try:
         state = start(arguments)
         end.meet(state)
         models = find_models(arguments, state)
-        args = agree(state, lambda: parse(arguments, device=state.device, models=models))
+        around = surroundings(state) if assumes else None
+        args = agree(
+            state, lambda: parse(arguments, device=state.device, models=models, around=around)
+        )
         folder = Path(args.train.output_dir)
         from_rank_zero(state, lambda: require_writable(folder))
         logs = args.train.logging_dir if args.train.uses_tensorboard else None
@@ -133,6 +153,8 @@ def train_to_the_end(arguments: list[str], end: RunEnd, signals: EndingSignals) 
         before = agree(state, end.status.start)
         if before:
             logger.warning("the run before in this OUTPUT_DIR was interrupted: %s", before)
+        for told in args.told:
+            logger.info("%s", told)
         fetch_weights(arguments, models, state)
         with telling_of_output(folder, is_main=state.is_main):
             saved_at = run(args, state, end.status, signals)
@@ -173,6 +195,17 @@ def start(arguments: Sequence[str]) -> DistributedState:
     for note in state.notes:
         logger.info("%s", note)
     return state
+
+
+def surroundings(state: DistributedState) -> Surroundings:
+    """What of the machine decides where the run does not say."""
+    on_gpu = state.device.type == "cuda"
+    return Surroundings(
+        world_size=state.world_size,
+        on_gpu=on_gpu,
+        has_bf16=on_gpu and torch.cuda.is_bf16_supported(including_emulation=False),
+        num_cpus=os.cpu_count() or 1,
+    )
 
 
 def run(
@@ -298,6 +331,13 @@ def goes_on(
     )
     if state.is_main:
         tell(begun, verdict, steps, args.train.output_dir)
+    if state.is_main and args.told and steps < FEW_STEPS:
+        logger.warning(
+            "only %d optimizer step%s in all, of which the first is warm-up's: give more "
+            "--num_train_epochs, or fewer --gradient_accumulation_steps, to see a change",
+            steps,
+            "s" if steps > 1 else "",
+        )
     if verdict == "complete" and state.is_main:
         logger.info("talk to it: %s", chat_command(Path(args.train.output_dir)))
     return verdict != "complete"

@@ -16,8 +16,9 @@ from typing import Any, Final
 
 from internvl_chat.checkpoint.artifacts import normalize_type_of
 from internvl_chat.checkpoint.hub_names import portable_name
-from internvl_chat.checkpoint.sources import read_chat_config
-from internvl_chat.errors import CheckpointError
+from internvl_chat.checkpoint.sources import find_sources, read_chat_config
+from internvl_chat.config import SourceConfig
+from internvl_chat.errors import CheckpointError, ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,20 @@ def kept_by(path: str | None) -> dict[str, Any]:
         if kind is bool and flag in kept:
             kept[flag] = bool(kept[flag])  # 0 and 1, as some write them
     return kept
+
+
+def carried_ranks(path: str | None) -> tuple[int, int]:
+    """Ranks of the adapters on LLM and vision tower that a chat checkpoint has; 0 for none.
+
+    What is wrong with its files is told by those who load it.
+    """
+    if not path:
+        return 0, 0
+    try:
+        config = find_sources(SourceConfig.whole(path)).config
+    except (CheckpointError, ConfigError):
+        return 0, 0
+    return config.use_llm_lora, config.use_backbone_lora
 
 
 def kept_problems(path: str | None, given: Mapping[str, Any]) -> Iterator[str]:

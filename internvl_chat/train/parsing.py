@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -16,10 +17,19 @@ from transformers.hf_argparser import string_to_bool
 from internvl_chat.config import require
 from internvl_chat.errors import ConfigError
 from internvl_chat.model.suggestions import suggest
-from internvl_chat.train.argument_file import EMPTY, with_file
+from internvl_chat.train.argument_file import (
+    EMPTY,
+    FILE_SUFFIXES,
+    SECTIONS,
+    Written,
+    names_file,
+    written,
+)
 from internvl_chat.train.arguments import DataArguments, ModelArguments
+from internvl_chat.train.assumed import Assumptions, Surroundings, assume, output_dir_of
 from internvl_chat.train.evaluation_schedule import with_evaluation
-from internvl_chat.train.inherited import explained, kept_by, kept_problems
+from internvl_chat.train.flags import GROUPS, Flag, flags, lora_flags, section, trainable_flags
+from internvl_chat.train.inherited import carried_ranks, explained, kept_by, kept_problems
 from internvl_chat.train.trackers import named_trackers
 from internvl_chat.train.trainer_arguments import TrainArguments
 from internvl_chat.train.validation import name_problems, validate_run
@@ -49,6 +59,8 @@ class RunArguments:
     train: TrainArguments
     given: dict[str, Any]
     """What the command line and the file said, before the checkpoint's values and defaults."""
+    told: tuple[str, ...] = ()
+    """What was assumed, for the log."""
 
 
 def peek(argv: Sequence[str], name: str, default: str) -> str:
@@ -58,10 +70,32 @@ def peek(argv: Sequence[str], name: str, default: str) -> str:
     flags are read ahead; a wrong value is reported later, by the real parser.
     """
     value = default
-    for flag, values in _groups(with_file(list(argv), [])):
-        if flag == f"--{name}" and values != [EMPTY]:
-            value = values[0] if values else "true"
+    for one in written(argv, []):
+        if one.flag == f"--{name}" and one.values != [EMPTY]:
+            value = one.values[0] if one.values else "true"
     return value
+
+
+def output_dir(argv: Sequence[str], *, assumes: bool) -> str:
+    """The folder of a run before its arguments are parsed; empty where nothing names one.
+
+    Args:
+        argv: of the command line.
+        assumes: whether one is assumed where none is given.
+    """
+    folder = peek(argv, "output_dir", "")
+    if folder or not assumes:
+        return folder
+    if names_file(argv):
+        return assumed_output_dir(argv) if os.path.isfile(argv[0]) else ""
+    return assumed_output_dir(argv) if any(peek(argv, name, "") for name in _MODEL_PATHS) else ""
+
+
+def assumed_output_dir(argv: Sequence[str]) -> str:
+    """Where a run goes whose command line and file do not say it."""
+    named = {name: peek(argv, name, "") for name in _MODEL_PATHS}
+    paths = {name: path for name, path in named.items() if path}
+    return output_dir_of(argv[0] if names_file(argv) else None, paths)
 
 
 def peek_seconds(argv: Sequence[str], name: str, default: float) -> float:
@@ -83,31 +117,34 @@ def parse(
     *,
     device: torch.device | None = None,
     models: Mapping[str, str] | None = None,
+    around: Surroundings | None = None,
 ) -> RunArguments:
     """Read flags (and one YAML or JSON file), check everything, build the argument objects.
 
     Args:
         argv: without the program's name. A first argument that is a .yaml or .json file holds
             values too; the command line wins over the file, the file over what the checkpoint
-            keeps, and that over the defaults.
+            keeps, that over what is assumed, and that over the defaults.
         device: what the run will compute on, for the checks of precision and kernels.
         models: flag -> where its model lies, for models on the hub.
+        around: the machine, for a run that is completed by what ``assumed.py`` assumes; None for
+            one that is not.
 
     Raises:
         ConfigError: unknown names (with the nearest known one), unreadable values and
             contradictions: all that were found, together.
     """
     problems: list[str] = []
-    tokens = with_file(list(argv), problems)
     parser = _parser()
-    given = _parse_groups(parser, tokens, problems)
+    given = _parse_groups(parser, written(argv, problems), problems)
     unnameable = list(name_problems(given))
     if unnameable:
         require([*problems, *unnameable])
     found = {**given, **(models or {})}
     checkpoint = found.get("model_name_or_path")
     kept = kept_by(checkpoint)
-    values = with_evaluation({**_defaults(parser), **kept, **found}, given)
+    assumed = _assumed(argv, found, around)
+    values = with_evaluation({**_defaults(parser), **assumed.values, **kept, **found}, given)
     device = device or torch.device("cpu")
     model, data = _build(ModelArguments, values), _build(DataArguments, values)
     if given.get("do_train") is False:
@@ -136,7 +173,27 @@ def parse(
         data=data,
         train=train,
         given=given,
+        told=assumed.told,
     )
+
+
+def _assumed(
+    argv: Sequence[str], given: Mapping[str, Any], around: Surroundings | None
+) -> Assumptions:
+    if around is None:
+        return Assumptions(values={}, told=())
+    found = assume(
+        given,
+        around,
+        carried=carried_ranks(given.get("model_name_or_path")),
+        trainable_flags=trainable_flags(),
+        lora_flags=lora_flags(),
+    )
+    if "output_dir" in given:
+        return found
+    folder = assumed_output_dir(argv)
+    told = f"output: {folder}, as no --output_dir was given"
+    return Assumptions(values={**found.values, "output_dir": folder}, told=(told, *found.told))
 
 
 def data_flags(argv: Sequence[str]) -> dict[str, Any]:
@@ -147,7 +204,7 @@ def data_flags(argv: Sequence[str]) -> dict[str, Any]:
     """
     problems: list[str] = []
     parser = _Parser(DataArguments, allow_abbrev=False, add_help=False)
-    given = _parse_groups(parser, list(argv), problems)
+    given = _parse_groups(parser, written(argv, problems), problems)
     require(problems)
     return given
 
@@ -189,12 +246,26 @@ def _parser() -> _Parser:
     return parser
 
 
-def help_text() -> str:
-    """All options with their help, as ``--help`` prints them."""
-    return (
-        "Example: internvl-chat train --model_name_or_path pretrained/internvl-chat-tiny "
-        "--meta_path meta.json --output_dir work_dirs/run\n\n" + _parser().format_help()
-    )
+def other_flags(width: int) -> str:
+    """What ``--help-all`` adds to the help: the flags that are not listed there.
+
+    Args:
+        width: in columns.
+    """
+    listed = flags()
+    others = [
+        Flag(
+            action.dest,
+            "",
+            "{" + ",".join(map(str, action.choices)) + "}" if action.choices else "VALUE",
+            "" if action.default is None else str(action.default),
+            " ".join((action.help or "").replace("%%", "%").split()),
+        )
+        for action in _parser()._actions
+        if action.dest not in listed or listed[action.dest].group not in GROUPS
+    ]
+    unique = {flag.name: flag for flag in reversed(others)}
+    return section("Other arguments of transformers", [*unique.values()][::-1], width)
 
 
 def _defaults(parser: _Parser) -> dict[str, Any]:
@@ -207,45 +278,31 @@ def _defaults(parser: _Parser) -> dict[str, Any]:
     return defaults
 
 
-def _groups(tokens: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """Cut ``--a 1 2 --b=3 --c`` into (flag, values); values before any flag have flag ''."""
-    values: list[str] = []
-    flag, started = "", False
-    for token in tokens:
-        if token.startswith("--"):
-            if started:
-                yield flag, values
-            flag, _, rest = token.partition("=")
-            values = [rest] if "=" in token else []
-            flag, started = flag.replace("-", "_").replace("__", "--", 1), True
-        else:
-            values, started = [*values, token], True
-    if started:
-        yield flag, values
-
-
-def _parse_groups(parser: _Parser, tokens: list[str], problems: list[str]) -> dict[str, Any]:
+def _parse_groups(
+    parser: _Parser, flags_given: Sequence[Written], problems: list[str]
+) -> dict[str, Any]:
     """Parse flag by flag, so that one bad value does not hide the next."""
     known = {option: action for action in parser._actions for option in action.option_strings}
     given: dict[str, Any] = {}
     before: dict[str, list[Any]] = {}
     ratio: float | None = None
-    for written, values in _groups(tokens):
-        flag, values = _rename((written, values))
+    for one in flags_given:
+        flag, values = _rename((one.flag, one.values))
         if flag == "":
-            problems.append(f"{' '.join(values)!r} stands before any --argument")
+            problems.append(_stray(values))
         elif flag[2:] in IGNORED_FLAGS:
             logger.warning("%s is accepted and ignored: %s", flag, IGNORED_FLAGS[flag[2:]])
         elif flag not in known and flag != _WARMUP_RATIO:
-            problems.append(_unknown(flag, known))
+            problems.append(one.told(_unknown(flag, values, known)))
         elif values == [EMPTY]:
-            problems += _without_value(written, known.get(flag))
+            problems += map(one.told, _without_value(one.flag, known.get(flag)))
         else:
             action = known["--warmup_steps" if flag == _WARMUP_RATIO else flag]
             try:
                 value = _value(parser, action, flag, values)
             except argparse.ArgumentError as err:
-                problems.append(str(err).replace("--warmup_steps/--warmup-steps", flag))
+                told = str(err).replace("--warmup_steps/--warmup-steps", flag)
+                problems.append(one.told(told))
                 continue
             if flag == _WARMUP_RATIO:
                 ratio = value
@@ -272,7 +329,10 @@ def _value(parser: _Parser, action: argparse.Action, flag: str, values: list[str
         words = [f"{option}={values[0]}"]  # -1e-5 looks like an option to argparse
     parsed, rest = parser.parse_known_args(words)
     if rest:
-        raise argparse.ArgumentError(None, f"{flag}: too many values: {' '.join(rest)!r}")
+        told = f"{flag}: too many values: {' '.join(rest)!r}"
+        if rest[-1].lower().endswith(FILE_SUFFIXES):
+            told += ". A run file goes first: train run.yaml --seed 3"
+        raise argparse.ArgumentError(None, told)
     return getattr(parsed, action.dest)
 
 
@@ -323,6 +383,7 @@ def _grouped_sampling(values: list[str]) -> tuple[str, list[str]]:
     return "--train_sampling_strategy", ["group_by_length" if grouped else "random"]
 
 
+_MODEL_PATHS = ("model_name_or_path", "vision_path", "llm_path", "mlp_path")
 _WARMUP_RATIO = "--warmup_ratio"
 _RENAMED: dict[str, Callable[[list[str]], tuple[str, list[str]]]] = {
     "--group_by_length": _grouped_sampling,
@@ -333,6 +394,19 @@ _RENAMED: dict[str, Callable[[list[str]], tuple[str, list[str]]]] = {
 }
 
 
-def _unknown(flag: str, known: dict[str, Any]) -> str:
-    hint = suggest(flag, [*known, *_RENAMED, _WARMUP_RATIO], write=str) or "See --help."
-    return f"unknown argument {flag}. {hint}"
+def _unknown(flag: str, values: Sequence[str], known: dict[str, Any]) -> str:
+    if flag in ("--config", "--config_file", "--yaml"):
+        return f"unknown argument {flag}. A run file is the first word: train run.yaml --seed 3"
+    hint = suggest(flag, [*known, *_RENAMED, _WARMUP_RATIO], write=str)
+    if values and values[0].startswith("{"):
+        hint = suggest(flag[2:], SECTIONS, write="{}:".format) or hint
+        sections = ", ".join(SECTIONS)
+        return f"unknown argument {flag}, and no section of a run file ({sections}). {hint}".strip()
+    return f"unknown argument {flag}. {hint or 'See --help and --help-all.'}"
+
+
+def _stray(values: Sequence[str]) -> str:
+    text = f"{' '.join(values)!r} stands before any --argument"
+    if os.path.isfile(values[0]):
+        return f"{text}. A run file's name ends in {', '.join(FILE_SUFFIXES)}"
+    return text

@@ -12,7 +12,7 @@ from typer.core import TyperCommand
 
 from internvl_chat import __version__
 from internvl_chat.cli import main
-from internvl_chat.cli.command import VERBS
+from internvl_chat.cli.command import PANELS, VERBS
 from internvl_chat.cli.train import train
 from internvl_chat.train import finetune
 from tests.support.training import ROOT, environment
@@ -81,15 +81,19 @@ def test_help_and_a_mistyped_verb_load_nothing_heavy() -> None:
 
 def test_help_lists_every_verb_in_order(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
-    shown = capsys.readouterr().out.split("Commands")[1]
+    shown = capsys.readouterr().out.split("─ Training ─")[1]
     rows = re.findall(r"^│ ([a-z0-9][a-z0-9-]*) ", shown, re.M)
     assert rows == list(VERBS)
+
+
+def test_every_verb_is_in_a_panel() -> None:
+    assert [verb for verbs in PANELS.values() for verb in verbs] == list(VERBS)
 
 
 def test_every_file_is_a_verb() -> None:
     files = {path.stem for path in (ROOT / "internvl_chat/cli").glob("*.py")}
     files = {name for name in files if not name.startswith("data_")}  # verbs of `data`
-    no_verbs = {"__init__", "command", "options", "own_data", "run"}
+    no_verbs = {"__init__", "command", "completion", "options", "own_data", "run"}
     no_verbs |= {"original_flags", "run_options", "chat_arguments"}
     assert files - no_verbs == {verb.replace("-", "_") for verb in VERBS}
 
@@ -110,8 +114,8 @@ def test_arguments_reach_a_verb_as_they_were_typed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen: list[list[str]] = []
-    monkeypatch.setattr(finetune, "main", lambda argv: seen.append(argv) or 7)
-    typed = ["--output_dir", "out", "run.yaml", "--help", "-v", "--learning_rate=1e-5", "-1"]
+    monkeypatch.setattr(finetune, "main", lambda argv, *, assumes: seen.append(argv) or 7)
+    typed = ["--output_dir", "out", "run.yaml", "--help-all", "-v", "--learning_rate=1e-5", "-1"]
     assert main(["train", *typed]) == 7
     assert seen == [typed]
     # What follows two dashes is no option.

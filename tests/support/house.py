@@ -21,7 +21,7 @@ LEVELS = (
     {"data", "checkpoint"},
     {"chat"},
     {"train", "serve", "web"},
-    {"evaluation"},
+    {"evaluation", "machine"},
     {"cli"},
 )
 """Rooms from the ground up; imports point downwards, never to another room of the same level."""

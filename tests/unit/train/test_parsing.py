@@ -13,6 +13,7 @@ import torch
 from internvl_chat.errors import ConfigError
 from internvl_chat.train import parsing
 from internvl_chat.train.arguments import DataArguments, ModelArguments
+from internvl_chat.train.assumed import Surroundings
 from internvl_chat.train.inherited import contradictions, kept_by
 from internvl_chat.train.parsing import RunArguments, parse, peek, peek_seconds
 from internvl_chat.train.trainer_arguments import TrainArguments
@@ -110,7 +111,7 @@ def test_unknown_name_in_a_file(base: list[str], tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("learning_rat: 1.0e-4\n")
     assert problems([str(path), *base]) == [
-        "unknown argument --learning_rat. Did you mean --learning_rate?"
+        f"{path}:1: unknown argument --learning_rat. Did you mean --learning_rate?"
     ]
 
 
@@ -441,6 +442,15 @@ def test_words_and_numbers_of_a_file_are_as_written(base: list[str], tmp_path: P
         (b"[1]", "want an object of argument: value, got a list"),
         (b"[1]: 2", "neither YAML nor JSON"),
         (b"!!int 1: 2", "1 is no name of an argument"),
+        (b"a: 1\n---\nb: 2", "neither YAML nor JSON"),
+        (b"seed: 1\nlearning_rate: fast\n", "run.yaml:2: argument --learning_rate"),
+        (b"seed: 1\nrun:\n  sed: 1\n", "run.yaml:3: unknown argument --sed. Did you mean --seed?"),
+        (b"seed: 1\nrun:\n  seed: 2\n", "'seed' stands in line 1 and in line 3. Keep one."),
+        (b"max-steps: 1\nmax_steps: 2\n", "'max_steps' stands in line 1 and in line 2. Keep one."),
+        (b"optimizaton:\n  seed: 2\n", "no section of a run file (model, data, "),
+        (b"optimizaton:\n  seed: 2\n", "Did you mean optimization:?"),
+        (b"learning_rate: {a: 1}\n", "run.yaml:1: argument --learning_rate"),
+        (b"max_steps: [1, 2]\n", "run.yaml:1: --max_steps: too many values: '2'"),
         (b"x: !!python/name:os.system", "neither YAML nor JSON"),
     ],
 )
@@ -450,6 +460,92 @@ def test_what_a_file_must_not_hold(
     path = tmp_path / "run.yaml"
     path.write_bytes(content)
     assert message in problems([str(path), *base])[0]
+
+
+def test_sections_of_a_file_say_nothing_themselves(base: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "model: {freeze_mlp: yes}\nlora:\n  # use_llm_lora: 8\noptimization:\n  max-steps: 4\n"
+        "  lr_scheduler_kwargs: {min_lr: 1e-6}\nrun:\n  --seed: 3\n"
+    )
+    args = parse([str(path), *base], device=CPU)
+    assert (args.model.freeze_mlp, args.train.max_steps, args.train.seed) == (True, 4, 3)
+    assert args.train.lr_scheduler_kwargs == {"min_lr": 1e-6}
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--max_steps", "3", "run.yaml"], "A run file goes first"),
+        (["--config", "run.yaml"], "A run file is the first word"),
+        (["--zzz", "1"], "unknown argument --zzz. See --help and --help-all."),
+    ],
+)
+def test_a_file_elsewhere_is_told_where_it_belongs(
+    base: list[str], argv: list[str], message: str
+) -> None:
+    assert message in problems([*base, *argv])[0]
+
+
+def test_a_file_of_another_ending(base: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "run.conf"
+    path.write_text("seed: 1\n")
+    assert "A run file's name ends in .yaml, .yml, .json" in problems([str(path), *base])[0]
+
+
+# ---- what nobody says -------------------------------------------------------------------------
+
+ALONE = Surroundings(world_size=1, on_gpu=False, has_bf16=False, num_cpus=2)
+
+
+def completed(base: list[str], *argv: str) -> RunArguments:
+    return parse([*base, *argv], device=CPU, around=ALONE)
+
+
+def test_a_run_without_assumptions_keeps_the_defaults_of_the_recipes(base: list[str]) -> None:
+    """They start finetune.py with flags alone."""
+    args = parse(base, device=CPU)
+    assert args.told == ()
+    assert (args.train.learning_rate, args.train.num_train_epochs) == (5e-5, 3)
+    assert (args.train.lr_scheduler_type, args.model.freeze_llm) == ("linear", False)
+
+
+def test_model_and_data_are_enough(base: list[str], tmp_path: Path) -> None:
+    args = completed([word for word in base if "output_dir" not in word])
+    assert args.train.output_dir == "work_dirs/model_tuned"
+    assert (args.model.use_llm_lora, args.model.freeze_llm, args.model.freeze_mlp) == (
+        16,
+        True,
+        True,
+    )
+    assert (args.train.learning_rate, args.train.lr_scheduler_type) == (1e-4, "cosine")
+    assert args.train.per_device_train_batch_size * args.train.gradient_accumulation_steps == 16
+    assert args.train.get_warmup_steps(1000) == 30
+    assert "output_dir" not in args.given
+    assert "no --output_dir was given" in args.told[0]
+
+
+def test_a_run_file_names_its_folder(base: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"meta_path: {base[1].partition('=')[2]}\n")
+    args = completed([str(path), base[0], base[3]])
+    assert args.train.output_dir == "work_dirs/mine"
+
+
+def test_what_is_given_goes_before_what_is_assumed(base: list[str]) -> None:
+    given = ("--learning_rate=3e-4", "--weight_decay=0", "--gradient_accumulation_steps=1")
+    args = completed(base, *given, "--lr_scheduler_type=linear", "--warmup_steps=0")
+    assert (args.train.learning_rate, args.train.weight_decay) == (3e-4, 0)
+    assert args.train.gradient_accumulation_steps == 1
+    assert (args.train.lr_scheduler_type, args.train.get_warmup_steps(100)) == ("linear", 0)
+
+
+def test_an_adapter_goes_on_at_its_own_rank(base: list[str], monkeypatch: Any) -> None:
+    monkeypatch.setattr(parsing, "carried_ranks", lambda path: (8, 0))
+    assert completed(base).model.use_llm_lora == 8
+
+
+# ---- one flag, several times --------------------------------------------------------------------
 
 
 def test_a_flag_that_stands_twice_is_told(

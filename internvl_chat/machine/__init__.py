@@ -1,0 +1,1 @@
+"""What this installation can do: versions, hardware, kernels, readers. Nothing here needs torch."""

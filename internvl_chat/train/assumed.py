@@ -1,0 +1,198 @@
+"""What a run is taken to mean by what it does not say: the defaults of ``internvl-chat train``.
+
+A model and data are enough for a run that is started by the verb or by a run file; the values
+here, most of them the shipped recipes', fill in the rest. ``internvl_chat/train/finetune.py`` with
+flags alone, as the recipes start it, keeps the defaults of ``arguments.py`` and of transformers.
+The table for users is in docs/training.md. Pure: values in, values out.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+FIXED: Final[Mapping[str, Any]] = {
+    "num_train_epochs": 1.0,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 0.03,
+    "weight_decay": 0.05,
+    "per_device_train_batch_size": 4,
+    "train_sampling_strategy": "group_by_length",
+    "grad_checkpoint": True,
+    "save_steps": 200.0,
+    "save_total_limit": 1,
+}
+"""What the recipes set, whatever the model and the machine."""
+
+GLOBAL_BATCH_SIZE: Final = 16
+"""Samples per optimizer step that accumulation comes to, as in the LoRA recipe."""
+LORA_RANK: Final = 16
+RATE: Final = 1e-5
+"""Where the LLM or the vision tower trains itself, as in the recipes."""
+ADAPTER_RATE: Final = 1e-4
+"""Where adapters or the projector train alone: they start from nothing."""
+NUM_WORKERS: Final = 4
+
+SHOWN: Final[Mapping[str, str]] = {
+    **{name: f"*{value:g}" for name, value in FIXED.items() if type(value) in (int, float)},
+    "lr_scheduler_type": "*cosine",
+    "train_sampling_strategy": "*group_by_length",
+    "grad_checkpoint": "*True",
+    "learning_rate": "*1e-4 for LoRA or projector alone, else 1e-5",
+    "gradient_accumulation_steps": f"*up to {GLOBAL_BATCH_SIZE} samples a step",
+    "bf16": "*where the GPU has it",
+    "dataloader_num_workers": f"*{NUM_WORKERS} with a GPU",
+    "output_dir": "*work_dirs/NAME of the file or the model",
+    "use_llm_lora": f"*{LORA_RANK}, where no flag says what trains",
+    "freeze_llm": "*True with LoRA",
+    "freeze_mlp": "*True with LoRA",
+    "freeze_backbone": "*True, where not told what trains",
+}
+"""How the help shows them."""
+
+_PARTS: Final = ("freeze_llm", "freeze_mlp", "freeze_backbone")
+_RANKS: Final = ("use_llm_lora", "use_backbone_lora")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What of the machine decides."""
+
+    world_size: int
+    on_gpu: bool
+    has_bf16: bool
+    num_cpus: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assumptions:
+    """Values that nobody gave."""
+
+    values: Mapping[str, Any]
+    """By name of the argument."""
+    told: tuple[str, ...]
+    """Sentences for the log."""
+
+
+def assume(
+    given: Mapping[str, Any],
+    around: Surroundings,
+    *,
+    carried: tuple[int, int] = (0, 0),
+    trainable_flags: frozenset[str],
+    lora_flags: frozenset[str],
+) -> Assumptions:
+    """Fill in what a run does not say.
+
+    Args:
+        given: what command line and file said, by name.
+        around: the machine.
+        carried: ranks of the adapters that the checkpoint has, of LLM and vision tower.
+        trainable_flags: names of all flags that say which weights train themselves.
+        lora_flags: of all flags about adapters.
+    """
+    values: dict[str, Any] = dict(FIXED)
+    values |= _trainable(given, carried, trainable_flags, lora_flags)
+    both = {**values, **given}
+    frozen = all(both.get(name, False) for name in ("freeze_llm", "freeze_backbone"))
+    values["learning_rate"] = ADAPTER_RATE if frozen else RATE
+    micro = max(int(both["per_device_train_batch_size"]), 1)
+    values["gradient_accumulation_steps"] = max(GLOBAL_BATCH_SIZE // (micro * around.world_size), 1)
+    values["bf16"] = around.on_gpu and around.has_bf16 and not given.get("fp16")
+    if around.on_gpu:
+        share = around.num_cpus // around.world_size
+        values["dataloader_num_workers"] = max(min(NUM_WORKERS, share), 0)
+    values = {name: value for name, value in values.items() if name not in given}
+    return Assumptions(values=values, told=(_told_parts(both, given), _listed(values, given)))
+
+
+def _trainable(
+    given: Mapping[str, Any],
+    carried: tuple[int, int],
+    trainable_flags: frozenset[str],
+    lora_flags: frozenset[str],
+) -> dict[str, Any]:
+    """Which weights train where the run does not say.
+
+    Who freezes parts by hand is taken at the word; who asks for an adapter means it on frozen
+    weights; ``--use_llm_lora 0`` alone is the recipe for the whole LLM.
+    """
+    ranks = {name: given[name] for name in _RANKS if name in given}
+    about_adapters = not given.keys().isdisjoint(lora_flags - set(_RANKS))
+    wants_lora = any(ranks.values()) or (about_adapters and not ranks)
+    says_what = not given.keys().isdisjoint(trainable_flags)
+    if says_what and not wants_lora:
+        return {}
+    if ranks and not wants_lora:
+        return {"freeze_backbone": True}
+    is_new = bool(given.get("vision_path") or given.get("llm_path"))
+    found: dict[str, Any] = {"freeze_llm": True, "freeze_backbone": True}
+    if given.keys().isdisjoint(_PARTS):
+        found["freeze_mlp"] = not is_new  # a projector between parts that never met
+    if not ranks:
+        found |= dict(zip(_RANKS, carried if any(carried) else (LORA_RANK, 0), strict=True))
+    return found
+
+
+def _told_parts(values: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """What trains, in a sentence, and how to have it otherwise where nobody has said it."""
+    trains = []
+    for name, part, rank in (
+        ("freeze_llm", "LLM", "use_llm_lora"),
+        ("freeze_mlp", "projector", ""),
+        ("freeze_backbone", "vision tower", "use_backbone_lora"),
+    ):
+        if not values.get(name):
+            trains.append(f"the {part}")
+        elif values.get(rank):
+            trains.append(f"LoRA of rank {values[rank]} on the {part}")
+    if values.get("unfreeze_lm_head"):
+        trains.append("the LLM's head")
+    if values.get("unfreeze_vit_layers"):
+        trains.append("some layers of the vision tower")
+    text = f"what trains: {', '.join(trains) or 'nothing'}"
+    if given.keys().isdisjoint((*_PARTS, *_RANKS)):
+        text += "; --use_llm_lora 0 trains LLM and projector whole instead"
+    return text
+
+
+_FOLLOWS: Final = {
+    "num_train_epochs": "max_steps",
+    "save_steps": "save_strategy",
+    "save_total_limit": "save_strategy",
+}
+"""What has no effect beside another flag that is given, and would only be noise."""
+
+
+def _listed(values: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    shown = [
+        f"--{name} {value:g}" if isinstance(value, float) else f"--{name} {value}"
+        for name, value in values.items()
+        if name not in (*_PARTS, *_RANKS) and _FOLLOWS.get(name) not in given
+    ]
+    return f"assumed, as nothing else was said: {' '.join(shown)}"
+
+
+# ---- the folder ---------------------------------------------------------------------------------
+
+
+def output_dir_of(file: str | None, paths: Mapping[str, str]) -> str:
+    """Where a run goes that does not say it: ``work_dirs/`` and the run file's or model's name.
+
+    The same run gives the same folder, so that it goes on there; an earlier run of other arguments
+    in it is never replaced (docs/training.md). It is none of the folders that the run reads.
+
+    Args:
+        file: the run file, if there is one.
+        paths: those of the model and its parts that are given, by flag.
+    """
+    source = file or paths.get("model_name_or_path") or paths.get("llm_path") or "run"
+    name = Path(source).stem if file else os.path.basename(source.rstrip("/\\")) or "run"
+    folder = f"work_dirs/{name if file else f'{name}_tuned'}"
+    read = {os.path.realpath(path) for path in paths.values()}
+    while os.path.realpath(folder) in read:
+        folder += "_tuned"
+    return folder

@@ -1,0 +1,100 @@
+"""Shell completion, asked as the shells ask."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from internvl_chat.cli.command import VERBS
+from tests.support.training import environment
+
+PROGRAM = (
+    "import sys; sys.argv[0] = 'internvl-chat'; from internvl_chat.cli import main\ncode = main()\n"
+)
+HEAVY = "sys.stderr.write(str({'torch', 'transformers'} & set(sys.modules)))\n"
+
+
+def ask(*words: str, shell: str = "bash") -> list[str]:
+    """What is offered in place of the last word, by the protocol of typer's scripts."""
+    line = " ".join(["internvl-chat", *words])
+    variables = {
+        "_INTERNVL_CHAT_COMPLETE": f"complete_{shell}",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(words)),
+        "_TYPER_COMPLETE_ARGS": line,
+        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+    }
+    code = f"import atexit, sys\natexit.register(lambda: {HEAVY.strip()})\n{PROGRAM}"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment(**variables),
+    )
+    assert done.stderr == "set()", done.stderr
+    return done.stdout.split("\n")[:-1]
+
+
+def test_verbs() -> None:
+    assert ask("") == list(VERBS)
+    assert ask("-v", "re") == ["replace-llm", "resize-pos-embed"]
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (("data", "pre"), ["preview"]),
+        (("eval", ""), ["list"]),
+        (("data", "preview", "--video"), ["--video-backend"]),
+        (("data", "preview", "--video-backend", "py"), ["pyav"]),
+        (("chat", "--nosuch"), []),
+        (("train", "--use_llm"), ["--use_llm_lora"]),
+        (("train", "--seed", "1", "--bf16", ""), ["True", "False"]),
+        (("train", "--loss_reduction", "=", "s"), ["sample", "square"]),
+        (("train", "--help"), ["--help", "--help-all"]),
+        (("train", ""), []),  # a run file: the shell's own completion
+    ],
+)
+def test_options_values_and_verbs_within(words: tuple[str, ...], offered: list[str]) -> None:
+    found = [word for word in ask(*words) if word]
+    assert found == offered or set(offered) < set(found)
+
+
+@pytest.mark.parametrize(
+    ("shell", "line"),
+    [
+        ("zsh", '"--use_llm_lora":"Rank of LoRA on the LLM\'\'s'),
+        ("fish", "--use_llm_lora\tRank of LoRA on the LLM's"),
+    ],
+)
+def test_other_shells_get_the_words_too(shell: str, line: str) -> None:
+    assert line in "\n".join(ask("train", "--use_llm", shell=shell))
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+def test_bash_completes_with_the_script_that_is_shown(tmp_path: Path) -> None:
+    program = tmp_path / "internvl-chat"
+    program.write_text(f"#!{sys.executable}\n{PROGRAM}sys.exit(code)\n")
+    program.chmod(0o755)
+    script = (
+        f'PATH={tmp_path}:$PATH\neval "$(_INTERNVL_CHAT_COMPLETE=source_bash internvl-chat)"\n'
+        "COMP_WORDS=(internvl-chat train --use_llm) COMP_CWORD=2\n"
+        "_internvl_chat_completion internvl-chat\nprintf '%s\\n' \"${COMPREPLY[@]}\"\n"
+        "complete -p internvl-chat\n"
+    )
+    done = subprocess.run(
+        ["bash", "--norc", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment(),
+    )
+    first, last = done.stdout.splitlines()
+    assert first == "--use_llm_lora"
+    assert re.search(r"-F _internvl_chat_completion internvl-chat", last)

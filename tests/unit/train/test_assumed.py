@@ -1,0 +1,125 @@
+"""What a run is taken to mean by what it does not say."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from internvl_chat.train.assumed import (
+    FIXED,
+    GLOBAL_BATCH_SIZE,
+    Assumptions,
+    Surroundings,
+    assume,
+    output_dir_of,
+)
+from internvl_chat.train.flags import lora_flags, trainable_flags
+from tests.pins.recipes import RECIPES, run_recipe
+
+
+def assumed(
+    given: dict[str, Any],
+    *,
+    carried: tuple[int, int] = (0, 0),
+    world_size: int = 1,
+    on_gpu: bool = False,
+    has_bf16: bool = True,
+) -> Assumptions:
+    return assume(
+        given,
+        Surroundings(world_size=world_size, on_gpu=on_gpu, has_bf16=has_bf16, num_cpus=8),
+        carried=carried,
+        trainable_flags=trainable_flags(),
+        lora_flags=lora_flags(),
+    )
+
+
+WHOLE = {"model_name_or_path": "m"}
+PARTS = {"vision_path": "v", "llm_path": "l"}
+FREEZING = ("freeze_llm", "freeze_mlp", "freeze_backbone")
+
+
+@pytest.mark.parametrize(
+    ("given", "frozen", "rank", "rate"),
+    [
+        (WHOLE, (True, True, True), 16, 1e-4),
+        ({**WHOLE, "use_llm_lora": 64}, (True, True, True), 64, 1e-4),
+        ({**WHOLE, "use_backbone_lora": 8}, (True, True, True), 0, 1e-4),
+        ({**WHOLE, "use_llm_lora": 0}, (False, False, True), 0, 1e-5),
+        ({**WHOLE, "freeze_backbone": True}, (False, False, True), 0, 1e-5),
+        ({**WHOLE, "freeze_llm": True, "freeze_backbone": True}, (True, False, True), 0, 1e-4),
+        ({**WHOLE, "use_llm_lora": 8, "freeze_mlp": False}, (True, False, True), 8, 1e-4),
+        ({**WHOLE, "use_llm_lora": 8, "unfreeze_vit_layers": -2}, (True, True, True), 8, 1e-4),
+        (PARTS, (True, False, True), 16, 1e-4),
+    ],
+)
+def test_what_trains(
+    given: dict[str, Any], frozen: tuple[bool, ...], rank: int, rate: float
+) -> None:
+    values = {**assumed(given).values, **given}
+    assert tuple(values.get(name, False) for name in FREEZING) == frozen
+    assert values.get("use_llm_lora", 0) == rank
+    assert values["learning_rate"] == rate
+
+
+def test_what_trains_is_told_in_a_sentence() -> None:
+    assert assumed(WHOLE).told[0] == (
+        "what trains: LoRA of rank 16 on the LLM; "
+        "--use_llm_lora 0 trains LLM and projector whole instead"
+    )
+    assert (
+        assumed(PARTS).told[0].startswith("what trains: LoRA of rank 16 on the LLM, the projector;")
+    )
+    assert assumed({**WHOLE, "use_llm_lora": 0}).told[0] == "what trains: the LLM, the projector"
+
+
+def test_an_adapter_goes_on() -> None:
+    values = assumed(WHOLE, carried=(4, 8)).values
+    assert (values["use_llm_lora"], values["use_backbone_lora"]) == (4, 8)
+
+
+@pytest.mark.parametrize(
+    ("given", "world_size", "accumulation"),
+    [({}, 1, 4), ({}, 2, 2), ({}, 16, 1), ({"per_device_train_batch_size": 1}, 2, 8)],
+)
+def test_accumulation_keeps_the_global_batch(
+    given: dict[str, Any], world_size: int, accumulation: int
+) -> None:
+    values = {**assumed(given, world_size=world_size).values, **given}
+    assert values["gradient_accumulation_steps"] == accumulation
+    micro = values["per_device_train_batch_size"]
+    assert micro * world_size * accumulation == max(GLOBAL_BATCH_SIZE, micro * world_size)
+
+
+def test_what_the_machine_decides() -> None:
+    assert assumed({}).values["bf16"] is False
+    gpu = assumed({}, on_gpu=True, world_size=4).values
+    assert (gpu["bf16"], gpu["dataloader_num_workers"]) == (True, 2)
+    assert assumed({}, on_gpu=True, has_bf16=False).values["bf16"] is False
+    assert assumed({"fp16": True}, on_gpu=True).values["bf16"] is False
+
+
+def test_nothing_that_is_given_is_assumed() -> None:
+    given = dict.fromkeys((*FIXED, "learning_rate", "bf16", *FREEZING))
+    given["per_device_train_batch_size"] = 2
+    assert not given.keys() & assumed(given).values.keys()
+
+
+def test_the_recipes_start_what_assumes_nothing() -> None:
+    for recipe in RECIPES:
+        line = run_recipe(recipe, {"GPUS": "2", "BATCH_SIZE": "16"}, []).stdout.split()
+        assert line[line.index("internvl_chat/train/finetune.py") + 1].startswith("--")
+
+
+def test_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert output_dir_of("configs/mine.v2.yaml", {}) == "work_dirs/mine.v2"
+    assert output_dir_of(None, {"model_name_or_path": "a/b/"}) == "work_dirs/b_tuned"
+    assert output_dir_of(None, {"vision_path": "v", "llm_path": "org/l"}) == "work_dirs/l_tuned"
+    assert output_dir_of(None, {}) == "work_dirs/run_tuned"
+    # Never what the run reads.
+    model = {"model_name_or_path": os.path.abspath("work_dirs/mine")}
+    assert output_dir_of("mine.yaml", model) == "work_dirs/mine_tuned"
