@@ -20,6 +20,9 @@ def _positive(text: str) -> Any:
     return typer.Option(min=1, help=text)
 
 
+_RECEIVE = _positive("For a request's head to arrive, and for its body.")
+_LOG = typer.Option(help="A line for each request on stderr, without its contents.")
+
 app = verb_app()
 
 
@@ -44,12 +47,11 @@ def serve(
     max_request_mb: Annotated[int, _positive("Body of a request.")] = (
         _LIMITS.max_request_bytes // MB
     ),
-    receive_seconds: Annotated[
-        int, _positive("For a request's head to arrive, and for its body.")
-    ] = int(_LIMITS.receive_seconds),
+    receive_seconds: Annotated[int, _RECEIVE] = int(_LIMITS.receive_seconds),
     allow_remote_images: Annotated[
         bool, typer.Option("--allow-remote-images", help="Fetch http(s) URLs of images.")
     ] = False,
+    log_requests: Annotated[bool, _LOG] = True,
     shutdown_seconds: Annotated[
         int, typer.Option(min=0, help="For running answers, after SIGINT or SIGTERM.")
     ] = 30,
@@ -70,6 +72,7 @@ def serve(
         api_key=api_key,
         allow_remote_images=allow_remote_images,
         shutdown_seconds=shutdown_seconds,
+        log_requests=log_requests,
         engine=EngineSettings(max_batch_size=max_batch_size, max_queue=max_queue),
         limits=_limits(max_images, max_image_mb, max_request_mb, receive_seconds),
     )

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import logging
 import time
-import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import orjson
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
-from starlette.datastructures import MutableHeaders
+from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from internvl_chat.data.data_urls import is_data_url
 from internvl_chat.serve.batch import EncodedPrompt
@@ -34,8 +31,20 @@ from internvl_chat.serve.engine import (
     StoppingError,
 )
 from internvl_chat.serve.images import decode_data_url, fetch_remote, tiles_of_file
+from internvl_chat.serve.metrics import (
+    CONTENT_TYPE,
+    PREFIX,
+    AnswerFigures,
+    HttpFigures,
+    engine_lines,
+    process_lines,
+    sample,
+)
+from internvl_chat.serve.observation import Observed, RequestTrace, process_figures
+from internvl_chat.serve.openapi import openapi_schema
 from internvl_chat.serve.prompt import Prompter
 from internvl_chat.serve.protocol import ChatCompletionRequest, read_request, require_model
+from internvl_chat.serve.reference_page import PAGE_HEADERS, reference_page
 from internvl_chat.serve.refusals import RequestError
 from internvl_chat.serve.remote import RemoteImages
 from internvl_chat.serve.replies import (
@@ -50,8 +59,6 @@ from internvl_chat.serve.sampling import SamplingParams
 from internvl_chat.serve.settings import RequestLimits
 from internvl_chat.serve.turns import ChatTurns, SentImage, read_turns
 
-logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
@@ -65,13 +72,19 @@ class Service:
     limits: RequestLimits
     remote: RemoteImages | None = None
     api_key: str | None = None
+    model_info: Mapping[str, str] = field(default_factory=dict)
+    """Labels of the figure ``model_info``."""
 
 
 def create_app(service: Service) -> ASGIApp:
-    """The application: ``/health``, ``/v1/models`` and ``/v1/chat/completions``."""
+    """The application: :data:`internvl_chat.serve.observation.PATHS`, watched and counted."""
+    # Its own pages load a script from another host.
     app = FastAPI(title="internvl-chat", docs_url=None, redoc_url=None, openapi_url=None)
     routes = _Routes(service)
     app.add_api_route("/health", routes.health, methods=["GET", "HEAD"])
+    app.add_api_route("/metrics", routes.metrics, methods=["GET", "HEAD"])
+    app.add_api_route("/openapi.json", routes.schema, methods=["GET", "HEAD"])
+    app.add_api_route("/docs", routes.reference, methods=["GET", "HEAD"])
     app.add_api_route("/v1/models", routes.models, methods=["GET", "HEAD"])
     one_model = "/v1/models/{name:path}"  # a name may hold slashes
     app.add_api_route(one_model, routes.model, methods=["GET", "HEAD"])
@@ -80,30 +93,12 @@ def create_app(service: Service) -> ASGIApp:
     app.add_exception_handler(RequestError, _tell_request_error)
     app.add_exception_handler(HTTPException, _tell_http_error)
     app.add_exception_handler(500, _tell_bug)
-    return _RequestIds(app)
-
-
-class _RequestIds:
-    """ASGI middleware: every answer says by which ``x-request-id`` the log knows it."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        name = uuid.uuid4().hex
-
-        async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["x-request-id"] = f"req_{name}"
-            await send(message)
-
-        if scope["type"] == "http":
-            scope["internvl_chat.request_id"] = name
-        await self._app(scope, receive, send_with_id)
+    return Observed(app, routes.http, routes.answers)
 
 
 def _tell_request_error(request: Request, err: Exception) -> Response:
     assert isinstance(err, RequestError)
+    RequestTrace.of(request.scope).error_code = err.code or str(err.status)
     headers = {"Retry-After": "1"} if err.status in (429, 503) else {}
     if err.status == 408:
         headers["Connection"] = "close"  # nothing more is expected to come
@@ -115,17 +110,19 @@ def _tell_http_error(request: Request, err: Exception) -> Response:
     assert isinstance(err, HTTPException)
     asked = f"{request.method} {request.url.path}"
     if err.status_code == 404:
-        text = f"Invalid URL ({asked}): want /v1/chat/completions, /v1/models or /health"
+        text = f"Invalid URL ({asked}): /docs lists what there is"
     elif err.status_code == 405:
         text = f"Not allowed to {asked.replace(' ', ' on ')}: want another method"
     else:
         text = f"{asked}: {err.detail}"
     problem = RequestError(text, status=err.status_code)
+    RequestTrace.of(request.scope).error_code = problem.code or str(problem.status)
     return JSONResponse(problem.body(), err.status_code, err.headers)
 
 
 def _tell_bug(request: Request, err: Exception) -> Response:
     """Our own mistake; uvicorn logs the traceback."""
+    RequestTrace.of(request.scope).error_code = "internal_error"
     return JSONResponse(RequestError("internal error", status=500).body(), 500)
 
 
@@ -150,16 +147,21 @@ class _RunningRequest:
     """A chat completion whose answer is under way."""
 
     is_stream: bool
-    num_prompt_tokens: int
     answer: _EventQueue
     handle: RequestHandle
     replies: ReplyWriter
+    trace: RequestTrace
 
     def usage(self, finished: Finished) -> Usage:
-        """The usage of a whole answer, which is logged too."""
-        numbers = (self.num_prompt_tokens, finished.num_tokens)
-        logger.info("%s: %d + %d tokens, %s", self.replies.id, *numbers, finished.reason)
-        return count_usage(*numbers)
+        """The usage of a whole answer."""
+        self.trace.finish_reason = finished.reason
+        return count_usage(self.trace.num_prompt_tokens, finished.num_tokens)
+
+    def failure(self, failed: Failed) -> RequestError:
+        """The error in place of what is missing of an answer."""
+        err = RequestError(failed.problem, status=503 if failed.is_shutdown else 500)
+        self.trace.finish_reason, self.trace.error_code = "error", str(err.status)
+        return err
 
 
 class _EventStream(StreamingResponse):
@@ -184,6 +186,10 @@ class _Routes:
         self._bodies = BodyReader(service.limits)
         self._num_preparing = 0
         self._num_fetching = 0
+        self.http = HttpFigures()
+        self.answers = AnswerFigures(service.model_name)
+        self._schema = openapi_schema(service.model_name, has_key=service.api_key is not None)
+        self._reference = reference_page(self._schema)
 
     async def health(self) -> Response:
         """200 with the engine's counts; 503 if it has stopped."""
@@ -193,6 +199,42 @@ class _Routes:
         told["waiting"] += self._num_preparing
         told["receiving"] = len(self._bodies)
         return JSONResponse(told, 200 if engine.is_alive else 503)
+
+    async def metrics(self) -> Response:
+        """What Prometheus asks for."""
+        stats = self._service.engine.stats()
+        lines = [
+            *self._engine_lines(stats.running, stats.waiting + self._num_preparing),
+            *self.answers.lines(),
+            *self.http.lines(),
+            *process_lines(**process_figures()),
+        ]
+        return Response("\n".join(lines) + "\n", media_type=CONTENT_TYPE)
+
+    def _engine_lines(self, running: int, waiting: int) -> Iterator[str]:
+        name, tokens = self._service.model_name, self._service.engine.token_counts()
+        labels = {"model_name": name, **self._service.model_info}
+        yield from sample(f"{PREFIX}model_info", "gauge", "The model that is served.", 1, **labels)
+        yield from engine_lines(
+            name,
+            gauges={
+                "num_requests_running": ("Answers that are being generated.", running),
+                "num_requests_waiting": ("Requests that wait for the model.", waiting),
+                "num_requests_receiving": ("Bodies that have not come whole.", len(self._bodies)),
+            },
+            tokens={
+                "prompt_tokens_total": ("Tokens read, of images too.", tokens["prompt"]),
+                "generation_tokens_total": ("Tokens generated.", tokens["generation"]),
+            },
+        )
+
+    async def schema(self) -> Response:
+        """The interface for programs."""
+        return JSONResponse(self._schema)
+
+    async def reference(self) -> Response:
+        """The interface for people, in one page that loads nothing else."""
+        return HTMLResponse(self._reference, headers=PAGE_HEADERS)
 
     async def models(self, request: Request) -> Response:
         """The one model."""
@@ -247,8 +289,10 @@ class _Routes:
             self._num_preparing -= 1
 
     async def _ask(self, request: Request) -> _RunningRequest:
+        trace = RequestTrace.of(request.scope)
         body = await self._bodies.read(request)
-        asked, prompt = await self._prepare(body)
+        asked, prompt, trace.num_images = await self._prepare(body)
+        trace.num_prompt_tokens = len(prompt.ids)
         answer = _EventQueue()
         try:
             handle = self._service.engine.submit(self._generation(asked, prompt), answer.tell)
@@ -257,21 +301,22 @@ class _Routes:
         except StoppingError as err:
             raise RequestError("the server takes no more requests", status=503) from err
         replies = ReplyWriter(
-            id=f"chatcmpl-{request.scope['internvl_chat.request_id']}",
+            id=f"chatcmpl-{trace.hex_id}",
             model=self._service.model_name,
             created=int(time.time()),
             include_usage=asked.include_usage,
         )
-        return _RunningRequest(asked.stream, len(prompt.ids), answer, handle, replies)
+        trace.handle = handle
+        return _RunningRequest(asked.stream, answer, handle, replies, trace)
 
-    async def _prepare(self, body: bytes) -> tuple[ChatCompletionRequest, EncodedPrompt]:
+    async def _prepare(self, body: bytes) -> tuple[ChatCompletionRequest, EncodedPrompt, int]:
         loop, service = asyncio.get_running_loop(), self._service
         with self._preparing():
             asked, turns = await loop.run_in_executor(service.executor, self._read, body)
         files = await self._fetch(turns.images)
         with self._preparing():
             prompt = await loop.run_in_executor(service.executor, self._encode, turns, files)
-        return asked, prompt
+        return asked, prompt, len(turns.images)
 
     async def _fetch(self, images: Sequence[SentImage]) -> list[SentImage | bytes]:
         """Ask other machines, which may be slow; who waits for them takes no place in the queue."""
@@ -343,7 +388,7 @@ async def _collect(asked: _RunningRequest) -> Response:
             body = asked.replies.completion(text, told.reason, asked.usage(told))
             return Response(body.model_dump_json(), media_type="application/json")
         else:
-            raise _failure(told)
+            raise asked.failure(told)
 
 
 async def _stream(asked: _RunningRequest) -> AsyncIterator[bytes]:
@@ -356,9 +401,5 @@ async def _stream(asked: _RunningRequest) -> AsyncIterator[bytes]:
             yield asked.replies.closing(told.reason, asked.usage(told))
             return
         else:
-            yield event(orjson.dumps(_failure(told).body()))  # the status was sent long ago
+            yield event(orjson.dumps(asked.failure(told).body()))  # the status was sent long ago
             return
-
-
-def _failure(failed: Failed) -> RequestError:
-    return RequestError(failed.problem, status=503 if failed.is_shutdown else 500)

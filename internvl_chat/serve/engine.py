@@ -103,10 +103,23 @@ class EngineStats:
 
 
 class RequestHandle:
-    """What cancels a request that was submitted."""
+    """What cancels a request that was submitted, and tells how far its answer has come."""
 
     def __init__(self) -> None:
         self._cancelled = threading.Event()
+        # Written by the engine's thread, read by whoever asks how far the answer has come.
+        self.num_tokens = 0
+        """Of the answer so far."""
+        self.first_token_at: float | None = None
+        """Monotonic seconds; None before the first token."""
+        self.last_token_at = 0.0
+
+    def count_token(self) -> None:
+        """One more has been chosen."""
+        self.last_token_at = time.monotonic()
+        if self.first_token_at is None:
+            self.first_token_at = self.last_token_at
+        self.num_tokens += 1
 
     def cancel(self) -> None:
         """Give the answer up; before the next step its row is free. Later calls do nothing."""
@@ -135,18 +148,17 @@ class _Row:
         self._text = text
         self._max_tokens = request.max_tokens
         self._sampler = Sampler(request.sampling)
-        self._num_tokens = 0
 
     def take(self, logits: Tensor, likeliest: int, ends: frozenset[int]) -> None:
         """Choose the next token from (V,) logits and tell its text; sets ``end`` at the end."""
         self.token = likeliest if self._sampler.is_greedy else self._sampler.draw(logits)
-        self._num_tokens += 1
+        self.handle.count_token()
         has_ended = self.token in ends
         piece = "" if has_ended else self._text.push(self.token)
-        if has_ended or self._text.stopped or self._num_tokens >= self._max_tokens:
+        if has_ended or self._text.stopped or self.handle.num_tokens >= self._max_tokens:
             piece += self._text.finish()
             is_stop = has_ended or self._text.stopped
-            self.end = Finished("stop" if is_stop else "length", self._num_tokens)
+            self.end = Finished("stop" if is_stop else "length", self.handle.num_tokens)
         if piece:
             self.tell(Piece(piece))
 
@@ -187,6 +199,7 @@ class Engine:
         self._waiting: deque[_Row] = deque()
         self._num_running = 0
         self._counts = {"answered": 0, "cancelled": 0, "failed": 0}
+        self._num_tokens = {"prompt": 0, "generation": 0}
         self._deadline: float | None = None  # once stopping
         # The engine's thread only.
         self._rows: list[_Row] = []
@@ -241,6 +254,12 @@ class Engine:
             return EngineStats(
                 running=self._num_running, waiting=len(self._waiting), **self._counts
             )
+
+    def token_counts(self) -> dict[str, int]:
+        """How many tokens of ``prompt`` were read and of ``generation`` chosen so far, those of
+        answers included that nobody took to their end."""
+        with self._changed:
+            return dict(self._num_tokens)
 
     def stop(self, grace_seconds: float) -> None:
         """Take no more requests; those that are here may finish within this time, then fail."""
@@ -333,6 +352,7 @@ class Engine:
     def _read_together(self, rows: Sequence[_Row]) -> tuple[Sequence[_Row], Batch, Tensor]:
         prompts = [row.prompt for row in rows if row.prompt is not None]
         batch, logits = prefill(self._model, prompts, self._pad_id)
+        self._count_tokens("prompt", sum(len(prompt.ids) for prompt in prompts))
         for row in rows:
             row.prompt = None
         return rows, batch, logits
@@ -351,13 +371,19 @@ class Engine:
     def _hand_out(self, rows: Sequence[_Row], logits: Tensor) -> list[int]:
         """Give every row its (V,) of (B, V) logits; returns the places of those that go on."""
         likeliest = logits.argmax(-1).tolist()
+        before = sum(row.handle.num_tokens for row in rows)
         for place, row in enumerate(rows):
             try:
                 row.take(logits[place], likeliest[place], self._ends)
             except _MODEL_ERRORS as err:  # no number among the logits, for one
                 logger.error("no token could be chosen", exc_info=err)
                 row.end = _FAILED
+        self._count_tokens("generation", sum(row.handle.num_tokens for row in rows) - before)
         return [place for place, row in enumerate(rows) if row.end is None]
+
+    def _count_tokens(self, kind: str, number: int) -> None:
+        with self._changed:
+            self._num_tokens[kind] += number
 
     def _keep(self, places: Sequence[int]) -> None:
         """Only these rows go on."""

@@ -9,9 +9,11 @@ from typing import Any, Final
 
 from transformers.utils.logging import disable_progress_bar
 
+from internvl_chat import __version__
 from internvl_chat.chat import loading
 from internvl_chat.serve.app import Service, create_app
 from internvl_chat.serve.engine import Engine
+from internvl_chat.serve.observation import logging_requests
 from internvl_chat.serve.prompt import Prompter
 from internvl_chat.serve.remote import RemoteImages
 from internvl_chat.serve.server import Server, bind, is_open, serve, url_of
@@ -41,16 +43,23 @@ def serve_checkpoint(
     disable_progress_bar()
     model, tokenizer = loading.load_model(path, **load_options)
     engine = Engine(model, tokenizer, settings.engine)
+    prompter = Prompter(model, tokenizer)
     limits = settings.limits
     remote = RemoteImages(max_bytes=limits.max_image_bytes)
     service = Service(
         engine=engine,
-        prompter=Prompter(model, tokenizer),
+        prompter=prompter,
         model_name=settings.model_name,
         executor=ThreadPoolExecutor(_PREPARING_THREADS, thread_name_prefix="prepare"),
         limits=limits,
         remote=remote if settings.allow_remote_images else None,
         api_key=settings.api_key,
+        model_info={
+            "version": __version__,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "device": str(model.device),
+            "max_model_len": str(prompter.context_length),
+        },
     )
     url = url_of(place)
     if settings.api_key is None and is_open(place):
@@ -63,4 +72,5 @@ def serve_checkpoint(
         receive_seconds=limits.receive_seconds,
         on_ready=lambda: on_ready(url),
     )
-    serve(server, place, engine)
+    with logging_requests(is_wanted=settings.log_requests):
+        serve(server, place, engine)

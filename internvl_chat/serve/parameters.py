@@ -29,16 +29,30 @@ def _is_prediction(value: Any) -> bool:
     return isinstance(value, dict) and isinstance(value.get("content"), str | list)
 
 
-WITHOUT_EFFECT: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
-    "user": (_is_string, "a string"),
-    "safety_identifier": (_is_string, "a string"),
-    "metadata": (_is_metadata, "an object of strings"),
-    "prompt_cache_key": (_is_string, "a string"),
-    "prompt_cache_options": (_is_object, "an object"),
-    "prompt_cache_retention": (("in_memory", "24h").__contains__, "in_memory or 24h"),
-    "prediction": (_is_prediction, '{"type": "content", "content": "..."}'),
+_STRING: Final = {"type": "string"}
+_STRINGS: Final = {"type": "object", "additionalProperties": _STRING}
+_RETENTIONS: Final = ("in_memory", "24h")
+_PREDICTION: Final = {
+    "type": "object",
+    "required": ["content"],
+    "properties": {"content": {"type": ["string", "array"]}},
 }
-"""Said about a request, or to make its answer faster; the answer is the same."""
+
+WITHOUT_EFFECT: Final[dict[str, tuple[Callable[[Any], bool], str, dict[str, Any]]]] = {
+    "user": (_is_string, "a string", _STRING),
+    "safety_identifier": (_is_string, "a string", _STRING),
+    "metadata": (_is_metadata, "an object of strings", _STRINGS),
+    "prompt_cache_key": (_is_string, "a string", _STRING),
+    "prompt_cache_options": (_is_object, "an object", {"type": "object"}),
+    "prompt_cache_retention": (
+        _RETENTIONS.__contains__,
+        "in_memory or 24h",
+        {"enum": list(_RETENTIONS)},
+    ),
+    "prediction": (_is_prediction, '{"type": "content", "content": "..."}', _PREDICTION),
+}
+"""Said about a request, or to make its answer faster; the answer is the same. A keyword has its
+check, what it should be in words, and as a JSON schema."""
 
 NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
     "n": (1,),
@@ -73,7 +87,7 @@ def objection(name: str, value: Any) -> str | None:
         value: as JSON gives it, not null.
     """
     if name in WITHOUT_EFFECT:
-        is_right, wanted = WITHOUT_EFFECT[name]
+        is_right, wanted, _ = WITHOUT_EFFECT[name]
         return None if is_right(value) else f"has no effect here, but want {wanted}"
     if name not in NEUTRAL:
         return None if is_empty(value) else "is not supported by this server"

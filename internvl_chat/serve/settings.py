@@ -60,6 +60,8 @@ class ServerSettings:
     """Fetch http(s) URLs."""
     shutdown_seconds: int
     """For running answers, after SIGINT or SIGTERM."""
+    log_requests: bool
+    """A line for each request on stderr."""
     engine: EngineSettings
     limits: RequestLimits
 

@@ -98,6 +98,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     serving.close()
     assert code == 0
     assert "Traceback" not in log.read_text()
+    assert " POST /v1/chat/completions 200 " in log.read_text()
+    assert KEY not in log.read_text()
 
 
 @pytest.fixture(scope="module")
@@ -414,11 +416,13 @@ def test_a_bad_request_among_good_ones_harms_none(server: Serving) -> None:
 
 
 def test_other_machines_may_be_asked_but_not_our_own(tmp_path: Path) -> None:
-    serving = Serving(TINY, tmp_path / "log", "--allow-remote-images", "--host", "localhost")
+    words = ("--allow-remote-images", "--host", "localhost", "--no-log-requests")
+    serving = Serving(TINY, tmp_path / "log", *words)
     try:
         part = {"type": "image_url", "image_url": {"url": f"{serving.url}/a.png"}}
         with pytest.raises(openai.BadRequestError, match="not on the public internet"):
             ask(serving.client("any"), user(part))
+        assert "POST" not in serving.log.read_text()
     finally:
         serving.close()
 

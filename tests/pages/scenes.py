@@ -179,7 +179,14 @@ SCENES: dict[str, Scene] = {
     "docs/evaluation.md": Scene(puts=(put_releases,), stand_ins=("data",)),
     "docs/inference.md": Scene(shows=(("--image", "star"),), look=look_at_answers),
     "docs/quickstart.md": Scene(puts=(put_quickstart_model,)),
-    "docs/serve.md": Scene(shows=(("from openai", "star"), ("curl", "choices")), wants=("curl",)),
+    "docs/serve.md": Scene(
+        shows=(
+            ("from openai", "star"),
+            ("/v1/chat/completions -H", "choices"),
+            ("8000/metrics", "internvl_chat:num_requests_running"),
+        ),
+        wants=("curl",),
+    ),
     "docs/slurm.md": Scene(look=look_at_slurm),
     "docs/surgery.md": Scene(puts=(put_bins_lora,)),
     "docs/training.md": Scene(slow=True),  # two ranks, each of which imports everything
