@@ -112,8 +112,8 @@ def _of_disk(err: Exception, name: HubName, cache: Path) -> CheckpointError | No
         return NoRoomError(
             f"{os.strerror(err.errno)} in {cache} while it was downloaded",
             where=str(name),
-            fix="Make room, or set HF_HOME to a folder on a larger disk, and start again: files that "
-            "have arrived whole are kept.",
+            fix="Make room, or set HF_HOME to a folder on a larger disk, and start again: files "
+            "that have arrived whole are kept.",
         )
     if isinstance(err, OSError) and err.errno in _UNWRITABLE:
         return CheckpointError(

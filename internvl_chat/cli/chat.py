@@ -28,7 +28,7 @@ app = verb_app()
 
 @app.command()
 def chat(
-    model: Annotated[str, typer.Option(help="Directory of the checkpoint.")],
+    model: Annotated[str, typer.Option(help="A checkpoint's directory, or ORG/NAME on the hub.")],
     question: Annotated[str | None, typer.Argument(help="Without one: a conversation.")] = None,
     image: Annotated[list[str] | None, typer.Option(help="An image; may be repeated.")] = None,
     video: Annotated[list[str] | None, typer.Option(help="A video; may be repeated.")] = None,

@@ -18,9 +18,9 @@ app = verb_app()
 
 @app.command()
 def demo(
-    model: Annotated[str, typer.Option(help="Directory of the checkpoint.")],
+    model: Annotated[str, typer.Option(help="A checkpoint's directory, or ORG/NAME on the hub.")],
     compare: Annotated[
-        str | None, typer.Option(help="A second one, which gets the same questions.")
+        str | None, typer.Option(help="A second model, which gets the same questions.")
     ] = None,
     host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,

@@ -72,7 +72,9 @@ def _root() -> None:
 
 @app.command(context_settings={"token_normalize_func": lambda name: name.replace("_", "-")})
 def run(
-    checkpoint: Annotated[str, typer.Argument(help="Chat checkpoint of any kind.")],
+    checkpoint: Annotated[
+        str, typer.Argument(help="Chat checkpoint of any kind, or one on the hub.")
+    ],
     task: Tasks = None,
     jsonl: OwnJsonl = None,
     meta: OwnMeta = None,

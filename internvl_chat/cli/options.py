@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from internvl_chat.checkpoint.surgery.write import Progress
 
-Checkpoint = Annotated[str, typer.Argument(help="Chat checkpoint of any kind.")]
+Checkpoint = Annotated[str, typer.Argument(help="Chat checkpoint of any kind, or one on the hub.")]
 Output = Annotated[str, typer.Argument(help="New directory.")]
 Shard = Annotated[str, typer.Option(help="Largest weight file: 5GB, 500MB, ...")]
 DType = Annotated[

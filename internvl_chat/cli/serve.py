@@ -28,7 +28,7 @@ app = verb_app()
 
 @app.command()
 def serve(
-    model: Annotated[str, typer.Option(help="Directory of the checkpoint.")],
+    model: Annotated[str, typer.Option(help="A checkpoint's directory, or ORG/NAME on the hub.")],
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     served_model_name: Annotated[
