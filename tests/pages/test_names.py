@@ -41,6 +41,7 @@ OF_OTHERS = {
         *("--quotatype", "--time"),
     },
     "transformers serve": {"--trust-remote-code"},
+    "tensorboard": {"--logdir"},
 }
 """Options of other people's programs that the pages name."""
 REFUSED_BY_RUN = {

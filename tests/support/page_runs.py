@@ -129,6 +129,8 @@ class PageRun:
     stand_ins: frozenset[str] = frozenset()
     whole: tuple[str, ...] = ()
     """Parts of the trainings that are not cut to two steps."""
+    python: str = "warm-python"
+    """Runs the blocks of Python."""
     told: dict[int, str] = field(default_factory=dict)
     """By a command's line in the page: what it printed, stdout and stderr as they came."""
     _serving: dict[str, subprocess.Popen[str]] = field(default_factory=dict)
@@ -142,8 +144,12 @@ class PageRun:
         Raises:
             AssertionError: one did not, with what it printed.
         """
+        return self.run_blocks(blocks(page))
+
+    def run_blocks(self, typed: Iterable[Block]) -> PageRun:
+        """Type these blocks; see :meth:`run`."""
         try:
-            for block in blocks(page):
+            for block in typed:
                 if name := block.script:
                     self._save(block, name)
                 else:
@@ -204,7 +210,7 @@ class PageRun:
         path = self.folder.parent / f"{self.folder.name}_{command.line}.py"
         path.write_text(self._at_free_ports(command.text))
         self.told[command.line] = self.shell(
-            f"warm-python {shlex.quote(str(path))}\n", command.where
+            f"{self.python} {shlex.quote(str(path))}\n", command.where
         )
 
     def shell(self, script: str, where: str) -> str:
