@@ -11,6 +11,7 @@ import typer
 from internvl_chat import __version__
 from internvl_chat.cli.options import Json, verb_app
 from internvl_chat.machine.report import as_markdown, as_text, gather
+from internvl_chat.resources import resource_root
 from internvl_chat.train.versions import git_revision
 
 app = verb_app()
@@ -34,7 +35,9 @@ def env(
     Example: internvl-chat env --markdown
     """
     root = Path(__file__).resolve().parents[2]
-    report = gather(git_revision(), root, __version__, imports_all=imports)
+    report = gather(
+        git_revision(), root, __version__, resources=resource_root(), imports_all=imports
+    )
     if as_json:
         typer.echo(json.dumps(report, indent=2))
     else:

@@ -43,7 +43,12 @@ _SECRET: Final = re.compile(r"TOKEN$|KEY|SECRET|PASSW|CREDENTIAL|_USERNAME", re.
 
 
 def gather(
-    revision: str | None, root: Path, version: str, *, imports_all: bool = False
+    revision: str | None,
+    root: Path,
+    version: str,
+    *,
+    resources: Path | None = None,
+    imports_all: bool = False,
 ) -> dict[str, Any]:
     """All that the report holds. Whatever is broken is a line in it, never an error.
 
@@ -51,6 +56,7 @@ def gather(
         revision: commit of the code, None outside a repository.
         root: folder of the repository or of site-packages, above the package.
         version: of this package.
+        resources: where recipes and other files to start from lie; ``root`` if None.
         imports_all: import every package to see whether it works, not machine code alone.
     """
     versions = {name: version_of(name) for name in (*NEEDED, *(one.package for one in OPTIONAL))}
@@ -58,13 +64,14 @@ def gather(
     probed = probe_all([name for name in asked if versions[name] is not None])
     found = hardware()
     torch: dict[str, Any] = probed.get("torch", {})
-    recipes = root / "shell/internvl1.2"
+    recipes = (resources or root) / "shell"
+    in_checkout = (root / "setup.py").is_file()
     optional = {
         one.package: {
             "version": versions[one.package],
             "extra": one.brought_by or None,
             "for": one.purpose,
-            "mend": one.mend(in_checkout=recipes.is_dir()),
+            "mend": one.mend(in_checkout=in_checkout),
         }
         for one in OPTIONAL
     }
@@ -255,8 +262,8 @@ def _own(own: Mapping[str, Any], python: Mapping[str, Any]) -> Iterator[str]:
     shown = f", commit {commit.rstrip('+')[:12]}{changed}" if commit else ""
     yield f"internvl-chat {own['version']}{shown}"
     yield f"  folder      {own['folder']}"
-    recipes = own["recipes"] or "not here: they are in the repository, under shell/"
-    yield f"  recipes     {recipes}"
+    recipes = own["recipes"] or "not here"
+    yield f"  recipes     {recipes} (a copy to change: internvl-chat recipes DIR)"
     yield f"  Python      {python['version']}, {python['executable']}"
     yield f"  system      {python['platform']}"
 

@@ -190,7 +190,8 @@ def output_dir_of(file: str | None, paths: Mapping[str, str]) -> str:
         paths: those of the model and its parts that are given, by flag.
     """
     source = file or paths.get("model_name_or_path") or paths.get("llm_path") or "run"
-    name = Path(source).stem if file else os.path.basename(source.rstrip("/\\")) or "run"
+    model = os.path.basename(source.rstrip("/\\")).partition("@")[0]  # a hub's revision
+    name = Path(source).stem if file else model or "run"
     folder = f"work_dirs/{name if file else f'{name}_tuned'}"
     read = {os.path.realpath(path) for path in paths.values()}
     while os.path.realpath(folder) in read:

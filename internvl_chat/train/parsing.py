@@ -152,8 +152,24 @@ def parse(
     problems += kept_problems(checkpoint, given)
     problems += explained(validate_run(model, data, values, device), checkpoint, given, kept)
     require(problems)
+    train = _trainer_arguments(resolve_defaults(values, device))
+    return RunArguments(
+        model=model,
+        data=data,
+        train=train,
+        given=given,
+        told=assumed.told,
+    )
+
+
+def _trainer_arguments(values: dict[str, Any]) -> TrainArguments:
+    """transformers' arguments, by its own checks of them.
+
+    Raises:
+        ConfigError: it refuses one, or a DeepSpeed file says otherwise than they do.
+    """
     try:
-        train = _build(TrainArguments, resolve_defaults(values, device))
+        train = _build(TrainArguments, values)
     except (
         ValueError,
         TypeError,
@@ -168,13 +184,7 @@ def parse(
             where="--deepspeed",
             fix='Write "auto" in the file.',
         )
-    return RunArguments(
-        model=model,
-        data=data,
-        train=train,
-        given=given,
-        told=assumed.told,
-    )
+    return train
 
 
 def _assumed(
