@@ -106,7 +106,9 @@ def assume(
         share = around.num_cpus // around.world_size
         values["dataloader_num_workers"] = max(min(NUM_WORKERS, share), 0)
     values = {name: value for name, value in values.items() if name not in given}
-    return Assumptions(values=values, told=(_told_parts(both, given), _listed(values, given)))
+    return Assumptions(
+        values=values, told=(_told_parts(both, given, carried), _listed(values, given))
+    )
 
 
 def _trainable(
@@ -137,7 +139,9 @@ def _trainable(
     return found
 
 
-def _told_parts(values: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+def _told_parts(
+    values: Mapping[str, Any], given: Mapping[str, Any], carried: tuple[int, int]
+) -> str:
     """What trains, in a sentence, and how to have it otherwise where nobody has said it."""
     trains = []
     for name, part, rank in (
@@ -154,7 +158,9 @@ def _told_parts(values: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     if values.get("unfreeze_vit_layers"):
         trains.append("some layers of the vision tower")
     text = f"what trains: {', '.join(trains) or 'nothing'}"
-    if given.keys().isdisjoint((*_PARTS, *_RANKS)):
+    if any(carried):
+        text += ", which goes on with the checkpoint's"
+    elif given.keys().isdisjoint((*_PARTS, *_RANKS)):
         text += "; --use_llm_lora 0 trains LLM and projector whole instead"
     return text
 

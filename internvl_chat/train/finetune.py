@@ -331,7 +331,7 @@ def goes_on(
     )
     if state.is_main:
         tell(begun, verdict, steps, args.train.output_dir)
-    if state.is_main and args.told and steps < FEW_STEPS:
+    if state.is_main and args.told and verdict != "complete" and steps < FEW_STEPS:
         logger.warning(
             "only %d optimizer step%s in all, of which the first is warm-up's: give more "
             "--num_train_epochs, or fewer --gradient_accumulation_steps, to see a change",

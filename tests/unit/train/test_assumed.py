@@ -49,6 +49,8 @@ FREEZING = ("freeze_llm", "freeze_mlp", "freeze_backbone")
         ({**WHOLE, "use_llm_lora": 64}, (True, True, True), 64, 1e-4),
         ({**WHOLE, "use_backbone_lora": 8}, (True, True, True), 0, 1e-4),
         ({**WHOLE, "use_llm_lora": 0}, (False, False, True), 0, 1e-5),
+        ({**WHOLE, "load_in_4bit": True}, (True, True, True), 16, 1e-4),
+        ({**WHOLE, "lora_dropout": 0.1, "unfreeze_lm_head": True}, (True, True, True), 16, 1e-4),
         ({**WHOLE, "freeze_backbone": True}, (False, False, True), 0, 1e-5),
         ({**WHOLE, "freeze_llm": True, "freeze_backbone": True}, (True, False, True), 0, 1e-4),
         ({**WHOLE, "use_llm_lora": 8, "freeze_mlp": False}, (True, False, True), 8, 1e-4),
@@ -77,8 +79,12 @@ def test_what_trains_is_told_in_a_sentence() -> None:
 
 
 def test_an_adapter_goes_on() -> None:
-    values = assumed(WHOLE, carried=(4, 8)).values
-    assert (values["use_llm_lora"], values["use_backbone_lora"]) == (4, 8)
+    found = assumed(WHOLE, carried=(4, 8))
+    assert (found.values["use_llm_lora"], found.values["use_backbone_lora"]) == (4, 8)
+    assert found.told[0] == (
+        "what trains: LoRA of rank 4 on the LLM, LoRA of rank 8 on the vision tower, which goes on "
+        "with the checkpoint's"
+    )
 
 
 @pytest.mark.parametrize(
