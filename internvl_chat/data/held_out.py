@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Final
 
@@ -137,10 +137,21 @@ def write_held_out(output_dir: Path, records: Sequence[HeldOutRecord]) -> None:
     """Write ``held_out.jsonl``; without any, take one away that a run before has left."""
     path = output_dir / HELD_OUT
     if not records:
-        path.unlink(missing_ok=True)
+        if _is_of_a_run(path):
+            path.unlink()
         return
     with written_aside(path) as partial, open(partial, "wb") as file:
         for one in records:
-            entry = {"dataset": one.dataset, "file": one.file, "line": one.line}
-            entry = {name: printable(v) if isinstance(v, str) else v for name, v in entry.items()}
+            values = asdict(one).items()
+            entry = {name: printable(v) if isinstance(v, str) else v for name, v in values}
             file.write(orjson.dumps(entry) + b"\n")
+
+
+def _is_of_a_run(path: Path) -> bool:
+    """Whether a file is as :func:`write_held_out` writes it, and none of the user's."""
+    try:
+        with open(path, "rb") as file:
+            entry = orjson.loads(file.readline())
+    except (OSError, orjson.JSONDecodeError):
+        return False
+    return isinstance(entry, dict) and list(entry) == [one.name for one in fields(HeldOutRecord)]

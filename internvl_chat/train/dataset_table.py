@@ -33,6 +33,19 @@ def dataset_table(train: Mixture, *, is_split: bool) -> list[str]:
     ]
 
 
+def _when(args: Any) -> str:
+    if args.eval_strategy == "epoch":
+        return "after each epoch"
+    if args.eval_steps < 1:
+        return f"every {args.eval_steps:.1%} of the steps and in the end"
+    every = "step" if args.eval_steps == 1 else f"{args.eval_steps:g} steps"
+    return f"every {every} and in the end"
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
 def _of(number: int, total: int) -> str:
     return f"{number:,}" if number == total else f"{number:,} of {total:,}"
 
@@ -44,15 +57,11 @@ def validation_line(args: Any, evaluation: Mixture) -> str:
         args: ``TrainArguments``.
         evaluation: the held-out records.
     """
-    count, datasets = len(evaluation), len(evaluation.specs)
-    when = (
-        f"every {args.eval_steps:g} steps and in the end"
-        if args.eval_strategy == "steps" and args.eval_steps >= 1
-        else "after each epoch"
-        if args.eval_strategy == "epoch"
-        else f"every {args.eval_steps:.1%} of the steps and in the end"
+    records, datasets = (
+        _number(len(evaluation), "record"),
+        _number(len(evaluation.specs), "dataset"),
     )
-    text = f"validation: {count:,} records of {datasets} datasets, {when}"
+    text = f"validation: {records} of {datasets}, {_when(args)}"
     if args.early_stopping_patience is not None:
         text += f"; stops after {args.early_stopping_patience} that are no better"
     if args.load_best_model_at_end:

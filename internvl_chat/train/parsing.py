@@ -404,9 +404,18 @@ _RENAMED: dict[str, Callable[[list[str]], tuple[str, list[str]]]] = {
 }
 
 
+_NAMED_ELSEWHERE = {
+    "--split_dataset_ratio": "--val_split",  # ms-swift
+    "--early_stop_interval": "--early_stopping_patience",
+    "--early_stopping_steps": "--early_stopping_patience",  # LLaMA-Factory
+}
+
+
 def _unknown(flag: str, values: Sequence[str], known: dict[str, Any]) -> str:
     if flag in ("--config", "--config_file", "--yaml"):
         return f"unknown argument {flag}. A run file is the first word: train run.yaml --seed 3"
+    if flag in _NAMED_ELSEWHERE:
+        return f"unknown argument {flag}: it is {_NAMED_ELSEWHERE[flag]} here."
     hint = suggest(flag, [*known, *_RENAMED, _WARMUP_RATIO], write=str)
     if values and values[0].startswith("{"):
         hint = suggest(flag[2:], SECTIONS, write="{}:".format) or hint

@@ -189,5 +189,12 @@ SCENES: dict[str, Scene] = {
     ),
     "docs/slurm.md": Scene(look=look_at_slurm),
     "docs/surgery.md": Scene(puts=(put_bins_lora,)),
-    "docs/training.md": Scene(slow=True),  # two ranks, each of which imports everything
+    "docs/training.md": Scene(
+        shows=(
+            ("--early_stopping_patience", "stopped early at step"),
+            ("status work_dirs/stopped", "best eval_loss"),
+        ),
+        whole=("--output_dir work_dirs/stopped",),
+        slow=True,  # two ranks, each of which imports everything
+    ),
 }

@@ -324,6 +324,7 @@ class MetaFuzzer:
             "data_augment": False,
             "repeat_time": 1.5,
             "length": "1",
+            "max_samples": 4,
             "max_dynamic_patch": 6,
             "box_format": "keep",
             "weight": 2,
@@ -356,6 +357,7 @@ class MetaFuzzer:
             assert math.isfinite(spec.repeat_time)
             assert spec.repeat_time > 0
             assert spec.length is None or spec.length >= 0
+            assert spec.max_samples is None or spec.max_samples >= 1
             spec.num_samples(1000)
         return "good"
 

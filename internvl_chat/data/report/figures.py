@@ -37,6 +37,8 @@ class DatasetFigures:
     name: str
     annotation: str
     num_records: int
+    num_in_file: int
+    """More than ``num_records`` where ``max_samples`` leaves some out."""
     repeat_time: float
     num_samples: int
     """That an epoch takes."""
@@ -78,6 +80,7 @@ def dataset_figures(
         name=spec.name,
         annotation=file.path,
         num_records=len(file),
+        num_in_file=file.num_in_file,
         repeat_time=spec.repeat_time,
         num_samples=num_samples,
         epoch_tokens=sum_of_first(lengths.tokens, num_samples),
@@ -97,6 +100,7 @@ def together(figures: Sequence[DatasetFigures]) -> DatasetFigures:
         name="All datasets",
         annotation="",
         num_records=sum(one.num_records for one in figures),
+        num_in_file=sum(one.num_in_file for one in figures),
         repeat_time=1,
         num_samples=sum(one.num_samples for one in figures),
         epoch_tokens=sum(one.epoch_tokens for one in figures),

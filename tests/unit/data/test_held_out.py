@@ -230,3 +230,7 @@ def test_the_file_that_names_them(tmp_path: Path) -> None:
     assert lines[1]["line"] == 1
     write_held_out(tmp_path, [])
     assert not (tmp_path / HELD_OUT).exists()
+    for text in ("", "{", '{"id": 1}\n'):  # somebody's own file of that name
+        (tmp_path / HELD_OUT).write_text(text)
+        write_held_out(tmp_path, [])
+        assert (tmp_path / HELD_OUT).read_text() == text

@@ -83,9 +83,7 @@ def test_a_run_that_stops_early(
     told = capsys.readouterr().err
     assert "shapes  12 records  held out         3             9 samples an epoch" in told
     assert "single   1 records  held out      none             1 samples an epoch" in told
-    assert (
-        "validation: 3 records of 1 datasets, every 1 steps and in the end; stops after 2" in told
-    )
+    assert "validation: 3 records of 1 dataset, every step and in the end; stops after 2" in told
     losses = logged(output_dir, "eval_loss")
     assert logged(output_dir, "eval_loss/shapes") == losses
     best, last = losses.index(min(losses)) + 1, len(losses)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from internvl_chat.data.annotations import AnnotationFile
 from internvl_chat.data.dataset import SampleLoader
 from internvl_chat.data.encode import Encoder
 from internvl_chat.data.lengths import token_lengths
 from internvl_chat.data.meta import load_meta
+from internvl_chat.data.mixture import open_annotation
 from internvl_chat.data.report import figures
 from internvl_chat.data.report.figures import DatasetFigures, dataset_figures, together
 from internvl_chat.data.schema import BadRecordError
@@ -32,7 +33,7 @@ def measure(meta: Path, *, dynamic: bool) -> list[DatasetFigures]:
     encoder = Encoder(tokenizers.byte_level(), encode_config(num_image_token=4))
     found = []
     for spec in load_meta(meta):
-        file = AnnotationFile(spec.annotation)
+        file = open_annotation(spec)
         lengths = token_lengths(spec, file, encoder, media)
         one = dataset_figures(spec, file, lengths, encoder, media)
         loader = SampleLoader(encoder, media, train=False)
@@ -68,6 +69,16 @@ def test_counts(tmp_path: Path, dynamic: bool) -> None:
     assert everything.num_records == boxes.num_records + 12
     assert everything.token_lengths.total == boxes.token_lengths.total + plain.token_lengths.total
     assert everything.num_supervised.is_exact
+
+
+def test_only_the_first_records_count_where_the_meta_says_so(tmp_path: Path) -> None:
+    meta = write_corpus(tmp_path)
+    table = json.loads(meta.read_text("utf-8"))
+    table["plain"]["max_samples"] = 8
+    meta.write_text(json.dumps(table), "utf-8")
+    plain = measure(meta, dynamic=False)[1]
+    assert (plain.num_records, plain.num_in_file, plain.num_samples) == (8, 12, 4)
+    assert plain.token_lengths.num_records == 8
 
 
 def test_a_large_dataset_is_measured_in_part(
