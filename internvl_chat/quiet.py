@@ -16,7 +16,8 @@ VERBOSE = "INTERNVL_CHAT_VERBOSE"
 
 LIBRARIES = (
     *("accelerate", "bitsandbytes", "deepspeed", "DeepSpeed", "diffusers", "kernels", "peft"),
-    *("torchao", "transformers", "datasets", "matplotlib", "PIL", "fsspec", "httpx", "urllib3"),
+    *("torchao", "transformers", "datasets", "matplotlib", "PIL", "fsspec", "urllib3"),
+    *("httpx", "httpx2"),
 )
 """Loggers whose warnings are for who calls the library, not for who runs a program."""
 

@@ -47,6 +47,7 @@ from examples.quickstart.report import ReportInput, render_report
 from examples.quickstart.result import make_result, show_result
 from examples.quickstart.scoring import accuracy_by_dataset
 from examples.quickstart.surroundings import commit, hardware, made_at, named_versions
+from internvl_chat.checkpoint.hub_names import hub_name
 
 NOT_INHERITED = (
     *("GPUS_PER_NODE", "PARTITION", "QUOTA_TYPE", "CPUS_PER_TASK", "GRES", "SRUN_ARGS"),
@@ -353,7 +354,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(highlight=False)
     try:
         args = parse(argv)
-        if not (args.model / "config.json").is_file():
+        if hub_name(args.model) is None and not (args.model / "config.json").is_file():
             raise WrongUse(
                 f"{args.model}: no checkpoint here. Run from the repository's root, where "
                 f"{MODEL} is shipped."

@@ -312,7 +312,11 @@ def _holds(snapshot: Path, need: Need, *, strict: bool) -> bool:
 
 
 def _fetch_base(adapter: Path, need: Need) -> None:
-    """The model on the hub that an adapter was trained on; loading finds it in the cache."""
+    """The model on the hub that an adapter was trained on; loading finds it in the cache.
+
+    Raises:
+        CheckpointError: it is not to be had.
+    """
     if not (adapter / _ADAPTER_CONFIG).is_file():
         return
     from internvl_chat.model.adapter import find_adapter_base
@@ -328,7 +332,11 @@ def _fetch_base(adapter: Path, need: Need) -> None:
     revision = values.get("revision")
     if base.revision is None and isinstance(revision, str) and revision:
         base = replace(base, revision=revision)
-    _fetched(base, need)
+    try:
+        _fetched(base, need)
+    except CheckpointError as err:
+        where = f"{adapter / _ADAPTER_CONFIG}: base_model_name_or_path {err.where}"
+        raise type(err)(err.problem, where=where, fix=err.fix) from err
 
 
 def _values(path: Path) -> dict[str, Any]:

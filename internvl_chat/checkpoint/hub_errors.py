@@ -33,7 +33,8 @@ def not_in_cache(name: HubName, *, is_incomplete: bool = False) -> CheckpointErr
     """Nothing may be fetched, and it is not here."""
     what = "only in part in the hub's cache" if is_incomplete else "not in the hub's cache"
     return CheckpointError(
-        f"no such directory, and the model of that name is {what} while HF_HUB_OFFLINE is set",
+        f"no such directory, and the model of that name is {what} while HF_HUB_OFFLINE "
+        "(or TRANSFORMERS_OFFLINE) is set",
         where=str(name),
         fix=f"On a machine with network, download with: {download_command(name)}",
     )

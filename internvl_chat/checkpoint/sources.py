@@ -17,7 +17,7 @@ from internvl_chat.checkpoint.adapters import (
     require_readable_settings,
     split_adapter,
 )
-from internvl_chat.checkpoint.hub_errors import not_in_cache
+from internvl_chat.checkpoint.hub_errors import download_command
 from internvl_chat.checkpoint.hub_names import hub_name, path_hint, portable_name
 from internvl_chat.checkpoint.tensor_files import TensorSource, open_weights
 from internvl_chat.config import SourceConfig
@@ -303,7 +303,11 @@ def resolve_adapter_base(directory: Path) -> Path:
     except ValueError as err:
         raise CheckpointError(str(err), where=str(config_path)) from err
     if found is None and (model := hub_name(named)) is not None:
-        raise not_in_cache(model)
+        raise CheckpointError(
+            f"its base model {model} is not in the hub's cache",
+            where=str(config_path),
+            fix=f"Download it with: {download_command(model)}",
+        )
     if found is None:
         raise CheckpointError(
             f"its base model is not at {named}",

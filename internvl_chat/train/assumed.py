@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from internvl_chat.checkpoint.hub_names import as_path
+
 FIXED: Final[Mapping[str, Any]] = {
     "num_train_epochs": 1.0,
     "lr_scheduler_type": "cosine",
@@ -196,8 +198,7 @@ def output_dir_of(file: str | None, paths: Mapping[str, str]) -> str:
         paths: those of the model and its parts that are given, by flag.
     """
     source = file or paths.get("model_name_or_path") or paths.get("llm_path") or "run"
-    model = os.path.basename(source.rstrip("/\\")).partition("@")[0]  # a hub's revision
-    name = Path(source).stem if file else model or "run"
+    name = Path(source).stem if file else os.path.basename(as_path(source).rstrip("/\\")) or "run"
     folder = f"work_dirs/{name if file else f'{name}_tuned'}"
     read = {os.path.realpath(path) for path in paths.values()}
     while os.path.realpath(folder) in read:

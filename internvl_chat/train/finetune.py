@@ -140,7 +140,8 @@ def train_to_the_end(
     try:
         state = start(arguments)
         end.meet(state)
-        models = find_models(arguments, state)
+        folder_named = output_dir(arguments, assumes=assumes)
+        models = find_models(arguments, state, folder=folder_named)
         around = surroundings(state) if assumes else None
         args = agree(
             state, lambda: parse(arguments, device=state.device, models=models, around=around)

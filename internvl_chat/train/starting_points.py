@@ -26,12 +26,15 @@ _FILES: Final = ("mlp_path",)
 """Flags that name one file."""
 
 
-def find_models(arguments: Sequence[str], state: DistributedState) -> dict[str, str]:
+def find_models(
+    arguments: Sequence[str], state: DistributedState, *, folder: str
+) -> dict[str, str]:
     """Fetch what the checks of a run read: configurations, tokenizers, a projector.
 
     Args:
         arguments: of the command line.
         state: of this process.
+        folder: OUTPUT_DIR; empty if none is named.
 
     Returns:
         Flag -> where its model lies, for those that name one on the hub.
@@ -42,7 +45,8 @@ def find_models(arguments: Sequence[str], state: DistributedState) -> dict[str, 
     given = {flag: peek(arguments, flag, "") for flag in MODEL_PATHS}
     given = {flag: name for flag, name in given.items() if name}
     pinned = from_rank_zero(
-        state, lambda: {flag: _pinned(flag, name, arguments) for flag, name in given.items()}
+        state,
+        lambda: {flag: _pinned(flag, name, arguments, folder) for flag, name in given.items()},
     )
     if not any(map(_may_be_fetched, pinned.values())):
         return {}
@@ -98,12 +102,12 @@ def _told_of(flag: str, find: Callable[[], str]) -> str:
         raise type(err)(err.problem, where=where, fix=err.fix) from err
 
 
-def _pinned(flag: str, name: str, arguments: Sequence[str]) -> str:
+def _pinned(flag: str, name: str, arguments: Sequence[str], folder: str) -> str:
     """The name with its commit; a path as it is."""
     model = hub_name(name)
     if model is None or model.commit:
         return name
-    earlier = _pinned_before(flag, name, model, arguments)
+    earlier = _pinned_before(flag, name, model, arguments, folder)
     if earlier is not None:
         _tell_of_newer(name, model, earlier)
         return str(earlier)
@@ -114,13 +118,13 @@ def _pinned(flag: str, name: str, arguments: Sequence[str]) -> str:
 
 
 def _pinned_before(
-    flag: str, name: str, model: HubName, arguments: Sequence[str]
+    flag: str, name: str, model: HubName, arguments: Sequence[str], output_dir: str
 ) -> HubName | None:
     """What the name was when the run was begun that this one goes on with."""
     asked = peek(arguments, "resume_from_checkpoint", "")
     folders = [Path(asked)] if asked and asked.lower() not in ("true", "false") else []
-    if not is_true(peek(arguments, "overwrite_output_dir", "false")):
-        folders.append(Path(peek(arguments, "output_dir", "")))
+    if output_dir and not is_true(peek(arguments, "overwrite_output_dir", "false")):
+        folders.append(Path(output_dir))
     for folder in folders:
         record = load_record(folder) or {}
         if record.get("given", {}).get(flag) != name:

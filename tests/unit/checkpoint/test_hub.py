@@ -251,16 +251,16 @@ def test_a_part_of_a_model_is_none(hub_cache: Path, lost: str) -> None:
     fill_cache(hub_cache, NAME, {name: one for name, one in MODEL.items() if name != lost})
     assert told(NAME) == (
         f"{NAME}: no such directory, and the model of that name is only in part in the hub's cache "
-        "while HF_HUB_OFFLINE is set. On a machine with network, download with: "
-        f"hf download {NAME}"
+        "while HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) is set. On a machine with network, "
+        f"download with: hf download {NAME}"
     )
 
 
 def test_offline_and_not_there(hub_cache: Path) -> None:
     assert told(f"{NAME}@v1") == (
         f"{NAME}@v1: no such directory, and the model of that name is not in the hub's cache while "
-        "HF_HUB_OFFLINE is set. On a machine with network, download with: "
-        f"hf download {NAME} --revision v1"
+        "HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) is set. On a machine with network, "
+        f"download with: hf download {NAME} --revision v1"
     )
     assert cached_model(NAME) == NAME
 
@@ -286,7 +286,7 @@ def test_a_copy_is_the_same_model(hub_cache: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("revision", [None, "v1"])
 @pytest.mark.parametrize("written", [False, True])
 def test_an_adapter_names_its_base(
-    hub: Hub, tmp_path: Path, revision: str | None, written: bool
+    hub: Hub, tmp_path: Path, revision: str | None, written: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In PEFT's own way, or behind the name."""
     repository = hub.add(NAME, MODEL)
@@ -300,8 +300,20 @@ def test_an_adapter_names_its_base(
         resolve_adapter_base(tmp_path)
     assert local_model(tmp_path) == str(tmp_path)
     base = resolve_adapter_base(tmp_path)
+    go_offline(monkeypatch)
+    assert local_model(tmp_path) == str(tmp_path)
     assert base.name == (first if revision else second)
     assert set(MODEL) == names_in(str(base))
+
+
+def test_an_adapter_whose_base_is_not_to_be_had(hub_cache: Path, tmp_path: Path) -> None:
+    values = {"base_model_name_or_path": NAME, "revision": "v1"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(values))
+    error = told(str(tmp_path))
+    assert error.startswith(
+        f"{tmp_path}/adapter_config.json: base_model_name_or_path {NAME}@v1: no such directory, and"
+    )
+    assert error.endswith(f"hf download {NAME} --revision v1")
 
 
 # ---- what goes wrong ----------------------------------------------------------------------------

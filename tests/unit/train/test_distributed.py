@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 import threading
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +16,17 @@ import torch
 import torch.distributed as dist
 
 from internvl_chat.errors import ConfigError
-from internvl_chat.train import slurm
+from internvl_chat.train import distributed, slurm
 from internvl_chat.train.distributed import (
     DistributedState,
     Placement,
     RendezvousError,
+    ahead_on_each_node,
     find_placement,
     init_distributed,
     same_error_on_rank_zero,
 )
+from internvl_chat.train.process_identity import ProcessIdentity
 
 TORCHRUN = {
     "RANK": "3",
@@ -30,6 +36,7 @@ TORCHRUN = {
     "MASTER_ADDR": "10.0.0.5",
     "MASTER_PORT": "29555",
 }
+CAPTURED: dict[str, Any] = {"capture_output": True, "text": True, "check": True}
 SLURM = {
     "SLURM_PROCID": "5",
     "SLURM_LOCALID": "1",
@@ -165,6 +172,33 @@ def member(rank: int, store: dist.Store | None) -> DistributedState:
         notes=(),
         store=store,
     )
+
+
+def test_one_process_of_a_machine_works_and_the_others_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(distributed, "_raise_first", lambda error, state: None)
+    store, done, arrived = dist.HashStore(), [], threading.Event()
+    other = threading.Thread(
+        target=lambda: (
+            ahead_on_each_node(member(1, store), lambda: done.append(1), name="work"),
+            arrived.set(),
+        )
+    )
+    other.start()
+    ahead_on_each_node(member(0, store), lambda: done.extend([0, arrived.is_set()]), name="work")
+    assert arrived.wait(60)
+    other.join()
+    assert done == [0, False]
+
+
+def test_who_waits_learns_of_a_process_that_died() -> None:
+    store = dist.HashStore()
+    child = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], **CAPTURED)
+    dead = replace(ProcessIdentity.current(), pid=int(child.stdout))
+    store.set("process/0", json.dumps(asdict(dead)))
+    with pytest.raises(RuntimeError, match=r"rank 0 \(process \d+\) was killed or crashed"):
+        ahead_on_each_node(member(1, store), lambda: None, name="work")
 
 
 def test_the_error_of_rank_zero_is_told_once() -> None:

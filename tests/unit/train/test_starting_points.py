@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 from internvl_chat.chat import load_model
 from internvl_chat.checkpoint.identity import model_identity
@@ -69,12 +70,13 @@ def record(output_dir: Path) -> dict[str, Any]:
     return json.loads((output_dir / "arguments.json").read_text())
 
 
-def test_a_run_keeps_its_commit_when_the_branch_moves(
+def test_a_run_keeps_its_commit_and_its_adapter_names_it(
     repository: Repository,
     models: list[Path],
     meta: Path,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first, output_dir = repository.branches["main"], tmp_path / "out"
     assert main(lora(meta, output_dir)) == 0
@@ -87,6 +89,7 @@ def test_a_run_keeps_its_commit_when_the_branch_moves(
         assert (adapter["base_model_name_or_path"], adapter["revision"]) == (NAME, first)
 
     second = repository.push(files_in(models[1]))
+    require_base_of(output_dir, models[0], tmp_path / "elsewhere", monkeypatch)
     capfd.readouterr()
     assert main(lora(meta, output_dir)) == 0
     error = capfd.readouterr().err
@@ -102,25 +105,19 @@ def test_a_run_keeps_its_commit_when_the_branch_moves(
     assert main(lora(meta, output_dir, str(models[0]), max_steps=3)) == 0
 
 
-def test_an_adapter_finds_its_base_from_another_machine(
-    repository: Repository,
-    models: list[Path],
-    meta: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def require_base_of(
+    adapter: Path, base: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output_dir = tmp_path / "out"
-    assert main(lora(meta, output_dir, max_steps=1, learning_rate=0)) == 0
-    repository.push(files_in(models[1]))
-    elsewhere = tmp_path / "elsewhere"
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(elsewhere))
-    loaded, _ = load_model(str(output_dir))
-    wanted, _ = load_model(str(models[0]))
-    name = "language_model.model.embed_tokens.weight"
-    found = dict(loaded.named_parameters())
-    assert found[name].equal(dict(wanted.named_parameters())[name])
-    go_offline(monkeypatch)
-    load_model(str(output_dir))
+    """Load an adapter on a machine that has nothing of its base, then without network."""
+    wanted = load_file(base / "model.safetensors")
+    with monkeypatch.context() as patch:
+        patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(elsewhere))
+        model, _ = load_model(str(adapter))
+        found = dict(model.named_parameters())
+        name = "language_model.model.embed_tokens.weight"
+        assert found[name].equal(wanted[name].float())
+        go_offline(patch)
+        load_model(str(adapter))
 
 
 def test_parts_of_a_model_come_from_the_hub(
@@ -174,3 +171,19 @@ def test_weights_wait_for_the_checks(
     assert main(lora(tmp_path / "no_meta.json", tmp_path / "out")) == 2
     assert hub.asked("GET", "config.json")
     assert not hub.asked("GET", "safetensors")
+
+
+def test_a_run_of_model_and_data_alone_keeps_its_commit_too(
+    repository: Repository,
+    models: list[Path],
+    meta: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    argv = [*("--model_name_or_path", NAME), *("--meta_path", str(meta)), *("--max_steps", "1")]
+    assert main([*argv, "--report_to", "none"], assumes=True) == 0
+    repository.push(files_in(models[1]))
+    assert main([*argv, "--report_to", "none"], assumes=True) == 0
+    assert "work_dirs/Tiny_tuned is complete already" in capfd.readouterr().err
