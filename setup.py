@@ -13,6 +13,18 @@ VERSION = re.search(
     r'^__version__ = "([^"]+)"', (HERE / "internvl_chat/__init__.py").read_text("utf-8"), re.M
 )[1]
 
+# What has wheels where, of those packages that some machines lack (requirements.txt says the same).
+HAS_DECORD = (
+    "sys_platform == 'linux' and platform_machine == 'x86_64'"
+    " or sys_platform == 'win32' and platform_machine == 'AMD64'"
+)
+NO_DECORD = (  # the same frames by PyAV
+    "sys_platform != 'linux' and sys_platform != 'win32'"
+    " or platform_machine != 'x86_64' and platform_machine != 'AMD64'"
+)
+HAS_DEEPSPEED = "sys_platform == 'linux'"  # built from source, without a compiler there
+HAS_BITSANDBYTES = "sys_platform != 'darwin' or platform_machine == 'arm64'"
+
 
 class BuildPackage(build_py):
     """The package, and in it the recipes and examples that stand beside it in the repository.
@@ -55,13 +67,14 @@ setup(
     install_requires=[
         "torch>=2.9",
         "transformers>=5.8,<6",
-        "deepspeed>=0.18",
+        f"deepspeed>=0.18; {HAS_DEEPSPEED}",
         "accelerate>=1.10",
         "peft>=0.18",
-        "bitsandbytes>=0.49",
+        f"bitsandbytes>=0.49; {HAS_BITSANDBYTES}",
         "pillow>=10.1",
         "tensorboard>=2.16",
-        "decord>=0.6; platform_machine == 'x86_64'",
+        f"decord>=0.6; {HAS_DECORD}",
+        f"av>=14; {NO_DECORD}",
         "sentencepiece>=0.2",
         "protobuf>=4",
         "safetensors>=0.5",
@@ -116,6 +129,7 @@ setup(
             "scikit-learn>=1.4",
             "sacrebleu>=2.4",
             "rouge-score>=0.1.2",
+            "setuptools>=77",
             "ruff",
             "mypy",
             "types-PyYAML",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, get_args
 
 from internvl_chat.errors import ConfigError
@@ -28,9 +29,51 @@ LossReduction = Literal["token", "sample", "square"]
 OrderMode = Literal["random", "grouped", "packed"]
 VideoBackend = Literal["decord", "pyav", "torchcodec"]
 """Libraries that read video files."""
+_VIDEO_MODULES: Final[dict[VideoBackend, str]] = {
+    "decord": "decord",
+    "pyav": "av",
+    "torchcodec": "torchcodec",
+}
+VIDEO_BACKEND_FIXES: Final[dict[VideoBackend, str]] = {
+    "decord": "pip install decord (Linux on x86-64, Windows), or choose --video_backend pyav "
+    "(pip install av).",
+    "pyav": "pip install av, or choose --video_backend decord.",
+    "torchcodec": "Install the torchcodec that belongs to this torch, or choose another.",
+}
+"""What to do where a backend is missing."""
 
 MAX_IMAGE_PIXELS: Final = 178_956_970
 """Width x height by default: twice ``PIL.Image.MAX_IMAGE_PIXELS``, where Pillow itself refuses."""
+
+
+def is_installed(backend: VideoBackend) -> bool:
+    """Whether the library of that name is there; it may still fail to load."""
+    return find_spec(_VIDEO_MODULES[backend]) is not None
+
+
+def default_video_backend() -> VideoBackend:
+    """decord, or, where it is not installed, PyAV, which gives the same frames (docs/data.md).
+
+    Without either decord, for the error of the first video to name it.
+    """
+    return "pyav" if is_installed("pyav") and not is_installed("decord") else "decord"
+
+
+def video_note(backend: VideoBackend) -> str | None:
+    """A line to begin with where another library than decord was chosen for the user."""
+    if backend == "pyav" == default_video_backend():
+        return "videos are read by PyAV: decord is not installed"
+    return None
+
+
+def video_backend_problem(backend: VideoBackend) -> str | None:
+    """A sentence, with its mend, for a backend that was asked for and is not installed.
+
+    The default passes everywhere: who has no videos needs no reader.
+    """
+    if backend == default_video_backend() or is_installed(backend):
+        return None
+    return f"{backend} is not installed. {VIDEO_BACKEND_FIXES[backend]}"
 
 
 def require(problems: Iterable[str]) -> None:
@@ -486,6 +529,8 @@ class MediaConfig(_Checked):
         if self.video_backend not in get_args(VideoBackend):
             known = ", ".join(get_args(VideoBackend))
             yield f"--video_backend {self.video_backend}: want one of {known}."
+        elif problem := video_backend_problem(self.video_backend):
+            yield f"--video_backend {self.video_backend}: {problem}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -129,7 +129,7 @@ def load_video(
     bound: tuple[float, float] | None = None,
     image_size: int = 448,
     normalize_type: NormalizeType = "imagenet",
-    video_backend: VideoBackend = "decord",
+    video_backend: VideoBackend | None = None,
 ) -> tuple[Tensor, list[int]]:
     """Frames of a video, one tile each, from the middles of equal stretches of time.
 
@@ -141,7 +141,7 @@ def load_video(
         bound: start and end in seconds.
         image_size: S.
         normalize_type: pixel statistics that the model was trained with.
-        video_backend: library that reads video files.
+        video_backend: library that reads video files; None takes the one that is installed.
 
     Returns:
         (num_segments, 3, S, S) float32 and ``num_patches_list``, a 1 for each frame.

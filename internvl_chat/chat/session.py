@@ -115,8 +115,8 @@ class ChatSession:
     history: list[tuple[str, str]] = field(default_factory=list)
     media: list[str] = field(default_factory=list)
     """Files, in the order in which they were added."""
-    video_backend: VideoBackend = "decord"
-    """Library that reads video files."""
+    video_backend: VideoBackend | None = None
+    """Library that reads video files; None takes the one that is installed."""
     _tiles: list[Tensor] = field(default_factory=list)
     _num_patches: list[int] = field(default_factory=list)
     _new: list[_NewMedia] = field(default_factory=list)

@@ -14,7 +14,8 @@ import typer
 
 from internvl_chat.checkpoint.hub import pinned_model
 from internvl_chat.cli.chat_arguments import check_arguments, check_room
-from internvl_chat.cli.options import VideoReader, verb_app
+from internvl_chat.cli.options import INSTALLED_VIDEO_READER, VideoReader, verb_app
+from internvl_chat.config import video_note
 from internvl_chat.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def chat(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Of an answer.")] = 512,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.0,
     num_segments: Annotated[int, typer.Option(min=1, help="Frames of a video.")] = 8,
-    video_backend: VideoReader = "decord",
+    video_backend: VideoReader = INSTALLED_VIDEO_READER,
     device: Annotated[str | None, typer.Option(help="Default: the first GPU, or cpu.")] = None,
     gpus: Annotated[int | None, typer.Option(min=1, help="Spread the model over so many.")] = None,
     load_in_8bit: Annotated[bool, typer.Option(help="int8 by bitsandbytes.")] = False,
@@ -59,6 +60,8 @@ def chat(
     images, videos = image or [], video or []
     questions = check_arguments(batch, out, question, images, videos, temperature, video_backend)
     model = pinned_model(model)
+    if videos and (note := video_note(video_backend)):
+        typer.echo(note, err=True)
     check_room(model, question, num_segments * len(videos))
     if isinstance(sys.stdout, io.TextIOWrapper):  # an answer that it cannot spell ends nothing
         sys.stdout.reconfigure(errors="backslashreplace")

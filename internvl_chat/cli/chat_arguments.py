@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from internvl_chat.cli.options import VideoReader
+from internvl_chat.config import video_backend_problem
 from internvl_chat.errors import ConfigError, DatasetError
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ _TEMPERATURES = (0.001, 100.0)
 """Below, its quotients overflow; above, all tokens are as likely."""
 _SHORT_BYTES = 500
 """Fewer fit into every context."""
-_READERS: dict[VideoReader, str] = {"decord": "decord", "pyav": "av", "torchcodec": "torchcodec"}
-"""Module of each reader of videos."""
 
 
 def check_arguments(
@@ -48,9 +46,8 @@ def check_arguments(
             where="--temperature",
             fix=f"Give 0, or {low:g} to {high:g}.",
         )
-    # The default is missing on some machines, where nobody may want a video.
-    if video_backend != "decord" and find_spec(_READERS[video_backend]) is None:
-        raise ConfigError(f"{video_backend} is not installed", where="--video-backend")
+    if problem := video_backend_problem(video_backend):
+        raise ConfigError(problem, where="--video-backend")
     if batch is not None and (question is not None or images or videos):
         raise ConfigError(
             "--batch takes questions and images from its file",

@@ -11,7 +11,12 @@ import typer
 from internvl_chat.cli import data_author
 from internvl_chat.cli.data_check import check
 from internvl_chat.cli.data_report import report
-from internvl_chat.cli.options import VideoReader, local_settings, verb_app
+from internvl_chat.cli.options import (
+    INSTALLED_VIDEO_READER,
+    VideoReader,
+    local_settings,
+    verb_app,
+)
 
 if TYPE_CHECKING:
     from internvl_chat.config import DataConfig
@@ -55,7 +60,7 @@ def preview(
     num_image_token: NumImageToken = None,
     max_seq_length: MaxSeqLength = 2048,
     force_image_size: ImageSize = None,
-    video_backend: VideoReader = "decord",
+    video_backend: VideoReader = INSTALLED_VIDEO_READER,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Show records exactly as training encodes them: ids, labels, text, image sizes.
@@ -111,7 +116,7 @@ def index(
     num_image_token: NumImageToken = None,
     max_seq_length: MaxSeqLength = 2048,
     force_image_size: ImageSize = None,
-    video_backend: VideoReader = "decord",
+    video_backend: VideoReader = INSTALLED_VIDEO_READER,
     max_bad_ratio: Annotated[float, typer.Option(help="Tolerated share of bad records.")] = 0.01,
 ) -> None:
     """Index the annotation files and count their tokens ahead of a job, into the cache.
@@ -197,7 +202,7 @@ def _config(
     num_image_token: int | None,
     max_seq_length: int,
     force_image_size: int | None,
-    video_backend: str = "decord",
+    video_backend: VideoReader,
 ) -> tuple[DataConfig, Any]:
     """What the options and the checkpoint say, and the tokenizer as training would have it."""
     from dataclasses import replace

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from internvl_chat.checkpoint.hub import local_model
+from internvl_chat.config import default_video_backend
 from internvl_chat.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ DType = Annotated[
 VideoReader = Annotated[  # config.VideoBackend, spelled out: that module imports torch
     Literal["decord", "pyav", "torchcodec"], typer.Option(help="Library that reads video files.")
 ]
+INSTALLED_VIDEO_READER = default_video_backend()
 Json = Annotated[bool, typer.Option("--json", help="Report as a JSON object.")]
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}

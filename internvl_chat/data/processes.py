@@ -28,9 +28,16 @@ _AHEAD = 4
 _work: Callable[[Any], Any] | None = None
 
 
+def own_cores() -> int:
+    """Cores that this process may use; macOS pins no process to some of them."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def usable_cores() -> int:
-    """Cores that this process may use, at most :data:`MAX_PROCESSES`."""
-    return min(len(os.sched_getaffinity(0)), MAX_PROCESSES)
+    """As :func:`own_cores`, at most :data:`MAX_PROCESSES`."""
+    return min(own_cores(), MAX_PROCESSES)
 
 
 def forked_map(

@@ -18,7 +18,12 @@ from typing import Final, Protocol
 
 from PIL import Image
 
-from internvl_chat.config import MAX_IMAGE_PIXELS, DecodeConfig, VideoBackend
+from internvl_chat.config import (
+    MAX_IMAGE_PIXELS,
+    DecodeConfig,
+    VideoBackend,
+    default_video_backend,
+)
 from internvl_chat.data.file_kinds import KIND_BYTES, kind_of
 from internvl_chat.data.images import load_image
 from internvl_chat.data.schema import BadRecordError
@@ -57,7 +62,7 @@ def open_video(
     *,
     where: str,
     max_pixels: int = MAX_IMAGE_PIXELS,
-    backend: VideoBackend = "decord",
+    backend: VideoBackend | None = None,
     decode: DecodeConfig = _AS_SHOWN,
 ) -> Video:
     """Open a video file, an animated GIF, WebP or PNG, or a folder of images (natural order).
@@ -67,7 +72,7 @@ def open_video(
             content, not its name.
         where: ``file:line``, for messages.
         max_pixels: frames with more are refused.
-        backend: reads video files.
+        backend: reads video files; None takes the one that is installed.
         decode: how the images of an animation or a folder become RGB.
 
     Raises:
@@ -97,7 +102,12 @@ def open_video(
         raise _unreadable(path, err, where) from err
     _refuse_other_kinds(path, head, where)
     video = VideoFile(
-        place, shown=path, where=where, max_pixels=max_pixels, backend=backend, copy=copy
+        place,
+        shown=path,
+        where=where,
+        max_pixels=max_pixels,
+        backend=backend or default_video_backend(),
+        copy=copy,
     )
     return _with_frames(video, path, where)
 

@@ -14,6 +14,7 @@ from internvl_chat.chat.media import image_config_of
 from internvl_chat.checkpoint.load import require_complete
 from internvl_chat.checkpoint.skeleton import skeleton_of
 from internvl_chat.checkpoint.sources import read_chat_config
+from internvl_chat.data.processes import own_cores
 from internvl_chat.evaluation.generate import ModelAnswerer
 from internvl_chat.evaluation.pixels import TileRule
 from internvl_chat.evaluation.settings import RunSettings
@@ -94,4 +95,4 @@ def _share_threads(state: DistributedState) -> None:
     """On a CPU the ranks of a machine share its cores."""
     if state.device.type == "cpu" and state.world_size > 1:
         on_this_node = int(os.environ.get("LOCAL_WORLD_SIZE", state.world_size))
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // on_this_node))
+        torch.set_num_threads(max(1, own_cores() // on_this_node))

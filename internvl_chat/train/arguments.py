@@ -33,6 +33,7 @@ from internvl_chat.config import (
     SourceConfig,
     TrainableConfig,
     VideoBackend,
+    default_video_backend,
 )
 
 if TYPE_CHECKING:
@@ -139,7 +140,9 @@ class DataArguments:
     max_dynamic_patch: int = _kept_option(1, "Most tiles of an image.")
     min_num_frame: int = _option(8, "Fewest frames of a video.")
     max_num_frame: int = _option(32, "Most frames of a video.")
-    video_backend: VideoBackend = _option("decord", "Library that reads video files.")
+    video_backend: VideoBackend = _option(
+        default_video_backend(), "Library that reads video files; pyav where decord is not there."
+    )
     normalize_type: NormalizeType = _kept_option(
         "imagenet", "Mean and standard deviation of the pixels."
     )

@@ -72,6 +72,10 @@ EFFECTS: Final[dict[str, Effect]] = {
 }
 """Argument -> what it decides."""
 
+OF_THE_MACHINE: Final = frozenset({"video_backend"})
+"""Defaults that follow what is installed, and come to the same: no other run where nobody has given
+the argument."""
+
 ZERO_WITHOUT_EFFECT: Final = frozenset(
     {
         "activation_checkpointing",

@@ -37,7 +37,7 @@ from transformers import PrinterCallback, ProgressCallback
 
 from internvl_chat.checkpoint.load import build_model
 from internvl_chat.checkpoint.lora import apply_freezing_and_lora
-from internvl_chat.config import require
+from internvl_chat.config import require, video_note
 from internvl_chat.data.bad_samples import set_journal_aside
 from internvl_chat.data.collate import Collator
 from internvl_chat.data.dataset import SftDataset
@@ -280,6 +280,8 @@ def prepare(args: RunArguments, state: DistributedState, begun: RunStart) -> Pre
     require(update_problems(args.train))
     if begun.is_anew:
         from_rank_zero(state, lambda: set_journal_aside(Path(args.train.output_dir)))
+    if note := video_note(args.data.video_backend):
+        logger.info("%s", note)
     prepared = agree(state, lambda: prepare_run(args, state), one_after_the_other=True)
     if prepared.evaluation is not None:
         held_out = prepared.evaluation.dataset_names

@@ -137,8 +137,8 @@ def require_deepspeed() -> None:
         raise ConfigError(
             "DeepSpeed is not installed",
             where="--deepspeed",
-            fix="pip install deepspeed (for Linux), or leave --deepspeed out: one process and "
-            "several train without it.",
+            fix="pip install deepspeed (on Linux), or leave --deepspeed out: training needs it for "
+            "ZeRO only.",
         )
 
 

@@ -129,7 +129,9 @@ def _decode_a_frame(path: str, limits: QuestionLimits) -> None:
         opened = video.open_video(path, where=path, max_pixels=limits.max_frame_pixels)
         opened.frames([0])
     except ConfigError as err:
-        raise QuestionError("This server reads no video files: decord is not installed.") from err
+        raise QuestionError(
+            "This server reads no video files: neither decord nor PyAV is there."
+        ) from err
     except BadRecordError as err:
         if err.code != "TOO_MANY_PIXELS":
             raise

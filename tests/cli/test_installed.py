@@ -11,11 +11,14 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from email.parser import Parser
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from internvl_chat.shipped import PACKED, shipped_files
 from internvl_chat.train import versions
@@ -25,6 +28,7 @@ from tests.support.training import ROOT, environment
 
 NAME = "internvl_chat_v1_2_hermes2_yi34b_448_res_2nd_finetune_lora"
 LORA = f"shell/internvl1.2/2nd_finetune/{NAME}.sh"
+TINY = ROOT / "pretrained/internvl-chat-tiny"
 STRAYS = (
     *("work_dirs/run/model.safetensors", ".venv/lib/x.py", "internvl_chat/__pycache__/old.pyc"),
     *("playground/data/coco/a.jpg", "pretrained/other/config.json", ".mypy_cache/x.json"),
@@ -187,6 +191,99 @@ def test_a_wheel_alone_trains_by_name_in_an_empty_folder(built: Built, tmp_path:
     assert record["given"]["deepspeed"] == "zero3"
     assert record["arguments"]["deepspeed"]["zero_optimization"]["stage"] == 3
     assert record["git_revision"] is None
+
+
+# ------------------------------------------------------------------ machines that lack something
+
+MACHINES = {
+    ("linux", "x86_64"): {"decord", "deepspeed", "bitsandbytes"},
+    ("linux", "aarch64"): {"av", "deepspeed", "bitsandbytes"},
+    ("darwin", "arm64"): {"av", "bitsandbytes"},
+    ("darwin", "x86_64"): {"av"},
+    ("win32", "AMD64"): {"decord", "bitsandbytes"},
+    ("win32", "ARM64"): {"av", "bitsandbytes"},
+}
+"""What has wheels there of the packages that not every machine has; looked up on PyPI."""
+
+
+def wanted(requirements: Iterable[Requirement], platform: tuple[str, str], python: str) -> set[str]:
+    values = {"sys_platform": platform[0], "platform_machine": platform[1], "extra": ""}
+    values |= {"python_version": python, "python_full_version": f"{python}.1"}
+    found = [one.name for one in requirements if not one.marker or one.marker.evaluate(values)]
+    assert len(found) == len(set(found)), "two versions of one package"
+    return set(found)
+
+
+@pytest.mark.parametrize("platform", MACHINES)
+def test_each_machine_gets_what_there_is_for_it(built: Built, platform: tuple[str, str]) -> None:
+    (metadata,) = (raw for name, raw in contents(built.wheel).items() if name.endswith("/METADATA"))
+    ranges = [
+        Requirement(one) for one in Parser().parsestr(metadata.decode()).get_all("Requires-Dist")
+    ]
+    pins = [
+        Requirement(line)
+        for line in (ROOT / "requirements.txt").read_text().splitlines()
+        if not line.startswith("#")
+    ]
+    not_everywhere = set().union(*MACHINES.values())
+    for python in ("3.10", "3.11", "3.12", "3.13", "3.14"):
+        for requirements in (ranges, pins):
+            assert wanted(requirements, platform, python) & not_everywhere == MACHINES[platform]
+        assert wanted(ranges, platform, python) <= {canonicalize_name(one.name) for one in pins}
+    for one in ranges:
+        chosen = [pin for pin in pins if canonicalize_name(pin.name) == canonicalize_name(one.name)]
+        for pin in chosen:
+            (version,) = (specifier.version for specifier in pin.specifier)
+            assert one.specifier.contains(version), f"{pin} is outside of {one}"
+
+
+def test_who_lacks_decord_deepspeed_and_bitsandbytes_can_train_and_chat(tmp_path: Path) -> None:
+    tiny = ["--model", str(TINY)]
+    clip = [*tiny, "--max-new-tokens", "2", "--video", str(ROOT / "examples/red-panda.mp4")]
+    meta = str(ROOT / "examples/samples/meta.json")
+    run = ["train", "--model_name_or_path", str(TINY), "--meta_path", meta, "--output_dir"]
+    commands = {
+        "clip": ["chat", *clip, "What?"],
+        "decord": ["chat", *clip, "--video-backend", "decord", "What?"],
+        "preview": ["data", "preview", meta, *tiny, "--video-backend", "decord"],
+        "int8": ["chat", *tiny, "--load-in-8bit", "What?"],
+        "zero": [*run, str(tmp_path / "zero"), "--deepspeed", "zero1"],
+        "both": [*run, str(tmp_path / "no"), "--video_backend", "decord", "--learning_rate", "-1"],
+        "trained": [
+            *(*run, str(tmp_path / "run"), "--max_steps", "1", "--use_llm_lora", "2"),
+            *("--per_device_train_batch_size", "1", "--freeze_llm", "True"),
+            *("--freeze_mlp", "True", "--freeze_backbone", "True", "--report_to", "none"),
+        ],
+    }
+    done = subprocess.run(
+        [
+            *(sys.executable, str(ROOT / "tests/cli/bare_worker.py")),
+            *("decord,deepspeed,bitsandbytes", json.dumps([*commands.values()])),
+        ],
+        cwd=ROOT,  # the meta's paths begin there
+        env=environment(INTERNVL_CHAT_CACHE=str(tmp_path / "cache")),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = dict(zip(commands, map(json.loads, done.stdout.splitlines()), strict=True))
+    codes = {name: one["code"] for name, one in told.items()}
+    assert codes == {name: 0 if name in ("clip", "trained") else 2 for name in commands}, told
+    note = "videos are read by PyAV: decord is not installed\n"
+    assert told["clip"]["stderr"].startswith(note)
+    assert note in told["trained"]["stderr"]
+    for name in ("decord", "preview", "both"):
+        assert (
+            "decord is not installed. pip install decord (Linux on x86-64, Windows)"
+            in (told[name]["stderr"])
+        )
+    assert "2 problems in the arguments" in told["both"]["stderr"]
+    assert "int8 needs bitsandbytes, which is not installed" in told["int8"]["stderr"]
+    assert "--deepspeed: DeepSpeed is not installed" in told["zero"]["stderr"]
+
+
+# ------------------------------------------------------------------ the rest
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from typing import Any, Final, cast
 import numpy as np
 from PIL import Image
 
-from internvl_chat.config import VideoBackend
+from internvl_chat.config import VIDEO_BACKEND_FIXES, VideoBackend
 from internvl_chat.data.schema import BadRecordError
 from internvl_chat.data.videos.times import FrameTimes
 from internvl_chat.errors import ConfigError
@@ -33,11 +33,6 @@ _BYTES_A_SECOND: Final = 1_000_000
 _EXIT_SECONDS: Final = 10
 _MAX_IDLE: Final = 4
 _PROGRAM: Final = Path(__file__).with_name("readers.py")
-_HOW_TO_INSTALL: Final = {
-    "decord": "pip install decord (x86-64 only), or choose --video_backend pyav.",
-    "pyav": "pip install 'internvl-chat[video]', or choose --video_backend decord.",
-    "torchcodec": "Install the torchcodec that belongs to this torch, or choose another.",
-}
 
 _idle: dict[int, list[ReaderProcess]] = {}
 """By the process they belong to: after a fork the parent's are not ours."""
@@ -247,7 +242,7 @@ class VideoFile:
         code, problem = header["code"], header["problem"]
         if code == "NO_READER":
             return ConfigError(
-                f"a video file is to be read, and {problem}", fix=_HOW_TO_INSTALL[self._backend]
+                f"a video file is to be read, and {problem}", fix=VIDEO_BACKEND_FIXES[self._backend]
             )
         if code == "TOO_MANY_PIXELS":
             return BadRecordError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -392,3 +392,14 @@ def test_settling_leaves_its_argument_alone() -> None:
     assert arguments == {"seed": 3, "optim": "adamw_torch_fused", "max_packed_tokens": 5}
     fp16 = {"fp16": {"loss_scale": 0, "enabled": True}}
     assert zero_settings({"deepspeed": fp16, "fp16": True}) == {"fp16.loss_scale": 0}
+
+
+def test_the_other_default_video_reader_is_no_other_run() -> None:
+    """The same frames, read on a machine that has no decord; asked for, it is another run."""
+    old, new = (
+        RunRecord(arguments={"video_backend": backend}, given={}, global_batch_size=8, contents={})
+        for backend in ("decord", "pyav")
+    )
+    assert list(differences(old, new)) == ["none"]
+    asked = replace(new, given={"video_backend": "pyav"})
+    assert differences(old, asked) == {"result": ["--video_backend decord -> pyav"]}
