@@ -23,7 +23,7 @@ from packaging.utils import canonicalize_name
 from internvl_chat.shipped import PACKED, shipped_files
 from internvl_chat.train import versions
 from internvl_chat.train.versions import git_revision
-from tests.support.page_runs import copy_of_clone
+from tests.support.page_runs import copy_of_clone, files_of_clone
 from tests.support.training import ROOT, environment
 
 NAME = "internvl_chat_v1_2_hermes2_yi34b_448_res_2nd_finetune_lora"
@@ -91,17 +91,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     return Built(clone=clone, wheel=wheel, sdist=sdist, site=folder / "site")
 
 
-def files_of_clone() -> set[str]:
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return {name for name in listed.stdout.splitlines() if (ROOT / name).is_file()}
-
-
 def test_the_wheel_holds_the_package_and_what_it_ships(built: Built) -> None:
     package = {name for name in files_of_clone() if name.startswith("internvl_chat/")}
     shipped = {f"internvl_chat/{PACKED}/{name}": name for name in shipped_files(ROOT)}
@@ -117,7 +106,7 @@ def test_the_sdist_holds_the_clone_and_builds_the_same_wheel(built: Built, tmp_p
     (source,) = tmp_path.iterdir()
     found = {path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()}
     made = {name for name in found if name.startswith("internvl_chat.egg-info/")}
-    assert found - made - {"PKG-INFO", "setup.cfg"} == files_of_clone()
+    assert found - made - {"PKG-INFO", "setup.cfg"} == set(files_of_clone())
     build(source, tmp_path / "dist", "wheel")
     assert contents(tmp_path / "dist" / built.wheel.name) == contents(built.wheel)
 

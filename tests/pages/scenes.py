@@ -178,6 +178,7 @@ SCENES: dict[str, Scene] = {
     "docs/eval_data.md": Scene(puts=(put_releases,), stand_ins=("data",)),
     "docs/evaluation.md": Scene(puts=(put_releases,), stand_ins=("data",)),
     "docs/inference.md": Scene(shows=(("--image", "star"),), look=look_at_answers),
+    "docs/install.md": Scene(shows=(("DEEPSPEED_CONFIG=zero3", "finetune --model_name_or_path"),)),
     "docs/quickstart.md": Scene(puts=(put_quickstart_model,)),
     "docs/serve.md": Scene(
         shows=(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import re
 import shlex
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from torch.distributed.run import get_args_parser
 from internvl_chat.cli.run_options import make_parser
 from tests.pins.cli_worker import commands as verbs_commands
 from tests.pins.cli_worker import options
+from tests.support.page_runs import files_of_clone
 from tests.support.pages import PAGES, ROOT, commands, inline_code, page_text, prose
 
 OPTION = re.compile(r"(?<![\w-])--[A-Za-z][\w-]*")
@@ -42,6 +42,12 @@ OF_OTHERS = {
     },
     "transformers serve": {"--trust-remote-code"},
     "tensorboard": {"--logdir"},
+    "pip": {
+        *("--constraint", "--dest", "--find-links", "--index-url", "--no-build-isolation"),
+        *("--no-deps", "--no-index", "--wheel-dir"),
+    },
+    "docker": {"--build-arg", "--gpus", "--rm", "--shm-size", "--user"},
+    "apptainer": {"--nv"},
 }
 """Options of other people's programs that the pages name."""
 REFUSED_BY_RUN = {
@@ -55,6 +61,19 @@ TAKE_DATA_FLAGS = ("check", "report", "preview", "index")
 PLACEHOLDERS = {"internvl_chat/cli/NAME.py", "tools/x.py"}
 NO_SETTINGS = {"NEW_DIR", "SKIP_ERR"}
 """A folder of the user's; VLMEvalKit's, of which the page says that it is not needed."""
+OF_LIBRARIES = {
+    *(
+        "CUDA_HOME",
+        "HF_HOME",
+        "HF_HUB_OFFLINE",
+        "MAX_JOBS",
+        "PWD",
+        "TMPDIR",
+        "TORCH_EXTENSIONS_DIR",
+    ),
+    *("TORCH_INDEX", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "USER"),
+}
+"""Settings that libraries, compilers and shells read; ``TORCH_INDEX`` the Dockerfile."""
 
 
 @functools.cache
@@ -213,13 +232,7 @@ def test_modules_exist(page: str) -> None:
 @functools.cache
 def sources() -> str:
     """All code: what the pages say of settings must be read somewhere."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.py", "*.sh", ".ci"],
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-        text=True,
-    ).stdout.split()
+    listed = [one for one in files_of_clone() if one.endswith((".py", ".sh")) or one[:4] == ".ci/"]
     read = [ROOT / name for name in listed if not name.startswith("tests/pages/")]
     return "".join(path.read_text("utf-8") for path in read if path.is_file())
 
@@ -231,7 +244,9 @@ def test_settings_of_the_environment_are_read(page: str) -> None:
         named |= set(re.findall(r"(?:^|\s)([A-Z][A-Z0-9]*_[A-Z0-9_]+)(?==|$|,)", text))
         named |= set(re.findall(r"\$\{?([A-Z][A-Z0-9_]+)\b", text))
     assert [
-        name for name in sorted(named - NO_SETTINGS) if not re.search(rf"\b{name}\b", sources())
+        name
+        for name in sorted(named - NO_SETTINGS - OF_LIBRARIES)
+        if not re.search(rf"\b{name}\b", sources())
     ] == []
 
 

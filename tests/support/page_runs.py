@@ -54,20 +54,27 @@ def treatment(command: Command, stand_ins: Iterable[str] = ()) -> str:
     return "stand-in" if command.need in stand_ins else "not"
 
 
-def copy_of_clone(target: Path) -> Path:
-    """What a fresh clone of the working tree would hold, in ``target``."""
+def files_of_clone() -> list[str]:
+    """What a fresh clone of the working tree would hold; in an unpacked sdist, what it lists."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
         capture_output=True,
-        check=True,
+        check=False,
         text=True,
     ).stdout
-    for name in filter(None, listed.split("\0")):
-        source = ROOT / name
-        if source.is_file() and not source.is_symlink():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, target / name)
+    names = [name for name in listed.split("\0") if name]
+    if not names:
+        sources = (ROOT / "internvl_chat.egg-info/SOURCES.txt").read_text("utf-8").splitlines()
+        names = [name for name in sources if not name.startswith("internvl_chat.egg-info/")]
+    return [name for name in names if (ROOT / name).is_file() and not (ROOT / name).is_symlink()]
+
+
+def copy_of_clone(target: Path) -> Path:
+    """The files of a fresh clone, in ``target``."""
+    for name in files_of_clone():
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, target / name)
     return target
 
 

@@ -35,6 +35,8 @@ NEEDS = {
     "time": r"takes (?:minutes|hours|an hour)\b",
     "network": r"needs the network\b",
     "root": r"needs root\b",
+    "wheels": r"needs the wheels\b",
+    "image": r"needs the image\b",
     "judge": r"needs a judge\b",
     "data": r"needs (?:the (?:downloads|releases|nine datasets)|\S+'s release|RefCOCO and COCO)\b",
     "file": r"needs a (?:GGUF file|checkpoint)\b",
