@@ -2,8 +2,8 @@
 
 ``python -m tests.walkthrough.walk DIR`` does all of it for real in a new folder: a clone of its
 own, the environment that the quickstart makes there (the network is needed), every program in a
-process of its own. The test beside it leaves out the quickstart, which has tests of its own, and uses the
-environment that it runs in.
+process of its own. The test beside it leaves out the quickstart, which has tests of its own, and
+uses the environment that it runs in.
 """
 
 from __future__ import annotations
