@@ -73,6 +73,7 @@ def test_counts(tmp_path: Path, dynamic: bool) -> None:
 
 def test_only_the_first_records_count_where_the_meta_says_so(tmp_path: Path) -> None:
     meta = write_corpus(tmp_path)
+    (tmp_path / "nowhere.png").write_bytes((tmp_path / "wide.png").read_bytes())
     table = json.loads(meta.read_text("utf-8"))
     table["plain"]["max_samples"] = 8
     meta.write_text(json.dumps(table), "utf-8")
