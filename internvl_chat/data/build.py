@@ -188,14 +188,33 @@ class _Counted:
         return self._dataset(self.mixture, self.lengths, self.bad, train=False)
 
     def held_out(self) -> SftDataset:
-        """What the mixture leaves out."""
-        mixture = self.mixture.held_out()
+        """What the mixture leaves out.
+
+        Raises:
+            DatasetError: no held-out record can be asked.
+        """
+        found = [number for number in range(len(self.lengths)) if self._gives_good_ones(number)]
+        if not found:
+            raise DatasetError(
+                "all records that --val_split holds out are bad",
+                where=str(self.build.journal or self.build.config.meta_path),
+                fix="Mend them, hold out more, or give another --val_split_seed.",
+            )
+        mixture = self.mixture.held_out(found)
         bad = self.build._bad_samples(mixture)
-        counts = dict(zip(map(id, self.mixture.files), self.lengths, strict=True))
-        lengths = [counts[id(file)] for file in mixture.files]
+        lengths = [self.lengths[number] for number in found]
         for number, one in enumerate(lengths):
             add_counted(bad, mixture, number, one, journal=False)  # it is told already
         return self._dataset(mixture, lengths, bad, train=False)
+
+    def _gives_good_ones(self, number: int) -> bool:
+        """Whether any held-out record of a dataset can be asked; says so if none of them can."""
+        part = self.mixture.parts[number]
+        good = self.lengths[number].tokens[part.held_out] >= 0
+        if len(good) and not good.any() and self.build.is_main:
+            name = self.mixture.specs[number].name
+            logger.warning('dataset "%s": all held-out records are bad, none is asked', name)
+        return bool(good.any())
 
     def _dataset(
         self, mixture: Mixture, lengths: list[Lengths], bad: BadSamples, *, train: bool

@@ -77,15 +77,14 @@ class Mixture:
         part = self.parts[dataset]
         return dataset, part.record((index - first) % len(part))
 
-    def held_out(self) -> Mixture:
-        """What this mixture leaves out, each record once, of the datasets that give any."""
-        given = [
-            (spec, file, replace(part, is_held_out=True))
-            for spec, file, part in zip(self.specs, self.files, self.parts, strict=True)
-            if len(part.held_out)
-        ]
-        specs, files, parts = zip(*given, strict=True)
-        return Mixture(specs, files, parts=parts, whole=True)
+    def held_out(self, datasets: Sequence[int]) -> Mixture:
+        """What this mixture leaves out of these datasets, each record once."""
+        return Mixture(
+            [self.specs[number] for number in datasets],
+            [self.files[number] for number in datasets],
+            parts=[replace(self.parts[number], is_held_out=True) for number in datasets],
+            whole=True,
+        )
 
     def held_out_records(self) -> list[HeldOutRecord]:
         """Where the held-out records of all datasets stand."""

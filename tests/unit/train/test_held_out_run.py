@@ -199,3 +199,25 @@ def test_nothing_to_hold_out(
     meta = write_dataset(tmp_path / "data", ("image",))
     assert main(train_arguments(model, meta, tmp_path / "out", val_split=0.1)) == 3
     assert "--val_split 0.1 finds nothing to hold out" in capsys.readouterr().err
+
+
+def test_held_out_records_that_are_bad(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    meta = write_dataset(tmp_path / "data", ("image",) * 12)
+    options = {"val_split": 2, "max_steps": 1, "max_bad_ratio": 0.5}
+    assert main(train_arguments(model, meta, tmp_path / "good", **options)) == 0
+    lines = [one["line"] for one in held_out(tmp_path / "good")]
+    annotation = tmp_path / "data/shapes/records.jsonl"
+    records = [json.loads(text) for text in annotation.read_text().splitlines()]
+    codes = {}
+    for count in (1, 2):
+        records[lines[count - 1] - 1]["conversations"][1]["value"] = ""  # by the image as before
+        annotation.write_text("".join(json.dumps(record) + "\n" for record in records))
+        output_dir = tmp_path / f"{count} bad"
+        codes[count] = main(train_arguments(model, meta, output_dir, **options))
+        journal = (output_dir / "bad_samples.jsonl").read_text().splitlines()
+        assert [json.loads(text)["line"] for text in journal] == lines[:count]
+    assert codes == {1: 0, 2: 3}
+    assert [one["line"] for one in held_out(tmp_path / "1 bad")] == lines
+    assert "all records that --val_split holds out are bad" in capsys.readouterr().err

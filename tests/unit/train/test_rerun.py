@@ -205,6 +205,7 @@ def test_ranks_and_accumulation_may_change_as_long_as_the_global_batch_does_not(
             ],
         ),
         ("metas/a.json", {**SHAPES, "repeat_time": 2}, ['entry "shapes" repeat_time 1 -> 2']),
+        ("metas/a.json", {**SHAPES, "max_samples": 2}, ['entry "shapes" max_samples none -> 2']),
         ("metas/a.json", {**SHAPES, "weight": 3.0}, ['entry "shapes" weight 1.0 -> 3.0']),
         (
             "metas/a.json",
