@@ -30,7 +30,7 @@ from internvl_chat.checkpoint.hub_names import (
     portable_name,
     repo_folder,
 )
-from internvl_chat.checkpoint.hub_progress import download_bar
+from internvl_chat.checkpoint.hub_progress import download_bar, with_bars
 from internvl_chat.errors import Attempt, CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -197,7 +197,7 @@ def _download(name: HubName, files: Collection[str], sizes: Mapping[str, int]) -
     missing = [one for one in files if before is None or not (before / one).exists()]
     if sizes and missing:
         _announce(name, sum(sizes[one] for one in missing), len(missing))
-    with told(name, cache_folder()):
+    with told(name, cache_folder()), with_bars():
         folder = snapshot_download(
             name.repo,
             revision=name.revision,

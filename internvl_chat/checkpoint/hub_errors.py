@@ -53,8 +53,12 @@ def told(name: HubName, cache: Path) -> Iterator[None]:
     """
     with Attempt() as attempt:
         yield
-    if attempt.error is not None:
-        raise _in_a_sentence(attempt.error, name, cache) from attempt.error
+    if attempt.error is None:
+        return
+    error = _in_a_sentence(attempt.error, name, cache)
+    if error is attempt.error:
+        raise error
+    raise error from attempt.error
 
 
 def _in_a_sentence(err: Exception, name: HubName, cache: Path) -> Exception:

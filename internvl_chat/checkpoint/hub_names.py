@@ -92,7 +92,7 @@ def cache_folder() -> Path:
     """huggingface_hub's cache: ``HF_HUB_CACHE``, else ``hub`` in ``HF_HOME``."""
     from huggingface_hub import constants
 
-    return Path(constants.HF_HUB_CACHE)
+    return Path(constants.HF_HUB_CACHE).expanduser().resolve()
 
 
 def repo_folder(repo: str) -> Path:
@@ -115,11 +115,12 @@ def cached_snapshot(name: HubName) -> Path | None:
 
 def name_of_snapshot(path: str | os.PathLike[str]) -> HubName | None:
     """The model, with its commit, of a path in this machine's cache; None of any other path."""
+    # Of a file the folder alone: it is itself a link, to where the cache keeps its content.
+    place = Path(os.path.abspath(path))
     try:
-        inside = Path(os.path.abspath(path)).relative_to(os.path.abspath(cache_folder()))
+        parts = (place.parent.resolve() / place.name).relative_to(cache_folder()).parts
     except ValueError:
         return None
-    parts = inside.parts
     if len(parts) < 3 or not parts[0].startswith(_PREFIX) or parts[1] != "snapshots":
         return None
     if not _COMMIT.fullmatch(parts[2]):

@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 logger = logging.getLogger("internvl_chat.checkpoint.hub")  # one level for all of it
@@ -15,6 +17,33 @@ logger = logging.getLogger("internvl_chat.checkpoint.hub")  # one level for all 
 _SECONDS: Final = 30.0
 _BYTES_BAR: Final = "huggingface_hub.snapshot_download"
 """Name of the bar that counts what has arrived, over all files."""
+
+
+def show_downloads() -> None:
+    """Let downloads be told of on stderr, whatever else is logged; an entry point calls it."""
+    logger.setLevel(logging.INFO)
+    if not logging.getLogger().handlers and not logger.handlers:
+        logger.addHandler(logging.StreamHandler())
+
+
+@contextmanager
+def with_bars() -> Iterator[None]:
+    """huggingface_hub's bars, which transformers puts out together with its own."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    if constants.HF_HUB_DISABLE_PROGRESS_BARS or not are_progress_bars_disabled():
+        yield
+        return
+    enable_progress_bars()
+    try:
+        yield
+    finally:
+        disable_progress_bars()
 
 
 def download_bar(model: str | None) -> type[Any]:

@@ -18,14 +18,13 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from internvl_chat import __version__
+from internvl_chat.checkpoint.hub_progress import show_downloads
 from internvl_chat.cli.completion import completed_command
 from internvl_chat.cli.options import HELP
 from internvl_chat.errors import UserError
 from internvl_chat.quiet import is_verbose, set_up_output
 from internvl_chat.train.launched import leave_reason
 
-DOWNLOADS = "internvl_chat.checkpoint.hub"
-"""Logger that tells what is fetched and how far it has come: always shown."""
 PROGRAM = "internvl-chat"
 
 VERBS = {
@@ -109,7 +108,7 @@ def _root(
         level=logging.INFO if verbose or is_verbose() else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s",
     )
-    logging.getLogger(DOWNLOADS).setLevel(logging.INFO)
+    show_downloads()
     set_up_output(verbose=verbose)
 
 

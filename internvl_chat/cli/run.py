@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from internvl_chat.checkpoint.hub_names import as_path, hub_name
+from internvl_chat.checkpoint.hub_progress import show_downloads
 from internvl_chat.cli.eval import (
     data_root,
     judges_of,
@@ -48,6 +49,7 @@ def main(argv: Sequence[str] | None = None, *, env_file: Path | None = None) -> 
         for name, value in read_env_file(env_file).items():
             os.environ.setdefault(name, value)
     set_up_output()
+    show_downloads()
     options = make_parser().parse_args(argv)
     is_main = is_first_process()
     try:

@@ -26,7 +26,7 @@ from internvl_chat.checkpoint.hub_names import (
     path_hint,
     portable_name,
 )
-from internvl_chat.checkpoint.hub_progress import download_bar
+from internvl_chat.checkpoint.hub_progress import download_bar, with_bars
 from internvl_chat.checkpoint.identity import model_identity
 from internvl_chat.checkpoint.sources import require_config, resolve_adapter_base
 from internvl_chat.checkpoint.tokenizer import load_tokenizer
@@ -395,3 +395,28 @@ def test_lines_tell_how_far_it_has_come(
         bar.update(1_000_000_000)
         bar.update(500_000_000)
     assert [one.message for one in caplog.records] == ["Org/Model: 1.50 of 4.00 GB are here"]
+
+
+def test_bars_are_shown_though_transformers_puts_them_out() -> None:
+    from huggingface_hub import utils
+
+    utils.disable_progress_bars()
+    try:
+        with with_bars():
+            assert not utils.are_progress_bars_disabled()
+        assert utils.are_progress_bars_disabled()
+    finally:
+        utils.enable_progress_bars()
+
+
+def test_a_cache_behind_a_link(
+    hub_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = fill_cache(hub_cache, NAME, MODEL)
+    (tmp_path / "link").symlink_to(hub_cache)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "link"))
+    assert portable_name(local_model(NAME)) == f"{NAME}@{snapshot.name}"
+    for place in (snapshot, tmp_path / "link" / snapshot.relative_to(hub_cache)):
+        assert portable_name(str(place)) == f"{NAME}@{snapshot.name}"
+        file = f"hf://{NAME}@{snapshot.name}/config.json"
+        assert portable_name(str(place / "config.json")) == file
