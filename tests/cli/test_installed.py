@@ -314,7 +314,10 @@ REACH_OUT = {
     "train/finetune.py",  # started by its path, it puts the package's folder on sys.path
     "shipped.py",  # the one list of what is taken along
     "resources.py",  # finds it
-    "cli/data_author.py",  # the help's examples are of a clone, and of what `recipes` writes
+    "cli/env.py",  # tells where the package lies, and
+    "machine/report.py",  # whether that is a clone
+    "cli/data_author.py",  # the help's examples are of a clone, and of what `recipes` writes,
+    "train/flags.py",  # as are these
 }
 
 

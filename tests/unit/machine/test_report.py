@@ -92,7 +92,7 @@ def test_what_is_missing_comes_with_the_extra_that_brings_it(
     assert re.search(r"^  wandb +missing: pip install wandb \(--report_to wandb\)$", text, re.M)
     installed = as_text(gather(None, Path("/site-packages"), "0.1.0"))
     assert 'missing: pip install "internvl-chat[demo]"' in installed
-    assert "recipes     not here" in installed
+    assert "recipes     internvl-chat recipes FOLDER writes them" in installed
 
 
 def test_the_extras_are_those_of_setup_py() -> None:
