@@ -27,7 +27,7 @@ DATASETS = {
 }
 
 ZERO = {stage: ROOT / f"shell/deepspeed/zero_stage{stage}_config.json" for stage in (1, 2, 3)}
-OFFLOAD = ROOT / "shell/deepspeed/zero_stage3_offload_config.json"
+OFFLOAD = ("zero2_offload", "zero3_offload")
 PACKED_ZERO3 = {"deepspeed": ZERO[3], "use_packed_ds": True, "max_packed_tokens": 256}
 LORA = {
     "deepspeed": ZERO[2],
@@ -97,7 +97,10 @@ RUNS = {
     "stage1": Run(dataset="mixed", options={**TWENTY, "deepspeed": ZERO[1]}),
     "stage2": Run(dataset="mixed", options={**TWENTY, "deepspeed": ZERO[2]}),
     "stage3": Run(dataset="mixed", options={**TWENTY, "deepspeed": ZERO[3]}),
-    "offload": Run(dataset="mixed", options={**TWENTY, "max_steps": 3, "deepspeed": OFFLOAD}),
+    **{
+        name: Run(dataset="mixed", options={**TWENTY, "max_steps": 3, "deepspeed": name})
+        for name in OFFLOAD
+    },
     "combined": Run(
         dataset="combined",
         options={
@@ -145,11 +148,12 @@ def test_stages_have_the_same_losses(trained: Folders, stage: int) -> None:
     assert logged(trained[f"stage{stage}"]) == pytest.approx(plain, abs=2e-5)
 
 
-@pytest.mark.runs("stage0", "offload")
-def test_offload_has_the_same_losses(trained: Folders) -> None:
+@pytest.mark.parametrize("name", OFFLOAD)
+@pytest.mark.runs("stage0", "{name}")
+def test_offload_has_the_same_losses(trained: Folders, name: str) -> None:
     # The learning rate's schedule is constant, so a shorter run begins the same.
     plain = logged(trained["stage0"])[:3]
-    assert logged(trained["offload"]) == pytest.approx(plain, abs=2e-5)
+    assert logged(trained[name]) == pytest.approx(plain, abs=2e-5)
 
 
 @pytest.mark.runs("combined")
