@@ -62,6 +62,8 @@ setup(
             "model/presets/*.json",
             "evaluation/*.yaml",
             "data/report/template/*",
+            "web/page.*",
+            "web/example_images/*",
         ]
     },
     install_requires=[

@@ -45,14 +45,18 @@ class QuestionSource:
         return self.lines if isinstance(self.lines, Sequence) else ()
 
 
-def open_questions(name: str) -> QuestionSource:
-    """Open ``--batch``: a file, or ``-`` for standard input.
+def open_questions(name: str, *, option: str = "--batch") -> QuestionSource:
+    """Open a file of questions, or ``-`` for standard input.
+
+    Args:
+        name: as it was given.
+        option: with which it was given; messages name it.
 
     Raises:
         ConfigError: it cannot be read, or is one JSON array.
     """
     if name == "-":
-        source = standard_input("--batch -")
+        source = standard_input(f"{option} -")
         return _source("standard input", read_lines(source), _status_of(source))
     try:
         file = open(name, "rb")  # noqa: SIM115 - a pipe is read while it is answered
@@ -63,8 +67,8 @@ def open_questions(name: str) -> QuestionSource:
             lines = list(read_lines(file))
     except (OSError, ValueError) as err:  # a NUL in the name is a ValueError
         reason = (err.strerror if isinstance(err, OSError) else None) or err
-        raise ConfigError(f"{name} cannot be read: {reason}", where="--batch") from err
-    _refuse_other_layouts(name, lines)
+        raise ConfigError(f"{name} cannot be read: {reason}", where=option) from err
+    _refuse_other_layouts(name, lines, option)
     return _source(name, lines, status)
 
 
@@ -130,7 +134,7 @@ def _as_utf8(raw: bytes, encoding: str) -> bytes:
     return text.rstrip("\r\n").encode(UTF8, "surrogatepass")
 
 
-def _refuse_other_layouts(name: str, lines: Sequence[bytes]) -> None:
+def _refuse_other_layouts(name: str, lines: Sequence[bytes], option: str) -> None:
     r"""Raise ConfigError for a file in which no line is a question, though it holds some.
 
     That is one JSON array, one object over several lines, or lines that end in ``\r`` alone.
@@ -154,7 +158,7 @@ def _refuse_other_layouts(name: str, lines: Sequence[bytes]) -> None:
         fix = rf"tr '\r' '\n' < {name} > NEW_FILE makes them so."
     else:
         return
-    raise ConfigError(problem, where="--batch", fix=fix)
+    raise ConfigError(problem, where=option, fix=fix)
 
 
 def _json_of(raw: bytes) -> object:

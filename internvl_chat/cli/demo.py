@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -27,6 +28,10 @@ def demo(
     share: Annotated[
         bool, typer.Option("--share", help="Open a public link through Gradio's servers.")
     ] = False,
+    examples: Annotated[
+        Path | None,
+        typer.Option(help="Questions to click, as for chat --batch; else shipped ones."),
+    ] = None,
     max_upload_mb: Annotated[int, typer.Option(min=1, help="Of an image or video.")] = (
         QuestionLimits.max_upload_mb
     ),
@@ -47,7 +52,7 @@ def demo(
             where="demo",
             fix='In the repository: pip install -e ".[demo]"',
         )
-    from internvl_chat.web.limits import QuestionLimits
+    from internvl_chat.web.examples import read_examples
     from internvl_chat.web.loading import load
     from internvl_chat.web.server import (  # seconds: after the arguments were seen to be right
         free_port,
@@ -55,13 +60,16 @@ def demo(
     )
 
     port = free_port(host, port)
+    own_examples = None if examples is None else read_examples(examples)
     paths = [model] if compare is None else [model, compare]
     answering = load(paths, device=device, gpus=gpus, load_in_8bit=load_in_8bit)
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
     limits = QuestionLimits(max_upload_mb=max_upload_mb)
-    with serve(answering, host=host, port=port, share=share, limits=limits) as serving:
+    with serve(
+        answering, host=host, port=port, share=share, limits=limits, examples=own_examples
+    ) as serving:
         typer.echo(f"The page is at {serving.url}")
         if serving.share_url:
             typer.echo(f"For everybody: {serving.share_url}")

@@ -22,6 +22,7 @@ from internvl_chat.data.schema import BadRecordError
 from internvl_chat.errors import Attempt
 from internvl_chat.web.conversation import Answer, Conversation, MediaItem, QuestionError, Turn
 from internvl_chat.web.drawing import draw_boxes, find_boxes
+from internvl_chat.web.facts import facts_of
 from internvl_chat.web.limits import describe
 
 logger = logging.getLogger(__name__)
@@ -72,6 +73,11 @@ class Checkpoint:
     name: str
     model: Any
     tokenizer: Any
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        """What the page says of it beside its name."""
+        return facts_of(self.model)
 
     @property
     def decode(self) -> DecodeConfig:

@@ -1,48 +1,24 @@
-"""The page: components, and what happens when they are used. The work is done elsewhere."""
+"""What happens when the page's components are used. The work is done elsewhere."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
 import gradio as gr
 
-from internvl_chat.web.answering import (
-    DEFAULT_GENERATION,
-    MAX_NEW_TOKENS,
-    Answering,
-    GenerationSettings,
-)
+from internvl_chat.web.answering import Answering, GenerationSettings
 from internvl_chat.web.conversation import Conversation, QuestionError
-from internvl_chat.web.limits import (
-    MAX_FRAMES,
-    QuestionLimits,
-    check_question,
-    look_at_uploads,
-    whole,
-)
+from internvl_chat.web.examples import ExampleQuestion
+from internvl_chat.web.limits import QuestionLimits, check_question, look_at_uploads, whole
 from internvl_chat.web.messages import as_messages
 from internvl_chat.web.session_requests import SessionRequests
 
 ERROR_SECONDS: Final = 20
-DAY_SECONDS: Final = 24 * 3600
-CSS: Final = """
-.gradio-container > main { width: 100%; max-width: 1280px !important; margin: 0 auto; }
-.bot .image-container img { max-height: 400px; width: 400px; object-fit: contain; }
-#title h1 { margin: 0; font-size: 1.25rem; }
-#title p { margin: 0; opacity: 0.8; }
-/* It would publish the image elsewhere; the page's policy forbids that anyhow. */
-.gradio-container button[aria-label="Share"] { display: none; }
-"""
-
-
-def theme() -> gr.Theme:
-    """Gradio's own, in a font whose files of both weights are whole in Gradio 6.31's package."""
-    font = gr.themes.LocalFont("Source Sans Pro", weights=(400, 700))
-    return gr.themes.Default(font=(font, "ui-sans-serif", "system-ui", "sans-serif"))
 
 
 class Page:
@@ -52,12 +28,20 @@ class Page:
         answering: the checkpoints.
         limits: of a question.
         uploads: Gradio's folder of this server's files; drawings go there too.
+        examples: questions to click.
     """
 
-    def __init__(self, answering: Answering, limits: QuestionLimits, uploads: Path) -> None:
+    def __init__(
+        self,
+        answering: Answering,
+        limits: QuestionLimits,
+        uploads: Path,
+        examples: Sequence[ExampleQuestion] = (),
+    ) -> None:
         self.answering = answering
         self.limits = limits
         self.uploads = uploads
+        self.examples = tuple(examples)
         self.requests = SessionRequests()
 
     def ask(
@@ -69,6 +53,33 @@ class Page:
     ) -> tuple[Any, ...]:
         """Check a question and show it; the next step answers it."""
         typed, files = (message or {}).get("text") or "", (message or {}).get("files") or []
+        shown = self._asked(typed, files, num_frames, conversation, request)
+        return ({"text": "", "files": []}, *shown)
+
+    def example_asker(self, number: int) -> Callable[..., tuple[Any, ...]]:
+        """The same for a question of the page's own; its files become uploads like others."""
+        example = self.examples[number]
+        folder = self.uploads / "examples" / str(number)
+
+        # A function of its own, not a partial one: of those Gradio does not see the types.
+        def ask_example(
+            num_frames: float, conversation: Conversation, request: gr.Request
+        ) -> tuple[Any, ...]:
+            folder.mkdir(parents=True, exist_ok=True)
+            # Each time: what lies in the folder of uploads is deleted when it is a day old.
+            files = [str(shutil.copy(file, folder)) for file in example.files]
+            return self._asked(example.question, files, num_frames, conversation, request)
+
+        return ask_example
+
+    def _asked(
+        self,
+        typed: str,
+        files: list[str],
+        num_frames: float,
+        conversation: Conversation,
+        request: gr.Request,
+    ) -> tuple[Any, ...]:
         try:
             check_question(typed, self.limits)
             media = look_at_uploads(
@@ -78,7 +89,7 @@ class Page:
             self.requests.add(_session(request))
         except QuestionError as err:
             raise _told(err) from err
-        return ({"text": "", "files": []}, *self._shown(asked))
+        return self._shown(asked)
 
     def regenerate(self, conversation: Conversation, request: gr.Request) -> tuple[Any, ...]:
         """Take the last answer back; the next step answers its question again."""
@@ -136,6 +147,10 @@ class Page:
         """End the answer that is being written or waited for; what is there of it stays."""
         self.requests.stop(_session(request))
 
+    def show_stop(self, request: gr.Request) -> dict[str, Any]:
+        """Whether there is something to stop; what the session's requests say, whoever asks."""
+        return gr.update(visible=_session(request) in self.requests)
+
     def clear(self, request: gr.Request) -> tuple[Any, ...]:
         """Forget the conversation, an answer in progress included."""
         self.requests.stop(_session(request), discard=True)
@@ -159,116 +174,3 @@ def _told(err: QuestionError) -> gr.Error:
     # The message is shown as HTML.
     text = html.escape(str(err), quote=False)
     return gr.Error(text, duration=ERROR_SECONDS, print_exception=False)
-
-
-def build_page(page: Page) -> gr.Blocks:
-    """Lay the components out and connect them.
-
-    Events named ``ask``, ``answer``, ``regenerate``, ``stop`` and ``clear`` are the API: ``ask``
-    (or ``regenerate``) first, then ``answer``.
-    """
-    names = page.answering.names
-    with gr.Blocks(
-        title="internvl-chat demo",
-        analytics_enabled=False,
-        fill_height=True,
-        fill_width=True,
-        delete_cache=(3600, DAY_SECONDS),
-    ) as blocks:
-        conversation = gr.State(Conversation())
-        gr.Markdown(f"# internvl-chat demo\n{_introduction(names)}", elem_id="title")
-        with gr.Row(equal_height=True):
-            chats = [_chat(name, place, len(names)) for place, name in enumerate(names)]
-        box = gr.MultimodalTextbox(
-            elem_id="question",
-            file_count="multiple",
-            file_types=["image", "video"],
-            sources=["upload"],
-            placeholder="Ask something; add images or a video with the paper clip",
-            show_label=False,
-            autofocus=True,
-            max_plain_text_length=page.limits.max_question_chars,
-        )
-        with gr.Row():
-            stop = gr.Button("Stop", variant="stop", size="md", min_width=80, elem_id="stop")
-            again = gr.Button("Regenerate", size="md", min_width=80, elem_id="regenerate")
-            clear = gr.Button("Clear", size="md", min_width=80, elem_id="clear")
-        temperature, top_p, max_new_tokens, num_frames, box_image = _settings()
-        shown = [conversation, *chats]
-        settings = [temperature, top_p, max_new_tokens, box_image, conversation]
-        # Checking decodes images: two at a time, while a model may be busy.
-        checks: dict[str, Any] = {"concurrency_limit": 2, "concurrency_id": "check"}
-        # What is wrong is told in a corner; Gradio's own sign would cover the conversation.
-        checks |= {"show_progress": "hidden", "show_progress_on": box}
-        asked = box.submit(
-            page.ask, [box, num_frames, conversation], [box, *shown], api_name="ask", **checks
-        )
-        retried = again.click(page.regenerate, conversation, shown, api_name="regenerate", **checks)
-        # One queue for all questions, in the order in which they came; one is answered at a time.
-        model: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}
-        model["show_progress"] = "minimal"  # the place in the queue
-        asked.success(page.answer, settings, shown, api_name="answer", **model)
-        retried.success(page.answer, settings, shown, api_visibility="private", **model)
-        # Not queued: these must come through while the queue is busy.
-        stop.click(page.stop, api_name="stop", queue=False)
-        clear.click(page.clear, outputs=shown, api_name="clear", queue=False)
-        for chat in chats:  # the same by the button of the chat itself
-            chat.clear(page.clear, outputs=shown, api_visibility="private", queue=False)
-        blocks.unload(page.forget)
-    return blocks
-
-
-def _introduction(names: list[str]) -> str:
-    if len(names) == 1:
-        return f"You are talking to **{html.escape(names[0])}**."
-    told = " and ".join(f"**{html.escape(name)}**" for name in names)
-    return f"Every question goes to {told}."
-
-
-def _chat(name: str, place: int, count: int) -> gr.Chatbot:
-    return gr.Chatbot(
-        label=name,
-        show_label=count > 1,  # the page's title names the only one
-        elem_id=f"chat-{place}",
-        height="62vh",
-        min_height=320,
-        buttons=["copy", "copy_all"],
-        allow_tags=False,
-        feedback_options=None,
-        placeholder="No question yet" if count == 1 else f"Answers of {name}",
-        min_width=280,
-    )
-
-
-def _settings() -> tuple[gr.Slider, gr.Slider, gr.Slider, gr.Slider, gr.Number]:
-    with gr.Accordion("Settings", open=False, elem_id="settings"):
-        with gr.Row():
-            temperature = gr.Slider(
-                0,
-                2,
-                value=DEFAULT_GENERATION.temperature,
-                step=0.05,
-                label="Temperature",
-                info="0: always the likeliest token",
-            )
-            top_p = gr.Slider(0.05, 1, value=DEFAULT_GENERATION.top_p, step=0.05, label="Top p")
-            max_new_tokens = gr.Slider(
-                1,
-                MAX_NEW_TOKENS,
-                value=DEFAULT_GENERATION.max_new_tokens,
-                step=1,
-                label="Longest answer",
-                info="in tokens",
-            )
-        with gr.Row():
-            num_frames = gr.Slider(
-                1, MAX_FRAMES, value=8, step=1, label="Frames", info="taken of a video"
-            )
-            box_image = gr.Number(
-                0,
-                label="Draw boxes on image",
-                info="1 is the conversation's first, 0 its newest",
-                precision=0,
-                minimum=0,
-            )
-    return temperature, top_p, max_new_tokens, num_frames, box_image

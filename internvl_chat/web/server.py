@@ -6,7 +6,7 @@ import errno
 import os
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from internvl_chat.errors import ConfigError
 from internvl_chat.web.answering import Answering
+from internvl_chat.web.examples import ExampleQuestion, shipped_examples
 from internvl_chat.web.limits import QuestionLimits
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def serve(
     port: int = 0,
     share: bool = False,
     limits: QuestionLimits | None = None,
+    examples: Sequence[ExampleQuestion] | None = None,
 ) -> Iterator[Serving]:
     """Run the page in threads of this process; on leaving, end it and delete its files.
 
@@ -79,11 +81,15 @@ def serve(
         host, port: where to listen; port 0 takes a free one.
         share: open a public tunnel through Gradio's servers.
         limits: of a question.
+        examples: questions to click; by default shipped ones that suit the models.
 
     Raises:
         ConfigError: the address cannot be used, or the tunnel was not opened.
     """
     limits = limits or QuestionLimits()
+    if examples is None:
+        sizes = [checkpoint.model.config.image_size for checkpoint in answering.checkpoints]
+        examples = shipped_examples(min(sizes, default=0), compared=len(sizes) > 1)
     folder = os.environ.get("GRADIO_TEMP_DIR", "")
     assert _PREFIX not in folder, f"one page a process: another one serves from {folder}"
     with tempfile.TemporaryDirectory(prefix=_PREFIX) as folder:
@@ -93,9 +99,10 @@ def serve(
         with _environment(GRADIO_TEMP_DIR=str(uploads), NO_PROXY=no_proxy, no_proxy=no_proxy):
             # Not before: Gradio looks at GRADIO_TEMP_DIR when it is imported, too, and makes a
             # folder there. The default one belongs to whoever used it first on this machine.
-            from internvl_chat.web.page import Page, build_page
+            from internvl_chat.web.layout import build_page
+            from internvl_chat.web.page import Page
 
-            page = Page(answering, limits, uploads)
+            page = Page(answering, limits, uploads, examples)
             blocks = build_page(page)
             # api_open=False: no request goes past the queue.
             blocks.queue(api_open=False)
@@ -113,7 +120,7 @@ def _launch(
     from starlette.middleware import Middleware
 
     from internvl_chat.web.guard import Guard
-    from internvl_chat.web.page import CSS, theme
+    from internvl_chat.web.layout import CSS, HEAD, theme
 
     _, url, share_url = blocks.launch(
         server_name=host,
@@ -135,6 +142,7 @@ def _launch(
         max_file_size=limits.max_upload_mb * 1024 * 1024,
         app_kwargs={"middleware": [Middleware(Guard)]},
         css=CSS,
+        head=HEAD,
         theme=theme(),
     )
     if share and not share_url:

@@ -73,7 +73,7 @@ def test_a_tunnel_is_opened_on_request_only(
 
 
 def test_two_checkpoints_side_by_side(serving: Serving, tmp_path: Path) -> None:
-    assert "**tiny** and **babbler**" in httpx.get(serving.url).text
+    assert "Every question goes to both" in httpx.get(serving.url).text
     star = draw_shape(tmp_path / "star.png", "star", "red")
     user = User(serving)
     user.ask("What shape is red?", star)
