@@ -1,30 +1,20 @@
 """Where and when a run was made: what one wants to know of a number a year later."""
 
-import os
-import platform
 from collections.abc import Mapping
 from datetime import datetime
-from pathlib import Path
-
-_CPU_INFO = Path("/proc/cpuinfo")
-
-
-def processor(cpu_info: Path = _CPU_INFO) -> str:
-    """Name of the CPU; where Linux does not tell it, its architecture."""
-    if cpu_info.is_file():
-        for line in cpu_info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def hardware() -> str:
-    """``AMD EPYC 9B14, 2 cores, 8 GB``: of this machine, whose GPUs the quickstart leaves alone."""
-    import psutil
+    """``AMD EPYC 9B14, 2 cores, 8 GiB of memory``; its GPUs the quickstart leaves alone."""
+    from internvl_chat.machine.hardware import cpu_name, memory_gib, usable_cores  # imports torch
 
-    cores = os.cpu_count() or 1
-    gigabytes = psutil.virtual_memory().total / 1e9
-    return f"{processor()}, {cores} core{'s' * (cores != 1)}, {gigabytes:.0f} GB of memory"
+    cores, memory = usable_cores(), memory_gib()
+    told = [cpu_name()]
+    if cores:
+        told.append(f"{cores} core{'s' * (cores != 1)}")
+    if memory:
+        told.append(f"{memory:.0f} GiB of memory")
+    return ", ".join(told)
 
 
 def commit(revision: str | None) -> str:

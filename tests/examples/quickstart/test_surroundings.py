@@ -1,18 +1,21 @@
 """What the page says of machine, time and code."""
 
-import os
 from datetime import datetime, timezone
-from pathlib import Path
 
-from examples.quickstart.surroundings import commit, hardware, made_at, named_versions, processor
+import pytest
+
+from examples.quickstart.surroundings import commit, hardware, made_at, named_versions
+from internvl_chat.machine import hardware as machine
 
 
-def test_the_processor_has_a_name_everywhere(tmp_path: Path) -> None:
-    info = tmp_path / "cpuinfo"
-    info.write_text("processor\t: 0\nmodel name\t: Some CPU: 3 GHz\nflags\t: fpu\n")
-    assert processor(info) == "Some CPU: 3 GHz"
-    assert processor(tmp_path / "none")  # macOS
-    assert f"{os.cpu_count()} core" in hardware()
+def test_the_machine_is_told_as_far_as_it_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "cpu_name", lambda: "Some CPU")
+    monkeypatch.setattr(machine, "usable_cores", lambda: 2)
+    monkeypatch.setattr(machine, "memory_gib", lambda: 7.6)
+    assert hardware() == "Some CPU, 2 cores, 8 GiB of memory"
+    monkeypatch.setattr(machine, "usable_cores", lambda: 1)
+    monkeypatch.setattr(machine, "memory_gib", lambda: None)
+    assert hardware() == "Some CPU, 1 core"
 
 
 def test_a_commit_is_short_and_says_when_files_differ() -> None:
