@@ -36,7 +36,7 @@ _PALE = """least => {
         const text = walker.currentNode.textContent.trim();
         const element = walker.currentNode.parentElement;
         const style = getComputedStyle(element);
-        if (!text || element.closest("svg, script, style, [disabled]")) continue;
+        if (!text || element.closest("svg, script, style, [disabled], [aria-disabled=true]")) continue;
         if (!element.checkVisibility({opacityProperty: true, visibilityProperty: true})) continue;
         // for screen readers only
         if (style.clipPath !== "none" || element.getBoundingClientRect().width <= 1) continue;
