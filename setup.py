@@ -130,6 +130,7 @@ setup(
             "fsspec>=2024.2",
             "scikit-learn>=1.4",
             "sacrebleu>=2.4",
+            "trackio>=0.20",
             "rouge-score>=0.1.2",
             "setuptools>=77",
             "ruff",

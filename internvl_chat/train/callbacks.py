@@ -54,6 +54,16 @@ def tag_of(name: str) -> str:
     return f"{GROUPS.get(name.split('/')[0], 'usage')}/{name}"
 
 
+def is_summary(logs: Mapping[str, Any] | None) -> bool:
+    """Whether it is the log at a run's end."""
+    return _SUMMARY in (logs or {})
+
+
+def tagged(logs: Mapping[str, Any] | None) -> dict[str, float]:
+    """The figures of a log, by their names in TensorBoard and every other tracker."""
+    return {tag_of(n): v for n, v in (logs or {}).items() if isinstance(v, (int, float))}
+
+
 def format_step(step: int, total: int, logs: Mapping[str, float]) -> str:
     """One line about a step; figures that were not measured are left out."""
     shown = [text.format(logs[name]) for name, text in LINE if name in logs]
@@ -169,11 +179,10 @@ class TensorBoardWriter(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Write the figures of a step."""
-        if self._writer is None or _SUMMARY in (logs or {}):
+        if self._writer is None or is_summary(logs):
             return
-        for name, value in (logs or {}).items():
-            if isinstance(value, (int, float)):
-                self._writer.add_scalar(tag_of(name), value, state.global_step)
+        for tag, value in tagged(logs).items():
+            self._writer.add_scalar(tag, value, state.global_step)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -30,7 +30,7 @@ if __name__ == "__main__":
 import logging
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import PrinterCallback, ProgressCallback
@@ -92,6 +92,7 @@ from internvl_chat.train.resuming import (
 from internvl_chat.train.signals import EndingSignals, InterruptedBySignal
 from internvl_chat.train.starting_points import fetch_weights, find_models
 from internvl_chat.train.status import RunStatus
+from internvl_chat.train.tracking import WRITERS, Writer, tracked_run, tracker_writers
 from internvl_chat.train.trainer import InternVLTrainer, TrainerSetup
 from internvl_chat.train.update_rule import update_problems
 from internvl_chat.train.validation import best_metric_problems
@@ -261,14 +262,33 @@ def run(
     checkpoint = begun.checkpoint
     try:
         result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    finally:
-        for shown in trainer.callback_handler.callbacks:
-            if isinstance(shown, (RunProgress, TensorBoardWriter)):
-                shown.close()  # an error has a line of its own, and the curve its last steps
+    except InterruptedBySignal:
+        close_shown(trainer)
+        raise
+    except BaseException:
+        close_shown(trainer, trackers="failed")
+        raise
+    close_shown(trainer, trackers="complete")
     if saving.stopped_at is not None:
         return saving.stopped_at
     save_finished(trainer, begun, prepared, result.metrics, status)
     return None
+
+
+def close_shown(
+    trainer: InternVLTrainer, *, trackers: Literal["complete", "failed"] | None = None
+) -> None:
+    """End what a run shows: an error has a line of its own, and the curve its last steps.
+
+    Args:
+        trainer: of the run.
+        trackers: how their runs ended; None leaves them, who may wait for a network, as they are.
+    """
+    for shown in trainer.callback_handler.callbacks:
+        if isinstance(shown, (RunProgress, TensorBoardWriter)):
+            shown.close()
+        elif isinstance(shown, Writer) and trackers is not None:
+            shown.close(failed=trackers == "failed")
 
 
 def prepare(args: RunArguments, state: DistributedState, begun: RunStart) -> PreparedRun:
@@ -460,7 +480,11 @@ def build_trainer(
         callbacks.append(
             TensorBoardWriter(curve_folder(args, record), arguments=as_dict(args), samples=samples)
         )
-    args.train.report_to = [name for name in args.train.report_to or [] if name != "tensorboard"]
+    if state.is_main:
+        callbacks += tracker_writers(args.train.report_to or [], tracked_run(args.train, record))
+    # transformers' own ones of these are not added.
+    own = {"tensorboard", *WRITERS}
+    args.train.report_to = [name for name in args.train.report_to or [] if name not in own]
     evaluation = prepared.evaluation
     trainer = InternVLTrainer(
         model=model,

@@ -44,6 +44,9 @@ OF_FINISHED_MODEL = "of_finished_model"
 EARLIER = "earlier"
 """Key of what the run was told up to ``from_step``, where it was told otherwise."""
 
+TRACKERS = "trackers"
+"""Key of what trackers call this training's run, by tracker, to go on with; if there are any."""
+
 _MODEL_FILES = ("config.json", ADAPTER_CONFIG_NAME)
 
 
@@ -221,6 +224,8 @@ def continued(
     found[EARLIER] = list(earlier) if isinstance(earlier, list) else []
     curve = before.get("tensorboard")
     found["tensorboard"] = curve if isinstance(curve, str) else None
+    if isinstance(before.get(TRACKERS), dict):
+        found[TRACKERS] = dict(before[TRACKERS])
     if compared(before, record).of("result", "rate", "length"):
         told = ("arguments", "given", "world_size", "global_batch_size", "command", "from_step")
         found[EARLIER].append({key: before.get(key) for key in told})

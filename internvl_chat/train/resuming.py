@@ -20,6 +20,7 @@ from internvl_chat.train.rates import grouping
 from internvl_chat.train.record import (
     PLANNED_STEPS,
     RESULTS,
+    TRACKERS,
     compared,
     continued,
     damage_of_model,
@@ -81,8 +82,11 @@ def find_start(args: RunArguments, *, world_size: int, global_batch_size: int) -
     if not args.train.overwrite_output_dir:
         earlier = look_at(output_dir, checkpoint, position, before, record)
     refuse_early(earlier, str(output_dir))
+    record = continued(record, before, position.get("global_step", 0))
+    if checkpoint is not None and not _is_of(checkpoint, output_dir):
+        record.pop(TRACKERS, None)  # another folder's training has its own runs there
     return RunStart(
-        record=continued(record, before, position.get("global_step", 0)),
+        record=record,
         earlier=earlier,
         checkpoint=checkpoint,
         position=position,
