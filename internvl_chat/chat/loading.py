@@ -49,6 +49,7 @@ def load_model(
     gpus: int | None = None,
     offload_dir: str | None = None,
     load_in_8bit: bool = False,
+    load_in_4bit: bool = False,
     attn_implementation: str | None = None,
     quantization_config: BitsAndBytesConfig | None = None,
 ) -> tuple[InternVLChatModel, PreTrainedTokenizerBase]:
@@ -62,6 +63,7 @@ def load_model(
         gpus: spread it over so many GPUs as :func:`split_model` does, instead of either.
         offload_dir: where the parts that ``device_map`` puts on "disk" are kept.
         load_in_8bit: int8 linear layers by bitsandbytes, ``lm_head`` and ``mlp1`` excepted.
+        load_in_4bit: nf4 linear layers of the language model, as QLoRA trains on them.
         attn_implementation: kernel of both towers; transformers' choice by default.
         quantization_config: other bitsandbytes settings. 4 bits are for the language model
             only: a warning says so if the vision tower would be quantised.
@@ -72,8 +74,14 @@ def load_model(
         ConfigError: settings that exclude each other.
     """
     _refuse_several(device=device, device_map=device_map, gpus=gpus)
-    _refuse_several(load_in_8bit=load_in_8bit or None, quantization_config=quantization_config)
-    place = _require_place(path, device=device, gpus=gpus, load_in_8bit=load_in_8bit)
+    _refuse_several(
+        load_in_8bit=load_in_8bit or None,
+        load_in_4bit=load_in_4bit or None,
+        quantization_config=quantization_config,
+    )
+    place = _require_place(
+        path, device=device, gpus=gpus, load_in_8bit=load_in_8bit, load_in_4bit=load_in_4bit
+    )
     _require_complete(path := local_model(path))
     tokenizer = load_tokenizer(path)
     config = read_chat_config(path)
@@ -90,6 +98,8 @@ def load_model(
         options["offload_folder"] = offload_dir
     if load_in_8bit:
         options["load_in_8bit"] = True
+    if load_in_4bit:
+        options["load_in_4bit"] = True
     if quantization_config is not None:
         options["quantization_config"] = quantization_config
     if attn_implementation is not None:
@@ -126,11 +136,12 @@ def require_loadable(
     device: torch.device | str | None = None,
     gpus: int | None = None,
     load_in_8bit: bool = False,
+    load_in_4bit: bool = False,
 ) -> torch.device:
     """Find what would end :func:`load_model`, before a weight is read.
 
     Args:
-        path, device, gpus, load_in_8bit: of :func:`load_model`.
+        path, device, gpus, load_in_8bit, load_in_4bit: of :func:`load_model`.
 
     Returns:
         Where a model goes that lies in one place.
@@ -139,13 +150,20 @@ def require_loadable(
         CheckpointError: no complete checkpoint of this model family at ``path``.
         ConfigError: no such device, too few GPUs, or a package is missing.
     """
-    place = _require_place(path, device=device, gpus=gpus, load_in_8bit=load_in_8bit)
+    place = _require_place(
+        path, device=device, gpus=gpus, load_in_8bit=load_in_8bit, load_in_4bit=load_in_4bit
+    )
     _require_complete(local_model(path))
     return place
 
 
 def _require_place(
-    path: str, *, device: torch.device | str | None, gpus: int | None, load_in_8bit: bool
+    path: str,
+    *,
+    device: torch.device | str | None,
+    gpus: int | None,
+    load_in_8bit: bool,
+    load_in_4bit: bool,
 ) -> torch.device:
     """Where a model goes that lies in one place; looks at no file of it.
 
@@ -154,10 +172,10 @@ def _require_place(
     """
     if not path:
         raise ConfigError("no model is named", where="model", fix="Give a checkpoint's directory.")
-    if load_in_8bit and find_spec("bitsandbytes") is None:
+    if (load_in_8bit or load_in_4bit) and find_spec("bitsandbytes") is None:
         raise ConfigError(
-            "int8 needs bitsandbytes, which is not installed",
-            where="load_in_8bit",
+            f"{'int8' if load_in_8bit else 'nf4'} needs bitsandbytes, which is not installed",
+            where="load_in_8bit" if load_in_8bit else "load_in_4bit",
             fix="pip install bitsandbytes",
         )
     place = default_device() if device is None else _find_device(device)

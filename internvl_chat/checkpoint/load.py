@@ -18,6 +18,7 @@ import torch
 
 from internvl_chat.checkpoint import names
 from internvl_chat.checkpoint.adapters import require_adapter_fits
+from internvl_chat.checkpoint.four_bits import build_in_four_bits
 from internvl_chat.checkpoint.lora_settings import (
     adapted_layers,
     carried_lora,
@@ -57,6 +58,8 @@ if TYPE_CHECKING:
     from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
     from internvl_chat.model.modeling_internvl_chat import InternVLChatModel
 
+TRAINED_IN_4BIT = "trained_in_4bit"
+"""Key of ``config.json`` beside an adapter whose base was quantised in training."""
 _POSITION_EMBEDDING = "vision_model.embeddings.position_embedding"
 
 
@@ -127,6 +130,8 @@ def inspect_checkpoint(
     )
     grown = llm_config.vocab_size != native_rows or num_new_tokens > 0
     base, reason = _adapter_base(sources, grown, native_size)
+    if build.load_in_4bit:
+        _require_adapter_alone(base, reason)
     own_modules = sources.adapter_modules
     return LoadPlan(
         config=config,
@@ -136,6 +141,21 @@ def inspect_checkpoint(
         no_base_reason=reason,
         adapter_modules=(*dict.fromkeys((*own_modules, *build.trainable.lora.modules_to_save)),),
     )
+
+
+def _require_adapter_alone(base: str | None, reason: str) -> None:
+    """Weights of 4 bits are not written: a run with them saves an adapter, or nothing.
+
+    Raises:
+        ConfigError: the rest of the model is no checkpoint on disk.
+    """
+    if base is None:
+        raise ConfigError(
+            f"saves an adapter, which names the checkpoint under it, and there is none: {reason}",
+            where="--load_in_4bit",
+            fix="Start from a whole checkpoint without LoRA, at its own image size; one step "
+            "without --load_in_4bit, or merge-lora, leaves such a one.",
+        )
 
 
 def _settle_adapters(trainable: TrainableConfig, sources: Sources) -> tuple[str, ...]:
@@ -158,13 +178,6 @@ def _settle_adapters(trainable: TrainableConfig, sources: Sources) -> tuple[str,
     bare = skeleton_of(plain, sources.where)
     carried = carried_lora(config, sources.adapter, sources.adapter_config, bare, sources.where)
     settle_lora(trainable, config, carried, bare, sources.where)
-    if (config.lora or {}).get("use_dora") and deepspeed_config_if_zero3() is not None:
-        raise ConfigError(
-            "DoRA reads each layer's whole weight in the forward pass, and under ZeRO-3 PEFT finds "
-            "it cut up",
-            where="--use_dora",
-            fix="Use a ZeRO-2 file, or plain LoRA.",
-        )
     require_modules(trainable.lora.modules_to_save, config, bare, adapted_layers(config, bare))
     towers = (names.LLM_PREFIX, names.VISION_PREFIX)
     return tuple(prefix for prefix in towers if not carried.ranks_in(prefix))
@@ -307,12 +320,20 @@ def build_model(
     if plan is None:
         plan = inspect_checkpoint(build, tokenizer, num_new_tokens=num_new_tokens)
     _set_dtype(plan.config, build.dtype)
-    zero3 = deepspeed_config_if_zero3()
-    with local_torch_dtype(build.dtype, "InternVLChatModel"), partitioned_construction(zero3):
-        model = InternVLChatModel(plan.config)
-    tie_as_configured(model)
-    for name, target in parameters_and_buffers(model).items():
-        write_tensor(target, plan.tensors.pop(name))
+    vars(plan.config).pop(TRAINED_IN_4BIT, None)
+    if build.load_in_4bit:
+        plan.config.update({TRAINED_IN_4BIT: True})
+    if build.load_in_4bit:
+        model = build_in_four_bits(
+            plan.config, build.trainable, plan.tensors, plan.adapter_modules, build.dtype
+        )
+    else:
+        zero3 = deepspeed_config_if_zero3()
+        with local_torch_dtype(build.dtype, "InternVLChatModel"), partitioned_construction(zero3):
+            model = InternVLChatModel(plan.config)
+        tie_as_configured(model)
+        for name, target in parameters_and_buffers(model).items():
+            write_tensor(target, plan.tensors.pop(name))
     model.img_context_token_id = tokenizer.convert_tokens_to_ids(IMG_CONTEXT_TOKEN)
     model.adapter_base = plan.adapter_base
     model.no_adapter_base_reason = plan.no_base_reason

@@ -22,8 +22,11 @@ def is_partitioned(parameter: Tensor) -> bool:
 
 
 def full_shape(parameter: Tensor) -> tuple[int, ...]:
-    """The shape, partitioned or not."""
+    """The shape, partitioned or not, in 4 bits or not."""
     shape = getattr(parameter, "ds_shape", None)
+    state = getattr(parameter, "quant_state", None)  # of bitsandbytes, which packs two in a byte
+    if shape is None and state is not None:
+        shape = state.shape
     return tuple(parameter.shape if shape is None else shape)
 
 
@@ -153,8 +156,11 @@ def parameters_and_buffers(model: nn.Module) -> dict[str, Tensor]:
     """What a checkpoint of the model holds, each shared tensor once, under its first name."""
     tensors: dict[str, Tensor] = {}
     seen: set[int] = set()
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) not in seen:
+    state = model.state_dict(keep_vars=True)
+    # Beside a quantised weight stand its scales, which are no parameters.
+    scales = tuple(f"{name}." for name, tensor in state.items() if hasattr(tensor, "quant_state"))
+    for name, tensor in state.items():
+        if id(tensor) not in seen and not (scales and name.startswith(scales)):
             seen.add(id(tensor))
             tensors[name] = tensor
     return tensors

@@ -47,6 +47,7 @@ def chat(
     device: Annotated[str | None, typer.Option(help="Default: the first GPU, or cpu.")] = None,
     gpus: Annotated[int | None, typer.Option(min=1, help="Spread the model over so many.")] = None,
     load_in_8bit: Annotated[bool, typer.Option(help="int8 by bitsandbytes.")] = False,
+    load_in_4bit: Annotated[bool, typer.Option(help="nf4, of the language model alone.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON object an answer.")] = False,
 ) -> None:
     """Ask a model about images and videos.
@@ -69,7 +70,13 @@ def chat(
     if temperature > 0:
         generation["temperature"] = temperature
     session = _load_session(
-        generation, model, video_backend, device=device, gpus=gpus, load_in_8bit=load_in_8bit
+        generation,
+        model,
+        video_backend,
+        device=device,
+        gpus=gpus,
+        load_in_8bit=load_in_8bit,
+        load_in_4bit=load_in_4bit,
     )
     if questions is not None:
         raise typer.Exit(_answer_file(session, *questions, num_segments, batch_size, as_json))

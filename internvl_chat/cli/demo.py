@@ -38,6 +38,7 @@ def demo(
     device: Annotated[str | None, typer.Option(help="Default: the first GPU, or cpu.")] = None,
     gpus: Annotated[int | None, typer.Option(min=1, help="Spread the model over so many.")] = None,
     load_in_8bit: Annotated[bool, typer.Option(help="int8 by bitsandbytes.")] = False,
+    load_in_4bit: Annotated[bool, typer.Option(help="nf4, of the language model alone.")] = False,
 ) -> None:
     """Open a page for asking about images and videos, with streamed answers and drawn boxes.
 
@@ -62,7 +63,9 @@ def demo(
     port = free_port(host, port)
     own_examples = None if examples is None else read_examples(examples)
     paths = [model] if compare is None else [model, compare]
-    answering = load(paths, device=device, gpus=gpus, load_in_8bit=load_in_8bit)
+    answering = load(
+        paths, device=device, gpus=gpus, load_in_8bit=load_in_8bit, load_in_4bit=load_in_4bit
+    )
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())

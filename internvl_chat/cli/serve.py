@@ -58,6 +58,7 @@ def serve(
     device: Annotated[str | None, typer.Option(help="Default: the first GPU, or cpu.")] = None,
     gpus: Annotated[int | None, typer.Option(min=1, help="Spread the model over so many.")] = None,
     load_in_8bit: Annotated[bool, typer.Option(help="int8 by bitsandbytes.")] = False,
+    load_in_4bit: Annotated[bool, typer.Option(help="nf4, of the language model alone.")] = False,
 ) -> None:
     """Serve a model to clients of OpenAI's chat completions.
 
@@ -85,6 +86,7 @@ def serve(
         device=device,
         gpus=gpus,
         load_in_8bit=load_in_8bit,
+        load_in_4bit=load_in_4bit,
     )
 
 

@@ -79,13 +79,7 @@ def _placement(settings: RunSettings, state: DistributedState) -> dict[str, Any]
     if settings.load_in_8bit:
         options["load_in_8bit"] = True
     if settings.load_in_4bit:
-        from transformers import BitsAndBytesConfig
-
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_compute_dtype=torch.bfloat16,
-            llm_int8_skip_modules=["vision_model", "mlp1", "lm_head"],
-        )
+        options["load_in_4bit"] = True
     if settings.spread and torch.cuda.device_count() > 1 and state.device.type == "cuda":
         return {**options, "gpus": torch.cuda.device_count()}
     return {**options, "device": state.device}

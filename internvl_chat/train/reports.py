@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from internvl_chat.checkpoint.four_bits import four_bit_line
 from internvl_chat.checkpoint.lora import adapter_lines, trainable_table
 from internvl_chat.data.dataset import SftDataset
 from internvl_chat.data.sampler import StepBatchSampler
@@ -79,6 +80,7 @@ def log_start(
     if not state.is_main:
         return
     lines = ["trainable parameters", *_parameter_table(model, args), *adapter_lines(model)]
+    lines += filter(None, [four_bit_line(model)])
     lines += dataset_table(prepared.train.mixture, is_split=prepared.is_split)
     if prepared.evaluation is not None:
         lines.append(validation_line(args.train, prepared.evaluation.mixture))
@@ -95,7 +97,8 @@ def log_start(
     lines.append(", ".join(f"{name} {version}" for name, version in versions().items()))
     logger.info("%s", "\n  ".join(lines))
     if args.train.bf16 and state.device.type == "cpu":
-        logger.warning("bf16 on a CPU is emulated and slow; --bf16 False computes in fp32")
+        instead = "" if args.model.load_in_4bit else "; --bf16 False computes in fp32"
+        logger.warning("bf16 on a CPU is emulated and slow%s", instead)
 
 
 def _parameter_table(model: Any, args: RunArguments) -> list[str]:

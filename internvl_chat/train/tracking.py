@@ -25,9 +25,9 @@ from transformers.integrations import (
 )
 
 from internvl_chat.errors import ConfigError
-from internvl_chat.train.arguments import TrainArguments
 from internvl_chat.train.callbacks import is_summary, tagged
 from internvl_chat.train.record import TRACKERS
+from internvl_chat.train.trainer_arguments import TrainArguments
 
 logger = logging.getLogger(__name__)
 

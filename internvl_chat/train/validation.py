@@ -8,6 +8,7 @@ them.
 from __future__ import annotations
 
 import errno
+import importlib.util
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -82,6 +83,7 @@ def validate_run(
     problems += _data(data, values)
     problems += _numbers(values)
     problems += _vision(source, model, data)
+    problems += _four_bits(model, values)
     problems += _output(values)
     problems += _unsupported(values)
     problems += tracker_problems(values["report_to"])
@@ -215,6 +217,41 @@ def _vision(
             f"--unfreeze_vit_layers {model.unfreeze_vit_layers}: the tower has {layers} layers. "
             "-2 trains the last two, 2 those behind the first two."
         )
+
+
+def _four_bits(model: ModelArguments, values: Values) -> Iterator[str]:
+    """What QLoRA wants, and what cannot be saved beside it."""
+    if not model.load_in_4bit:
+        return
+    flag = "--load_in_4bit"
+    if importlib.util.find_spec("bitsandbytes") is None:
+        yield f"{flag} needs bitsandbytes, which is not installed: pip install bitsandbytes."
+    if not model.use_llm_lora:
+        yield (
+            f"{flag}: weights of 4 bits cannot train themselves. Add --use_llm_lora and a rank (16 "
+            f"for one) and --freeze_llm True, or train without {flag}."
+        )
+    if not values["bf16"]:
+        yield f"{flag} computes in bf16. Add --bf16 True."
+    if values["deepspeed"]:
+        yield (
+            f"{flag} with --deepspeed: ZeRO-3 would cut packed weights and leave their scales "
+            "behind, and ZeRO-1 and 2 have only the small optimizer of the adapter to share. Leave "
+            "--deepspeed out: torchrun without it gives each GPU the model in 4 bits."
+        )
+    if not model.model_name_or_path:
+        yield (
+            f"{flag} with --vision_path and --llm_path: a run in 4 bits saves an adapter, which "
+            "names a whole checkpoint as its base. Make one first, by one step without it."
+        )
+    stored = model.modules_to_save or ()
+    if not model.freeze_backbone and "vision_model" not in stored:
+        yield (
+            f"{flag} saves an adapter, and the vision tower trains beside it. Add "
+            "--freeze_backbone True, or --modules_to_save vision_model."
+        )
+    if model.unfreeze_vit_layers:
+        yield f"{flag} saves an adapter alone: --unfreeze_vit_layers would be lost. Drop one."
 
 
 def _output(values: Values) -> Iterator[str]:

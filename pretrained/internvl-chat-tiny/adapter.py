@@ -70,8 +70,10 @@ class AdapterMixin(PreTrainedModel):
         """Load a checkpoint; see :meth:`transformers.PreTrainedModel.from_pretrained`.
 
         ``load_in_8bit=True``, which transformers 5 no longer knows, becomes a bitsandbytes
-        configuration that leaves ``lm_head`` and ``mlp1`` as they are. ``use_flash_attn=True``
-        becomes ``attn_implementation="flash_attention_2"`` where flash-attn is installed. LoRA
+        configuration that leaves ``lm_head`` and ``mlp1`` as they are; ``load_in_4bit=True`` one
+        of nf4, as QLoRA trains on, that quantises the language model's layers alone (InternViT-6B
+        does not survive 4 bits). ``use_flash_attn=True`` becomes
+        ``attn_implementation="flash_attention_2"`` where flash-attn is installed. LoRA
         checkpoints of PEFT before 0.7 (no ``base_layer`` in the names) load too.
 
         Raises:
@@ -95,6 +97,14 @@ class AdapterMixin(PreTrainedModel):
             kwargs["quantization_config"] = BitsAndBytesConfig(
                 load_in_8bit=True,
                 llm_int8_skip_modules=["lm_head", "mlp1", *_LORA_MODULES],
+            )
+        if kwargs.pop("load_in_4bit", False) and kwargs.get("quantization_config") is None:
+            kwargs["quantization_config"] = BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=True,
+                bnb_4bit_compute_dtype=torch.bfloat16,
+                llm_int8_skip_modules=["vision_model", "lm_head", "mlp1", *_LORA_MODULES],
             )
         if kwargs.pop("use_flash_attn", False) and is_flash_attn_2_available():
             kwargs.setdefault("attn_implementation", "flash_attention_2")
@@ -130,6 +140,7 @@ class AdapterMixin(PreTrainedModel):
         # nothing, and only logs what was missing or left over.
         named_file = None if given and TRANSFORMERS < (5, 0) else str(adapter)
         report = model.load_adapter(named_file, **given)
+        _refuse_int8_dora(model, adapter)
         values = _adapter_report(model, adapter) if report is None else report.to_dict()
         if wants_report:
             return model, values
@@ -342,6 +353,18 @@ def _refuse_offload(model: Any, adapter: str | os.PathLike[str]) -> None:
             "an adapter does not work on offloaded weights. Merge it first (internvl-chat "
             "merge-lora)"
         )
+
+
+def _refuse_int8_dora(model: nn.Module, adapter: str | os.PathLike[str]) -> None:
+    """On a CPU PEFT loses the scales of an int8 weight when it reads it, as DoRA does."""
+    for module in model.modules():
+        weight = getattr(getattr(module, "base_layer", None), "weight", None)
+        is_int8 = weight is not None and weight.dtype == torch.int8 and weight.device.type == "cpu"
+        if is_int8 and getattr(module, "lora_magnitude_vector", None):
+            raise ValueError(
+                f"{adapter}: DoRA does not work on int8 layers on a CPU. Load it in 4 bits "
+                "(load_in_4bit) or whole, or merge it first (internvl-chat merge-lora)"
+            )
 
 
 def _refuse_quantised_adapter(model: nn.Module) -> None:

@@ -36,7 +36,8 @@ _PALE = """least => {
         const text = walker.currentNode.textContent.trim();
         const element = walker.currentNode.parentElement;
         const style = getComputedStyle(element);
-        if (!text || element.closest("svg, script, style, [disabled], [aria-disabled=true]")) continue;
+        const unread = "svg, script, style, [disabled], [aria-disabled=true]";
+        if (!text || element.closest(unread)) continue;
         if (!element.checkVisibility({opacityProperty: true, visibilityProperty: true})) continue;
         // for screen readers only
         if (style.clipPath !== "none" || element.getBoundingClientRect().width <= 1) continue;

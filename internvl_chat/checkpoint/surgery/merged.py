@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from internvl_chat.checkpoint import names
 from internvl_chat.checkpoint.adapters import find_adapter_weights
 from internvl_chat.checkpoint.agreement import require_tokenizer_fits
 from internvl_chat.checkpoint.artifacts import PREPROCESSOR_NAME
-from internvl_chat.checkpoint.load import fit_tensors
+from internvl_chat.checkpoint.load import TRAINED_IN_4BIT, fit_tensors
 from internvl_chat.checkpoint.skeleton import settled_skeleton
 from internvl_chat.checkpoint.sources import (
     ADAPTER_CONFIG_NAME,
@@ -40,6 +41,8 @@ from internvl_chat.model.adapter import is_adapter
 
 if TYPE_CHECKING:
     from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
+
+logger = logging.getLogger(__name__)
 
 PROVENANCE_NAME = "provenance.json"
 """What was done to a checkpoint, oldest first; travels from checkpoint to checkpoint."""
@@ -100,6 +103,13 @@ def open_merged(path: str) -> MergedCheckpoint:
         _require_promised_lora(config, lora_weights, sources.where)
     config.use_llm_lora = config.use_backbone_lora = 0
     config.lora = None
+    if config.__dict__.pop(TRAINED_IN_4BIT, False):
+        logger.warning(
+            "%s was trained on its base in 4 bits: on the base's own weights, which it is merged "
+            "into, answers differ a little from those in training. Evaluate the merged model; the "
+            "adapter with --load-in-4bit is what was trained",
+            path,
+        )
     skeleton = settled_skeleton(config, tensors, sources.replaced, sources.where)
     fitted = fit_tensors(skeleton, tensors, sources.where)
     if sources.adapter:

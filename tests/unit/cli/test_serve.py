@@ -74,6 +74,7 @@ def test_how_the_model_is_loaded(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen: list[Any] = []
+    whole = {"load_in_4bit": False}
 
     def load(path: str, **options: Any) -> None:
         seen.append((path, options))
@@ -83,8 +84,8 @@ def test_how_the_model_is_loaded(
     problem(capsys, "--model", "here", "--port", "0")
     problem(capsys, "--model", "here", "--port", "0", "--device", "cuda:1", "--load-in-8bit")
     assert seen == [
-        ("here", {"device": None, "gpus": None, "load_in_8bit": False}),
-        ("here", {"device": "cuda:1", "gpus": None, "load_in_8bit": True}),
+        ("here", {"device": None, "gpus": None, "load_in_8bit": False, **whole}),
+        ("here", {"device": "cuda:1", "gpus": None, "load_in_8bit": True, **whole}),
     ]
 
 

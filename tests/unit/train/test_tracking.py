@@ -16,11 +16,11 @@ from transformers import TrainerState
 from transformers.integrations import integration_utils
 
 from internvl_chat.errors import ConfigError
-from internvl_chat.train.arguments import TrainArguments
 from internvl_chat.train.finetune import main
 from internvl_chat.train.parsing import parse
 from internvl_chat.train.resuming import find_start
 from internvl_chat.train.tracking import WRITERS, TrackedRun, tracked_run, tracker_writers
+from internvl_chat.train.trainer_arguments import TrainArguments
 from tests.support.training import train_arguments, write_dataset, write_tiny_chat_model
 
 LOGS = {"loss": 2.5, "learning_rate": 1e-5, "learning_rate/vision": 1e-6, "mfu": 0.5, "note": "x"}

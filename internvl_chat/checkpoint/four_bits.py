@@ -1,0 +1,177 @@
+"""QLoRA: a model whose language model is in 4 bits from the moment it is loaded.
+
+nf4 with double quantisation and bf16 compute (https://arxiv.org/abs/2305.14314), by bitsandbytes.
+Only linear layers of the language model are quantised: the vision tower, which does not survive it
+(the guide, section BNB 4-bit Quantization), the projector, the embeddings, the norms and the head
+stay in bf16, and what trains in the dtype of training. Every weight is read, quantised and let go
+before the next one, so that the language model is nowhere as a whole in more than 4 bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import nn
+
+from internvl_chat.checkpoint import names
+from internvl_chat.checkpoint.lora import apply_freezing_and_lora
+from internvl_chat.checkpoint.lora_settings import saved_module
+from internvl_chat.checkpoint.partition import parameters_and_buffers, write_tensor
+from internvl_chat.checkpoint.skeleton import tie_as_configured
+from internvl_chat.checkpoint.starting_values import RowNorms
+from internvl_chat.checkpoint.tensor_files import TensorSource, numel
+from internvl_chat.config import TrainableConfig
+
+if TYPE_CHECKING:
+    from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
+    from internvl_chat.model.modeling_internvl_chat import InternVLChatModel
+
+FROZEN_DTYPE = torch.bfloat16
+"""Of what neither trains nor is quantised, and of the products with quantised weights."""
+
+
+def build_in_four_bits(
+    config: InternVLChatConfig,
+    trainable: TrainableConfig,
+    tensors: dict[str, TensorSource],
+    modules_to_save: tuple[str, ...],
+    dtype: torch.dtype,
+) -> InternVLChatModel:
+    """Build a model with the language model in 4 bits, its weights in place.
+
+    Quantised weights lie on the GPU that quantises them, or on the CPU where there is none.
+
+    Args:
+        config: of the model.
+        trainable: what trains.
+        tensors: by parameter name; emptied.
+        modules_to_save: that train whole, or came whole with an adapter: not quantised.
+        dtype: of what trains.
+    """
+    from accelerate import init_empty_weights
+    from transformers.modeling_utils import local_torch_dtype
+
+    from internvl_chat.model.modeling_internvl_chat import InternVLChatModel
+
+    # Parameters on the meta device; buffers, which are computed and in no file, in place.
+    empty = init_empty_weights(include_buffers=False)
+    with local_torch_dtype(FROZEN_DTYPE, "InternVLChatModel"), empty:
+        model = InternVLChatModel(config)
+    tie_as_configured(model)
+    model.adapter_modules = modules_to_save
+    apply_freezing_and_lora(model, trainable)
+    for name, layer in list(_quantised_layers(model, modules_to_save)):
+        model.set_submodule(name, _empty_layer(layer))
+    late: dict[str, RowNorms] = {}
+    for name, target in parameters_and_buffers(model).items():
+        source = tensors.pop(name)
+        if isinstance(source, RowNorms):
+            late[name] = source  # of layers as they come out of 4 bits
+        else:
+            _fill(model, name, target, source, dtype)
+    for name in late:
+        _fill_magnitude(model, name, dtype)
+    tie_as_configured(model)
+    return model
+
+
+def _quantised_layers(
+    model: InternVLChatModel, modules_to_save: tuple[str, ...]
+) -> Iterator[tuple[str, nn.Linear]]:
+    head = model.get_output_embeddings()
+    kept = set() if head is None else {id(module) for module in head.modules()}
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Linear) or id(module) in kept or names.is_lora(f"{name}."):
+            continue
+        plain = names.unwrapped_name(f"{name}.weight")
+        if plain.startswith(names.LLM_PREFIX) and not saved_module(plain, modules_to_save):
+            yield name, module
+
+
+def _empty_layer(layer: nn.Linear) -> nn.Module:
+    """A 4-bit layer of the same shape, without values."""
+    from bitsandbytes.nn import Linear4bit
+
+    new = Linear4bit(
+        layer.in_features,
+        layer.out_features,
+        bias=layer.bias is not None,
+        compute_dtype=FROZEN_DTYPE,
+        compress_statistics=True,
+        quant_type="nf4",
+        device="meta",
+    ).to(FROZEN_DTYPE)
+    # On some CPUs bitsandbytes packs weights anew when it evaluates, for a product that has no
+    # gradient: training would go on after it without one.
+    new.support_avx512bf16_for_cpu = False
+    return new.requires_grad_(False)
+
+
+def _fill(
+    model: nn.Module, name: str, target: torch.Tensor, source: TensorSource, dtype: torch.dtype
+) -> None:
+    if not isinstance(target, nn.Parameter):
+        write_tensor(target, source)
+        return
+    path, _, own = name.rpartition(".")
+    home: Any = model.get_submodule(path)
+    if is_four_bit_layer(home) and own == "weight":
+        values = source.read(0, numel(source.shape)).to(FROZEN_DTYPE).view(source.shape)
+        home.weight = _quantised(values, home)
+        return
+    kept = dtype if target.requires_grad else FROZEN_DTYPE
+    value = nn.Parameter(torch.empty(target.shape, dtype=kept), requires_grad=False)
+    write_tensor(value, source)
+    setattr(home, own, value.requires_grad_(target.requires_grad))
+
+
+def _quantised(values: torch.Tensor, layer: Any) -> nn.Parameter:
+    from bitsandbytes.nn import Params4bit
+
+    place = torch.device("cpu")
+    if torch.cuda.is_available():
+        place = torch.device("cuda", torch.cuda.current_device())
+    weight: Any = Params4bit(
+        values, requires_grad=False, compress_statistics=True, quant_type="nf4", module=layer
+    )
+    return cast(nn.Parameter, weight.to(place))
+
+
+def _fill_magnitude(model: nn.Module, name: str, dtype: torch.dtype) -> None:
+    """DoRA starts as the identity of the layer that it sits on, which is the quantised one."""
+    from peft.utils.integrations import dequantize_module_weight
+
+    path = name.partition(f"{names.MAGNITUDE}.")[0]
+    layer: Any = model.get_submodule(path)
+    norms = dequantize_module_weight(layer.get_base_layer()).float().norm(dim=1)
+    parameter = model.get_parameter(name)
+    kept = dtype if parameter.requires_grad else FROZEN_DTYPE
+    value = nn.Parameter(norms.to("cpu", kept), requires_grad=parameter.requires_grad)
+    model.get_submodule(name.rpartition(".")[0]).weight = value
+
+
+def is_four_bit_layer(module: nn.Module) -> bool:
+    """Whether a layer's weight is kept in 4 bits."""
+    return type(module).__name__ == "Linear4bit"
+
+
+def four_bit_line(model: nn.Module) -> str | None:
+    """What the quantised layers take, for the log; None where there are none."""
+    layers: list[Any] = [module for module in model.modules() if is_four_bit_layer(module)]
+    if not layers:
+        return None
+    taken = sum(layer.weight.nbytes + _state_bytes(layer.weight.quant_state) for layer in layers)
+    whole = sum(numel(layer.weight.quant_state.shape) for layer in layers) * FROZEN_DTYPE.itemsize
+    return (
+        f"language_model in 4 bits (nf4, double quantisation, bf16 compute): {len(layers)} linear "
+        f"layers in {taken / 2**20:,.1f} MiB, {whole / 2**20:,.1f} MiB in bf16; all that is frozen "
+        "besides in bf16"
+    )
+
+
+def _state_bytes(state: Any) -> int:
+    """Of the scales of a quantised weight, which are quantised themselves."""
+    own = state.absmax.nbytes + state.code.nbytes
+    return own + (_state_bytes(state.state2) if state.nested else 0)
