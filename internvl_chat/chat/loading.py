@@ -74,11 +74,8 @@ def load_model(
         ConfigError: settings that exclude each other.
     """
     _refuse_several(device=device, device_map=device_map, gpus=gpus)
-    _refuse_several(
-        load_in_8bit=load_in_8bit or None,
-        load_in_4bit=load_in_4bit or None,
-        quantization_config=quantization_config,
-    )
+    quantised = {"load_in_8bit": load_in_8bit or None, "load_in_4bit": load_in_4bit or None}
+    _refuse_several(**quantised, quantization_config=quantization_config)
     place = _require_place(
         path, device=device, gpus=gpus, load_in_8bit=load_in_8bit, load_in_4bit=load_in_4bit
     )
@@ -89,26 +86,21 @@ def load_model(
     _warn_of_four_bits(quantization_config)
     if gpus is not None:
         device_map = _spread(path, config, gpus)
-    options: dict[str, Any] = {
+    asked: dict[str, Any] = {
         "dtype": default_dtype(place) if dtype is None else dtype,
         "device_map": {"": place} if device_map is None else device_map,
         "local_files_only": True,
+        "offload_folder": offload_dir,
+        **quantised,
+        "quantization_config": quantization_config,
+        "attn_implementation": attn_implementation,
     }
-    if offload_dir is not None:
-        options["offload_folder"] = offload_dir
-    if load_in_8bit:
-        options["load_in_8bit"] = True
-    if load_in_4bit:
-        options["load_in_4bit"] = True
-    if quantization_config is not None:
-        options["quantization_config"] = quantization_config
-    if attn_implementation is not None:
-        options["attn_implementation"] = attn_implementation
-    normalize_type, decode = normalize_type_of(Path(path)), decode_config_of(Path(path))
+    options = {name: value for name, value in asked.items() if value is not None}
+    # Plain values: the configuration is written as JSON.
+    images = {"normalize_type": normalize_type_of(Path(path))}
+    images |= decode_config_of(Path(path)).stored()
     model = _load_weights(path, options)
-    model.config.normalize_type = normalize_type
-    for name, value in decode.stored().items():
-        setattr(model.config, name, value)  # plain values: the configuration is written as JSON
+    model.config.update(images)
     return model, tokenizer
 
 

@@ -112,11 +112,7 @@ def inspect_checkpoint(
         _require_own_layers(sources, skeleton)
     match = names.match_names(skeleton.aliases, available)
     tensors = dict(match.sources)
-    for name in match.missing:
-        if names.is_lora(name) and name.startswith(new_adapters or ("\0",)):
-            tensors[name] = new_adapter_tensor(name, skeleton.shapes, tensors, build.seed)
-        elif name.startswith(sources.new_prefixes or ("\0",)) and not names.is_lora(name):
-            tensors[name] = new_tensor(name, skeleton.shapes, build.seed)
+    tensors |= _new_tensors(match, skeleton, new_adapters, sources.new_prefixes, build.seed)
     grow_vocabulary(tensors, skeleton, native_rows, len(tokenizer), num_new_tokens)
     if config.vision_config.image_size != native_size:
         for name in tensors:
@@ -141,6 +137,30 @@ def inspect_checkpoint(
         no_base_reason=reason,
         adapter_modules=(*dict.fromkeys((*own_modules, *build.trainable.lora.modules_to_save)),),
     )
+
+
+def _new_tensors(
+    match: names.Match,
+    skeleton: Skeleton,
+    new_adapters: tuple[str, ...],
+    new_parts: tuple[str, ...],
+    seed: int,
+) -> dict[str, TensorSource]:
+    """Starting values of what no file holds on purpose.
+
+    Args:
+        match: what the files hold, and what is missing.
+        skeleton: of the model.
+        new_adapters, new_parts: prefixes of the parts whose adapter, or all of which, is new.
+        seed: of the run.
+    """
+    found: dict[str, TensorSource] = {}
+    for name in match.missing:
+        if names.is_lora(name) and name.startswith(new_adapters or ("\0",)):
+            found[name] = new_adapter_tensor(name, skeleton.shapes, match.sources, seed)
+        elif name.startswith(new_parts or ("\0",)) and not names.is_lora(name):
+            found[name] = new_tensor(name, skeleton.shapes, seed)
+    return found
 
 
 def _require_adapter_alone(base: str | None, reason: str) -> None:
@@ -320,9 +340,10 @@ def build_model(
     if plan is None:
         plan = inspect_checkpoint(build, tokenizer, num_new_tokens=num_new_tokens)
     _set_dtype(plan.config, build.dtype)
-    vars(plan.config).pop(TRAINED_IN_4BIT, None)
     if build.load_in_4bit:
         plan.config.update({TRAINED_IN_4BIT: True})
+    elif hasattr(plan.config, TRAINED_IN_4BIT):
+        delattr(plan.config, TRAINED_IN_4BIT)
     if build.load_in_4bit:
         model = build_in_four_bits(
             plan.config, build.trainable, plan.tensors, plan.adapter_modules, build.dtype

@@ -8,6 +8,7 @@ is into ``adapter_config.json``.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from internvl_chat.model.suggestions import suggest
 if TYPE_CHECKING:
     from internvl_chat.checkpoint.skeleton import Skeleton
     from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
+
+logger = logging.getLogger(__name__)
 
 ALL_LINEAR: Final = "all-linear"
 _NAME = re.compile(r"[\w.\-]+")
@@ -243,6 +246,7 @@ def settle_lora(
     settings: dict[str, Any] | None = None
     if carried.ranks:
         require(_contradictions(asked, carried, bare, where))
+        _tell_of_frozen_part(trainable, carried, where)
         if not carried.is_usual or asked.dropout not in (None, LORA_DROPOUT):
             _refuse_second_adapter(trainable, carried, where)
             settings = dict(carried.settings)
@@ -253,6 +257,19 @@ def settle_lora(
         settings = _whole_model_settings(*ranks, layers, bare, asked)
     config.lora = settings
     config.use_llm_lora, config.use_backbone_lora = (0, 0) if settings else ranks
+
+
+def _tell_of_frozen_part(trainable: TrainableConfig, carried: CarriedLora, where: str) -> None:
+    if not (trainable.use_llm_lora or trainable.use_backbone_lora):
+        return
+    for part, prefix, asked in _towers(trainable):
+        ranks = carried.ranks_in(prefix)
+        if ranks and not asked:
+            tower = "LLM" if part == "llm" else "vision tower"
+            logger.warning(
+                "%s: its adapter on the %s stays as it is: --use_%s_lora %d trains it on",
+                *(where, tower, part, ranks[-1]),
+            )
 
 
 def _of_config(asked: LoraSettings) -> tuple[object, ...]:

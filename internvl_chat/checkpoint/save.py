@@ -111,7 +111,7 @@ def save_checkpoint_files(
 
 
 def _without_settings(config: InternVLChatConfig) -> InternVLChatConfig:
-    """For the files beside an adapter, whose settings are those of ``adapter_config.json``."""
+    """For the files beside an adapter, whose settings are in ``adapter_config.json``."""
     plain = copy.deepcopy(config)
     plain.lora = None
     return plain

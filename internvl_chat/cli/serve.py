@@ -65,11 +65,10 @@ def serve(
     Example: internvl-chat serve --model pretrained/internvl-chat-tiny --port 8000
     """
     _require_packages()
-    name = served_model_name or last_part(model)
     settings = ServerSettings(
         host=host,
         port=port,
-        model_name=name,
+        model_name=served_model_name or last_part(model),
         api_key=api_key,
         allow_remote_images=allow_remote_images,
         shutdown_seconds=shutdown_seconds,
@@ -82,7 +81,7 @@ def serve(
     serve_checkpoint(
         model,
         settings,
-        on_ready=lambda url: typer.echo(f"{name} is served at {url}/v1"),
+        on_ready=lambda url: typer.echo(f"{settings.model_name} is served at {url}/v1"),
         device=device,
         gpus=gpus,
         load_in_8bit=load_in_8bit,

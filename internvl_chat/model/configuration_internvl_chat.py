@@ -226,6 +226,8 @@ class InternVLChatConfig(PretrainedConfig):
         """The values that are saved, spelled for transformers 4 too (the original code's)."""
         values = super().to_diff_dict()
         values.pop("text_config", None)
+        if values.get("lora") is None:
+            values.pop("lora", None)
         spell_for_transformers_4(values)
         spell_for_transformers_4(values["vision_config"])
         spell_for_transformers_4(values["llm_config"])

@@ -140,7 +140,7 @@ class AdapterMixin(PreTrainedModel):
         # nothing, and only logs what was missing or left over.
         named_file = None if given and TRANSFORMERS < (5, 0) else str(adapter)
         report = model.load_adapter(named_file, **given)
-        _refuse_int8_dora(model, adapter)
+        _settle_dora(model, adapter)
         values = _adapter_report(model, adapter) if report is None else report.to_dict()
         if wants_report:
             return model, values
@@ -355,12 +355,19 @@ def _refuse_offload(model: Any, adapter: str | os.PathLike[str]) -> None:
         )
 
 
-def _refuse_int8_dora(model: nn.Module, adapter: str | os.PathLike[str]) -> None:
-    """On a CPU PEFT loses the scales of an int8 weight when it reads it, as DoRA does."""
+def _settle_dora(model: nn.Module, adapter: str | os.PathLike[str]) -> None:
+    """DoRA reads the weight under it, which quantised layers on a CPU do not leave as it is.
+
+    bitsandbytes packs 4 bits anew where the CPU has a kernel for it, and the weight reads wrong
+    from then on: not under DoRA. PEFT loses the scales of an int8 weight when it reads it.
+    """
     for module in model.modules():
-        weight = getattr(getattr(module, "base_layer", None), "weight", None)
-        is_int8 = weight is not None and weight.dtype == torch.int8 and weight.device.type == "cpu"
-        if is_int8 and getattr(module, "lora_magnitude_vector", None):
+        layer: Any = getattr(module, "base_layer", None)
+        if layer is None or not getattr(module, "lora_magnitude_vector", None):
+            continue
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
+        if layer.weight.dtype == torch.int8 and layer.weight.device.type == "cpu":
             raise ValueError(
                 f"{adapter}: DoRA does not work on int8 layers on a CPU. Load it in 4 bits "
                 "(load_in_4bit) or whole, or merge it first (internvl-chat merge-lora)"

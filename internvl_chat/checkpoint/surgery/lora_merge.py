@@ -142,7 +142,7 @@ def merge_adapters(
     lacking = sorted(halves.keys() ^ magnitudes.keys()) if scales.has_magnitudes else []
     if lacking or (magnitudes and not scales.has_magnitudes):
         raise CheckpointError(
-            f"DoRA's magnitudes do not belong to the settings: {listed(lacking or magnitudes)}",
+            f"DoRA's magnitudes do not belong to the settings: {listed(lacking or magnitudes, 3)}",
             where=where,
             fix="Put the adapter_config.json there that was saved with the weights.",
         )

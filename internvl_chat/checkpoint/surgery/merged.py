@@ -103,13 +103,7 @@ def open_merged(path: str) -> MergedCheckpoint:
         _require_promised_lora(config, lora_weights, sources.where)
     config.use_llm_lora = config.use_backbone_lora = 0
     config.lora = None
-    if config.__dict__.pop(TRAINED_IN_4BIT, False):
-        logger.warning(
-            "%s was trained on its base in 4 bits: on the base's own weights, which it is merged "
-            "into, answers differ a little from those in training. Evaluate the merged model; the "
-            "adapter with --load-in-4bit is what was trained",
-            path,
-        )
+    _tell_of_four_bits(config, path)
     skeleton = settled_skeleton(config, tensors, sources.replaced, sources.where)
     fitted = fit_tensors(skeleton, tensors, sources.where)
     if sources.adapter:
@@ -129,6 +123,19 @@ def open_merged(path: str) -> MergedCheckpoint:
         lora_weights=lora_weights,
         history=tuple(history),
         adapter_sha256=sha256,
+    )
+
+
+def _tell_of_four_bits(config: InternVLChatConfig, path: str) -> None:
+    """An adapter of QLoRA was trained beside the rounding of 4 bits, which a merge leaves out."""
+    if not hasattr(config, TRAINED_IN_4BIT):
+        return
+    delattr(config, TRAINED_IN_4BIT)
+    logger.warning(
+        "%s was trained on its base in 4 bits: on the base's own weights, which it is merged "
+        "into, answers differ a little from those in training. Evaluate the merged model; the "
+        "adapter with --load-in-4bit is what was trained",
+        path,
     )
 
 
