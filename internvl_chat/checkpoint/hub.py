@@ -95,6 +95,22 @@ def pinned_model(name: str | os.PathLike[str]) -> str:
     return portable_name(local_model(name, "settings"))
 
 
+def local_code(name: str | os.PathLike[str]) -> str:
+    """Where a model's configuration, tokenizer and Python files lie, which are only ever read.
+
+    Of one on the hub they are brought into the hub's cache first, without its weights.
+
+    Raises:
+        CheckpointError: as :func:`local_model`.
+    """
+    directory = local_model(name, "settings")
+    pinned = name_of_snapshot(directory)
+    if hub_name(name) is None or pinned is None or is_offline():
+        return directory
+    code = [file for file in _sizes(pinned) if file.endswith(".py") or file.startswith("LICENSE")]
+    return str(_download(pinned, code, {})) if code else directory
+
+
 def local_file(name: str) -> str:
     """Where a file of weights lies: a path, or ``hf://ORG/NAME[@REVISION]/FILE`` on the hub.
 

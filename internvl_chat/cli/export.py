@@ -29,6 +29,13 @@ def export(
     layout: Annotated[
         str, typer.Option(help="internvl_chat (as published), or native (transformers' class).")
     ] = "internvl_chat",
+    code: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="Published checkpoint whose code files, configuration and tokenizer go along.",
+        ),
+    ] = None,
     max_shard_size: Shard = "5GB",
     dtype: DType = None,
     as_json: Json = False,
@@ -44,6 +51,7 @@ def export(
             checkpoint,
             output_dir,
             layout=layout,
+            code=code,
             dtype=parse_dtype(dtype),
             max_shard_bytes=parse_size(max_shard_size),
             progress=progress,

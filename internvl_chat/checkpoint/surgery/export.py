@@ -12,8 +12,9 @@ import torch
 from transformers import InternVLForConditionalGeneration
 
 from internvl_chat.checkpoint.artifacts import write_config
-from internvl_chat.checkpoint.hub import local_model
+from internvl_chat.checkpoint.hub import local_code, local_model
 from internvl_chat.checkpoint.save import MAX_SHARD_BYTES
+from internvl_chat.checkpoint.skeleton import skeleton_of
 from internvl_chat.checkpoint.surgery import native
 from internvl_chat.checkpoint.surgery.merged import MergedCheckpoint, is_exact, open_merged
 from internvl_chat.checkpoint.surgery.probe import (
@@ -22,6 +23,12 @@ from internvl_chat.checkpoint.surgery.probe import (
     logits_of_checkpoint,
     make_probe,
     require_same,
+)
+from internvl_chat.checkpoint.surgery.published_code import PublishedCode, read_code
+from internvl_chat.checkpoint.surgery.published_layout import (
+    all_names,
+    require_code_fits,
+    write_published_files,
 )
 from internvl_chat.checkpoint.surgery.write import (
     Progress,
@@ -64,6 +71,7 @@ def export(
     output_dir: str,
     *,
     layout: str = "internvl_chat",
+    code: str | None = None,
     dtype: torch.dtype | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     progress: Progress | None = None,
@@ -75,31 +83,23 @@ def export(
         output_dir: new.
         layout: ``internvl_chat``, that of the published V1-2 checkpoints, or ``native``, that of
             transformers' ``InternVLForConditionalGeneration``, which needs no remote code.
+        code: folder of a published checkpoint whose Python files, configuration and tokenizer go
+            with the weights in place of ours; they are copied, never run.
         dtype: of the written weights; each its own by default.
         max_shard_bytes: of a weight file.
         progress: told after every file.
 
     Raises:
-        CheckpointError: the checkpoint is broken, the layout cannot represent the model (and why),
-            or the written model's logits differ.
-        ConfigError: no such layout, or ``output_dir`` is taken.
+        CheckpointError: the checkpoint is broken, the layout or the published code cannot
+            represent the model (and why), or the written model's logits differ.
+        ConfigError: no such layout, one that takes no code, or ``output_dir`` is taken.
     """
-    if layout not in get_args(Layout):
-        raise ConfigError(
-            f"no layout {layout!r}", where="--layout", fix=f"Give {' or '.join(get_args(Layout))}."
-        )
+    _require_layout(layout, code)
     refuse_existing(Path(output_dir))
+    published = None if code is None else read_code(local_code(code))
     merged = open_merged(checkpoint := local_model(checkpoint))
-    tensors = merged.tensors
-    if layout == "native":
-        reasons = native.reasons_against(merged.config, tensors)
-        if reasons:
-            raise CheckpointError(
-                f"transformers' InternVL class cannot represent it: {'; '.join(reasons)}",
-                where=checkpoint,
-                fix="Export it with --layout internvl_chat, which loads with trust_remote_code.",
-            )
-        tensors = native.native_tensors(tensors)
+    tensors = _tensors_of(merged, layout, published, checkpoint)
+    facts = {} if published is None else {"code": published.directory.resolve().name}
     with new_directory(Path(output_dir)) as directory:
         write_weights(
             tensors, directory, dtype=dtype, max_shard_bytes=max_shard_bytes, progress=progress
@@ -108,16 +108,53 @@ def export(
             _write_native_files(merged, tensors, directory, dtype)
         else:
             write_files_beside(merged.config, merged.path, directory, dtype=dtype)
+        if published is not None:
+            written = stored_dtype(next(iter(tensors.values())), dtype)
+            write_published_files(published, merged.config, merged.path, directory, dtype=written)
         difference = None
         if fits_in_memory(tensors.values()):
-            kind: Any = (
-                InternVLForConditionalGeneration if layout == "native" else InternVLChatModel
-            )
-            difference = _compare(merged, checkpoint, directory, kind, dtype)
+            difference = _compare(merged, checkpoint, directory, _CLASSES[layout], dtype)
         else:
             logger.warning("too little memory to run the model in fp32: logits are not compared")
-        write_provenance(merged, directory, f"export --layout {layout}")
+        write_provenance(merged, directory, f"export --layout {layout}", **facts)
     return ExportReport(tensors=len(tensors), merged=len(merged.lora_weights), logits=difference)
+
+
+def _require_layout(layout: str, code: str | None) -> None:
+    if layout not in get_args(Layout):
+        raise ConfigError(
+            f"no layout {layout!r}", where="--layout", fix=f"Give {' or '.join(get_args(Layout))}."
+        )
+    if code is not None and layout == "native":
+        raise ConfigError(
+            "transformers' own class takes no code along",
+            where="--code",
+            fix="Leave out --code or --layout native.",
+        )
+
+
+def _tensors_of(
+    merged: MergedCheckpoint, layout: str, published: PublishedCode | None, checkpoint: str
+) -> dict[str, TensorSource]:
+    """The weights under the names of the layout.
+
+    Raises:
+        CheckpointError: it cannot represent the model.
+    """
+    if published is not None:
+        tensors = all_names(merged.tensors, skeleton_of(merged.config))
+        require_code_fits(published, merged.config, tensors, checkpoint)
+        return tensors
+    if layout != "native":
+        return merged.tensors
+    reasons = native.reasons_against(merged.config, merged.tensors)
+    if reasons:
+        raise CheckpointError(
+            f"transformers' InternVL class cannot represent it: {'; '.join(reasons)}",
+            where=checkpoint,
+            fix="Export it with --layout internvl_chat, which loads with trust_remote_code.",
+        )
+    return native.native_tensors(merged.tensors)
 
 
 def _write_native_files(

@@ -178,10 +178,16 @@ def native_config(config: InternVLChatConfig, image_token_id: int) -> InternVLCo
     )
 
 
-def chat_template(template: Template, system_message: str | None) -> str:
+def chat_template(
+    template: Template, system_message: str | None, *, image: str = IMG_CONTEXT_TOKEN + "\n"
+) -> str:
     """The template as Jinja, for ``processor.apply_chat_template``.
 
-    Images are written as the context token, which the processor expands, and a newline.
+    Args:
+        template: of the model.
+        system_message: in place of the template's.
+        image: how an image is written; by default as the context token, which the processor
+            expands, and a newline.
     """
     system = template.system_message if system_message is None else system_message
     open_role = template.roles[1] if template.open_role is None else template.open_role
@@ -195,7 +201,7 @@ def chat_template(template: Template, system_message: str | None) -> str:
     )
     before, after = template.system_template.split("{system_message}")
     return (
-        "{%- set image = " + _quoted(IMG_CONTEXT_TOKEN + "\n") + " -%}"
+        "{%- set image = " + _quoted(image) + " -%}"
         "{%- set video = " + _quoted(VIDEO_TAG + "\n") + " -%}"
         "{{- " + _quoted(before) + " -}}"
         "{%- if messages and messages[0]['role'] == 'system' -%}"
