@@ -132,5 +132,7 @@ def _write_weights(directory: Path) -> None:
     for name, shape in skeleton_of(InternVLChatConfig.from_pretrained(directory)).shapes.items():
         value = torch.randn(shape, generator=generator) * 0.3
         is_gain = "norm" in name or ".ls" in name or name == "mlp1.0.weight"
+        if "embed_tokens" in name or "lm_head" in name:
+            value[:3] = value[-len(MARKS) - len(SPECIAL_TOKENS) :] = 0  # no answer is one of these
         weights[name] = value * 0.3 + 1 if is_gain else value
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
