@@ -63,8 +63,8 @@ def test_scenes_are_of_pages() -> None:
 
 NOT_RUN = {
     "time": 8,  # quickstart, demos, all tests: each has its own tests
-    "network": 9,  # pip install, git clone
-    "GPUs": 4,
+    "network": 11,  # pip install, git clone
+    "GPUs": 7,
     "cluster": 2,
     "root": 3,  # tests/slurm starts the same cluster
     "judge": 3,

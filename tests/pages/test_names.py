@@ -41,6 +41,10 @@ OF_OTHERS = {
         *("--quotatype", "--time"),
     },
     "transformers serve": {"--trust-remote-code"},
+    "vllm": {
+        *("--chat-template", "--enable-lora", "--limit-mm-per-prompt", "--lora-modules"),
+        *("--max-model-len", "--trust-remote-code"),
+    },
     "tensorboard": {"--logdir"},
     "pip": {
         *("--constraint", "--dest", "--find-links", "--index-url", "--no-build-isolation"),

@@ -205,7 +205,8 @@ def template_values(code: PublishedCode, name: str) -> dict[str, Any] | None:
         name: of the template.
 
     Returns:
-        The keywords of the call that makes a template of that name; ``None`` without one.
+        The keywords of the call that makes a template of that name, ``None`` for what is no
+        literal; ``None`` without such a call.
     """
     for file in code.files:
         for node in ast.walk(_parse(file)):
@@ -223,5 +224,5 @@ def _literals(call: ast.Call) -> dict[str, Any]:
         try:
             found[str(keyword.arg)] = ast.literal_eval(keyword.value)
         except ValueError:
-            continue  # an enumeration's member, say
+            found[str(keyword.arg)] = None  # an enumeration's member, say
     return found

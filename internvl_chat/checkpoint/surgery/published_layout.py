@@ -206,7 +206,7 @@ def _tell_other_prompts(code: PublishedCode, config: InternVLChatConfig) -> None
     pairs = (
         ("system message", system, theirs.get("system_message", "")),
         ("system template", template.system_template, theirs.get("system_template")),
-        ("name of the user", template.roles[0], next(iter(theirs.get("roles", ())), None)),
+        ("name of the user", template.roles[0], next(iter(theirs.get("roles") or ()), None)),
         ("end of a turn", template.stop_str, theirs.get("sep2") or theirs.get("sep")),
     )
     for what, mine, other in pairs:
