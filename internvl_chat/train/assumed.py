@@ -30,7 +30,8 @@ FIXED: Final[Mapping[str, Any]] = {
 """What the recipes set, whatever the model and the machine."""
 
 GLOBAL_BATCH_SIZE: Final = 16
-"""Samples per optimizer step that accumulation comes to, as in the LoRA recipe."""
+"""Samples per optimizer step that accumulation comes to, as in the LoRA recipe, where no batch
+size is given."""
 LORA_RANK: Final = 16
 RATE: Final = 1e-5
 """Where the LLM or the vision tower trains itself, as in the recipes."""
@@ -44,7 +45,7 @@ SHOWN: Final[Mapping[str, str]] = {
     "train_sampling_strategy": "*group_by_length",
     "grad_checkpoint": "*True",
     "learning_rate": "*1e-4 for LoRA or projector alone, else 1e-5",
-    "gradient_accumulation_steps": f"*up to {GLOBAL_BATCH_SIZE} samples a step",
+    "gradient_accumulation_steps": "*to 16 samples a step, where no batch size is given",
     "bf16": "*where the GPU has it",
     "dataloader_num_workers": f"*{NUM_WORKERS} with a GPU",
     "output_dir": "*work_dirs/NAME of the file or the model",
@@ -57,6 +58,11 @@ SHOWN: Final[Mapping[str, str]] = {
 
 _PARTS: Final = ("freeze_llm", "freeze_mlp", "freeze_backbone")
 _RANKS: Final = ("use_llm_lora", "use_backbone_lora")
+_RATES: Final = {
+    "freeze_backbone": ("vision_lr", "vit_layer_decay_rate"),
+    "freeze_mlp": ("mlp_lr",),
+}
+"""What gives a part a learning rate of its own: it is meant to train."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +107,9 @@ def assume(
     both = {**values, **given}
     frozen = all(both.get(name, False) for name in ("freeze_llm", "freeze_backbone"))
     values["learning_rate"] = ADAPTER_RATE if frozen else RATE
-    micro = max(int(both["per_device_train_batch_size"]), 1)
-    values["gradient_accumulation_steps"] = max(GLOBAL_BATCH_SIZE // (micro * around.world_size), 1)
+    if "per_device_train_batch_size" not in given:  # who gives the one, knows the other
+        per_pass = FIXED["per_device_train_batch_size"] * around.world_size
+        values["gradient_accumulation_steps"] = max(GLOBAL_BATCH_SIZE // per_pass, 1)
     values["bf16"] = around.on_gpu and around.has_bf16 and not given.get("fp16")
     if around.on_gpu:
         share = around.num_cpus // around.world_size
@@ -122,7 +129,8 @@ def _trainable(
     """Which weights train where the run does not say.
 
     Who freezes parts by hand is taken at the word; who asks for an adapter means it on frozen
-    weights; ``--use_llm_lora 0`` alone is the recipe for the whole LLM.
+    weights; ``--use_llm_lora 0`` alone is the recipe for the whole LLM. A part with a learning rate
+    of its own trains.
     """
     ranks = {name: given[name] for name in _RANKS if name in given}
     about_adapters = not given.keys().isdisjoint(lora_flags - set(_RANKS))
@@ -130,12 +138,18 @@ def _trainable(
     says_what = not given.keys().isdisjoint(trainable_flags)
     if says_what and not wants_lora:
         return {}
+    has_rate = {part for part, rates in _RATES.items() if not given.keys().isdisjoint(rates)}
+    needs_frozen = bool(ranks.get("use_backbone_lora") or given.get("unfreeze_vit_layers"))
+    found: dict[str, Any] = {
+        "freeze_backbone": needs_frozen or "freeze_backbone" not in has_rate,
+    }
     if ranks and not wants_lora:
-        return {"freeze_backbone": True}
+        return found
+    found["freeze_llm"] = True
     is_new = bool(given.get("vision_path") or given.get("llm_path"))
-    found: dict[str, Any] = {"freeze_llm": True, "freeze_backbone": True}
     if given.keys().isdisjoint(_PARTS):
-        found["freeze_mlp"] = not is_new  # a projector between parts that never met
+        # A projector between parts that never met has all to learn.
+        found["freeze_mlp"] = not is_new and "freeze_mlp" not in has_rate
     if not ranks:
         found |= dict(zip(_RANKS, carried if any(carried) else (LORA_RANK, 0), strict=True))
     return found

@@ -112,7 +112,7 @@ def plain(name: str) -> str:
 def train_options() -> set[str]:
     """Of ``train``; older spellings stand as literals in its code."""
     code = "".join(path.read_text("utf-8") for path in (ROOT / "internvl_chat/train").glob("*.py"))
-    return verbs()["train"] | set(re.findall(r'"(--\w+)"', code))
+    return verbs()["train"] | set(re.findall(r'"(--[\w-]+)"', code))
 
 
 @pytest.mark.parametrize("page", PAGES)

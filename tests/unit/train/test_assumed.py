@@ -56,6 +56,10 @@ FREEZING = ("freeze_llm", "freeze_mlp", "freeze_backbone")
         ({**WHOLE, "use_llm_lora": 8, "freeze_mlp": False}, (True, False, True), 8, 1e-4),
         ({**WHOLE, "use_llm_lora": 8, "unfreeze_vit_layers": -2}, (True, True, True), 8, 1e-4),
         (PARTS, (True, False, True), 16, 1e-4),
+        ({**WHOLE, "mlp_lr": 1e-3}, (True, False, True), 16, 1e-4),
+        ({**WHOLE, "vision_lr": 1e-6, "use_llm_lora": 4}, (True, True, False), 4, 1e-5),
+        ({**WHOLE, "vision_lr": 1e-6, "use_llm_lora": 0}, (False, False, False), 0, 1e-5),
+        ({**WHOLE, "vision_lr": 1e-6, "use_backbone_lora": 4}, (True, True, True), 0, 1e-4),
     ],
 )
 def test_what_trains(
@@ -89,7 +93,7 @@ def test_an_adapter_goes_on() -> None:
 
 @pytest.mark.parametrize(
     ("given", "world_size", "accumulation"),
-    [({}, 1, 4), ({}, 2, 2), ({}, 16, 1), ({"per_device_train_batch_size": 1}, 2, 8)],
+    [({}, 1, 4), ({}, 2, 2), ({}, 16, 1)],
 )
 def test_accumulation_keeps_the_global_batch(
     given: dict[str, Any], world_size: int, accumulation: int
@@ -98,6 +102,12 @@ def test_accumulation_keeps_the_global_batch(
     assert values["gradient_accumulation_steps"] == accumulation
     micro = values["per_device_train_batch_size"]
     assert micro * world_size * accumulation == max(GLOBAL_BATCH_SIZE, micro * world_size)
+
+
+def test_a_batch_size_that_is_given_is_not_accumulated() -> None:
+    values = assumed({"per_device_train_batch_size": 1}).values
+    assert "gradient_accumulation_steps" not in values
+    assert "gradient_accumulation_steps" not in assumed({"gradient_accumulation_steps": 2}).values
 
 
 def test_what_the_machine_decides() -> None:
