@@ -262,8 +262,9 @@ def _own(own: Mapping[str, Any], python: Mapping[str, Any]) -> Iterator[str]:
     shown = f", commit {commit.rstrip('+')[:12]}{changed}" if commit else ""
     yield f"internvl-chat {own['version']}{shown}"
     yield f"  folder      {own['folder']}"
-    recipes = own["recipes"] or "not here"
-    yield f"  recipes     {recipes} (a copy to change: internvl-chat recipes DIR)"
+    copies = "internvl-chat recipes FOLDER writes them"
+    recipes = f"{own['recipes']} ({copies.replace('them', 'a copy')})" if own["recipes"] else copies
+    yield f"  recipes     {recipes}"
     yield f"  Python      {python['version']}, {python['executable']}"
     yield f"  system      {python['platform']}"
 
