@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from internvl_chat.config import TrainableConfig
 from internvl_chat.errors import CheckpointError
+from internvl_chat.train.arguments import ModelArguments, trainable_config
 from internvl_chat.train.checkpoints import continue_schedule, load_optimizer
 from internvl_chat.train.effects import settled
 from internvl_chat.train.finetune import main
@@ -116,15 +116,7 @@ def test_the_figures_of_a_step() -> None:
 
 # ---- what is told -------------------------------------------------------------------------------
 
-FROZEN = {
-    "freeze_llm": False,
-    "freeze_mlp": True,
-    "freeze_backbone": True,
-    "unfreeze_vit_layers": 0,
-    "unfreeze_lm_head": False,
-    "use_llm_lora": 0,
-    "use_backbone_lora": 0,
-}
+FROZEN = {"freeze_mlp": True, "freeze_backbone": True}
 
 
 @pytest.mark.parametrize(
@@ -144,7 +136,8 @@ FROZEN = {
 def test_a_rate_of_what_is_frozen(
     arguments: dict[str, float], trains: dict[str, Any], told: str | None
 ) -> None:
-    problems = list(rate_problems(arguments, TrainableConfig(**{**FROZEN, **trains})))
+    trainable = trainable_config(ModelArguments(**{**FROZEN, **trains}))
+    problems = list(rate_problems(arguments, trainable))
     assert len(problems) == (told is not None)
     assert all(problem.startswith(told or "") for problem in problems)
 
