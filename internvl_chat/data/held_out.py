@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -47,11 +48,13 @@ class RecordPart:
         """Number in the dataset of the part's record ``place``."""
         if self.is_held_out:
             return int(self.held_out[place])
-        if not len(self.held_out):
-            return place
-        # As many records behind as are held out before: held_out[i] - i train before held_out[i].
-        before = self.held_out - np.arange(len(self.held_out))
-        return place + int(np.searchsorted(before, place, side="right"))
+        # As much further on as records are held out before it.
+        return place + int(np.searchsorted(self._trained_before, place, side="right"))
+
+    @cached_property
+    def _trained_before(self) -> np.ndarray:
+        """(k,) How many records of the part stand before each held-out one."""
+        return self.held_out - np.arange(len(self.held_out))
 
     def of(self, values: np.ndarray) -> np.ndarray:
         """Values by record of the dataset -> by record of the part."""

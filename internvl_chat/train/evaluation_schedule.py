@@ -66,19 +66,40 @@ def evaluation_problems(values: Mapping[str, Any]) -> Iterator[str]:
         yield from _without_data(values)
     elif values["save_strategy"] == "best" and not values["metric_for_best_model"]:
         yield "--save_strategy best needs --metric_for_best_model eval_loss."
-    if values["load_best_model_at_end"] and values["save_strategy"] == "no":
+    if values["load_best_model_at_end"]:
+        yield from _choosing(values)
+    if (values["eval_steps"] or 0) < 0:
+        yield f"--eval_steps {values['eval_steps']:g}: want a number > 0."
+    if values["greater_is_better"]:
+        yield "--greater_is_better True: all figures of validation are losses. Drop it."
+    yield from _early_stopping(values)
+
+
+def _choosing(values: Mapping[str, Any]) -> Iterator[str]:
+    """What does not go with the best checkpoint as the result."""
+    saves, evaluates = values["save_strategy"], values["eval_strategy"]
+    if saves == "no":
         yield (
             "--load_best_model_at_end needs checkpoints, and --save_strategy no writes none. "
             "Give steps, epoch or best."
         )
-    if values["load_best_model_at_end"] and values["save_only_model"]:
+    elif saves != "best" and saves != evaluates and evaluates != "no":
+        yield (
+            f"--save_strategy {saves} with --eval_strategy {evaluates}: the best checkpoint is "
+            f"chosen among those that are evaluated. Give {evaluates} for both, or "
+            "--load_best_model_at_end False."
+        )
+    every, saved = values["eval_steps"], values["save_steps"]
+    if saves == evaluates == "steps" and every >= 1 and saved % every:
+        yield (
+            f"--save_steps {saved:g} is no multiple of --eval_steps {every:g}: the best checkpoint "
+            f"is chosen among those that are evaluated. Try {max(saved // every, 1) * every:g}."
+        )
+    if values["save_only_model"]:
         yield (
             "--load_best_model_at_end needs what --save_only_model leaves out of checkpoints. "
             "Drop one; --save_total_limit 2 keeps the best and the last one."
         )
-    if values["greater_is_better"]:
-        yield "--greater_is_better True: all figures of validation are losses. Drop it."
-    yield from _early_stopping(values)
 
 
 def _without_data(values: Mapping[str, Any]) -> Iterator[str]:

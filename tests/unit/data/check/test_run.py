@@ -112,6 +112,10 @@ def test_what_max_samples_leaves_out_is_not_checked(folder: Path) -> None:
     run = check(meta)
     assert told(run) == [], "its length is still that of the file"
     assert run.datasets[0].counts.num_ok == 2
+    config = data_config(meta_path=str(meta), num_image_token=4, max_samples=1)
+    run = DataCheck(config)
+    assert told(run) == []
+    assert run.datasets[0].counts.num_ok == 1, "of the two limits the smaller counts"
     cleaned = check(meta, cleaner=Cleaner(folder / "clean"))
     assert told(cleaned) == [("SCHEMA", "first", "a.jsonl", 3)], "a cleaned copy has all"
     copy = json.loads((folder / "clean/meta.json").read_text())["first"]
