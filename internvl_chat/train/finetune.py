@@ -218,7 +218,6 @@ def run(
     Returns:
         The step at which a signal ended it, its checkpoint saved; None at the end of the run.
     """
-    output_dir = args.train.output_dir
     register_attention()
     batch_plan = BatchPlan.from_accumulation(
         micro_batch_size=args.train.per_device_train_batch_size,
@@ -252,12 +251,9 @@ def run(
     reports.log_start(args, state, batch_plan, model, prepared, sampler, length, begun.step)
     trainer = build_trainer(args, state, model, prepared, writer, sampler, length, begun.record)
     if state.is_main:
-        write_record(Path(output_dir), begun.record)
-        write_held_out(Path(output_dir), prepared.held_out_records())
+        write_beginning(Path(args.train.output_dir), begun, prepared)
     saving = save_before_end(args, state, signals)
     trainer.add_callback(StatusCallback(status))
-    if trainer.early_stopping is not None:
-        trainer.add_callback(trainer.early_stopping)
     trainer.add_callback(saving)
     checkpoint = begun.checkpoint
     try:
@@ -273,6 +269,12 @@ def run(
         return saving.stopped_at
     save_finished(trainer, begun, prepared, result.metrics, status)
     return None
+
+
+def write_beginning(output_dir: Path, begun: RunStart, prepared: PreparedRun) -> None:
+    """Write what the run is told and what it does not train on, as training begins."""
+    write_record(output_dir, begun.record)
+    write_held_out(output_dir, prepared.held_out_records())
 
 
 def close_shown(

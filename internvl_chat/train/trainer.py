@@ -136,6 +136,8 @@ class InternVLTrainer(Trainer):
         self._rates: dict[str, float] = {}
         rule = EarlyStopRule.of(vars(args))
         self.early_stopping = None if rule is None else EarlyStopping(rule)
+        if self.early_stopping is not None:
+            self.add_callback(self.early_stopping)
 
     # ---- data ---------------------------------------------------------------------------------
 
