@@ -30,7 +30,7 @@ from internvl_chat.checkpoint.hub_names import (
     portable_name,
     repo_folder,
 )
-from internvl_chat.checkpoint.hub_progress import download_bar, with_bars
+from internvl_chat.checkpoint.hub_progress import download_bar, interruptible, with_bars
 from internvl_chat.errors import Attempt, CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -214,11 +214,13 @@ def _download(name: HubName, files: Collection[str], sizes: Mapping[str, int]) -
     if sizes and missing:
         _announce(name, sum(sizes[one] for one in missing), len(missing))
     with told(name, cache_folder()), with_bars():
-        folder = snapshot_download(
-            name.repo,
-            revision=name.revision,
-            allow_patterns=[glob.escape(one) for one in files],
-            tqdm_class=download_bar(name.short if sizes else None),
+        folder = interruptible(
+            lambda stop: snapshot_download(
+                name.repo,
+                revision=name.revision,
+                allow_patterns=[glob.escape(one) for one in files],
+                tqdm_class=download_bar(name.short if sizes else None, stop),
+            )
         )
     return Path(folder)
 

@@ -7,10 +7,16 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+from internvl_chat.errors import Attempt
+
+T = TypeVar("T")
 
 logger = logging.getLogger("internvl_chat.checkpoint.hub")  # one level for all of it
 
@@ -46,26 +52,56 @@ def with_bars() -> Iterator[None]:
         disable_progress_bars()
 
 
-def download_bar(model: str | None) -> type[Any]:
+class StoppedError(Exception):
+    """Raised in the threads of a download that nobody waits for any more."""
+
+
+def interruptible(work: Callable[[threading.Event], T]) -> T:
+    """Do work that waits for threads of its own, and leave at once when a signal ends the wait.
+
+    Args:
+        work: is given what tells it to stop.
+    """
+    stop: threading.Event = threading.Event()
+    outcome: Future[T] = Future()
+
+    def run() -> None:
+        with Attempt() as attempt:
+            outcome.set_result(work(stop))
+        if attempt.error is not None:
+            outcome.set_exception(attempt.error)
+
+    try:
+        threading.Thread(target=run, name="download", daemon=True).start()
+        return outcome.result()
+    finally:
+        stop.set()
+
+
+def download_bar(model: str | None, stop: threading.Event) -> type[Any]:
     """The class of bars that ``snapshot_download`` is to make.
 
     Args:
         model: what is downloaded, for the lines; None shows nothing (a handful of small files).
+        stop: when it is set, the next piece that arrives ends the download.
     """
     from huggingface_hub.utils import tqdm
 
-    if model is not None and sys.stderr.isatty():
-        return tqdm
+    shows_bars = model is not None and sys.stderr.isatty()
 
-    class Lines(tqdm):  # type: ignore[type-arg]
-        """Draws nothing; tells of the sum over all files."""
+    class DownloadBar(tqdm):  # type: ignore[type-arg]
+        """On a terminal huggingface_hub's, else it draws nothing and tells of the sum."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             self._counts = model is not None and kwargs.get("name") == _BYTES_BAR
             self._told_at = time.monotonic()
-            super().__init__(*args, **{**kwargs, "disable": True})
+            super().__init__(*args, **(kwargs if shows_bars else {**kwargs, "disable": True}))
 
         def update(self, n: float | None = 1) -> bool | None:
+            if stop.is_set():
+                raise StoppedError
+            if shows_bars:
+                return super().update(n)
             self.n += n or 0
             now = time.monotonic()
             if self._counts and now - self._told_at >= _SECONDS:
@@ -74,4 +110,4 @@ def download_bar(model: str | None) -> type[Any]:
                 logger.info("%s: %.2f%s GB are here", model, self.n / 1e9, share)
             return None
 
-    return Lines
+    return DownloadBar

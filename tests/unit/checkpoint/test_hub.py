@@ -7,6 +7,8 @@ import json
 import logging
 import os
 import shutil
+import signal
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +28,12 @@ from internvl_chat.checkpoint.hub_names import (
     path_hint,
     portable_name,
 )
-from internvl_chat.checkpoint.hub_progress import download_bar, with_bars
+from internvl_chat.checkpoint.hub_progress import (
+    StoppedError,
+    download_bar,
+    interruptible,
+    with_bars,
+)
 from internvl_chat.checkpoint.identity import model_identity
 from internvl_chat.checkpoint.sources import require_config, resolve_adapter_base
 from internvl_chat.checkpoint.tokenizer import load_tokenizer
@@ -390,7 +397,9 @@ def test_lines_tell_how_far_it_has_come(
 ) -> None:
     seconds = iter([0.0, 10.0, 31.0])
     monkeypatch.setattr("internvl_chat.checkpoint.hub_progress.time.monotonic", seconds.__next__)
-    bar = download_bar("Org/Model")(name="huggingface_hub.snapshot_download", total=4_000_000_000)
+    bar = download_bar("Org/Model", threading.Event())(
+        name="huggingface_hub.snapshot_download", total=4_000_000_000
+    )
     with caplog.at_level(logging.INFO):
         bar.update(1_000_000_000)
         bar.update(500_000_000)
@@ -420,3 +429,24 @@ def test_a_cache_behind_a_link(
         assert portable_name(str(place)) == f"{NAME}@{snapshot.name}"
         file = f"hf://{NAME}@{snapshot.name}/config.json"
         assert portable_name(str(place / "config.json")) == file
+
+
+def test_ctrl_c_waits_for_no_file() -> None:
+    """The threads of a download end with the next piece that arrives."""
+    stopped = threading.Event()
+
+    def work(stop: threading.Event) -> None:
+        bar = download_bar(None, stop)(name="huggingface_hub.snapshot_download", total=10)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.wait(60)
+        with pytest.raises(StoppedError):
+            bar.update(1)
+        stopped.set()
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            interruptible(work)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert stopped.wait(60)
