@@ -35,6 +35,7 @@ WALK: dict[str, list[list[str]]] = {
     "replace-llm llm": [["replace-llm", TINY, ID, "OUT"]],
     "resize-pos-embed checkpoint": [["resize-pos-embed", ID, "OUT", "448"]],
     "export checkpoint": [["export", ID, "OUT"]],
+    "export --code": [["export", TINY, "OUT", "--code", ID]],
     "data preview --model": [["data", "preview", "meta.json", "--model", ID]],
     "data preview --tokenizer": [
         ["data", "preview", "meta.json", "--tokenizer", ID],
@@ -58,6 +59,9 @@ WALK: dict[str, list[list[str]]] = {
 ENTRY = {"data_augment": False, "repeat_time": 1}
 SPEAKS_OF_MODELS = re.compile(r"model|checkpoint|tokenizer|\bllm\b|weights", re.IGNORECASE)
 TAKES_NONE = {
+    "chat --load-in-4bit",
+    "demo --load-in-4bit",
+    "serve --load-in-4bit",
     "chat --gpus",
     "chat --load-in-8bit",
     "demo --gpus",

@@ -13,6 +13,7 @@ from transformers import InternVLForConditionalGeneration
 
 from internvl_chat.checkpoint.artifacts import write_config
 from internvl_chat.checkpoint.hub import local_code, local_model
+from internvl_chat.checkpoint.hub_names import name_of_snapshot
 from internvl_chat.checkpoint.save import MAX_SHARD_BYTES
 from internvl_chat.checkpoint.skeleton import skeleton_of
 from internvl_chat.checkpoint.surgery import native
@@ -99,7 +100,7 @@ def export(
     published = None if code is None else read_code(local_code(code))
     merged = open_merged(checkpoint := local_model(checkpoint))
     tensors = _tensors_of(merged, layout, published, checkpoint)
-    facts = {} if published is None else {"code": published.directory.resolve().name}
+    facts = {} if published is None else {"code": _named(published.directory)}
     with new_directory(Path(output_dir)) as directory:
         write_weights(
             tensors, directory, dtype=dtype, max_shard_bytes=max_shard_bytes, progress=progress
@@ -118,6 +119,11 @@ def export(
             logger.warning("too little memory to run the model in fp32: logits are not compared")
         write_provenance(merged, directory, f"export --layout {layout}", **facts)
     return ExportReport(tensors=len(tensors), merged=len(merged.lora_weights), logits=difference)
+
+
+def _named(directory: Path) -> str:
+    """A model on the hub by its commit, a folder by its own name."""
+    return str(name_of_snapshot(directory) or directory.resolve().name)
 
 
 def _require_layout(layout: str, code: str | None) -> None:

@@ -18,7 +18,13 @@ import torch
 from safetensors.torch import save
 
 from internvl_chat.checkpoint import hub as fetching
-from internvl_chat.checkpoint.hub import cached_model, local_file, local_model, pinned_model
+from internvl_chat.checkpoint.hub import (
+    cached_model,
+    local_code,
+    local_file,
+    local_model,
+    pinned_model,
+)
 from internvl_chat.checkpoint.hub_errors import NoRoomError
 from internvl_chat.checkpoint.hub_names import (
     as_path,
@@ -173,6 +179,16 @@ def test_pickles_are_fetched_where_there_is_nothing_else(hub: Hub) -> None:
     files = {"config.json": b"{}", "pytorch_model.bin": b"a pickle", "training_args.bin": b"code"}
     hub.add(NAME, files)
     assert names_in(local_model(NAME)) == {"config.json", "pytorch_model.bin"}
+
+
+def test_code_is_fetched_for_who_copies_it_alone(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.add(NAME, MODEL | OTHERS | {"LICENSE": b"free"})
+    place = local_code(NAME)
+    wanted = {"config.json", "tokenizer.json", "model.safetensors.index.json"}
+    assert names_in(place) == wanted | {"modeling_x.py", "LICENSE"}
+    go_offline(monkeypatch)
+    assert local_code(NAME) == place
+    assert local_code("./pretrained/x") == "./pretrained/x"
 
 
 def test_a_branch_moves(hub: Hub) -> None:
