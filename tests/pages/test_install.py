@@ -136,6 +136,8 @@ def test_containers_copy_what_is_there() -> None:
         assert [source for source, _ in copied] == ["requirements.txt", "dist/internvl_chat-*.whl"]
         assert all(target.endswith("/") for _, target in copied), "of several files, a folder"
     assert (ROOT / "requirements.txt").is_file()
+    ignored = (CONTAINERS / "Dockerfile.dockerignore").read_text().splitlines()[1:]
+    assert ignored == ["*", *(f"!{source}" for source, _ in docker)]
 
 
 def test_instructions_are_known() -> None:
