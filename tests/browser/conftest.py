@@ -58,5 +58,6 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
             locale="en-GB",
         )
         context.set_default_timeout(30_000)
+        api.expect.set_options(timeout=30_000)  # far more than is ever needed
         yield context
         context.close()
