@@ -98,8 +98,8 @@ def name_problems(values: Values) -> Iterator[str]:
     """
     for name in _PATHS:
         path = values.get(name)
-        if not isinstance(path, str):
-            continue
+        if not isinstance(path, str) or (name == "deepspeed" and path.lstrip().startswith("{")):
+            continue  # the settings themselves
         try:
             os.lstat(path)
         except ValueError:

@@ -589,3 +589,40 @@ def test_deepspeed_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("internvl_chat.train.zero.importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="DeepSpeed is not installed"):
         require_deepspeed()
+
+
+def test_lora_settings_need_lora(base: list[str], tmp_path: Path) -> None:
+    frozen = [*base, "--freeze_llm", "True", "--use_llm_lora", "4"]
+    words = ["--lora_target_modules", "q_proj", "v_proj", "--lora_alpha", "8", "--use_dora", "True"]
+    args = parse([*frozen, *words], device=CPU).model
+    assert args.lora_target_modules == ["q_proj", "v_proj"]
+    assert (args.lora_alpha, args.use_dora, args.use_rslora) == (8.0, True, None)
+    assert problems([*base, *words]) == [
+        "--lora_alpha 8.0 --lora_target_modules q_proj v_proj --use_dora True without LoRA. Add "
+        "--use_llm_lora and a rank, 16 for one (and --freeze_llm True), or leave it out."
+    ]
+    assert problems([*frozen, "--lora_alpha", "-1", "--lora_dropout", "2"]) == [
+        "--lora_alpha -1: want a number > 0; twice the rank is usual.",
+        "--lora_dropout 2: want 0 <= dropout < 1.",
+    ]
+    path = tmp_path / "run.yaml"
+    path.write_text("lora_target_modules: [q_proj, v_proj]\nmodules_to_save: lm_head\n")
+    args = parse([str(path), *frozen], device=CPU).model
+    assert (args.lora_target_modules, args.modules_to_save) == (["q_proj", "v_proj"], ["lm_head"])
+
+
+def test_four_bits_want_lora_bf16_and_no_deepspeed(base: list[str]) -> None:
+    lora = ["--freeze_llm", "True", "--freeze_backbone", "True", "--use_llm_lora", "4"]
+    four = [*base, "--load_in_4bit", "True"]
+    assert parse([*four, *lora, "--bf16", "True"], device=CPU).model.load_in_4bit is True
+    zero = json.dumps({"zero_optimization": {"stage": 3}, "bf16": {"enabled": "auto"}}, indent=99)
+    found = problems([*four, "--deepspeed", zero])  # text, longer than a path may be
+    assert [text.partition(".")[0] for text in found] == [
+        "--load_in_4bit: weights of 4 bits cannot train themselves",
+        "--load_in_4bit computes in bf16",
+        "--load_in_4bit with --deepspeed: ZeRO-3 would cut packed weights and leave their scales "
+        "behind, and ZeRO-1 and 2 have only the small optimizer of the adapter to share",
+        "--load_in_4bit saves an adapter, and the vision tower trains beside it",
+    ]
+    (told,) = problems([*four, *lora, "--bf16", "True", "--unfreeze_vit_layers", "-1"])
+    assert "--unfreeze_vit_layers would be lost" in told
