@@ -80,9 +80,7 @@ def load_model(
         path, device=device, gpus=gpus, load_in_8bit=load_in_8bit, load_in_4bit=load_in_4bit
     )
     _require_complete(path := local_model(path))
-    tokenizer = load_tokenizer(path)
-    config = read_chat_config(path)
-    require_tokenizer_fits(tokenizer, config, path)
+    tokenizer, config = _tokenizer_and_config(path)
     _warn_of_four_bits(quantization_config)
     if gpus is not None:
         device_map = _spread(path, config, gpus)
@@ -96,12 +94,24 @@ def load_model(
         "attn_implementation": attn_implementation,
     }
     options = {name: value for name, value in asked.items() if value is not None}
-    # Plain values: the configuration is written as JSON.
-    images = {"normalize_type": normalize_type_of(Path(path))}
-    images |= decode_config_of(Path(path)).stored()
+    images = _image_settings(Path(path))
     model = _load_weights(path, options)
     model.config.update(images)
     return model, tokenizer
+
+
+def _tokenizer_and_config(path: str) -> tuple[PreTrainedTokenizerBase, Any]:
+    """Raises:
+    CheckpointError: they are not of one model.
+    """
+    tokenizer, config = load_tokenizer(path), read_chat_config(path)
+    require_tokenizer_fits(tokenizer, config, path)
+    return tokenizer, config
+
+
+def _image_settings(path: Path) -> dict[str, Any]:
+    """Plain values: the configuration is written as JSON."""
+    return {"normalize_type": normalize_type_of(path), **decode_config_of(path).stored()}
 
 
 def _load_weights(path: str, options: dict[str, Any]) -> InternVLChatModel:
