@@ -111,6 +111,22 @@ def written(argv: Sequence[str], problems: list[str]) -> list[Written]:
     return [*_of_file(Path(argv[0]), problems), *_words_of(argv[1:])]
 
 
+def beside_the_file(argv: Sequence[str]) -> Iterator[str]:
+    """A sentence for each path of a run file that is to be found from its folder only."""
+    if not names_file(argv):
+        return
+    folder = Path(argv[0]).parent
+    for one in _of_file(Path(argv[0]), []):
+        path = one.values[0] if one.values else ""
+        if (not one.flag.endswith("_path") and one.flag != "--deepspeed") or os.path.isabs(path):
+            continue
+        if path != EMPTY and not os.path.exists(path) and (folder / path).exists():
+            yield one.told(
+                f"{path} lies beside the file, but paths are read from where you stand: write "
+                f"{folder / path}"
+            )
+
+
 def _words_of(words: Sequence[str]) -> Iterator[Written]:
     """Cut ``--a 1 2 --b=3 --c`` into flags."""
     values: list[str] = []

@@ -176,7 +176,7 @@ class RunOptions:
         "remove_unused_columns": "other",
         "overwrite_output_dir": "run",
         "vision_lr": "optimisation",
-        "early_stopping_patience": "run",
+        "early_stopping_patience": "saving",
     }
 
     # HfArgumentParser takes the second member of the union for the command line; several names

@@ -110,7 +110,9 @@ def assume(
     if "per_device_train_batch_size" not in given:  # who gives the one, knows the other
         per_pass = FIXED["per_device_train_batch_size"] * around.world_size
         values["gradient_accumulation_steps"] = max(GLOBAL_BATCH_SIZE // per_pass, 1)
-    values["bf16"] = around.on_gpu and around.has_bf16 and not given.get("fp16")
+    has_bf16 = around.on_gpu and around.has_bf16
+    # Four bits are computed with in bf16, on a CPU, too.
+    values["bf16"] = bool((has_bf16 or given.get("load_in_4bit")) and not given.get("fp16"))
     if around.on_gpu:
         share = around.num_cpus // around.world_size
         values["dataloader_num_workers"] = max(min(NUM_WORKERS, share), 0)

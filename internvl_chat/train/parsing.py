@@ -22,6 +22,7 @@ from internvl_chat.train.argument_file import (
     FILE_SUFFIXES,
     SECTIONS,
     Written,
+    beside_the_file,
     names_file,
     written,
 )
@@ -151,7 +152,7 @@ def parse(
         problems.append("--do_train False: this program trains, and nothing else. Leave it out.")
     problems += kept_problems(checkpoint, given)
     problems += explained(validate_run(model, data, values, device), checkpoint, given, kept)
-    require(problems)
+    require([*problems, *beside_the_file(argv)] if problems else [])
     train = _trainer_arguments(resolve_defaults(values, device))
     return RunArguments(
         model=model,

@@ -116,6 +116,7 @@ def test_what_the_machine_decides() -> None:
     assert (gpu["bf16"], gpu["dataloader_num_workers"]) == (True, 2)
     assert assumed({}, on_gpu=True, has_bf16=False).values["bf16"] is False
     assert assumed({"fp16": True}, on_gpu=True).values["bf16"] is False
+    assert assumed({"load_in_4bit": True}).values["bf16"] is True
 
 
 def test_nothing_that_is_given_is_assumed() -> None:

@@ -490,6 +490,17 @@ def test_a_file_elsewhere_is_told_where_it_belongs(
     assert message in problems([*base, *argv])[0]
 
 
+def test_a_path_that_is_meant_from_the_files_folder(base: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("seed: 1\nmeta_path: meta.json\n")
+    told = problems([str(path), base[0], *base[2:]])
+    assert told[0] == "--meta_path meta.json: no such file."
+    assert told[1] == (
+        f"{path}:2: meta.json lies beside the file, but paths are read from where you stand: "
+        f"write {tmp_path}/meta.json"
+    )
+
+
 def test_a_file_of_another_ending(base: list[str], tmp_path: Path) -> None:
     path = tmp_path / "run.conf"
     path.write_text("seed: 1\n")
