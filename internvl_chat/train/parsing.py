@@ -409,6 +409,11 @@ _NAMED_ELSEWHERE = {
     "--split_dataset_ratio": "--val_split",  # ms-swift
     "--early_stop_interval": "--early_stopping_patience",
     "--early_stopping_steps": "--early_stopping_patience",  # LLaMA-Factory
+    "--vit_lr": "--vision_lr",  # ms-swift
+    "--aligner_lr": "--mlp_lr",
+    "--mm_vision_tower_lr": "--vision_lr",  # LLaVA
+    "--mm_projector_lr": "--mlp_lr",
+    "--layer_decay": "--vit_layer_decay_rate",  # BEiT
 }
 
 

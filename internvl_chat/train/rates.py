@@ -12,7 +12,7 @@ schedule goes over all of them. Without these options the optimizer is as transf
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -137,18 +137,38 @@ def num_vision_layers(model: Any) -> int:
 # ---- what is wrong ------------------------------------------------------------------------------
 
 
-def rate_problems(arguments: Mapping[str, Any], trainable: TrainableConfig) -> Iterator[str]:
-    """A sentence for a rate of what does not train.
+def rate_problems(
+    arguments: Mapping[str, Any], trainable: TrainableConfig, *, stored_whole: Collection[str] = ()
+) -> Iterator[str]:
+    """A sentence for a rate of what does not train, before the model is there.
 
     Args:
         arguments: of the run by name.
         trainable: what trains.
+        stored_whole: PEFT's ``modules_to_save``, the run's and its checkpoint's. Where there are
+            any, which parts they lie in is left to :func:`unused_rates`.
     """
+    has_lora = trainable.use_llm_lora or trainable.use_backbone_lora
+    if not (has_lora and stored_whole):
+        yield from _frozen(arguments, {p for p in PARTS if _TRAINS[p] & trainable.parts})
+
+
+def unused_rates(arguments: Mapping[str, Any], trained: Iterable[str]) -> Iterator[str]:
+    """The same, once the model is there.
+
+    Args:
+        arguments: of the run by name.
+        trained: names of the parameters that train.
+    """
+    yield from _frozen(arguments, {part_of(name) for name in trained})
+
+
+def _frozen(arguments: Mapping[str, Any], training: Collection[str]) -> Iterator[str]:
     told = {flag: part for part, flag in FLAGS.items() if arguments.get(flag) is not None}
     if arguments.get(DECAY, 1) != 1:
         told[DECAY] = "vision"
     for flag, part in told.items():
-        if not _TRAINS[part] & trainable.parts:
+        if part not in training:
             what, freeze = _TOLD[part]
             yield (
                 f"--{flag} {arguments[flag]:g}: {what} is frozen ({freeze} True), nothing would "

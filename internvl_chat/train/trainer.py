@@ -22,7 +22,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import SaveStrategy
 
 from internvl_chat.checkpoint.partition import full_numel
-from internvl_chat.config import NormalizeType
+from internvl_chat.config import NormalizeType, require
 from internvl_chat.data.collate import Collator
 from internvl_chat.data.dataset import SftDataset
 from internvl_chat.data.sampler import StepBatchSampler
@@ -48,6 +48,7 @@ from internvl_chat.train.rates import (
     num_vision_layers,
     part_rates,
     split_groups,
+    unused_rates,
 )
 from internvl_chat.train.signals import leave_signals_to_parent
 from internvl_chat.train.trainer_arguments import TrainArguments
@@ -267,6 +268,8 @@ class InternVLTrainer(Trainer):
         optimizer = super().create_optimizer(model)
         rates = part_rates(vars(self.args), num_vision_layers(self.model))
         if is_new and rates is not None:
+            trained = [n for n, p in self.model.named_parameters() if p.requires_grad]
+            require(unused_rates(vars(self.args), trained))
             split_groups(optimizer, self.model.named_parameters(), rates)
             names = names_by_group(optimizer, self.model.named_parameters())
             self._rate_meter = RateMeter(names, rates, self.args.learning_rate)

@@ -12,13 +12,21 @@ import importlib.util
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import torch
 from accelerate.utils import DynamoBackend
 
 from internvl_chat.checkpoint.load import vision_problems
-from internvl_chat.checkpoint.sources import find_chat_config, native_vision_config, require_config
+from internvl_chat.checkpoint.lora import MLP
+from internvl_chat.checkpoint.sources import (
+    ADAPTER_CONFIG_NAME,
+    find_chat_config,
+    native_vision_config,
+    read_json,
+    require_config,
+)
 from internvl_chat.checkpoint.tokenizer import find_tokenizer
 from internvl_chat.config import SourceConfig, require
 from internvl_chat.errors import CheckpointError, ConfigError, printable
@@ -67,7 +75,7 @@ def validate_run(
         problems += err.problems
     problems += _files(model)
     checks: tuple[Callable[[], object], ...] = (
-        lambda: require(rate_problems(values, trainable_config(model))),
+        lambda: require(_rates(model, values)),
         lambda: shape_config(model, data),
         lambda: data_config(data, num_image_token=1, meta_path=data.meta_path),
         lambda: held_out_config(data),
@@ -252,6 +260,20 @@ def _four_bits(model: ModelArguments, values: Values) -> Iterator[str]:
         )
     if model.unfreeze_vit_layers:
         yield f"{flag} saves an adapter alone: --unfreeze_vit_layers would be lost. Drop one."
+
+
+def _rates(model: ModelArguments, values: Values) -> Iterator[str]:
+    """Rates of parts that are frozen."""
+    stored = list(model.modules_to_save or ())
+    config = Path(model.model_name_or_path or "") / ADAPTER_CONFIG_NAME
+    if model.model_name_or_path and config.is_file():
+        try:
+            kept = read_json(config).get("modules_to_save")
+        except CheckpointError:
+            kept = None  # told where it is loaded
+        if isinstance(kept, list):
+            stored += [word for word in kept if word != MLP]  # which has a flag of its own
+    yield from rate_problems(values, trainable_config(model), stored_whole=stored)
 
 
 def _output(values: Values) -> Iterator[str]:

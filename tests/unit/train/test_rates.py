@@ -25,6 +25,7 @@ from internvl_chat.train.rates import (
     part_rates,
     rate_problems,
     split_groups,
+    unused_rates,
     usual_groups,
 )
 from internvl_chat.train.zero import zero_config
@@ -142,6 +143,30 @@ def test_a_rate_of_what_is_frozen(
     assert all(problem.startswith(told or "") for problem in problems)
 
 
+def test_what_peft_stores_whole_may_train() -> None:
+    lora = {"freeze_llm": True, "use_llm_lora": 4, "freeze_backbone": True}
+    trainable = trainable_config(ModelArguments(**lora))
+    arguments = {"vision_lr": 1e-5}
+    assert len(list(rate_problems(arguments, trainable))) == 1
+    assert list(rate_problems(arguments, trainable, stored_whole=["vision_model"])) == []
+    (problem,) = unused_rates(arguments, ["language_model.lm_head.weight", "mlp1.1.weight"])
+    assert problem.startswith("--vision_lr 1e-05: the vision tower is frozen")
+    assert list(unused_rates(arguments, ["vision_model.encoder.layers.0.ls1"])) == []
+
+
+@pytest.mark.parametrize("module", ["vision_model", "lm_head"])
+def test_a_module_that_trains_beside_an_adapter(
+    model: Path, meta: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], module: str
+) -> None:
+    lora = {"freeze_llm": True, "freeze_backbone": True, "use_llm_lora": 2}
+    options = {**lora, "modules_to_save": module, "vision_lr": 1e-5, "max_steps": 1}
+    trains = module == "vision_model"
+    out = tmp_path / "out"
+    assert main(train_arguments(model, meta, out, **options)) == (0 if trains else 2)
+    told = "lr 1e-05" if trains else "--vision_lr 1e-05: the vision tower is frozen"
+    assert told in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
@@ -152,7 +177,7 @@ def test_a_rate_of_what_is_frozen(
         (["--vit_layer_decay_rate", "1.1"], "--vit_layer_decay_rate 1.1: want a factor above 0"),
         (["--vit_layer_decay_rate", "nan"], "--vit_layer_decay_rate nan: want a factor above 0"),
         (["--vision_lr", "1", "--freeze_backbone", "True"], "the vision tower is frozen"),
-        (["--vit_lr", "1e-5"], "unknown argument --vit_lr"),
+        (["--aligner_lr", "1e-5"], "unknown argument --aligner_lr: it is --mlp_lr here."),
         (
             ["--vision_lr", "1e-5", "--optim", "lomo"],
             "--optim lomo updates the weights in its own way, at one rate",
