@@ -27,11 +27,10 @@ from internvl_chat.checkpoint.hub_names import (
     cached_snapshot,
     hub_name,
     name_of_snapshot,
-    portable_name,
     repo_folder,
 )
 from internvl_chat.checkpoint.hub_progress import download_bar, interruptible, with_bars
-from internvl_chat.errors import Attempt, CheckpointError
+from internvl_chat.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +51,6 @@ SETTINGS: Final = (
 """The small files at a repository's root that anything here reads."""
 _OF_LANGUAGE_MODELS: Final = ("vocab_size", "llm_config", "text_config")
 """Keys of a configuration that say that there is a tokenizer."""
-_LOOK_SECONDS: Final = 5.0
 
 
 def local_model(name: str | os.PathLike[str], need: Need = "model") -> str:
@@ -82,17 +80,6 @@ def local_model(name: str | os.PathLike[str], need: Need = "model") -> str:
         directory = str(_fetched(found, need))
     _fetch_base(Path(directory), need)
     return directory
-
-
-def pinned_model(name: str | os.PathLike[str]) -> str:
-    """A model's name with the commit that it has now, its settings fetched; a path as it is.
-
-    So that a branch which moves meanwhile makes no other model of it when its weights are fetched.
-
-    Raises:
-        CheckpointError: as :func:`local_model`.
-    """
-    return portable_name(local_model(name, "settings"))
 
 
 def local_code(name: str | os.PathLike[str]) -> str:
@@ -149,21 +136,6 @@ def cached_model(name: str) -> str:
     if found is None or snapshot is None:
         return name
     return str(snapshot / found.file if found.file else snapshot)
-
-
-def current_commit(name: HubName) -> str | None:
-    """Commit that a revision has on the hub now; None where that cannot be learned at once."""
-    from huggingface_hub import HfApi
-
-    if is_offline():
-        return None
-    commit = None
-    with Attempt() as attempt:  # what keeps from asking is no matter here
-        info = HfApi().model_info(name.repo, revision=name.revision, timeout=_LOOK_SECONDS)
-        commit = info.sha
-    if attempt.error is not None:
-        logger.debug("%s: %s", name, attempt.error)
-    return commit
 
 
 def is_offline() -> bool:

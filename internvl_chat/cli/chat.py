@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from internvl_chat.checkpoint.hub import pinned_model
+from internvl_chat.checkpoint.hub_commits import pinned_model
 from internvl_chat.cli.chat_arguments import check_arguments, check_room
 from internvl_chat.cli.options import INSTALLED_VIDEO_READER, VideoReader, verb_app
 from internvl_chat.config import video_note

@@ -389,17 +389,21 @@ def require_start(
     """See that a run could start, before anything heavy.
 
     Returns:
-        The settings; a checkpoint on the hub is named by the commit that it has now.
+        The settings; a checkpoint on the hub is named by the commit that it has now, or had when
+        the run began that is gone on with.
 
     Raises:
         UserError: data or the checkpoint are missing, or the settings exclude each other.
     """
-    from internvl_chat.checkpoint.hub import pinned_model
+    from internvl_chat.checkpoint.hub_commits import pinned_before, pinned_model
     from internvl_chat.checkpoint.sources import find_chat_config
+    from internvl_chat.evaluation.results import recorded_checkpoint
     from internvl_chat.evaluation.scoring import require_data
 
     require_data(tasks, settings.root, with_folders=True)
-    settings = replace(settings, checkpoint=pinned_model(settings.checkpoint))
+    recorded = (recorded_checkpoint(settings.folder / task.id) for task in tasks)
+    pinned = pinned_before(settings.checkpoint, recorded) or pinned_model(settings.checkpoint)
+    settings = replace(settings, checkpoint=pinned)
     find_chat_config(settings.directory)
     asks = settings.is_scored and is_first_process()
     for told in judges.check(tasks, asks=asks):

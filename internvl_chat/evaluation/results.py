@@ -60,6 +60,16 @@ class Answered:
         }
 
 
+def recorded_checkpoint(folder: Path) -> str | None:
+    """The checkpoint that a task's folder has answers of; None if it says none."""
+    try:
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    found = card.get("checkpoint") if isinstance(card, dict) else None
+    return found if isinstance(found, str) else None
+
+
 class TaskFolder:
     """The results of one task and checkpoint on disk."""
 

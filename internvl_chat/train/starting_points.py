@@ -7,20 +7,18 @@ says: a branch that moved upstream changes no run that goes on.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-from internvl_chat.checkpoint.hub import current_commit, local_file, local_model, pinned_model
-from internvl_chat.checkpoint.hub_names import HubName, hub_name, portable_name
+from internvl_chat.checkpoint.hub import local_file, local_model
+from internvl_chat.checkpoint.hub_commits import pinned_before, pinned_model
+from internvl_chat.checkpoint.hub_names import hub_name, portable_name
 from internvl_chat.errors import CheckpointError
 from internvl_chat.train.distributed import DistributedState, ahead_on_each_node, from_rank_zero
 from internvl_chat.train.parsing import is_true, peek
 from internvl_chat.train.record import MODEL_PATHS, load_record
-
-logger = logging.getLogger(__name__)
 
 _FILES: Final = ("mlp_path",)
 """Flags that name one file."""
@@ -104,46 +102,22 @@ def _told_of(flag: str, find: Callable[[], str]) -> str:
 
 def _pinned(flag: str, name: str, arguments: Sequence[str], folder: str) -> str:
     """The name with its commit; a path as it is."""
-    model = hub_name(name)
-    if model is None or model.commit:
-        return name
-    earlier = _pinned_before(flag, name, model, arguments, folder)
+    earlier = pinned_before(name, _recorded(flag, name, arguments, folder))
     if earlier is not None:
-        _tell_of_newer(name, model, earlier)
-        return str(earlier)
+        return earlier
     is_file = flag in _FILES
     return _told_of(
         flag, lambda: portable_name(local_file(name)) if is_file else pinned_model(name)
     )
 
 
-def _pinned_before(
-    flag: str, name: str, model: HubName, arguments: Sequence[str], output_dir: str
-) -> HubName | None:
-    """What the name was when the run was begun that this one goes on with."""
+def _recorded(flag: str, name: str, arguments: Sequence[str], output_dir: str) -> Iterator[object]:
+    """What the name meant to the runs that this one goes on with."""
     asked = peek(arguments, "resume_from_checkpoint", "")
     folders = [Path(asked)] if asked and asked.lower() not in ("true", "false") else []
     if output_dir and not is_true(peek(arguments, "overwrite_output_dir", "false")):
         folders.append(Path(output_dir))
     for folder in folders:
         record = load_record(folder) or {}
-        if record.get("given", {}).get(flag) != name:
-            continue
-        before = hub_name(str(record["arguments"].get(flag)))
-        if before is not None and before.commit and before.repo == model.repo:
-            return before
-    return None
-
-
-def _tell_of_newer(name: str, model: HubName, earlier: HubName) -> None:
-    now = current_commit(model)
-    if now is not None and now != earlier.revision:
-        logger.warning(
-            "%s is commit %s on the hub now; this run goes on with %s, which it began with. To "
-            "train from the new one give %s@%s and another --output_dir",
-            name,
-            now,
-            earlier.revision,
-            model.repo,
-            now,
-        )
+        if record.get("given", {}).get(flag) == name:
+            yield record["arguments"].get(flag)

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 import typer
 
+from internvl_chat.checkpoint.sources import find_sources
 from internvl_chat.cli.command import VERBS, main
 from internvl_chat.cli.run import main as run_py
 from internvl_chat.cli.run_options import make_parser
+from internvl_chat.config import SourceConfig
 from internvl_chat.train.arguments import ModelArguments
 from internvl_chat.train.record import MODEL_PATHS
 from tests.support.hub import Hub, files_in, fill_cache
@@ -160,17 +162,15 @@ def test_run_py_takes_a_model_on_the_hub(
     [
         (["chat", "--model", "Org/Tiny", "What?"], lambda out, _: out.strip()),
         (
-            ["export", "Org/Tiny@main", "OUT"],
-            lambda _, place: json.loads((place / "OUT/provenance.json").read_text())["history"][-1][
-                "checkpoint"
-            ].startswith("Org/Tiny@"),
+            ["extract", "mlp", "Org/Tiny@main", "OUT.safetensors"],
+            lambda _, place: (place / "OUT.safetensors").is_file(),
         ),
         (
             ["data", "check", "meta.json", "--tokenizer", "Org/Tiny"],
             lambda out, _: "0 errors" in out,
         ),
     ],
-    ids=["chat", "export", "data check"],
+    ids=["chat", "extract", "data check"],
 )
 def test_a_cache_serves_without_network(
     words: list[str],
@@ -179,15 +179,18 @@ def test_a_cache_serves_without_network(
     hub_cache: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    fill_cache(hub_cache, "Org/Tiny", files_in(ROOT / TINY))
+    snapshot = fill_cache(hub_cache, "Org/Tiny", files_in(ROOT / TINY))
     assert main(words) == 0
+    sources = find_sources(SourceConfig.whole(str(snapshot)))
+    assert sources.where == f"Org/Tiny@{snapshot.name}"  # what provenance.json is told
     assert check(capsys.readouterr().out, place)
 
 
 def test_an_evaluation_names_the_commit(
     place: Path, hub: Hub, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    commit = hub.add("Org/Tiny", files_in(ROOT / TINY)).branches["main"]
+    repository = hub.add("Org/Tiny", files_in(ROOT / TINY))
+    commit = repository.branches["main"]
     words = ["eval", "run", "Org/Tiny", "--jsonl", "records.jsonl", "--metric", "exact"]
     with caplog.at_level(logging.INFO, logger="internvl_chat.checkpoint.hub"):
         assert main(words) == 0
@@ -195,3 +198,8 @@ def test_an_evaluation_names_the_commit(
     assert ": downloading 11.1 MB in 1 files into" in caplog.text
     (card,) = (place / "results/Org_Tiny").glob("*/run.json")
     assert json.loads(card.read_text())["checkpoint"] == f"Org/Tiny@{commit}"
+    # The branch moves: the same command goes on where it was.
+    repository.push(files_in(ROOT / TINY) | {"generation_config.json": b"{}"})
+    assert main(words) == 0
+    assert json.loads(card.read_text())["checkpoint"] == f"Org/Tiny@{commit}"
+    assert f"this goes on with {commit}, which it began with" in caplog.text

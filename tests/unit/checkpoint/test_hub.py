@@ -23,8 +23,8 @@ from internvl_chat.checkpoint.hub import (
     local_code,
     local_file,
     local_model,
-    pinned_model,
 )
+from internvl_chat.checkpoint.hub_commits import current_commit, pinned_model
 from internvl_chat.checkpoint.hub_errors import NoRoomError
 from internvl_chat.checkpoint.hub_names import (
     as_path,
@@ -197,7 +197,7 @@ def test_a_branch_moves(hub: Hub) -> None:
     second = repository.push({**MODEL, "tokenizer.json": b"[]"})
     assert name_of_snapshot(local_model(NAME)) == hub_name(f"{NAME}@{second}")
     assert local_model(portable_name(first)) == first
-    assert fetching.current_commit(hub_name(NAME)) == second  # type: ignore[arg-type]
+    assert current_commit(hub_name(NAME)) == second  # type: ignore[arg-type]
 
 
 def test_a_connection_that_breaks_is_taken_up_again(

@@ -94,7 +94,7 @@ def test_a_run_keeps_its_commit_and_its_adapter_names_it(
     assert main(lora(meta, output_dir)) == 0
     error = capfd.readouterr().err
     assert "is complete already (2 steps)" in error
-    assert f"{NAME} is commit {second} on the hub now; this run goes on with {first}" in error
+    assert f"{NAME} is commit {second} on the hub now; this goes on with {first}" in error
     assert main(lora(meta, output_dir, max_steps=3)) == 0
     assert record(output_dir)["arguments"]["model_name_or_path"] == f"{NAME}@{first}"
 
