@@ -35,6 +35,7 @@ from typing import Any, Literal
 import torch
 from transformers import PrinterCallback, ProgressCallback
 
+from internvl_chat.checkpoint.card.files import write_run_card
 from internvl_chat.checkpoint.load import build_model
 from internvl_chat.checkpoint.lora import apply_freezing_and_lora
 from internvl_chat.config import require, video_note
@@ -392,6 +393,7 @@ def save_finished(
     planned = {PLANNED_STEPS: trainer.state.max_steps}
     trainer.save_results({**metrics, "bad_samples": bad_samples, **planned, **reached})
     if is_main:
+        write_run_card(output_dir)
         words = last_words(
             trainer.state,
             output_dir,

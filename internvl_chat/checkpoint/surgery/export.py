@@ -12,6 +12,8 @@ import torch
 from transformers import InternVLForConditionalGeneration
 
 from internvl_chat.checkpoint.artifacts import write_config
+from internvl_chat.checkpoint.card.files import write_surgery_card
+from internvl_chat.checkpoint.card.usage import Kind
 from internvl_chat.checkpoint.hub import local_code, local_model
 from internvl_chat.checkpoint.hub_names import name_of_snapshot
 from internvl_chat.checkpoint.save import MAX_SHARD_BYTES
@@ -33,6 +35,7 @@ from internvl_chat.checkpoint.surgery.published_layout import (
 )
 from internvl_chat.checkpoint.surgery.write import (
     Progress,
+    base_of_adapter,
     new_directory,
     refuse_existing,
     stored_dtype,
@@ -118,6 +121,14 @@ def export(
         else:
             logger.warning("too little memory to run the model in fp32: logits are not compared")
         write_provenance(merged, directory, f"export --layout {layout}", **facts)
+    kind: Kind = "native" if layout == "native" else "whole" if published is None else "published"
+    write_surgery_card(
+        Path(output_dir),
+        Path(checkpoint),
+        kind=kind,
+        merged=bool(merged.lora_weights),
+        base=base_of_adapter(checkpoint),
+    )
     return ExportReport(tensors=len(tensors), merged=len(merged.lora_weights), logits=difference)
 
 

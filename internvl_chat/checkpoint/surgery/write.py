@@ -25,7 +25,12 @@ from internvl_chat.checkpoint.artifacts import (
 from internvl_chat.checkpoint.manifest import atomic_directory
 from internvl_chat.checkpoint.partition import pieces
 from internvl_chat.checkpoint.save import MAX_SHARD_BYTES, plan_shards, write_index
-from internvl_chat.checkpoint.sources import GENERATION_NAME, find_companion, read_json
+from internvl_chat.checkpoint.sources import (
+    GENERATION_NAME,
+    find_companion,
+    read_json,
+    resolve_adapter_base,
+)
 from internvl_chat.checkpoint.surgery.lora_merge import MergedLoraWeight, check_merged_weight
 from internvl_chat.checkpoint.surgery.merged import PROVENANCE_NAME, MergedCheckpoint
 from internvl_chat.checkpoint.tensor_files import (
@@ -38,6 +43,7 @@ from internvl_chat.checkpoint.tensor_files import (
 from internvl_chat.checkpoint.tokenizer import load_tokenizer
 from internvl_chat.errors import CheckpointError, ConfigError
 from internvl_chat.files import write_json
+from internvl_chat.model.adapter import is_adapter
 from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
 
 Progress = Callable[[int, int], None]
@@ -239,6 +245,12 @@ def copy_language_files(source: Path, directory: Path) -> None:
     """Copy generation settings, and the sentencepiece model for programs that read nothing else."""
     for name in (GENERATION_NAME, sentencepiece_files.MODEL_NAME):
         copy_companion(source, directory, name)
+
+
+def base_of_adapter(checkpoint: str) -> str | None:
+    """Folder of an adapter's base; ``None`` for a checkpoint that is none."""
+    directory = Path(checkpoint)
+    return str(resolve_adapter_base(directory)) if is_adapter(directory) else None
 
 
 def write_provenance(merged: MergedCheckpoint, directory: Path, command: str, **facts: Any) -> None:

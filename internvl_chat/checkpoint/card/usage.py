@@ -1,0 +1,73 @@
+"""How a model is used: commands and code that run as they stand, beside its folder."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Kind = Literal["whole", "adapter", "native", "published"]
+"""Our own code beside it; PEFT's files; transformers' own class; a published checkpoint's code."""
+
+_COMMAND = """```sh
+internvl-chat chat --model {path} --image image.jpg "What is in the image?"
+internvl-chat serve --model {path}
+```"""
+_CHAT = """```python
+from PIL import Image
+from transformers import AutoModel, AutoTokenizer, CLIPImageProcessor
+
+path = "{path}"  # this folder, or its name on the hub
+model = AutoModel.from_pretrained(path, trust_remote_code=True).eval()
+tokenizer = AutoTokenizer.from_pretrained(path)
+size = model.config.force_image_size or model.config.vision_config.image_size
+image = Image.open("image.jpg").convert("RGB").resize((size, size))
+processor = CLIPImageProcessor.from_pretrained(path)
+pixel_values = processor(images=image, return_tensors="pt").pixel_values.to(model.dtype)
+print(model.chat(tokenizer, pixel_values, "What is in the image?", dict(max_new_tokens=64)))
+```"""
+_PEFT = """```python
+from peft import PeftModel
+from transformers import AutoModel
+
+base = AutoModel.from_pretrained("{base}", trust_remote_code=True)
+model = PeftModel.from_pretrained(base, "{path}").eval()
+```"""
+_NATIVE = """```python
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+path = "{path}"  # this folder, or its name on the hub
+processor = AutoProcessor.from_pretrained(path)  # needs torchvision
+model = AutoModelForImageTextToText.from_pretrained(path).eval()
+part = [{{"type": "image", "url": "image.jpg"}}, {{"type": "text", "text": "What is in it?"}}]
+inputs = processor.apply_chat_template(
+    [{{"role": "user", "content": part}}],
+    add_generation_prompt=True,
+    tokenize=True,
+    return_dict=True,
+    return_tensors="pt",
+).to(dtype=model.dtype)
+ids = model.generate(**inputs, max_new_tokens=64)[0, inputs["input_ids"].shape[1] :]
+print(processor.decode(ids, skip_special_tokens=True))
+```"""
+
+
+def usage(kind: Kind, path: str, base: str) -> str:
+    """The section's text.
+
+    Args:
+        kind: of the files.
+        path: the folder's name.
+        base: an adapter's base, as it is publicly named.
+    """
+    if kind == "native":
+        return f"With transformers' own class:\n\n{_NATIVE.format(path=path)}"
+    command = f"With internvl-chat:\n\n{_COMMAND.format(path=path)}"
+    chat = _CHAT.format(path=path)
+    if kind == "published":
+        return f"{command}\n\nWith the published code and its transformers, 4.37.2:\n\n{chat}"
+    newer = "With transformers 4.48 or newer, one tile of an image (the model's code lies beside "
+    if kind == "whole":
+        return f"{command}\n\n{newer}its weights):\n\n{chat}"
+    return (
+        f"{command}\n\n{newer}the adapter, and loads its base):\n\n{chat}\n\n"
+        f"With PEFT alone:\n\n{_PEFT.format(path=path, base=base)}"
+    )
