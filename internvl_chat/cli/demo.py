@@ -51,7 +51,7 @@ def demo(
         raise ConfigError(
             "the demo page needs gradio",
             where="demo",
-            fix='In the repository: pip install -e ".[demo]"',
+            fix='pip install "internvl-chat[demo]"',
         )
     from internvl_chat.web.examples import read_examples
     from internvl_chat.web.loading import load

@@ -106,5 +106,5 @@ def _require_packages() -> None:
         raise ConfigError(
             f"serving needs {' and '.join(missing)}, not installed here",
             where="internvl-chat serve",
-            fix='In the repository: pip install -e ".[serve]"',
+            fix='pip install "internvl-chat[serve]"',
         )

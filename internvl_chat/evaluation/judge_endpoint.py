@@ -90,7 +90,7 @@ class JudgeEndpoint:
             import httpx
         except ImportError as err:
             raise ConfigError(
-                "a judge needs httpx", where="--judge", fix='pip install -e ".[eval]"'
+                "a judge needs httpx", where="--judge", fix='pip install "internvl-chat[eval]"'
             ) from err
         if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
             raise ConfigError(

@@ -42,7 +42,7 @@ def import_openpyxl() -> Any:
         raise ConfigError(
             "xlsx files are read and written by openpyxl",
             where="eval",
-            fix='pip install -e ".[eval]"',
+            fix='pip install "internvl-chat[eval]"',
         ) from err
     return openpyxl
 

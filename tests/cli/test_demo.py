@@ -70,7 +70,7 @@ def test_a_missing_gradio_is_told(
 ) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)  # what Python does for a failed import
     assert main(["demo", "--model", str(TINY)]) == 2
-    assert 'pip install -e ".[demo]"' in capsys.readouterr().err
+    assert 'pip install "internvl-chat[demo]"' in capsys.readouterr().err
 
 
 @needs_gradio

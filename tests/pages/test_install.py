@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tests.support.page_runs import copy_of_clone
-from tests.support.pages import ROOT, commands
+from tests.support.pages import ROOT, commands, page_text
 
 PAGE = "docs/install.md"
 CONTAINERS = ROOT / "tools/container"
@@ -95,6 +95,13 @@ def test_a_folder_of_wheels_installs_without_network(tmp_path: Path) -> None:
     assert beside <= {"tokenizers", "huggingface-hub", "ninja"}, "of other packages' own"
     assert installed == {name: version for name, version in pins().items() if name not in beside}
     assert (tmp_path / "site/internvl_chat/_resources/shell/lib/launch.sh").is_file()
+
+
+def test_every_extra_is_on_the_page() -> None:
+    extras = re.findall(r'^        "(\w+)": \[', (ROOT / "setup.py").read_text("utf-8"), re.M)
+    assert len(extras) > 8
+    (table,) = re.findall(r"\| extra \| for \|\n(.*?)\n\n", page_text(PAGE), re.S)
+    assert [name for name in extras if f"`{name}`" not in table] == []
 
 
 # ------------------------------------------------------------------ containers

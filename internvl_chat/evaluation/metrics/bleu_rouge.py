@@ -54,7 +54,7 @@ def _sacrebleu() -> Any:
         from sacrebleu import metrics
     except ImportError as err:
         raise ConfigError(
-            "the metric bleu needs sacrebleu", fix='pip install -e ".[eval]"'
+            "the metric bleu needs sacrebleu", fix='pip install "internvl-chat[eval]"'
         ) from err
     return metrics
 
@@ -80,7 +80,7 @@ def rouge(samples: Samples) -> list[dict[str, float]]:
         from rouge_score.rouge_scorer import RougeScorer
     except ImportError as err:
         raise ConfigError(
-            "the metric rouge needs rouge-score", fix='pip install -e ".[eval]"'
+            "the metric rouge needs rouge-score", fix='pip install "internvl-chat[eval]"'
         ) from err
     scorer = RougeScorer(list(ROUGE_TYPES), tokenizer=RougeTokenizer())
     scores = []

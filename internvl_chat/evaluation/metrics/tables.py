@@ -62,7 +62,7 @@ def tabulate_cells(rows: Iterable[Sequence[Any]]) -> str:
         from tabulate import tabulate
     except ImportError as err:
         raise ConfigError(
-            "tables are printed by tabulate", where="eval", fix='pip install -e ".[eval]"'
+            "tables are printed by tabulate", where="eval", fix='pip install "internvl-chat[eval]"'
         ) from err
     return str(tabulate(list(rows)))
 

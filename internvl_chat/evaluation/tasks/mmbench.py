@@ -73,7 +73,7 @@ def _read_as_pandas(path: Path) -> Iterator[dict[str, Any]]:
         raise ConfigError(
             "cells are read by pandas, as in 2024",
             where=str(path),
-            fix='pip install -e ".[eval]", or add --rules official.',
+            fix='pip install "internvl-chat[eval]", or add --rules official.',
         ) from err
     try:
         table = pandas.read_csv(path, sep="\t")  # by name: types are inferred chunk by chunk

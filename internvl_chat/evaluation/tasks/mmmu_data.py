@@ -159,7 +159,7 @@ def _pyarrow() -> Any:
         raise ConfigError(
             "parquet files need pyarrow",
             where="data/MMMU",
-            fix='pip install -e ".[eval]", or write the subjects as JSON lines.',
+            fix='pip install "internvl-chat[eval]", or write the subjects as JSON lines.',
         ) from err
     return pyarrow
 

@@ -34,7 +34,7 @@ def test_packages_that_are_missing(
     line = problem(capsys, "--model", str(TINY))
     assert line == (
         "error: internvl-chat serve: serving needs uvicorn, not installed here. "
-        'In the repository: pip install -e ".[serve]"'
+        'pip install "internvl-chat[serve]"'
     )
 
 

@@ -59,7 +59,9 @@ def test_words_are_the_librarys_on_ascii(text: str) -> None:
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sacrebleu", None)
     monkeypatch.setitem(sys.modules, "rouge_score.rouge_scorer", None)
-    with pytest.raises(ConfigError, match=r'bleu needs sacrebleu\. pip install -e "\.\[eval\]"'):
+    with pytest.raises(
+        ConfigError, match=r'bleu needs sacrebleu\. pip install "internvl-chat\[eval\]"'
+    ):
         corpus_bleu([(MAT, [MAT])], tokenize="13a")
     with pytest.raises(ConfigError, match="rouge needs rouge-score"):
         rouge([(MAT, [MAT])])
