@@ -98,7 +98,8 @@ def test_a_folder_of_wheels_installs_without_network(tmp_path: Path) -> None:
 
 
 def test_every_extra_is_on_the_page() -> None:
-    extras = re.findall(r'^        "(\w+)": \[', (ROOT / "setup.py").read_text("utf-8"), re.M)
+    _, _, declared = (ROOT / "setup.py").read_text("utf-8").partition("extras_require=")
+    extras = re.findall(r'^        "(\w+)": \[', declared, re.M)
     assert len(extras) > 8
     (table,) = re.findall(r"\| extra \| for \|\n(.*?)\n\n", page_text(PAGE), re.S)
     assert [name for name in extras if f"`{name}`" not in table] == []
