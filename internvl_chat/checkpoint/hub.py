@@ -47,6 +47,7 @@ SETTINGS: Final = (
     *(_CONFIG, "generation_config.json", "preprocessor_config.json", _ADAPTER_CONFIG),
     *(*_TOKENIZERS, "merges.txt", "tokenizer_config.json", "special_tokens_map.json"),
     *("added_tokens.json", "chat_template.jinja", _SAFETENSORS[0], _PICKLES[0]),
+    "README.md",  # the card, whose licence goes into the card of what is trained
 )
 """The small files at a repository's root that anything here reads."""
 _OF_LANGUAGE_MODELS: Final = ("vocab_size", "llm_config", "text_config")

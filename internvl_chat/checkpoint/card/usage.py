@@ -25,10 +25,11 @@ pixel_values = processor(images=image, return_tensors="pt").pixel_values.to(mode
 print(model.chat(tokenizer, pixel_values, "What is in the image?", dict(max_new_tokens=64)))
 ```"""
 _PEFT = """```python
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from transformers import AutoModel
 
-base = AutoModel.from_pretrained("{base}", trust_remote_code=True)
+revision = PeftConfig.from_pretrained("{path}").revision  # of a base on the hub
+base = AutoModel.from_pretrained("{base}", revision=revision, trust_remote_code=True)
 model = PeftModel.from_pretrained(base, "{path}").eval()
 ```"""
 _NATIVE = """```python

@@ -59,6 +59,7 @@ SHARDS = {
 MODEL = {
     "config.json": CONFIG,
     "tokenizer.json": b"{}",
+    "README.md": b"about it",
     "model.safetensors.index.json": INDEX.encode(),
     **SHARDS,
 }
@@ -66,7 +67,7 @@ OTHERS = {
     "pytorch_model.bin": b"a pickle",
     "consolidated.safetensors": b"the same again",
     "modeling_x.py": b"raise SystemExit",
-    "README.md": b"about it",
+    "LICENSE.txt": b"free",
     "onnx/model.safetensors": b"of another program",
 }
 
@@ -162,7 +163,7 @@ def test_needed_files_are_fetched_once_and_no_others(
 ) -> None:
     hub.add(NAME, MODEL | OTHERS)
     settings = local_model(NAME, "settings")
-    assert names_in(settings) == {"config.json", "tokenizer.json", "model.safetensors.index.json"}
+    assert names_in(settings) == set(MODEL) - set(SHARDS)
     with caplog.at_level(logging.INFO):
         assert local_model(NAME) == settings
     assert names_in(settings) == set(MODEL)
@@ -182,10 +183,9 @@ def test_pickles_are_fetched_where_there_is_nothing_else(hub: Hub) -> None:
 
 
 def test_code_is_fetched_for_who_copies_it_alone(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub.add(NAME, MODEL | OTHERS | {"LICENSE": b"free"})
+    hub.add(NAME, MODEL | OTHERS)
     place = local_code(NAME)
-    wanted = {"config.json", "tokenizer.json", "model.safetensors.index.json"}
-    assert names_in(place) == wanted | {"modeling_x.py", "LICENSE"}
+    assert names_in(place) == (set(MODEL) - set(SHARDS)) | {"modeling_x.py", "LICENSE.txt"}
     go_offline(monkeypatch)
     assert local_code(NAME) == place
     assert local_code("./pretrained/x") == "./pretrained/x"
@@ -327,6 +327,25 @@ def test_an_adapter_names_its_base(
     assert local_model(tmp_path) == str(tmp_path)
     assert base.name == (first if revision else second)
     assert set(MODEL) == names_in(str(base))
+
+
+def test_an_adapter_on_the_hub_brings_its_base(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = hub.add(NAME, MODEL | OTHERS).branches["main"]
+    values = {"base_model_name_or_path": NAME, "revision": commit}
+    files = {
+        "adapter_config.json": json.dumps(values).encode(),
+        "adapter_model.safetensors": SHARDS["model-2.safetensors"],
+        "checkpoint-1/adapter_model.safetensors": b"an earlier one",
+    }
+    hub.add("Org/Adapter", files)
+    settings = local_model("Org/Adapter", "settings")
+    assert names_in(settings) == {"adapter_config.json"}
+    assert names_in(str(resolve_adapter_base(Path(settings)))) == set(MODEL) - set(SHARDS)
+    place = local_model("Org/Adapter")
+    assert names_in(place) == {"adapter_config.json", "adapter_model.safetensors"}
+    assert names_in(str(resolve_adapter_base(Path(place)))) == set(MODEL)
+    go_offline(monkeypatch)
+    assert local_model("Org/Adapter") == place
 
 
 def test_an_adapter_whose_base_is_not_to_be_had(hub_cache: Path, tmp_path: Path) -> None:
