@@ -395,4 +395,4 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
     assert "--use_llm_lora" in shown
-    assert "Example:" in shown
+    assert "internvl-chat train examples/configs" in shown
