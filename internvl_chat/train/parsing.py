@@ -422,6 +422,8 @@ def _unknown(flag: str, values: Sequence[str], known: dict[str, Any]) -> str:
         return f"unknown argument {flag}. A run file is the first word: train run.yaml --seed 3"
     if flag in _NAMED_ELSEWHERE:
         return f"unknown argument {flag}: it is {_NAMED_ELSEWHERE[flag]} here."
+    if flag[2:] in SECTIONS:
+        return f"{flag[2:]}: is a section of a run file, and holds arguments below it."
     hint = suggest(flag, [*known, *_RENAMED, _WARMUP_RATIO], write=str)
     if values and values[0].startswith("{"):
         hint = suggest(flag[2:], SECTIONS, write="{}:".format) or hint

@@ -52,4 +52,5 @@ def test_lora_on_two_devices(tmp_path: Path) -> None:
     said = run_command(command_of(FOLDER / "lora_2gpus.yaml"), tmp_path / "out")
     assert "4 per rank x 2 ranks x 2 accumulation = 16 per step" in said
     assert "ZeRO-3" in said
+    assert "only 1 optimizer step in all" in said
     assert (tmp_path / "out/adapter_model.safetensors").is_file()

@@ -452,6 +452,7 @@ def test_words_and_numbers_of_a_file_are_as_written(base: list[str], tmp_path: P
         (b"max-steps: 1\nmax_steps: 2\n", "'max_steps' stands in line 1 and in line 2. Keep one."),
         (b"optimizaton:\n  seed: 2\n", "no section of a run file (model, data, "),
         (b"optimizaton:\n  seed: 2\n", "Did you mean optimization:?"),
+        (b"data: 3\n", "run.yaml:1: data: is a section of a run file"),
         (b"learning_rate: {a: 1}\n", "run.yaml:1: argument --learning_rate"),
         (b"max_steps: [1, 2]\n", "run.yaml:1: --max_steps: too many values: '2'"),
         (b"x: !!python/name:os.system", "neither YAML nor JSON"),
