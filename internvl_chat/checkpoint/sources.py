@@ -338,6 +338,19 @@ def _adapter_sources(directory: Path) -> Sources:
     return base
 
 
+def rank_in(sources: Sources, prefix: str) -> int:
+    """The largest rank of the LoRA layers that a checkpoint has in a tower, whatever their kind."""
+    weights = {**sources.tensors, **sources.adapter}
+    return max(
+        (
+            tensor.shape[0]
+            for name, tensor in weights.items()
+            if name.startswith(prefix) and ".lora_A." in name and tensor.shape
+        ),
+        default=0,
+    )
+
+
 def _rank(adapter: dict[str, TensorSource], prefix: str) -> int:
     """Of the LoRA layers in a tower, 0 if it has none."""
     ranks = (

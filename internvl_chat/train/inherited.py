@@ -14,9 +14,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from internvl_chat.checkpoint import names
 from internvl_chat.checkpoint.artifacts import normalize_type_of
 from internvl_chat.checkpoint.hub_names import portable_name
-from internvl_chat.checkpoint.sources import find_sources, read_chat_config
+from internvl_chat.checkpoint.sources import find_sources, rank_in, read_chat_config
 from internvl_chat.config import SourceConfig
 from internvl_chat.errors import CheckpointError, ConfigError
 
@@ -79,10 +80,10 @@ def carried_ranks(path: str | None) -> tuple[int, int]:
     if not path:
         return 0, 0
     try:
-        config = find_sources(SourceConfig.whole(path)).config
+        sources = find_sources(SourceConfig.whole(path))
     except (CheckpointError, ConfigError):
         return 0, 0
-    return config.use_llm_lora, config.use_backbone_lora
+    return rank_in(sources, names.LLM_PREFIX), rank_in(sources, names.VISION_PREFIX)
 
 
 def kept_problems(path: str | None, given: Mapping[str, Any]) -> Iterator[str]:

@@ -20,6 +20,7 @@ from internvl_chat.checkpoint.surgery.merge import merge_lora
 from internvl_chat.checkpoint.tokenizer import load_tokenizer
 from internvl_chat.errors import CheckpointError, ConfigError
 from internvl_chat.model import InternVLChatModel
+from internvl_chat.train.inherited import carried_ranks
 from tests.support.checkpoints import config_for
 from tests.support.lora_checkpoints import FROZEN, load_fp32, logits_for, save_base
 
@@ -311,3 +312,12 @@ def test_dora_on_int8_layers_is_refused_on_a_cpu(base: Path, tmp_path: Path) -> 
     peft_adapter(base, tmp_path / "a", use_dora=True)
     with pytest.raises(CheckpointError, match="DoRA does not work on int8 layers on a CPU"):
         load_model(str(tmp_path / "a"), device="cpu", load_in_8bit=True)
+
+
+def test_ranks_that_a_run_without_flags_goes_on_with(base: Path, tmp_path: Path) -> None:
+    peft_adapter(base, tmp_path / "a", target_modules=["q_proj", "fc1"], rank_pattern={"fc1": 2})
+    assert carried_ranks(str(tmp_path / "a")) == (4, 2)
+    assert carried_ranks(str(base)) == (0, 0)
+    model = built(base, use_llm_lora=4, lora_alpha=2.0)
+    for name, only in (("adapter", None), ("inside", False)):
+        assert carried_ranks(str(saved(model, base, tmp_path / name, adapter_only=only))) == (4, 0)
