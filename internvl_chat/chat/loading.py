@@ -74,11 +74,9 @@ def load_model(
         ConfigError: settings that exclude each other.
     """
     _refuse_several(device=device, device_map=device_map, gpus=gpus)
-    quantised = {"load_in_8bit": load_in_8bit or None, "load_in_4bit": load_in_4bit or None}
+    quantised = {"load_in_8bit": load_in_8bit, "load_in_4bit": load_in_4bit}
     _refuse_several(**quantised, quantization_config=quantization_config)
-    place = _require_place(
-        path, device=device, gpus=gpus, load_in_8bit=load_in_8bit, load_in_4bit=load_in_4bit
-    )
+    place = _require_place(path, device=device, gpus=gpus, **quantised)
     _require_complete(path := local_model(path))
     tokenizer, config = _tokenizer_and_config(path)
     _warn_of_four_bits(quantization_config)
@@ -93,7 +91,7 @@ def load_model(
         "quantization_config": quantization_config,
         "attn_implementation": attn_implementation,
     }
-    options = {name: value for name, value in asked.items() if value is not None}
+    options = {name: value for name, value in asked.items() if _is_given(value)}
     images = _image_settings(Path(path))
     model = _load_weights(path, options)
     model.config.update(images)
@@ -229,9 +227,14 @@ def _require_gpus(gpus: int) -> None:
         )
 
 
+def _is_given(value: object) -> bool:
+    """By identity: 0 is a number of GPUs, a wrong one."""
+    return value is not None and value is not False
+
+
 def _refuse_several(**given: object) -> None:
     """Raise ConfigError if more than one of these settings is given."""
-    names = [name for name, value in given.items() if value is not None]
+    names = [name for name, value in given.items() if _is_given(value)]
     if len(names) > 1:
         raise ConfigError(
             f"{' and '.join(names)} exclude each other", where="load_model", fix="Give one."

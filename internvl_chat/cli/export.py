@@ -36,6 +36,12 @@ def export(
             help="Published checkpoint whose code files, configuration and tokenizer go along.",
         ),
     ] = None,
+    adapter_for: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BASE", help="Keep the LoRA apart: an adapter for its base that was exported."
+        ),
+    ] = None,
     max_shard_size: Shard = "5GB",
     dtype: DType = None,
     as_json: Json = False,
@@ -44,6 +50,9 @@ def export(
 
     Example: internvl-chat export work_dirs/my_lora work_dirs/published --dtype bfloat16
     """
+    if adapter_for is not None:
+        _export_adapter(checkpoint, output_dir, adapter_for, as_json)
+        return
     from internvl_chat.checkpoint.surgery.export import export as write
 
     with progress_bar() as progress:
@@ -61,4 +70,14 @@ def export(
         text += f", LoRA merged into {report.merged} of them"
     if report.logits is not None:
         text += f"; the written model was run: its logits differ by at most {report.logits:.1e}"
+    echo_report(text, report, output_dir, as_json)
+
+
+def _export_adapter(checkpoint: str, output_dir: str, base: str, as_json: bool) -> None:
+    from internvl_chat.checkpoint.surgery.adapter_layout import export_adapter
+
+    report = export_adapter(checkpoint, output_dir, base=base)
+    text = f"an adapter for {base}"
+    if report.logits is not None:
+        text += f"; PEFT put it on: logits differ by at most {report.logits:.1e}"
     echo_report(text, report, output_dir, as_json)
