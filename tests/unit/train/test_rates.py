@@ -28,6 +28,8 @@ from internvl_chat.train.rates import (
     unused_rates,
     usual_groups,
 )
+from internvl_chat.train.trainer_arguments import TrainArguments
+from internvl_chat.train.update_rule import update_problems
 from internvl_chat.train.zero import zero_config
 from tests.support.training import logged, train_arguments, weights, write_dataset
 from tests.support.training import write_tiny_chat_model as write_model
@@ -213,6 +215,19 @@ def test_an_optimizer_of_deepspeeds_own_would_have_one_rate(
     device = torch.device("cpu")
     assert "optimizer" in (zero_config(source, values, device) or {})
     assert "optimizer" not in (zero_config(source, {**values, "mlp_lr": 1e-4}, device) or {})
+
+
+@pytest.mark.parametrize(("section", "instead"), [("optimizer", "optim"), ("scheduler", "lr_sch")])
+def test_what_a_deepspeed_file_makes_has_one_rate(
+    tmp_path: Path, section: str, instead: str
+) -> None:
+    train = TrainArguments(output_dir=str(tmp_path), report_to=[], use_cpu=True, mlp_lr=1e-4)
+    train.deepspeed = {section: {"type": "Lamb"}}
+    (problem,) = update_problems(train)
+    assert f"the {section} of the --deepspeed file (Lamb) has one rate for all" in problem
+    assert f"Remove it from the file; --{instead}" in problem
+    train.mlp_lr = None
+    assert list(update_problems(train)) == []
 
 
 @pytest.mark.parametrize(
