@@ -258,21 +258,24 @@ def test_rates_that_come_to_the_same(
 
 
 class Parts(nn.Module):
-    """A few parameters under a chat model's names."""
+    """A few parameters under a chat model's names; those of one group do not follow each other."""
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.vision_model = nn.Module()
+        self.vision_model.embeddings = nn.Linear(3, 3)
         self.vision_model.encoder = nn.Module()
         self.vision_model.encoder.layers = nn.ModuleList(nn.Linear(3, 3) for _ in range(2))
+        self.vision_model.after = nn.Linear(3, 3)
         self.mlp1 = nn.Linear(3, 3)
         self.language_model = nn.Linear(3, 3)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = self.vision_model.embeddings(x)
         for layer in self.vision_model.encoder.layers:
             x = layer(x)
-        return self.language_model(self.mlp1(x))
+        return self.language_model(self.mlp1(self.vision_model.after(x)))
 
 
 def optimizer_of(model: Parts, split: PartRates | None) -> torch.optim.Optimizer:
