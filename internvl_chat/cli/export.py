@@ -33,7 +33,8 @@ def export(
         str | None,
         typer.Option(
             metavar="DIR",
-            help="Published checkpoint whose code files, configuration and tokenizer go along.",
+            help="Published checkpoint whose code files, configuration and tokenizer go along; "
+            "base: the one that training began with.",
         ),
     ] = None,
     adapter_for: Annotated[

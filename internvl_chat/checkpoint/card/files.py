@@ -26,6 +26,8 @@ _PEFT_HEADLINE = "# Model Card for Model ID"
 _PEFT_VERSIONS = re.compile(r"\n#+ Framework versions\s+- PEFT [\w.+]+\s*\Z")
 _TRAINING = ("## Data", "## Settings", "## Scores", "## Versions", "## Benchmarks")
 _SCORES = "score.json"
+_SEVERAL = re.compile(r" \+ | on ")
+"""Between the names of parts, or of an adapter and its base, in ``provenance.json``."""
 
 
 def write_run_card(directory: Path) -> None:
@@ -201,7 +203,7 @@ def _training_part(body: str) -> str:
 def _history(directory: Path) -> tuple[str, ...]:
     found = []
     for entry in _read_json(directory / "provenance.json").get("history") or ():
-        names = [*str(entry.get("checkpoint", "")).split(" + "), str(entry.get("adapter") or "")]
+        names = _SEVERAL.split(str(entry.get("checkpoint", "")))
         of = " + ".join(f"`{public_name(name)}`" for name in names if name)
         code = f", with the code of `{entry['code']}`" if entry.get("code") else ""
         found.append(

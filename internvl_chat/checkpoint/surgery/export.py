@@ -33,6 +33,7 @@ from internvl_chat.checkpoint.surgery.published_layout import (
     require_code_fits,
     write_published_files,
 )
+from internvl_chat.checkpoint.surgery.remembered import remembered_code
 from internvl_chat.checkpoint.surgery.write import (
     Progress,
     base_of_adapter,
@@ -51,6 +52,8 @@ from internvl_chat.model.modeling_internvl_chat import InternVLChatModel
 
 logger = logging.getLogger(__name__)
 
+BASE = "base"
+"""For ``code``: of the published checkpoint that training began with, as its files remember."""
 Layout = Literal["internvl_chat", "native"]
 _CLASSES: dict[str, Any] = {
     "internvl_chat": InternVLChatModel,
@@ -88,7 +91,8 @@ def export(
         layout: ``internvl_chat``, that of the published V1-2 checkpoints, or ``native``, that of
             transformers' ``InternVLForConditionalGeneration``, which needs no remote code.
         code: folder of a published checkpoint whose Python files, configuration and tokenizer go
-            with the weights in place of ours; they are copied, never run.
+            with the weights in place of ours; they are copied, never run. ``base`` is the one that
+            training began with.
         dtype: of the written weights; each its own by default.
         max_shard_bytes: of a weight file.
         progress: told after every file.
@@ -100,8 +104,8 @@ def export(
     """
     _require_layout(layout, code)
     refuse_existing(Path(output_dir))
-    published = None if code is None else read_code(local_code(code))
-    merged = open_merged(checkpoint := local_model(checkpoint))
+    published = _published(code, checkpoint := local_model(checkpoint))
+    merged = open_merged(checkpoint)
     tensors = _tensors_of(merged, layout, published, checkpoint)
     facts = {} if published is None else {"code": _named(published.directory)}
     with new_directory(Path(output_dir)) as directory:
@@ -121,15 +125,27 @@ def export(
         else:
             logger.warning("too little memory to run the model in fp32: logits are not compared")
         write_provenance(merged, directory, f"export --layout {layout}", **facts)
-    kind: Kind = "native" if layout == "native" else "whole" if published is None else "published"
     write_surgery_card(
         Path(output_dir),
         Path(checkpoint),
-        kind=kind,
+        kind=_kind(layout, published),
         merged=bool(merged.lora_weights),
         base=base_of_adapter(checkpoint),
     )
     return ExportReport(tensors=len(tensors), merged=len(merged.lora_weights), logits=difference)
+
+
+def _published(code: str | None, checkpoint: str) -> PublishedCode | None:
+    if code == BASE:
+        code = remembered_code(checkpoint)
+        logger.info("the code of %s goes along", code)
+    return None if code is None else read_code(local_code(code))
+
+
+def _kind(layout: str, published: PublishedCode | None) -> Kind:
+    if layout == "native":
+        return "native"
+    return "whole" if published is None else "published"
 
 
 def _named(directory: Path) -> str:

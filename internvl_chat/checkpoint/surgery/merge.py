@@ -11,7 +11,6 @@ from typing import Literal
 import torch
 
 from internvl_chat.checkpoint.card.files import write_surgery_card
-from internvl_chat.checkpoint.card.run_facts import public_name
 from internvl_chat.checkpoint.hub import local_model
 from internvl_chat.checkpoint.partition import parameters_and_buffers, write_tensor
 from internvl_chat.checkpoint.save import MAX_SHARD_BYTES
@@ -121,7 +120,7 @@ def merge_lora(
         )
         write_files_beside(merged.config, merged.path, directory, dtype=dtype)
         logits = _compare_logits(merged, checkpoint, directory) if run else None
-        _write_provenance(merged, checkpoint, directory)
+        _write_provenance(merged, directory)
     write_surgery_card(
         Path(output_dir),
         Path(checkpoint),
@@ -132,12 +131,11 @@ def merge_lora(
     return MergeReport(merged=len(merged.lora_weights), logits=logits)
 
 
-def _write_provenance(merged: MergedCheckpoint, checkpoint: str, directory: Path) -> None:
+def _write_provenance(merged: MergedCheckpoint, directory: Path) -> None:
     write_provenance(
         merged,
         directory,
         "merge-lora",
-        adapter=public_name(str(Path(checkpoint).resolve())),
         adapter_sha256=merged.adapter_sha256,
         merged_weights=len(merged.lora_weights),
         scales=sorted({weight.scale for weight in merged.lora_weights.values()}),

@@ -269,7 +269,7 @@ def test_what_a_card_says_of_training_travels(made: Path) -> None:
         assert told in merged.content
         assert told in again.content
     assert again.data.to_dict()["base_model_relation"] == "merge"
-    assert "1. `merge-lora` of `tiny-base` + `adapter`" in again.content
+    assert "1. `merge-lora` of `adapter` + `tiny-base`" in again.content
     assert "1. `export --layout internvl_chat` of `merged`" in again.content
     assert str(made) not in again.content
 

@@ -23,6 +23,7 @@ from internvl_chat.checkpoint.surgery.published_layout import (
     merged_values,
     require_code_fits,
 )
+from internvl_chat.checkpoint.surgery.remembered import remembered_code
 from internvl_chat.checkpoint.tokenizer import load_tokenizer
 from internvl_chat.errors import CheckpointError, ConfigError
 from internvl_chat.model import InternVLChatConfig
@@ -151,14 +152,27 @@ def test_another_tokenizer_is_written_for_old_versions(
     assert "added_tokens.json" not in names
 
 
-def test_another_prompt_is_told(
-    tmp_path: Path, published: Path, ours: Path, caplog: pytest.LogCaptureFixture
+def test_a_run_remembers_where_it_began(
+    tmp_path: Path, published: Path, ours: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changed(ours / "config.json", system_message="Be brief.")
-    export(str(ours), str(tmp_path / "new"), code=str(published))
-    assert "has the system message '你是由上海" in caplog.text
-    assert "'Be brief.'" in caplog.text
-    assert "Be brief." in (tmp_path / "new" / CHAT_TEMPLATE_NAME).read_text()
+    record = {"arguments": {"model_name_or_path": "published"}}  # as it was typed, in tmp_path
+    (ours / "provenance.json").unlink()
+    with pytest.raises(CheckpointError, match=r"nothing says with which.*Give --code the folder"):
+        remembered_code(str(ours))
+    (ours / "arguments.json").write_text(json.dumps(record))
+    merged = tmp_path / "merged"
+    merged.mkdir()
+    history = {"history": [{"checkpoint": "gone"}, {"checkpoint": f"{ours} on elsewhere"}]}
+    (merged / "provenance.json").write_text(json.dumps(history))
+    monkeypatch.chdir(tmp_path)
+    for folder in (ours, merged, published):
+        assert Path(remembered_code(str(folder))).resolve() == published
+    export(str(ours), str(tmp_path / "new"), code="base")
+    code = (published / "conversation.py").read_text()
+    assert (tmp_path / "new/conversation.py").read_text() == code
+    (published / "conversation.py").unlink()
+    with pytest.raises(CheckpointError, match=r"there is no conversation\.py in published"):
+        export(str(ours), str(tmp_path / "again"), code="base")
 
 
 def _without(name: str) -> Callable[[Path], None]:
@@ -225,6 +239,16 @@ def require_fit(published: Path, values: dict[str, Any]) -> None:
     """The check of ``export``, for the model of a configuration."""
     config = InternVLChatConfig(**values)
     require_code_fits(read_code(str(published)), config, skeleton_of(config).shapes, "here")
+
+
+def test_another_prompt_is_told(published: Path, caplog: pytest.LogCaptureFixture) -> None:
+    values = json.loads((published / "config.json").read_text())
+    require_fit(published, values)
+    assert caplog.text == ""
+    require_fit(published, {**values, "system_message": "Be brief."})
+    assert "has the system message '你是由上海" in caplog.text
+    assert "training wrote 'Be brief.'" in caplog.text
+    assert CHAT_TEMPLATE_NAME in caplog.text
 
 
 @pytest.mark.parametrize("kind", UNFIT)
