@@ -134,11 +134,27 @@ def settled(arguments: dict[str, Any]) -> dict[str, Any]:
     if found.get("early_stopping_patience") is None:
         idle |= {"early_stopping_threshold"}
     _settle_rates(found)
+    _settle_lora(found)
     for name in idle:
         found.pop(name, None)
     found["lr_scheduler_kwargs"] = found.get("lr_scheduler_kwargs") or None
     found["optim_args"] = found.get("optim_args") or None
     return found
+
+
+def _settle_lora(found: dict[str, Any]) -> None:
+    """What a new adapter has unasked is as good as unsaid; one that is continued has its own, and
+    a flag that says otherwise is refused before anything is compared. Dropout may be said anew."""
+    ranks = {found.get(name) or 0 for name in ("use_llm_lora", "use_backbone_lora")} - {0}
+    usual: dict[str, tuple[object, ...]] = {
+        "lora_alpha": (2 * ranks.pop(),) if len(ranks) == 1 else (),
+        "lora_target_modules": (["all-linear"], "all-linear"),
+        "use_rslora": (False,),
+        "use_dora": (False,),
+    }
+    for name, values in usual.items():
+        if found.get(name) in values:
+            found[name] = None
 
 
 def _settle_rates(found: dict[str, Any]) -> None:

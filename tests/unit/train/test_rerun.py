@@ -387,6 +387,26 @@ def test_verdicts(earlier: Earlier, steps: int, verdict: str) -> None:
         assert offer in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("said", "is_usual"),
+    [
+        ({"lora_alpha": 16.0}, True),
+        ({"lora_alpha": 8.0}, False),
+        ({"lora_alpha": 16.0, "use_backbone_lora": 8}, True),
+        ({"lora_alpha": 16.0, "use_backbone_lora": 4}, False),  # the other tower's is no usual one
+        ({"lora_target_modules": ["all-linear"], "use_dora": False, "use_rslora": False}, True),
+        ({"use_dora": True}, False),
+        ({"lora_target_modules": ["q_proj"]}, False),
+    ],
+)
+def test_saying_what_an_adapter_has_unasked_is_no_other_run(
+    said: dict[str, Any], is_usual: bool
+) -> None:
+    unsaid = dict.fromkeys(("lora_alpha", "lora_target_modules", "use_dora", "use_rslora"))
+    ranks = {"use_llm_lora": 8, "use_backbone_lora": said.get("use_backbone_lora", 0)}
+    assert (settled({**unsaid, **ranks}) == settled({**unsaid, **ranks, **said})) is is_usual
+
+
 def test_settling_leaves_its_argument_alone() -> None:
     arguments = {"seed": 3, "optim": "adamw_torch_fused", "max_packed_tokens": 5}
     assert settled(arguments)["optim"] == "adamw_torch"
