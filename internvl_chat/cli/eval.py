@@ -24,6 +24,7 @@ from internvl_chat.cli.original_flags import (
     truth_of,
 )
 from internvl_chat.cli.own_data import (
+    HeldOut,
     OwnData,
     OwnField,
     OwnJsonl,
@@ -78,6 +79,7 @@ def run(
     task: Tasks = None,
     jsonl: OwnJsonl = None,
     meta: OwnMeta = None,
+    held_out: HeldOut = None,
     root: OwnRoot = None,
     metric: OwnMetrics = None,
     by: OwnField = "",
@@ -151,7 +153,7 @@ def run(
     from internvl_chat.evaluation.dataset_keys import tasks_of_keys
     from internvl_chat.evaluation.settings import RunSettings, results_folder
 
-    own = OwnData(jsonl=jsonl, meta=meta, root=root, metrics=metric, by=by)
+    own = OwnData(jsonl=jsonl, meta=meta, held_out=held_out, root=root, metrics=metric, by=by)
     names = task if datasets is None else tasks_of_keys(datasets)
     found = tasks_of(names, own, reasons=cot, rules=parse_rules(rules))
     checkpoint = checkpoint_flag or checkpoint
@@ -223,6 +225,7 @@ def prompts(
     task: TaskId = None,
     jsonl: OwnJsonl = None,
     meta: OwnMeta = None,
+    held_out: HeldOut = None,
     root: OwnRoot = None,
     as_json: Json = False,
     rules: RulesName = None,
@@ -235,7 +238,7 @@ def prompts(
     """
     from internvl_chat.evaluation.prompts import describe_prompts
 
-    own = OwnData(jsonl=jsonl, meta=meta, root=root, metrics=None, by="")
+    own = OwnData(jsonl=jsonl, meta=meta, held_out=held_out, root=root, metrics=None, by="")
     chosen = parse_rules(rules)
     for one in tasks_of([task] if task else None, own, reasons=cot, rules=chosen):
         rows = describe_prompts(one, data_root(), chosen, limit)
@@ -275,6 +278,7 @@ def score(
     ] = None,
     jsonl: OwnJsonl = None,
     meta: OwnMeta = None,
+    held_out: HeldOut = None,
     root: OwnRoot = None,
     metric: OwnMetrics = None,
     by: OwnField = "",
@@ -295,7 +299,7 @@ def score(
     from internvl_chat.evaluation.judging import REPLIES, summary_of, warning_of
     from internvl_chat.evaluation.scoring import as_text, score_files
 
-    own = OwnData(jsonl=jsonl, meta=meta, root=root, metrics=metric, by=by)
+    own = OwnData(jsonl=jsonl, meta=meta, held_out=held_out, root=root, metrics=metric, by=by)
     files = [*(answers or ())]
     if own.is_given and task is not None:  # what stands in the place of an id is a file
         files.insert(0, Path(task))

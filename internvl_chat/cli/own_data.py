@@ -22,6 +22,14 @@ OwnMeta = Annotated[
     Path | None,
     typer.Option("--meta", metavar="FILE", help="The datasets of a meta JSON, told apart."),
 ]
+HeldOut = Annotated[
+    Path | None,
+    typer.Option(
+        "--held-out",
+        metavar="RUN",
+        help="Of --meta only what that run's --val_split held out: its folder, or held_out.jsonl.",
+    ),
+]
 OwnRoot = Annotated[
     Path | None,
     typer.Option(
@@ -50,6 +58,7 @@ class OwnData:
 
     jsonl: Path | None
     meta: Path | None
+    held_out: Path | None
     root: Path | None
     metrics: Sequence[str] | None
     by: str
@@ -72,7 +81,12 @@ class OwnData:
             raise ConfigError("exclude each other", where="--jsonl and --meta", fix="Give one.")
         path = self.meta if self.jsonl is None else self.jsonl
         if path is None:
-            given = {"--root": self.root, "--metric": self.metrics, "--by": self.by}
+            given = {
+                "--held-out": self.held_out,
+                "--root": self.root,
+                "--metric": self.metrics,
+                "--by": self.by,
+            }
             idle = [name for name, value in given.items() if value]
             if idle:
                 raise ConfigError(
@@ -86,6 +100,7 @@ class OwnData:
             root=self.root,
             metrics=self.metrics or ("exact",),
             meta=self.meta is not None,
+            held_out=self.held_out,
             by=self.by,
         )
 

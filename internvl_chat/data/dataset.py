@@ -19,6 +19,7 @@ from internvl_chat.data.bad_record import bad_if_unreadable
 from internvl_chat.data.bad_samples import BadSamples
 from internvl_chat.data.encode import Encoded, Encoder
 from internvl_chat.data.expand import ExpandedRecord, expand_record
+from internvl_chat.data.held_out import HeldOutRecord
 from internvl_chat.data.images import DecodedImage, decode_image, require_backend
 from internvl_chat.data.lengths import Lengths
 from internvl_chat.data.meta import DatasetSpec
@@ -273,6 +274,10 @@ class SftDataset(Dataset[list[Example]]):
     def dataset_names(self) -> tuple[str, ...]:
         """Names by ``dataset_id``."""
         return tuple(spec.name for spec in self.mixture.specs)
+
+    def held_out_records(self) -> list[HeldOutRecord]:
+        """Those that the mixture's parts hold out and that can be asked."""
+        return self.mixture.held_out_records([one.tokens for one in self._counted])
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch's augmentations, also in workers that already run."""

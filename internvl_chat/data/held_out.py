@@ -3,10 +3,12 @@
 By source record, before ``repeat_time``: what is held out is never trained on. The choice depends
 on the seed and on what the records show, not on the order of datasets, ranks, workers or packing;
 records that show the same image (by its path, under one root) are on one side, in all datasets.
+The list that a run leaves of them is written and read here.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -18,8 +20,9 @@ import numpy as np
 import orjson
 
 from internvl_chat.config import HeldOutConfig
+from internvl_chat.data.annotations import AnnotationFile
 from internvl_chat.data.same_media import Groups, MediaOfRecords
-from internvl_chat.errors import printable
+from internvl_chat.errors import DatasetError, printable
 from internvl_chat.files import written_aside
 
 HELD_OUT: Final = "held_out.jsonl"
@@ -133,7 +136,24 @@ class HeldOutRecord:
     dataset: str
     file: str
     line: int
-    """From 1."""
+    """From 1; several records of an array may begin on one."""
+    record: int
+    """Number in the file, from 0."""
+    digest: str
+    """Of its bytes: tells whether it is still what stands there."""
+
+    @classmethod
+    def of(cls, dataset: str, file: AnnotationFile, number: int) -> HeldOutRecord:
+        """That of a dataset's file."""
+        return cls(dataset, file.path, file.line(number), number, _digest(file, number))
+
+    def is_in(self, file: AnnotationFile) -> bool:
+        """Whether a file holds it in the same place."""
+        return self.record < len(file) and _digest(file, self.record) == self.digest
+
+
+def _digest(file: AnnotationFile, number: int) -> str:
+    return hashlib.sha256(file.read(number)[0].strip()).hexdigest()[:16]
 
 
 def write_held_out(output_dir: Path, records: Sequence[HeldOutRecord]) -> None:
@@ -150,11 +170,47 @@ def write_held_out(output_dir: Path, records: Sequence[HeldOutRecord]) -> None:
             file.write(orjson.dumps(entry) + b"\n")
 
 
+def read_held_out(path: Path) -> list[HeldOutRecord]:
+    """What :func:`write_held_out` has written.
+
+    Raises:
+        DatasetError: the file cannot be read, or is none of a run's.
+    """
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as err:
+        raise DatasetError(f"cannot be read: {err.strerror}", where=str(path)) from err
+    found = [_record_of(line) for line in lines]
+    records = [one for one in found if one is not None]
+    if not records or len(records) < len(found):
+        raise DatasetError(
+            f"does not name a record by {', '.join(_NAMES)}",
+            where=f"{path}:{found.index(None) + 1 if None in found else 1}",
+            fix=f"Give the {HELD_OUT} that a run with --val_split has left.",
+        )
+    return records
+
+
+_NAMES: Final = tuple(one.name for one in fields(HeldOutRecord))
+
+
+def _record_of(line: bytes) -> HeldOutRecord | None:
+    """A record of the list; None for a line that is not of it."""
+    try:
+        entry = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(entry, dict) or tuple(entry) != _NAMES:
+        return None
+    record = HeldOutRecord(**entry)
+    is_number = isinstance(record.record, int) and record.record >= 0
+    return record if is_number and isinstance(record.dataset, str) else None
+
+
 def _is_of_a_run(path: Path) -> bool:
     """Whether a file is as :func:`write_held_out` writes it, and none of the user's."""
     try:
         with open(path, "rb") as file:
-            entry = orjson.loads(file.readline())
-    except (OSError, orjson.JSONDecodeError):
+            return _record_of(file.readline()) is not None
+    except OSError:
         return False
-    return isinstance(entry, dict) and list(entry) == [one.name for one in fields(HeldOutRecord)]

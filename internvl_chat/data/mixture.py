@@ -86,12 +86,18 @@ class Mixture:
             whole=True,
         )
 
-    def held_out_records(self) -> list[HeldOutRecord]:
-        """Where the held-out records of all datasets stand."""
+    def held_out_records(self, tokens: Sequence[np.ndarray]) -> list[HeldOutRecord]:
+        """Where the held-out records of all datasets stand.
+
+        Args:
+            tokens: of each dataset's records; negative ones are bad, and never asked.
+        """
         return [
-            HeldOutRecord(spec.name, file.path, file.line(number))
-            for spec, file, part in zip(self.specs, self.files, self.parts, strict=True)
-            for number in part.held_out.tolist()
+            HeldOutRecord.of(spec.name, file, number)
+            for spec, file, part, counted in zip(
+                self.specs, self.files, self.parts, tokens, strict=True
+            )
+            for number in part.held_out[counted[part.held_out] >= 0].tolist()
         ]
 
     def first_record(self, dataset: int) -> int:

@@ -58,7 +58,7 @@ class PreparedRun:
         """What is held out of the training data; empty where nothing is."""
         if not self.is_split or self.evaluation is None:
             return []
-        return self.evaluation.mixture.held_out_records()
+        return self.evaluation.held_out_records()
 
 
 def prepare_run(args: RunArguments, state: DistributedState) -> PreparedRun:

@@ -68,6 +68,8 @@ def test_prompts_of_a_meta(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         (["run", MODEL], "TASK: nothing to ask. Name a task (eval list), or give --jsonl FILE."),
         (["run", MODEL, "pope", "--metric", "exact"], "--metric: is of own records, and there"),
         (["run", MODEL, "--jsonl", "a", "--meta", "b"], "--jsonl and --meta: exclude each other"),
+        (["run", MODEL, "pope", "--held-out", "x"], "--held-out: is of own records, and there"),
+        (["run", MODEL, "--jsonl", "a.jsonl", "--held-out", "x"], "Give --meta, too."),
         (["run", MODEL, "--jsonl", "a.jsonl"], "a.jsonl (file of own-a): records as for training"),
         (["run", MODEL, "--jsonl", "a.jsonl", "--metric", "bleeu"], "Did you mean bleu?"),
         (["score", "--jsonl", "a.jsonl"], "ANSWERS: no file"),

@@ -31,8 +31,8 @@ PROMISES = (
     ("internvl-chat train", r"validation loss: \d"),
     ("internvl-chat status", r": complete \(exit code 0\)"),
     ("internvl-chat chat", r"^metal$"),
-    ("eval run pretrained/", r"^all +60 +0(\.0+)?$"),
-    ("eval run work_dirs/", r"^all +60 +(1\.0|0\.9)\d*$"),
+    ("eval run pretrained/", r"^all +12 +0(\.0+)?$"),
+    ("eval run work_dirs/", r"^all +12 +(1\.0|0\.9)\d*$"),
     ("from openai import", r"^paper$"),
     ("merge-lora", r"\bOK\b"),
 )

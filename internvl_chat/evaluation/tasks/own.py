@@ -14,16 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import orjson
-
-from internvl_chat.config import DecodeConfig, ImageConfig
-from internvl_chat.data.annotations import AnnotationFile
-from internvl_chat.data.expand import expand_record
 from internvl_chat.data.meta import DatasetSpec, load_meta
-from internvl_chat.data.mixture import open_annotation
-from internvl_chat.data.schema import BadRecordError, Record, parse_record
-from internvl_chat.data.storage import is_url, resolve_path
-from internvl_chat.data.video import expand_video_tag
+from internvl_chat.data.storage import is_url
 from internvl_chat.errors import ConfigError, DatasetError
 from internvl_chat.evaluation.joining import add_answer
 from internvl_chat.evaluation.metrics.own import (
@@ -40,8 +32,8 @@ from internvl_chat.evaluation.metrics.own import (
     value_of_all,
 )
 from internvl_chat.evaluation.metrics.text import table_lines
+from internvl_chat.evaluation.own_records import HeldOutPart, read_questions
 from internvl_chat.evaluation.sources import (
-    ImageFile,
     read_json,
     read_jsonl,
     require_answer,
@@ -52,28 +44,22 @@ from internvl_chat.evaluation.task import (
     DataRoot,
     ExportInput,
     Generation,
-    ImageSource,
     Question,
     Rules,
     Score,
     ScoreInput,
     TaskSpec,
-    VideoClip,
 )
 from internvl_chat.model.constants import IMAGE_TAG
 from internvl_chat.model.suggestions import suggest
 
 MAX_NEW_TOKENS = 1024
-NUM_SEGMENTS = 8
-"""Frames of a video."""
-_IDENTITIES = ("id", "question_id", "index")
 JUDGE = "gpt-4-turbo"
 """Where the user names none; MM-Vet's of 2024."""
 ALL = ""
 """The group of all questions; no other is called so."""
 _FORMAT = "records as for training, one a line (docs/data.md)"
 _SHOWN_PROBLEMS = 10
-_OF_TRAINING = {"conversations", "messages", "image", "images", "video", "width", "height"}
 
 
 def task_of_records(
@@ -82,6 +68,7 @@ def task_of_records(
     root: str | os.PathLike[str] | None = None,
     metrics: Sequence[str] = ("exact",),
     meta: bool = False,
+    held_out: str | os.PathLike[str] | None = None,
     by: str = "",
     max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> TaskSpec:
@@ -94,11 +81,15 @@ def task_of_records(
         meta: whether ``path`` is a meta JSON. ``repeat_time`` below 1 takes the first records as
             training does, above 1 it counts as 1; ``box_format`` is applied, and
             ``max_dynamic_patch`` where images are tiled.
+        held_out: folder of a run with ``--val_split`` on this meta, or its ``held_out.jsonl``: only
+            what that names is asked.
         by: a field of the records by which results are told apart, in place of the dataset.
         max_new_tokens: of an answer.
 
     Raises:
-        ConfigError: an unknown metric, ``root`` with a meta, or a meta that cannot be read.
+        ConfigError: an unknown metric, ``root`` with a meta, ``held_out`` without one or of
+            another, or a meta that cannot be read.
+        DatasetError: ``held_out`` cannot be read.
     """
     chosen = _known_metrics(metrics)
     file = Path(os.path.abspath(path))
@@ -106,12 +97,19 @@ def task_of_records(
         raise ConfigError(
             "a meta JSON names the root of each dataset", where="--root", fix="Leave it out."
         )
+    if held_out is not None and not meta:
+        raise ConfigError(
+            "is a part of a meta JSON's records", where="--held-out", fix="Give --meta, too."
+        )
     specs = _specs_of_meta(file) if meta else (_spec_of_file(file, root),)
-    recipe = _Recipe(specs=specs, metrics=chosen, prefixed=meta, by=by)
+    part = None if held_out is None else HeldOutPart.read(held_out)
+    specs = specs if part is None else part.specs_of(specs, meta=path)
+    recipe = _Recipe(specs=specs, metrics=chosen, prefixed=meta, part=part, by=by)
+    told = "" if part is None else f"held-out-of-{part.run_name}"
     return TaskSpec(
-        id=f"own-{file.stem}",
+        id=f"own-{file.stem}" + (f"-{told}" if told else ""),
         suite="internvl",
-        title=file.name,
+        title=file.name + (f" {told}" if told else ""),
         data=_data_files(specs),
         load=recipe.load,
         generation=Generation(max_new_tokens=max_new_tokens, min_new_tokens=None),
@@ -170,18 +168,22 @@ class _Recipe:
     metrics: tuple[OwnMetric, ...]
     prefixed: bool
     """Whether ids begin with the dataset's name."""
+    part: HeldOutPart | None
+    """Of the records; None asks all."""
     by: str
 
     def load(self, root: DataRoot, rules: Rules) -> list[Question]:
         """All questions in the files' order; ``root`` is not looked at.
 
         Raises:
-            DatasetError: records that cannot be asked, up to ten of them by file and line.
+            DatasetError: records that cannot be asked, up to ten of them by file and line; or
+                files that are not those of which the part was held out.
         """
         questions: list[Question] = []
         problems: list[str] = []
         for spec in self.specs:
-            found = _read_dataset(spec, problems)
+            rows = None if self.part is None else self.part.rows_of(spec)
+            found = read_questions(spec, problems, rows=rows)
             prefix = f"{spec.name}/" if self.prefixed else ""
             questions += [replace(one, id=f"{prefix}{one.id}") for one in found]
         if problems:
@@ -196,121 +198,6 @@ class _Recipe:
     def score(self, given: ScoreInput) -> Score:
         """All metrics, over everything and by group, as a table."""
         return _score(given, self.metrics, self.by)
-
-
-# ---- records -> questions -------------------------------------------------------------------
-
-
-def _read_dataset(spec: DatasetSpec, problems: list[str]) -> list[Question]:
-    """Questions of one annotation file; bad records are added to ``problems``."""
-    lines = open_annotation(spec)
-    wanted = min(spec.num_samples(len(lines)), len(lines))
-    identities = _identities(lines, wanted)
-    questions: list[Question] = []
-    for row, identity in zip(range(wanted), identities, strict=True):
-        raw, where = lines.read(row)
-        try:
-            questions += _questions_of(raw, spec, identity, where)
-        except BadRecordError as err:
-            problems.append(str(err))
-    return questions
-
-
-def _identities(lines: AnnotationFile, wanted: int) -> list[str]:
-    """The records' own ids where all have one and no two the same; else numbers from 0."""
-    own = []
-    for row in range(wanted):
-        try:
-            record = orjson.loads(lines.read(row)[0])
-        except orjson.JSONDecodeError:
-            record = None  # told when the record is parsed
-        known = record if isinstance(record, dict) else {}
-        own.append(next((str(known[name]) for name in _IDENTITIES if name in known), ""))
-    return own if all(own) and len(set(own)) == len(own) else [str(row) for row in range(wanted)]
-
-
-def _questions_of(raw: bytes, spec: DatasetSpec, identity: str, where: str) -> list[Question]:
-    record = parse_record(raw, where=where)
-    fields: dict[str, Any] = orjson.loads(raw)
-    turns = _turns(record, spec, where)
-    references = _references(fields, turns, where)
-    images = tuple(
-        ImageFile(resolve_path(spec.root, path, where=where), shown=path) for path in record.images
-    )
-    known = {
-        key: value
-        for key, value in fields.items()
-        if isinstance(value, str | int | float) and key not in _OF_TRAINING
-    }
-    return [
-        Question(
-            id=f"{identity}#{number}" if len(turns) > 1 else identity,
-            prompt=question,
-            images=_images_up_to(images, turns, number),
-            video=_video(record, spec, where),
-            earlier=turns[:number],
-            system_message=record.system,
-            max_tiles=spec.max_dynamic_patch,
-            record={"dataset": spec.name, "references": references or [answer], "fields": known},
-        )
-        for number, (question, answer) in enumerate(turns)
-    ]
-
-
-def _turns(record: Record, spec: DatasetSpec, where: str) -> tuple[tuple[str, str], ...]:
-    """Rounds as training writes them: frames of a video numbered, boxes from 0 to 1000."""
-    if record.video is not None:
-        return tuple((expand_video_tag(q, NUM_SEGMENTS), a) for q, a in record.turns)
-    if spec.box_format == "keep":
-        return record.turns
-    if spec.box_format == "pixel_to_1000" and record.images and record.sizes is None:
-        raise BadRecordError(
-            "BOX",
-            f"box_format {spec.box_format} needs the size of each image",
-            where=where,
-            fix='Give the record "width" and "height".',
-        )
-    images = ImageConfig.squeezed(
-        image_size=448,
-        max_tiles=1,
-        use_thumbnail=False,
-        normalize_type="imagenet",
-        decode=DecodeConfig.as_stored(),
-    )
-    return expand_record(record, spec, images, sizes=record.sizes, where=where).turns
-
-
-def _references(
-    fields: Mapping[str, Any], turns: Sequence[tuple[str, str]], where: str
-) -> list[str]:
-    """The optional list ``references``: all right answers, the record's own among them or not."""
-    listed = fields.get("references")
-    if listed is None:
-        return []
-    if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
-        raise BadRecordError("SCHEMA", '"references" is no list of strings', where=where)
-    if len(turns) > 1:
-        raise BadRecordError(
-            "SCHEMA",
-            f'"references" in a record of {len(turns)} rounds',
-            where=where,
-            fix="Split it into records of one round.",
-        )
-    return listed
-
-
-def _images_up_to(
-    images: tuple[ImageSource, ...], turns: Sequence[tuple[str, str]], number: int
-) -> tuple[ImageSource, ...]:
-    """Images of the rounds up to this one."""
-    return images[: sum(question.count(IMAGE_TAG) for question, _ in turns[: number + 1])]
-
-
-def _video(record: Record, spec: DatasetSpec, where: str) -> VideoClip | None:
-    if record.video is None:
-        return None
-    path = resolve_path(spec.root, record.video, where=where)
-    return VideoClip(path=path, num_segments=NUM_SEGMENTS, bounds=record.clip, is_of_training=True)
 
 
 # ---- answers -> scores ----------------------------------------------------------------------

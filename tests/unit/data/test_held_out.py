@@ -17,12 +17,13 @@ from internvl_chat.data.held_out import (
     HeldOutRecord,
     RecordPart,
     draw_held_out,
+    read_held_out,
     write_held_out,
 )
 from internvl_chat.data.meta import DatasetSpec
 from internvl_chat.data.mixture import Mixture
 from internvl_chat.data.same_media import MediaOfRecords, media_of_records
-from internvl_chat.errors import ConfigError
+from internvl_chat.errors import ConfigError, DatasetError
 
 Table = tuple[str, MediaOfRecords]
 
@@ -212,25 +213,56 @@ def test_no_held_out_record_trains_however_often_others_do(
     assert len(held_out) == 6
     assert not trained & held_out
     assert len(trained | held_out) == 20 + 1 + 10 - (repeat_time == 0.5) * 8
-    assert [one.line for one in val.held_out_records()] == [
-        number + 1 for one in numbers for number in one.tolist()
-    ]
     tokens = [np.arange(len(file)) for file in files]
+    named = val.held_out_records([tokens[0], tokens[2]])
+    assert [one.line for one in named] == [number + 1 for one in numbers for number in one.tolist()]
     assert train.expand(tokens).tolist() == [train.locate(i)[1] for i in range(len(train))]
     assert val.expand([tokens[0], tokens[2]]).tolist() == [
         number for one in numbers for number in one.tolist()
     ]
+    tokens[0][numbers[0][1]] = -1
+    assert val.held_out_records([tokens[0], tokens[2]]) == [named[0], *named[2:]], "one is bad"
 
 
 def test_the_file_that_names_them(tmp_path: Path) -> None:
-    records = [HeldOutRecord("a", "data/a.jsonl", 3), HeldOutRecord("b\ud800", "b.jsonl", 1)]
+    records = [
+        HeldOutRecord("a", "data/a.jsonl", 3, 2, "0a"),
+        HeldOutRecord("b\ud800", "b.jsonl", 1, 0, "0b"),
+    ]
+    path = tmp_path / HELD_OUT
     write_held_out(tmp_path, records)
-    lines = [json.loads(line) for line in (tmp_path / HELD_OUT).read_text().splitlines()]
-    assert lines[0] == {"dataset": "a", "file": "data/a.jsonl", "line": 3}
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert lines[0] == {
+        "dataset": "a",
+        "file": "data/a.jsonl",
+        "line": 3,
+        "record": 2,
+        "digest": "0a",
+    }
     assert lines[1]["line"] == 1
+    assert read_held_out(path)[0] == records[0]
     write_held_out(tmp_path, [])
-    assert not (tmp_path / HELD_OUT).exists()
-    for text in ("", "{", '{"id": 1}\n'):  # somebody's own file of that name
-        (tmp_path / HELD_OUT).write_text(text)
+    assert not path.exists()
+    for text in ("", "{", '{"id": 1}\n', json.dumps({**lines[0], "record": -1})):
+        path.write_text(text)  # somebody's own file of that name
         write_held_out(tmp_path, [])
-        assert (tmp_path / HELD_OUT).read_text() == text
+        assert path.read_text() == text
+        with pytest.raises(DatasetError, match=r"held_out\.jsonl:1: does not name a record by"):
+            read_held_out(path)
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json"])
+def test_a_record_is_known_by_its_place_and_its_bytes(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"a.{ending}"
+
+    def write(*records: str) -> AnnotationFile:
+        path.write_text(f"[{', '.join(records)}]" if ending == "json" else "\n".join(records))
+        return AnnotationFile(path)
+
+    texts = [json.dumps({"id": number}) for number in range(3)]
+    named = HeldOutRecord.of("a", write(*texts), 1)
+    assert (named.record, named.line) == (1, 1 if ending == "json" else 2)
+    assert named.is_in(write(*texts, "{}")), "appended to"
+    assert named.is_in(write("{}", texts[1])), "another one edited"
+    assert not named.is_in(write("{}", *texts))
+    assert not named.is_in(write(texts[0]))

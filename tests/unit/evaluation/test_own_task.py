@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from internvl_chat.data.annotations import AnnotationFile
+from internvl_chat.data.held_out import HeldOutRecord, write_held_out
 from internvl_chat.data.schema import BadRecordError
 from internvl_chat.data.video import choose_frames, open_video
 from internvl_chat.errors import ConfigError, DatasetError
+from internvl_chat.evaluation.own_records import NUM_SEGMENTS
 from internvl_chat.evaluation.pixels import TileRule, load_frames, load_tiles
 from internvl_chat.evaluation.task import (
     DataRoot,
@@ -22,7 +25,7 @@ from internvl_chat.evaluation.task import (
     ScoreInput,
     TaskSpec,
 )
-from internvl_chat.evaluation.tasks.own import NUM_SEGMENTS, task_of_records
+from internvl_chat.evaluation.tasks.own import task_of_records
 from tests.support.evaluation.own import record, write_own, write_own_meta, write_records
 
 NOWHERE = DataRoot(folder=Path("/nowhere"), lmu_data=Path("/nowhere"))
@@ -208,6 +211,59 @@ def test_a_limit_of_a_dataset_counts_before_its_share(tmp_path: Path) -> None:
     path.write_text(json.dumps(meta))
     asked = questions_of(task_of_records(path, meta=True))
     assert [one.id for one in asked if "colors" in one.id] == ["colors/c0", "colors/c1"]
+
+
+# ---- what a run held out --------------------------------------------------------------------
+
+
+def held_out_run(folder: Path, data: Path, rows: dict[str, list[int]]) -> Path:
+    """A run's folder that names these records of the datasets in ``data``."""
+    records = [
+        HeldOutRecord.of(name, AnnotationFile(data / f"{name}.jsonl"), row)
+        for name, chosen in rows.items()
+        for row in chosen
+    ]
+    folder.mkdir(parents=True)
+    write_held_out(folder, records)
+    return folder
+
+
+def test_only_what_a_run_held_out_is_asked(tmp_path: Path) -> None:
+    meta = write_own_meta(tmp_path / "data")
+    run = held_out_run(tmp_path / "my run", tmp_path / "data", {"colors": [2, 6]})
+    # What training repeats or leaves out of the rest says nothing of these.
+    entries = json.loads(meta.read_text())
+    entries["colors"] |= {"repeat_time": 0.2, "max_samples": 3}
+    meta.write_text(json.dumps(entries))
+    for given in (run, run / "held_out.jsonl"):
+        task = task_of_records(meta, meta=True, held_out=given)
+        assert task.id == "own-meta-held-out-of-my run"
+        assert [one.id for one in questions_of(task)] == ["colors/c2", "colors/t0"]
+    assert [Path(one.path).name for one in task.data] == ["colors.jsonl", "data"]
+
+
+def test_other_files_than_a_run_had_are_refused(tmp_path: Path) -> None:
+    meta = write_own_meta(tmp_path / "data")
+    run = held_out_run(tmp_path / "run", tmp_path / "data", {"colors": [0, 6]})
+    colors = tmp_path / "data/colors.jsonl"
+    lines = colors.read_text().splitlines(keepends=True)
+    colors.write_text("".join(lines[1:]))
+    with pytest.raises(DatasetError, match=r"colors\.jsonl: 2 of the 2 records .* that of line 1"):
+        questions_of(task_of_records(meta, meta=True, held_out=run))
+    entries = json.loads(meta.read_text())
+    meta.write_text(json.dumps({"boxes": entries["boxes"]}))
+    with pytest.raises(ConfigError, match=r"holds out of colors, which .*meta\.json has not"):
+        task_of_records(meta, meta=True, held_out=run)
+    for given, message in (
+        (tmp_path / "data", "there is no .*data/held_out.jsonl. Give the OUTPUT_DIR of a run with"),
+        (tmp_path / "gone", "there is no .*gone"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            task_of_records(meta, meta=True, held_out=given)
+    with pytest.raises(DatasetError, match=r"data/boxes\.jsonl:1: does not name a record by"):
+        task_of_records(meta, meta=True, held_out=tmp_path / "data/boxes.jsonl")
+    with pytest.raises(ConfigError, match="--held-out: is a part of a meta JSON's records"):
+        task_of_records(colors, held_out=run)
 
 
 # ---- mistakes -------------------------------------------------------------------------------

@@ -164,6 +164,12 @@ def test_what_is_held_out_depends_on_the_data_only(
         assert main(argv) == 0, capsys.readouterr().err
     lines = held_out(tmp_path / "plain")
     assert held_out(tmp_path / "other") == lines
+    capsys.readouterr()
+    asked = ["eval", "prompts", "--meta", str(turned), "--held-out", str(tmp_path / "plain")]
+    assert cli([*asked, "--json"]) == 0
+    questions = json.loads(capsys.readouterr().out)
+    rows = [one["id"].removeprefix("shapes/").partition("#")[0] for one in questions]
+    assert list(dict.fromkeys(rows)) == [str(one["record"]) for one in lines]
     assert [one["dataset"] for one in lines] == ["shapes", "shapes"]
     assert {Path(one["file"]).name for one in lines} == {"records.jsonl"}
     first, second = (logged(tmp_path / name, "eval_loss") for name in ("plain", "other"))
@@ -219,5 +225,5 @@ def test_held_out_records_that_are_bad(
         journal = (output_dir / "bad_samples.jsonl").read_text().splitlines()
         assert [json.loads(text)["line"] for text in journal] == lines[:count]
     assert codes == {1: 0, 2: 3}
-    assert [one["line"] for one in held_out(tmp_path / "1 bad")] == lines
+    assert [one["line"] for one in held_out(tmp_path / "1 bad")] == lines[1:]
     assert "all records that --val_split holds out are bad" in capsys.readouterr().err
