@@ -409,8 +409,11 @@ def _no_such_layer(word: str, bare: Skeleton) -> str:
 
 def _targets_that_exist(word: str, layers: Collection[str]) -> str:
     ends = sorted({name.rpartition(".")[2] for name in layers})
-    hint = suggest(word, ends, write=str)
-    known = f"Its layers are {', '.join(ends)}, each in full as {min(layers)}."
+    hint = suggest(word, [*ends, ALL_LINEAR], write=str)
+    known = (
+        f"Its layers are {', '.join(ends)} ({ALL_LINEAR}: all of them), each in full as "
+        f"{min(layers)}."
+    )
     return f"{hint} {known}" if hint else known
 
 

@@ -76,6 +76,18 @@ OF_THE_MACHINE: Final = frozenset({"video_backend"})
 """Defaults that follow what is installed, and come to the same: no other run where nobody has given
 the argument."""
 
+DECIDES_OTHERS: Final = frozenset(
+    {
+        *(name for name, effect in EFFECTS.items() if effect in ("result", "choice")),
+        "vision_lr",
+        "mlp_lr",
+        "vit_layer_decay_rate",
+        "early_stopping_patience",
+    }
+)
+"""By what is said of these others are filled in (``assumed``, ``evaluation_schedule``): where it
+differs, so do those because of it, and not because a default has changed."""
+
 ZERO_WITHOUT_EFFECT: Final = frozenset(
     {
         "activation_checkpointing",

@@ -406,22 +406,31 @@ _RENAMED: dict[str, Callable[[list[str]], tuple[str, list[str]]]] = {
 
 
 _NAMED_ELSEWHERE = {
-    "--split_dataset_ratio": "--val_split",  # ms-swift
-    "--early_stop_interval": "--early_stopping_patience",
-    "--early_stopping_steps": "--early_stopping_patience",  # LLaMA-Factory
-    "--vit_lr": "--vision_lr",  # ms-swift
-    "--aligner_lr": "--mlp_lr",
-    "--mm_vision_tower_lr": "--vision_lr",  # LLaVA
-    "--mm_projector_lr": "--mlp_lr",
-    "--layer_decay": "--vit_layer_decay_rate",  # BEiT
+    name: ours
+    for ours, names in {
+        # ms-swift, LLaMA-Factory, TRL; LLaVA, BEiT
+        "--use_llm_lora": "lora_r lora_rank",
+        "--lora_target_modules": "lora_target target_modules target_regex",
+        "--modules_to_save": "lora_modules_to_save additional_target",
+        "--use_rslora": "use_rank_stabilized_lora",
+        "--load_in_4bit": "quantization_bit quant_bits use_bnb_nested_quant "
+        "double_quantization bnb_4bit_use_double_quant",
+        "--val_split": "split_dataset_ratio val_size",
+        "--early_stopping_patience": "early_stop_interval early_stopping_steps",
+        "--vision_lr": "vit_lr mm_vision_tower_lr",
+        "--mlp_lr": "aligner_lr mm_projector_lr",
+        "--vit_layer_decay_rate": "layer_decay",
+    }.items()
+    for name in names.split()
 }
+"""Names of other trainers' arguments, without dashes."""
 
 
 def _unknown(flag: str, values: Sequence[str], known: dict[str, Any]) -> str:
     if flag in ("--config", "--config_file", "--yaml"):
         return f"unknown argument {flag}. A run file is the first word: train run.yaml --seed 3"
-    if flag in _NAMED_ELSEWHERE:
-        return f"unknown argument {flag}: it is {_NAMED_ELSEWHERE[flag]} here."
+    if ours := _NAMED_ELSEWHERE.get(flag[2:]):
+        return f"unknown argument {flag}: it is {ours} here."
     if flag[2:] in SECTIONS:
         return f"{flag[2:]}: is a section of a run file, and holds arguments below it."
     hint = suggest(flag, [*known, *_RENAMED, _WARMUP_RATIO], write=str)

@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from internvl_chat.errors import CheckpointError
-from internvl_chat.train.effects import EFFECTS, OF_THE_MACHINE, Effect, settled, zero_settings
+from internvl_chat.train.effects import (
+    DECIDES_OTHERS,
+    EFFECTS,
+    OF_THE_MACHINE,
+    Effect,
+    settled,
+    zero_settings,
+)
 
 ELSEWHERE = (
     "give another folder (OUTPUT_DIR=… for a recipe, --output_dir …), or --overwrite_output_dir "
@@ -117,7 +124,12 @@ def compare(old: RunRecord | None, new: RunRecord, defaults: Mapping[str, Any]) 
 def _difference(
     name: str, then: str, now: object, effect: Effect, old: RunRecord, new: RunRecord
 ) -> Difference:
-    is_default = name not in old.given and name not in new.given and name in old.arguments
+    is_default = (
+        name not in old.given
+        and name not in new.given
+        and name in old.arguments
+        and all(old.given.get(other) == new.given.get(other) for other in DECIDES_OTHERS)
+    )
     return Difference(
         name=f"--{name}",
         old=then,

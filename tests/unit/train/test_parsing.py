@@ -105,8 +105,9 @@ def test_unknown_names_offer_the_nearest(base: list[str]) -> None:
     assert problems([*base, "--group_by_lenght", "True"]) == [
         "unknown argument --group_by_lenght. Did you mean --group_by_length?"
     ]
-    assert problems([*base, "--split_dataset_ratio", "0.1"]) == [
-        "unknown argument --split_dataset_ratio: it is --val_split here."
+    assert problems([*base, "--split_dataset_ratio", "0.1", "--lora-rank", "8"]) == [
+        "unknown argument --split_dataset_ratio: it is --val_split here.",
+        "unknown argument --lora_rank: it is --use_llm_lora here.",
     ]
 
 

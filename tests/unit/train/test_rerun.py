@@ -177,6 +177,25 @@ def test_a_default_that_changed_was_asked_for_by_nobody() -> None:
     assert found.asked("result") == ()
 
 
+@pytest.mark.parametrize("dropped", [{"vision_lr": 1e-5}, {"early_stopping_patience": 2}])
+def test_what_follows_from_another_flag_is_no_default_that_changed(dropped: dict[str, Any]) -> None:
+    old, new = record(), record()
+    old = RunRecord(
+        arguments={**old.arguments, **dropped, "freeze_backbone": False},
+        given=dropped,
+        global_batch_size=8,
+        contents={},
+    )
+    new = RunRecord(
+        arguments={**new.arguments, "freeze_backbone": True},
+        given={},
+        global_batch_size=8,
+        contents={},
+    )
+    found = compare(old, new, DEFAULTS).asked("result")
+    assert "--freeze_backbone False -> True" in map(str, found)
+
+
 def test_ranks_and_accumulation_may_change_as_long_as_the_global_batch_does_not() -> None:
     split = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 8}
     assert differences(record(), record(**split)) == {}
