@@ -584,7 +584,7 @@ class HeldOutConfig(_Checked):
 
     amount: float
     """Below 1 a share of every dataset, else a number of records of every dataset."""
-    seed: int
+    split_seed: int
 
     def _problems(self) -> Iterator[str]:
         amount = self.amount
@@ -593,8 +593,8 @@ class HeldOutConfig(_Checked):
                 f"--val_split {amount:g}: want a share of every dataset between 0 and 1, or a "
                 "whole number of records of every dataset."
             )
-        if not 0 <= self.seed < 2**32:
-            yield f"--val_split_seed {self.seed}: want a whole number from 0 to 2**32 - 1."
+        if not 0 <= self.split_seed < 2**32:
+            yield f"--val_split_seed {self.split_seed}: want a whole number from 0 to 2**32 - 1."
 
     def num_wanted(self, num_records: int) -> int:
         """How many of a dataset's records are held out, as nearly as images allow.

@@ -103,7 +103,7 @@ def _draw_groups(groups: np.ndarray, config: HeldOutConfig) -> np.ndarray:
     """The groups that a dataset gives; (n,) uint64 group of each record goes in."""
     wanted = config.num_wanted(len(groups))
     names, sizes = np.unique(groups, return_counts=True)
-    order = np.argsort(_shuffled(names, config.seed), kind="stable")
+    order = np.argsort(_shuffled(names, config.split_seed), kind="stable")
     names, sizes = names[order], sizes[order]
     sums = np.cumsum(sizes)
     end = int(np.searchsorted(sums, wanted, side="right"))  # groups that fit in a row

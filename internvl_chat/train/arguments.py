@@ -359,7 +359,7 @@ def held_out_config(data: DataArguments) -> HeldOutConfig | None:
     """What of the training data is held out; None for nothing."""
     if data.val_split == 0:
         return None
-    return HeldOutConfig(amount=data.val_split, seed=data.val_split_seed)
+    return HeldOutConfig(amount=data.val_split, split_seed=data.val_split_seed)
 
 
 def order_config(data: DataArguments, *, grouped: bool, drop_last: bool) -> OrderConfig:

@@ -9,7 +9,7 @@ The table for users is in docs/training.md. Pure: values in, values out.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -58,11 +58,13 @@ SHOWN: Final[Mapping[str, str]] = {
 
 _PARTS: Final = ("freeze_llm", "freeze_mlp", "freeze_backbone")
 _RANKS: Final = ("use_llm_lora", "use_backbone_lora")
-_RATES: Final = {
-    "freeze_backbone": ("vision_lr", "vit_layer_decay_rate"),
-    "freeze_mlp": ("mlp_lr",),
+_UNFREEZING: Final = ("unfreeze_vit_layers", "unfreeze_lm_head")
+_RATES: Final[Mapping[str, Mapping[str, Any]]] = {
+    "freeze_backbone": {"vision_lr": None, "vit_layer_decay_rate": 1.0},
+    "freeze_mlp": {"mlp_lr": None},
 }
-"""What gives a part a learning rate of its own: it is meant to train."""
+"""What gives a part a learning rate of its own, with the value that does not: it is meant to
+train."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +75,7 @@ class Surroundings:
     on_gpu: bool
     has_bf16: bool
     num_cpus: int
+    """Cores that each process may have for itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +84,8 @@ class Assumptions:
 
     values: Mapping[str, Any]
     """By name of the argument."""
-    told: tuple[str, ...]
-    """Sentences for the log."""
+    carried: tuple[int, int] = (0, 0)
+    """Ranks of the adapters that the checkpoint has, of LLM and vision tower."""
 
 
 def assume(
@@ -105,8 +108,7 @@ def assume(
     values: dict[str, Any] = dict(FIXED)
     values |= _trainable(given, carried, trainable_flags, lora_flags)
     both = {**values, **given}
-    frozen = all(both.get(name, False) for name in ("freeze_llm", "freeze_backbone"))
-    values["learning_rate"] = ADAPTER_RATE if frozen else RATE
+    values["learning_rate"] = ADAPTER_RATE if _towers_are_frozen(both) else RATE
     if "per_device_train_batch_size" not in given:  # who gives the one, knows the other
         per_pass = FIXED["per_device_train_batch_size"] * around.world_size
         values["gradient_accumulation_steps"] = max(GLOBAL_BATCH_SIZE // per_pass, 1)
@@ -114,12 +116,29 @@ def assume(
     # Four bits are computed with in bf16, on a CPU, too.
     values["bf16"] = bool((has_bf16 or given.get("load_in_4bit")) and not given.get("fp16"))
     if around.on_gpu:
-        share = around.num_cpus // around.world_size
-        values["dataloader_num_workers"] = max(min(NUM_WORKERS, share), 0)
+        values["dataloader_num_workers"] = min(NUM_WORKERS, around.num_cpus)
     values = {name: value for name, value in values.items() if name not in given}
-    return Assumptions(
-        values=values, told=(_told_parts(both, given, carried), _listed(values, given))
-    )
+    return Assumptions(values=values, carried=carried)
+
+
+def _towers_are_frozen(values: Mapping[str, Any]) -> bool:
+    """Whether no weight of LLM and vision tower trains itself."""
+    frozen = all(values.get(name, False) for name in ("freeze_llm", "freeze_backbone"))
+    return frozen and not any(values.get(name) for name in _UNFREEZING)
+
+
+def as_sentences(
+    assumed: Assumptions, values: Mapping[str, Any], given: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """Sentences for the log: what trains, and what was assumed.
+
+    Args:
+        assumed: of :func:`assume`.
+        values: all arguments by name, as the run has them in the end.
+        given: what command line and file said.
+    """
+    parts = _told_parts(values, given, assumed.carried)
+    return parts, _listed([name for name in assumed.values if name in values], values)
 
 
 def _trainable(
@@ -132,15 +151,22 @@ def _trainable(
 
     Who freezes parts by hand is taken at the word; who asks for an adapter means it on frozen
     weights; ``--use_llm_lora 0`` alone is the recipe for the whole LLM. A part with a learning rate
-    of its own trains.
+    of its own trains. A flag that asks for nothing, as ``--use_backbone_lora 0``, says nothing.
     """
     ranks = {name: given[name] for name in _RANKS if name in given}
+    if not ranks.get("use_backbone_lora", True):
+        del ranks["use_backbone_lora"]
     about_adapters = not given.keys().isdisjoint(lora_flags - set(_RANKS))
     wants_lora = any(ranks.values()) or (about_adapters and not ranks)
-    says_what = not given.keys().isdisjoint(trainable_flags)
+    idle = {name for name in _UNFREEZING if not given.get(name)}
+    says_what = not given.keys().isdisjoint(trainable_flags - idle)
     if says_what and not wants_lora:
         return {}
-    has_rate = {part for part, rates in _RATES.items() if not given.keys().isdisjoint(rates)}
+    has_rate = {
+        part
+        for part, rates in _RATES.items()
+        if any(given.get(name, none) != none for name, none in rates.items())
+    }
     needs_frozen = bool(ranks.get("use_backbone_lora") or given.get("unfreeze_vit_layers"))
     found: dict[str, Any] = {
         "freeze_backbone": needs_frozen or "freeze_backbone" not in has_rate,
@@ -175,6 +201,8 @@ def _told_parts(
         trains.append("the LLM's head")
     if values.get("unfreeze_vit_layers"):
         trains.append("some layers of the vision tower")
+    if values.get("modules_to_save"):
+        trains.append(f"{', '.join(values['modules_to_save'])} whole")
     text = f"what trains: {', '.join(trains) or 'nothing'}"
     if any(carried):
         text += ", which goes on with the checkpoint's"
@@ -183,21 +211,23 @@ def _told_parts(
     return text
 
 
-_FOLLOWS: Final = {
-    "num_train_epochs": "max_steps",
-    "save_steps": "save_strategy",
-    "save_total_limit": "save_strategy",
-}
-"""What has no effect beside another flag that is given, and would only be noise."""
-
-
-def _listed(values: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+def _listed(names: Iterable[str], values: Mapping[str, Any]) -> str:
     shown = [
         f"--{name} {value:g}" if isinstance(value, float) else f"--{name} {value}"
-        for name, value in values.items()
-        if name not in (*_PARTS, *_RANKS) and _FOLLOWS.get(name) not in given
+        for name, value in ((name, values[name]) for name in names if _counts(name, values))
+        if name not in (*_PARTS, *_RANKS, "output_dir")  # told in words
     ]
     return f"assumed, as nothing else was said: {' '.join(shown)}"
+
+
+def _counts(name: str, values: Mapping[str, Any]) -> bool:
+    """Whether a value has an effect beside the others; if not, it would only be noise."""
+    saves = values.get("save_strategy", "steps")
+    if name == "num_train_epochs":
+        return values.get("max_steps", -1) <= 0
+    if name == "save_steps":
+        return bool(saves == "steps")
+    return name != "save_total_limit" or bool(saves != "no")
 
 
 # ---- the folder ---------------------------------------------------------------------------------

@@ -131,6 +131,21 @@ def find_placement(environ: Mapping[str, str], *, free_port: int | None = None) 
     )
 
 
+def cores_per_process(launcher: Launcher, environ: Mapping[str, str], usable: int) -> int:
+    """Cores that a process of this node may have for itself; 0 where there are more processes.
+
+    Args:
+        launcher: of this process.
+        environ: the environment that :func:`init_distributed` leaves.
+        usable: cores that this process may run on. ``srun --cpus-per-task`` gives each task its
+            own; otherwise the processes of a node share what they see.
+    """
+    of_task = environ.get("SLURM_CPUS_PER_TASK", "")
+    if launcher == "slurm" and of_task.isdigit():
+        return min(int(of_task), usable)
+    return usable // int(environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def init_distributed(
     *,
     timeout_seconds: float = 1800,

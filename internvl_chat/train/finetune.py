@@ -43,6 +43,7 @@ from internvl_chat.data.bad_samples import set_journal_aside
 from internvl_chat.data.collate import Collator
 from internvl_chat.data.dataset import SftDataset
 from internvl_chat.data.held_out import write_held_out
+from internvl_chat.data.processes import own_cores
 from internvl_chat.data.sampler import StepBatchSampler
 from internvl_chat.errors import UserError
 from internvl_chat.train import reports
@@ -56,6 +57,7 @@ from internvl_chat.train.checkpoints import CheckpointWriter
 from internvl_chat.train.distributed import (
     DistributedState,
     agree,
+    cores_per_process,
     from_rank_zero,
     init_distributed,
     shut_down,
@@ -207,7 +209,7 @@ def surroundings(state: DistributedState) -> Surroundings:
         world_size=state.world_size,
         on_gpu=on_gpu,
         has_bf16=on_gpu and torch.cuda.is_bf16_supported(including_emulation=False),
-        num_cpus=os.cpu_count() or 1,
+        num_cpus=cores_per_process(state.launcher, os.environ, own_cores()),
     )
 
 

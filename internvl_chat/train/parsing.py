@@ -7,7 +7,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -27,7 +27,13 @@ from internvl_chat.train.argument_file import (
     written,
 )
 from internvl_chat.train.arguments import DataArguments, ModelArguments
-from internvl_chat.train.assumed import Assumptions, Surroundings, assume, output_dir_of
+from internvl_chat.train.assumed import (
+    Assumptions,
+    Surroundings,
+    as_sentences,
+    assume,
+    output_dir_of,
+)
 from internvl_chat.train.evaluation_schedule import with_evaluation
 from internvl_chat.train.flags import GROUPS, Flag, flags, lora_flags, section, trainable_flags
 from internvl_chat.train.inherited import carried_ranks, explained, kept_by, kept_problems
@@ -159,7 +165,7 @@ def parse(
         data=data,
         train=train,
         given=given,
-        told=assumed.told,
+        told=_told(assumed, values, found) if around else (),
     )
 
 
@@ -192,7 +198,7 @@ def _assumed(
     argv: Sequence[str], given: Mapping[str, Any], around: Surroundings | None
 ) -> Assumptions:
     if around is None:
-        return Assumptions(values={}, told=())
+        return Assumptions(values={})
     found = assume(
         given,
         around,
@@ -202,9 +208,16 @@ def _assumed(
     )
     if "output_dir" in given:
         return found
-    folder = assumed_output_dir(argv)
-    told = f"output: {folder}, as no --output_dir was given"
-    return Assumptions(values={**found.values, "output_dir": folder}, told=(told, *found.told))
+    return replace(found, values={**found.values, "output_dir": assumed_output_dir(argv)})
+
+
+def _told(
+    assumed: Assumptions, values: Mapping[str, Any], given: Mapping[str, Any]
+) -> tuple[str, ...]:
+    sentences = as_sentences(assumed, values, given)
+    if "output_dir" in given:
+        return sentences
+    return f"output: {values['output_dir']}, as no --output_dir was given", *sentences
 
 
 def data_flags(argv: Sequence[str]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def shown(
 
 
 def drawn(*datasets: Table, amount: float, seed: int = 0) -> list[list[int]]:
-    found = draw_held_out(datasets, HeldOutConfig(amount=amount, seed=seed))
+    found = draw_held_out(datasets, HeldOutConfig(amount=amount, split_seed=seed))
     return [numbers.tolist() for numbers in found]
 
 
@@ -57,19 +57,19 @@ def drawn(*datasets: Table, amount: float, seed: int = 0) -> list[list[int]]:
     ],
 )
 def test_how_many_a_dataset_gives(num_records: int, amount: float, expected: int) -> None:
-    assert HeldOutConfig(amount=amount, seed=0).num_wanted(num_records) == expected
+    assert HeldOutConfig(amount=amount, split_seed=0).num_wanted(num_records) == expected
     assert len(drawn(shown(*range(num_records)), amount=amount)[0]) == expected
 
 
 @pytest.mark.parametrize("amount", [-0.1, 2.5, 1e400, float("nan")])
 def test_amounts_that_are_none(amount: float) -> None:
     with pytest.raises(ConfigError, match=r"--val_split .*: want a share of every dataset"):
-        HeldOutConfig(amount=amount, seed=0)
+        HeldOutConfig(amount=amount, split_seed=0)
 
 
 def test_a_seed_that_is_none() -> None:
     with pytest.raises(ConfigError, match="--val_split_seed -1: want a whole number from 0"):
-        HeldOutConfig(amount=0.1, seed=-1)
+        HeldOutConfig(amount=0.1, split_seed=-1)
 
 
 def test_the_seed_decides_and_nothing_else() -> None:
@@ -201,7 +201,7 @@ def test_no_held_out_record_trains_however_often_others_do(
     specs = [spec("a", 20, repeat_time=repeat_time), spec("b", 1), spec("c", 30, max_samples=10)]
     files = [AnnotationFile(one.annotation, first=one.max_samples) for one in specs]
     media = [(one.root, media_of_records(file)) for one, file in zip(specs, files, strict=True)]
-    numbers = draw_held_out(media, HeldOutConfig(amount=0.2, seed=42))
+    numbers = draw_held_out(media, HeldOutConfig(amount=0.2, split_seed=42))
     parts = [RecordPart(len(file), one) for file, one in zip(files, numbers, strict=True)]
     train = Mixture(specs, files, parts=parts)
     val = train.held_out([0, 2])

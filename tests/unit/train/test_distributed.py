@@ -19,9 +19,11 @@ from internvl_chat.errors import ConfigError
 from internvl_chat.train import distributed, slurm
 from internvl_chat.train.distributed import (
     DistributedState,
+    Launcher,
     Placement,
     RendezvousError,
     ahead_on_each_node,
+    cores_per_process,
     find_placement,
     init_distributed,
     same_error_on_rank_zero,
@@ -119,6 +121,24 @@ def test_slurm_name_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slurm.subprocess, "run", no_scontrol)
     with pytest.raises(ConfigError, match=r"'no-such-host-3', first of .*Set MASTER_ADDR"):
         find_placement({**SLURM, "SLURM_JOB_NODELIST": "no-such-host-[3-4]"})
+
+
+@pytest.mark.parametrize(
+    ("launcher", "environ", "usable", "cores"),
+    [
+        ("single", {}, 8, 8),
+        ("pytorch", {"LOCAL_WORLD_SIZE": "8", "WORLD_SIZE": "64"}, 96, 12),
+        ("pytorch", {"LOCAL_WORLD_SIZE": "8", "SLURM_CPUS_PER_TASK": "96"}, 96, 12),
+        ("pytorch", {"LOCAL_WORLD_SIZE": "8"}, 4, 0),
+        ("slurm", {"LOCAL_WORLD_SIZE": "8", "SLURM_CPUS_PER_TASK": "10"}, 10, 10),
+        ("slurm", {"LOCAL_WORLD_SIZE": "8", "SLURM_CPUS_PER_TASK": "10"}, 80, 10),
+        ("slurm", {"LOCAL_WORLD_SIZE": "8"}, 80, 10),
+    ],
+)
+def test_cores_of_a_process(
+    launcher: Launcher, environ: dict[str, str], usable: int, cores: int
+) -> None:
+    assert cores_per_process(launcher, environ, usable) == cores
 
 
 def test_neither() -> None:

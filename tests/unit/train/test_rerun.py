@@ -196,6 +196,17 @@ def test_what_follows_from_another_flag_is_no_default_that_changed(dropped: dict
     assert "--freeze_backbone False -> True" in map(str, found)
 
 
+def test_what_is_assumed_of_what_trains_is_asked_for_by_what_is_said() -> None:
+    old, new = record(freeze_llm=True, freeze_mlp=False), record(freeze_mlp=True)
+    old = replace(old, given={"freeze_llm": True})
+    new = replace(new, arguments={**new.arguments, "freeze_llm": True, "learning_rate": 1e-3})
+    found = compare(old, replace(new, given={}), DEFAULTS)
+    asked = [one.name for one in found.asked("result", "rate")]
+    assert asked == ["--learning_rate", "--freeze_mlp"]
+    same = replace(new, given=dict(old.given))  # by a version with other defaults
+    assert compare(old, same, DEFAULTS).asked("result", "rate") == ()
+
+
 def test_ranks_and_accumulation_may_change_as_long_as_the_global_batch_does_not() -> None:
     split = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 8}
     assert differences(record(), record(**split)) == {}

@@ -14,6 +14,8 @@ START = """
 import ctypes, os, signal, sys, time
 from internvl_chat.train.signals import EndingSignals, InterruptedBySignal
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where these tests run under nohup
+
 def force(number):
     print("forced", number, flush=True)
     os._exit(77)
