@@ -5,11 +5,12 @@ typer's own ``--install-completion`` and ``--show-completion`` write the shells'
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple, get_args
 
 import typer
 from typer.core import TyperCommand
 
+from internvl_chat.resources import zero_files
 from internvl_chat.train.flags import GROUPS, HELP_ALL, Flag, flags
 
 
@@ -48,8 +49,50 @@ class _Train(TyperCommand):
             ]
         before = ctx.args[-1] if ctx.args else ""
         flag = flags().get(before.removeprefix("--").replace("-", "_"))
-        choices = flag.choices if before.startswith("--") and flag else ()
+        choices = _values(flag) if before.startswith("--") and flag else ()
         return [_Offer(choice) for choice in choices if choice.startswith(incomplete)]
+
+
+_OPEN: Final = {
+    "lr_scheduler_type": (
+        *("cosine", "linear", "constant", "constant_with_warmup"),
+        *("cosine_with_min_lr", "polynomial", "warmup_stable_decay"),
+    ),
+    "optim": ("adamw_torch_fused", "adamw_torch", "adamw_8bit", "paged_adamw_8bit", "adafactor"),
+    "train_sampling_strategy": ("random", "group_by_length"),
+    "report_to": ("tensorboard", "wandb", "trackio", "mlflow", "none"),
+}
+"""The usual values of flags that take others, too."""
+
+
+def _values(flag: Flag) -> tuple[str, ...]:
+    if flag.name == "deepspeed":
+        return tuple(zero_files())
+    return flag.choices or _OPEN.get(flag.name, ())
+
+
+# ---- values of other verbs, each from where the verb has them -----------------------------------
+
+
+def record_formats() -> list[str]:
+    """What ``data import`` and ``data export`` read and write."""
+    from internvl_chat.data.convert.importing import FORMATS
+
+    return list(FORMATS)
+
+
+def benchmark_tasks() -> list[str]:
+    """What ``eval`` asks."""
+    from internvl_chat.evaluation.registry import GROUPS, TASKS
+
+    return [*TASKS, *GROUPS]
+
+
+def own_metrics() -> list[str]:
+    """What ``eval`` scores own records by."""
+    from internvl_chat.evaluation.metrics.own import OwnMetric
+
+    return list(get_args(OwnMetric))
 
 
 def _offered() -> dict[str, str]:

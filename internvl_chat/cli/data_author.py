@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from internvl_chat.cli.completion import record_formats
 from internvl_chat.cli.options import cleaned_up_when_terminated
 from internvl_chat.errors import ConfigError
 
@@ -101,7 +102,9 @@ def convert_boxes(
 def import_(
     source: Annotated[Path, typer.Argument(metavar="IN", help="File; a folder for some formats.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="New .jsonl.")],
-    source_format: Annotated[str, typer.Option("--from", help=f"{_FORMAT_LIST}.")],
+    source_format: Annotated[
+        str, typer.Option("--from", help=f"{_FORMAT_LIST}.", autocompletion=record_formats)
+    ],
     root: ImageRootOption = None,
     meta: ImportMeta = None,
     name: DatasetName = None,
@@ -149,7 +152,9 @@ def import_(
 def export(
     source: Annotated[Path, typer.Argument(metavar="IN", help="JSONL file or JSON array.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="New file.")],
-    target_format: Annotated[str, typer.Option("--to", help=f"{_FORMAT_LIST}.")],
+    target_format: Annotated[
+        str, typer.Option("--to", help=f"{_FORMAT_LIST}.", autocompletion=record_formats)
+    ],
     root: ImageRootOption = None,
     embed: Annotated[
         bool | None,

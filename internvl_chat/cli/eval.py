@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from internvl_chat.cli.completion import benchmark_tasks
 from internvl_chat.cli.options import verb_app
 from internvl_chat.cli.original_flags import (
     CheckpointFlag,
@@ -47,10 +48,16 @@ _WEEK_SECONDS = 7 * 24 * 3600.0  # a rank that is done waits for the slowest
 app = verb_app(has_verbs=True)
 
 Tasks = Annotated[
-    list[str] | None, typer.Argument(metavar="TASK...", help="Ids: internvl-chat eval list.")
+    list[str] | None,
+    typer.Argument(
+        metavar="TASK...", help="Ids: internvl-chat eval list.", autocompletion=benchmark_tasks
+    ),
 ]
 TaskId = Annotated[
-    str | None, typer.Argument(metavar="TASK", help="Id of a task; none with own records.")
+    str | None,
+    typer.Argument(
+        metavar="TASK", help="Id of a task; none with own records.", autocompletion=benchmark_tasks
+    ),
 ]
 RulesName = Annotated[
     str | None, typer.Option("--rules", help="2024 (by default), later or official.")
@@ -251,7 +258,10 @@ def prompts(
 
 @app.command()
 def prepare(
-    task: Annotated[str, typer.Argument(metavar="TASK", help="Id of a task.")],
+    task: Annotated[
+        str,
+        typer.Argument(metavar="TASK", help="Id of a task.", autocompletion=benchmark_tasks),
+    ],
     source: Annotated[Path, typer.Argument(help="Its unpacked release, or the one file.")],
     out: Annotated[Path, typer.Option(help="The folder that holds data/.")] = Path(),
 ) -> None:

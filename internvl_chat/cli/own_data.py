@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from internvl_chat.cli.completion import own_metrics
 from internvl_chat.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ OwnMetrics = Annotated[
         metavar="NAME",
         help="Of own records, repeatable: exact (by default), relaxed, anls, vqa, iou, choice, "
         "bleu, rouge, judge.",
+        autocompletion=own_metrics,
     ),
 ]
 OwnField = Annotated[

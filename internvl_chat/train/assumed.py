@@ -50,6 +50,8 @@ SHOWN: Final[Mapping[str, str]] = {
     "dataloader_num_workers": f"*{NUM_WORKERS} with a GPU",
     "output_dir": "*work_dirs/NAME of the file or the model",
     "use_llm_lora": f"*{LORA_RANK}, where no flag says what trains",
+    "eval_strategy": "no; with held-out records as checkpoints are saved",
+    "eval_steps": "--save_steps",
     "freeze_llm": "*True with LoRA",
     "freeze_mlp": "*True with LoRA",
     "freeze_backbone": "*True, where not told what trains",

@@ -54,12 +54,12 @@ optimisation bf16 BOOL False: Compute in bfloat16, with fp32 master weights.
 optimisation fp16 BOOL False: Compute in float16 with loss scaling, where bf16 is missing.
 optimisation tf32 BOOL: Whether fp32 products use TF32.
 optimisation neftune_noise_alpha FLOAT: Noise on embeddings (NEFTune).
-saving save_strategy NAME steps: When to save a checkpoint: no, steps, epoch, best.
+saving save_strategy {no,steps,epoch,best} steps: When to save a checkpoint.
 saving save_steps FLOAT 500: Every so many steps.
 saving save_total_limit INT: Newest checkpoints that are kept.
 saving save_only_model BOOL False: Leave out what it takes to continue.
 saving enable_jit_checkpoint BOOL False: Save a checkpoint when SIGTERM comes.
-saving eval_strategy NAME no: When to compute the held-out loss: no, steps, epoch.
+saving eval_strategy {no,steps,epoch} no: When to compute the held-out loss.
 saving eval_steps FLOAT: Every so many steps.
 saving eval_on_start BOOL False: Also before the first step.
 saving per_device_eval_batch_size INT 8: Held-out samples per device in one forward pass.
@@ -73,14 +73,14 @@ run seed INT 42: Of weights, order and augmentation.
 run data_seed INT: Of the order of the data alone.
 run dataloader_num_workers INT 0: Processes per device that read images.
 run run_name TEXT: Name of the run for trackers.
-run logging_strategy NAME steps: When figures are logged: no, steps, epoch.
+run logging_strategy {no,steps,epoch} steps: When figures are logged.
 run disable_tqdm BOOL: No progress bar.
 run use_cpu BOOL False: Compute on the CPU although there is a GPU.
 run ddp_timeout INT 1800: Seconds that ranks wait for each other.
 run torch_compile BOOL False: Compile the model.
 """
 """Group, flag, kind, transformers' default: words."""
-_LINE: Final = re.compile(r"(\w+) (\w+) (\w+)(?: (\S+))?: (.+)")
+_LINE: Final = re.compile(r"(\w+) (\w+) ([\w{},]+)(?: (\S+))?: (.+)")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from internvl_chat.cli.command import VERBS
+from internvl_chat.cli.completion import _OPEN
+from internvl_chat.train.trackers import _AVAILABLE
 from tests.support.training import environment
 
 PROGRAM = (
@@ -58,12 +60,25 @@ def test_verbs() -> None:
         (("train", "--seed", "1", "--bf16", ""), ["True", "False"]),
         (("train", "--loss_reduction", "=", "s"), ["sample", "square"]),
         (("train", "--help"), ["--help", "--help-all"]),
+        (("train", "--deepspeed", "zero3_"), ["zero3_34b", "zero3_offload"]),
+        (("train", "--save_strategy", ""), ["no", "steps", "epoch", "best"]),
+        (("data", "import", "a", "b", "--from", "co"), ["coco"]),
+        (("eval", "run", "model", "--metric", "r"), ["relaxed", "rouge"]),
         (("train", ""), []),  # a run file: the shell's own completion
     ],
 )
 def test_options_values_and_verbs_within(words: tuple[str, ...], offered: list[str]) -> None:
     found = [word for word in ask(*words) if word]
     assert found == offered or set(offered) < set(found)
+
+
+def test_what_is_offered_is_taken() -> None:
+    from transformers.trainer_utils import SchedulerType
+    from transformers.training_args import OptimizerNames
+
+    assert set(_OPEN["lr_scheduler_type"]) <= {one.value for one in SchedulerType}
+    assert set(_OPEN["optim"]) <= {one.value for one in OptimizerNames}
+    assert set(_OPEN["report_to"]) <= {*_AVAILABLE, "none"}
 
 
 @pytest.mark.parametrize(
