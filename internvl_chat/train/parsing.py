@@ -143,7 +143,10 @@ def parse(
     """
     problems: list[str] = []
     parser = _parser()
-    given = _parse_groups(parser, written(argv, problems), problems)
+    said = written(argv, problems)
+    if names_file(argv) and not any(one.where for one in said):
+        require(problems)  # nothing of the file could be read; what is missing stands in it
+    given = _parse_groups(parser, said, problems)
     unnameable = list(name_problems(given))
     if unnameable:
         require([*problems, *unnameable])

@@ -467,6 +467,18 @@ def test_what_a_file_must_not_hold(
     assert message in problems([str(path), *base])[0]
 
 
+@pytest.mark.parametrize("content", [None, b"", b"a: ["])
+def test_a_file_that_says_nothing_is_all_that_is_told(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    path = tmp_path / "run.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    told = problems([str(path), "--seed", "3"])  # no model, no data: they may stand in it
+    assert len(told) == 1
+    assert told[0].startswith(f"{path}: ")
+
+
 def test_sections_of_a_file_say_nothing_themselves(base: list[str], tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(
