@@ -8,6 +8,7 @@ wheel (``shipped.py``).
 from __future__ import annotations
 
 import errno
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,9 @@ def _unwritable(err: OSError, folder: Path) -> ConfigError:
             where=str(folder),
             fix="Name another folder.",
         )
-    return ConfigError(f"{err.filename} cannot be written: {err.strerror}", where=str(folder))
+    name = os.path.relpath(err.filename, folder) if err.filename else "."
+    problem = "cannot be written" if name == "." else f"{name} cannot be written"
+    return ConfigError(f"{problem}: {err.strerror}", where=str(folder), fix="Name another folder.")
 
 
 # ---- DeepSpeed files by name --------------------------------------------------------------------

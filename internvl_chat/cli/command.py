@@ -10,6 +10,7 @@ more (docs/training.md).
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Annotated, Any
@@ -166,5 +167,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             stop = "" if problem.endswith("?") else "."
             path = getattr(getattr(err, "ctx", None), "command_path", PROGRAM)
             typer.echo(f"error: {problem}{stop} See {path} --help.", err=True)
+        return 2
+    except OSError as err:  # typer writes into the home folder; a verb's own errors are its own
+        if "--install-completion" not in (sys.argv[1:] if argv is None else argv):
+            raise
+        problem = f"{err.filename or 'the home folder'} cannot be written: {err.strerror}"
+        fix = "--show-completion prints what the shell is to read."
+        typer.echo(f"error: --install-completion: {problem}. {fix}", err=True)
         return 2
     return int(code or 0)

@@ -181,6 +181,7 @@ Fine-tune. A model and data are enough; the rest is assumed and said at start.
   internvl-chat train --model_name_or_path pretrained/internvl-chat-tiny \\
       --meta_path examples/samples/meta.json
 
+Those files are in a clone; internvl-chat recipes FOLDER writes them anywhere.
 A run file holds flags without dashes (seed: 3); flags behind it win.
 Several devices: torchrun --nproc-per-node 2 --no-python internvl-chat train ...
 Defaults marked * are those of this verb and of run files; the script

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from internvl_chat.cli.command import VERBS
+from internvl_chat.cli.command import VERBS, main
 from internvl_chat.cli.completion import _OPEN
 from internvl_chat.train.trackers import _AVAILABLE
 from tests.support.training import environment
@@ -70,6 +70,18 @@ def test_verbs() -> None:
 def test_options_values_and_verbs_within(words: tuple[str, ...], offered: list[str]) -> None:
     found = [word for word in ask(*words) if word]
     assert found == offered or set(offered) < set(found)
+
+
+def test_a_home_that_cannot_be_written_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "home").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    assert main(["--install-completion", "bash"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: --install-completion: ")
+    assert "--show-completion prints" in told
 
 
 def test_what_is_offered_is_taken() -> None:

@@ -132,6 +132,10 @@ def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "mine/shell").touch()
     with pytest.raises(ConfigError, match="a file stands where a folder is to be"):
         copy_resources(tmp_path / "mine")
+    long = tmp_path / ("x" * 300)
+    with pytest.raises(ConfigError) as caught:
+        copy_resources(long)
+    assert str(caught.value).startswith(f"{long}: cannot be written: ")
     (tmp_path / "links").mkdir()
     (tmp_path / "links/run.py").symlink_to(tmp_path / "nowhere")
     assert copy_resources(tmp_path / "links").kept == ("run.py",)
