@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from internvl_chat.checkpoint.hub_names import as_path
+from internvl_chat.checkpoint.hub_names import last_part
 
 FIXED: Final[Mapping[str, Any]] = {
     "num_train_epochs": 1.0,
@@ -246,7 +246,7 @@ def output_dir_of(file: str | None, paths: Mapping[str, str]) -> str:
         paths: those of the model and its parts that are given, by flag.
     """
     source = file or paths.get("model_name_or_path") or paths.get("llm_path") or "run"
-    name = Path(source).stem if file else os.path.basename(as_path(source).rstrip("/\\")) or "run"
+    name = Path(source).stem if file else last_part(source) or "run"
     folder = f"work_dirs/{name if file else f'{name}_tuned'}"
     read = {os.path.realpath(path) for path in paths.values()}
     while os.path.realpath(folder) in read:

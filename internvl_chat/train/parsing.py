@@ -16,11 +16,9 @@ from transformers.hf_argparser import string_to_bool
 
 from internvl_chat.config import require
 from internvl_chat.errors import ConfigError
-from internvl_chat.model.suggestions import suggest
 from internvl_chat.train.argument_file import (
     EMPTY,
     FILE_SUFFIXES,
-    SECTIONS,
     Written,
     beside_the_file,
     names_file,
@@ -39,6 +37,7 @@ from internvl_chat.train.flags import GROUPS, Flag, flags, lora_flags, section, 
 from internvl_chat.train.inherited import carried_ranks, explained, kept_by, kept_problems
 from internvl_chat.train.trackers import named_trackers
 from internvl_chat.train.trainer_arguments import TrainArguments
+from internvl_chat.train.unknown_flags import stray_problem, unknown_problem
 from internvl_chat.train.validation import name_problems, validate_run
 from internvl_chat.train.zero import zero_config
 
@@ -316,11 +315,13 @@ def _parse_groups(
     for one in flags_given:
         flag, values = _rename((one.flag, one.values))
         if flag == "":
-            problems.append(_stray(values))
+            problems.append(stray_problem(values))
         elif flag[2:] in IGNORED_FLAGS:
             logger.warning("%s is accepted and ignored: %s", flag, IGNORED_FLAGS[flag[2:]])
         elif flag not in known and flag != _WARMUP_RATIO:
-            problems.append(one.told(_unknown(flag, values, known)))
+            problems.append(
+                one.told(unknown_problem(one, flag, [*known, *_RENAMED, _WARMUP_RATIO]))
+            )
         elif values == [EMPTY]:
             problems += map(one.told, _without_value(one.flag, known.get(flag)))
         else:
@@ -419,46 +420,3 @@ _RENAMED: dict[str, Callable[[list[str]], tuple[str, list[str]]]] = {
     "--gradient_checkpointing": lambda values: ("--grad_checkpoint", values),
     "--activation_checkpointing": lambda values: ("--grad_checkpoint", values),
 }
-
-
-_NAMED_ELSEWHERE = {
-    name: ours
-    for ours, names in {
-        # ms-swift, LLaMA-Factory, TRL; LLaVA, BEiT
-        "--use_llm_lora": "lora_r lora_rank",
-        "--lora_target_modules": "lora_target target_modules target_regex",
-        "--modules_to_save": "lora_modules_to_save additional_target",
-        "--use_rslora": "use_rank_stabilized_lora",
-        "--load_in_4bit": "quantization_bit quant_bits use_bnb_nested_quant "
-        "double_quantization bnb_4bit_use_double_quant",
-        "--val_split": "split_dataset_ratio val_size",
-        "--early_stopping_patience": "early_stop_interval early_stopping_steps",
-        "--vision_lr": "vit_lr mm_vision_tower_lr",
-        "--mlp_lr": "aligner_lr mm_projector_lr",
-        "--vit_layer_decay_rate": "layer_decay",
-    }.items()
-    for name in names.split()
-}
-"""Names of other trainers' arguments, without dashes."""
-
-
-def _unknown(flag: str, values: Sequence[str], known: dict[str, Any]) -> str:
-    if flag in ("--config", "--config_file", "--yaml"):
-        return f"unknown argument {flag}. A run file is the first word: train run.yaml --seed 3"
-    if ours := _NAMED_ELSEWHERE.get(flag[2:]):
-        return f"unknown argument {flag}: it is {ours} here."
-    if flag[2:] in SECTIONS:
-        return f"{flag[2:]}: is a section of a run file, and holds arguments below it."
-    hint = suggest(flag, [*known, *_RENAMED, _WARMUP_RATIO], write=str)
-    if values and values[0].startswith("{"):
-        hint = suggest(flag[2:], SECTIONS, write="{}:".format) or hint
-        sections = ", ".join(SECTIONS)
-        return f"unknown argument {flag}, and no section of a run file ({sections}). {hint}".strip()
-    return f"unknown argument {flag}. {hint or 'See --help and --help-all.'}"
-
-
-def _stray(values: Sequence[str]) -> str:
-    text = f"{' '.join(values)!r} stands before any --argument"
-    if os.path.isfile(values[0]):
-        return f"{text}. A run file's name ends in {', '.join(FILE_SUFFIXES)}"
-    return text

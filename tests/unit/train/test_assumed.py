@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import constants
 
 from internvl_chat.train.assumed import (
     FIXED,
@@ -161,6 +162,12 @@ def test_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert output_dir_of(None, {"model_name_or_path": "a/b/"}) == "work_dirs/b_tuned"
     assert output_dir_of(None, {"vision_path": "v", "llm_path": "org/l"}) == "work_dirs/l_tuned"
     assert output_dir_of(None, {}) == "work_dirs/run_tuned"
+    for name in ("org/l", "org/l@refs/pr/1", "hf://org/l@main", "models/l/.", "l/"):
+        assert output_dir_of(None, {"model_name_or_path": name}) == "work_dirs/l_tuned"
+    assert output_dir_of(None, {"model_name_or_path": "."}) == f"work_dirs/{tmp_path.name}_tuned"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    kept = f"hub/models--org--l/snapshots/{'0' * 40}"
+    assert output_dir_of(None, {"model_name_or_path": kept}) == "work_dirs/l_tuned"
     # Never what the run reads.
     model = {"model_name_or_path": os.path.abspath("work_dirs/mine")}
     assert output_dir_of("mine.yaml", model) == "work_dirs/mine_tuned"

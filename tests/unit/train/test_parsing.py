@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from internvl_chat.errors import ConfigError
-from internvl_chat.train import parsing
+from internvl_chat.train import parsing, unknown_flags
 from internvl_chat.train.arguments import DataArguments, ModelArguments
 from internvl_chat.train.assumed import Surroundings
 from internvl_chat.train.inherited import contradictions, kept_by
@@ -109,6 +109,21 @@ def test_unknown_names_offer_the_nearest(base: list[str]) -> None:
         "unknown argument --split_dataset_ratio: it is --val_split here.",
         "unknown argument --lora_rank: it is --use_llm_lora here.",
     ]
+
+
+def test_flags_of_other_frameworks_are_told_as_ours(base: list[str]) -> None:
+    known = {option for action in parsing._parser()._actions for option in action.option_strings}
+    theirs = unknown_flags._by_their_name()
+    assert not known & set(theirs)
+    assert {ours.split()[0] for ours in theirs.values()} <= known
+    for flag, ours in (
+        ("--lora_rank", "--use_llm_lora"),
+        ("--cutoff-len", "--max_seq_length"),
+        ("--model", "--model_name_or_path"),
+        ("--finetuning_type", "--use_llm_lora RANK for LoRA, --use_llm_lora 0 for the whole LLM"),
+    ):
+        name = flag.replace("-len", "_len")
+        assert problems([*base, flag, "8"]) == [f"unknown argument {name}: it is {ours} here."]
 
 
 def test_unknown_name_in_a_file(base: list[str], tmp_path: Path) -> None:

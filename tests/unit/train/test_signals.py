@@ -11,7 +11,7 @@ import pytest
 from tests.support.training import environment
 
 START = """
-import ctypes, os, signal, sys, time
+import ctypes, os, signal, sys, threading, time
 from internvl_chat.train.signals import EndingSignals, InterruptedBySignal
 
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where these tests run under nohup
@@ -32,7 +32,12 @@ STUCK = """
     mutex = ctypes.create_string_buffer(64)
     lock = ctypes.CDLL(None).pthread_mutex_lock
     lock(mutex)
-    print("ready", flush=True)
+    sys.setswitchinterval(60)  # "ready" is said once the main thread has left Python, not before
+    about_to_wait = threading.Event()
+    threading.Thread(
+        target=lambda: about_to_wait.wait() and print("ready", flush=True), daemon=True
+    ).start()
+    about_to_wait.set()
     lock(mutex)  # in C, where no handler of Python's runs
 """
 CATCHING = """
@@ -123,6 +128,8 @@ def work(queue):
     leave_signals_to_parent(0)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         os.kill(os.getpid(), number)  # not by the parent
+    while signal.SIGTERM in signal.sigpending():  # a second one would be one with it
+        time.sleep(0.01)
     queue.put("alive")
     time.sleep(60)
 
