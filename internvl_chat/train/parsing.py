@@ -280,18 +280,30 @@ def other_flags(width: int) -> str:
     """
     listed = flags()
     others = [
-        Flag(
-            action.dest,
-            "",
-            "{" + ",".join(map(str, action.choices)) + "}" if action.choices else "VALUE",
-            "" if action.default is None else str(action.default),
-            " ".join((action.help or "").replace("%%", "%").split()),
-        )
+        _other_flag(action)
         for action in _parser()._actions
         if action.dest not in listed or listed[action.dest].group not in GROUPS
     ]
     unique = {flag.name: flag for flag in reversed(others)}
     return section("Other arguments of transformers", [*unique.values()][::-1], width)
+
+
+def _other_flag(action: argparse.Action) -> Flag:
+    """A flag of transformers as the help shows it, by what its parser reads."""
+    name, default, words = action.dest, action.default, action.help or ""
+    if change := _RENAMED.get(f"--{name}"):
+        default, words = None, f"Another name of {change([])[0]}."
+    kind = _KINDS.get(action.type, "VALUE")
+    return Flag(
+        name,
+        "",
+        "{" + ",".join(map(str, action.choices)) + "}" if action.choices else kind,
+        "" if default in (None, [], argparse.SUPPRESS) else str(default),
+        " ".join(words.replace("%%", "%").split()),
+    )
+
+
+_KINDS: dict[Any, str] = {string_to_bool: "BOOL", int: "INT", float: "FLOAT", str: "TEXT"}
 
 
 def _defaults(parser: _Parser) -> dict[str, Any]:

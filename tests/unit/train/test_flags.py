@@ -74,6 +74,9 @@ def test_help_all_adds_the_rest() -> None:
     assert missing == []
     assert max(map(len, rest.splitlines())) <= 80
     assert "--learning_rate" not in rest.replace("`learning_rate", "")
+    assert "--label_smoothing_factor FLOAT" in rest
+    assert "Another name of --grad_checkpoint." in rest
+    assert "[[]]" not in rest
 
 
 def test_sections_of_a_file_are_no_flags() -> None:
