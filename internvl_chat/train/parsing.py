@@ -38,7 +38,7 @@ from internvl_chat.train.inherited import carried_ranks, explained, kept_by, kep
 from internvl_chat.train.trackers import named_trackers
 from internvl_chat.train.trainer_arguments import TrainArguments
 from internvl_chat.train.unknown_flags import stray_problem, unknown_problem
-from internvl_chat.train.validation import name_problems, validate_run
+from internvl_chat.train.validation import REFUSED, name_problems, validate_run
 from internvl_chat.train.zero import zero_config
 
 logger = logging.getLogger(__name__)
@@ -293,6 +293,8 @@ def _other_flag(action: argparse.Action) -> Flag:
     name, default, words = action.dest, action.default, action.help or ""
     if change := _RENAMED.get(f"--{name}"):
         default, words = None, f"Another name of {change([])[0]}."
+    if name in REFUSED:
+        default, words = None, f"Refused: {REFUSED[name]}"
     kind = _KINDS.get(action.type, "VALUE")
     return Flag(
         name,

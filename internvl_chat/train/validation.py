@@ -288,20 +288,25 @@ def _output(values: Values) -> Iterator[str]:
         )
 
 
+REFUSED: Final = {
+    "fsdp": "--fsdp is not supported. Shard with --deepspeed and a ZeRO-3 file.",
+    "auto_find_batch_size": (
+        "--auto_find_batch_size would change the global batch. Set the batch sizes."
+    ),
+    "label_smoothing_factor": (
+        "--label_smoothing_factor is not supported by the chunked vocabulary loss. Drop it."
+    ),
+    "use_liger_kernel": "--use_liger_kernel: the vocabulary loss is chunked already. Drop it.",
+    "push_to_hub": "--push_to_hub is not supported. Upload OUTPUT_DIR when training has ended.",
+}
+"""Arguments of transformers that a run refuses, and why; the help says it, too."""
+
+
 def _unsupported(values: Values) -> Iterator[str]:
     """transformers' options that would be silently wrong or without effect here."""
     if values["fp16"] and values["bf16"]:
         yield "both --fp16 and --bf16. Give one."
-    if values["fsdp"]:
-        yield "--fsdp is not supported. Shard with --deepspeed and a ZeRO-3 file."
-    if values["auto_find_batch_size"]:
-        yield "--auto_find_batch_size would change the global batch. Set the batch sizes."
-    if values["label_smoothing_factor"]:
-        yield "--label_smoothing_factor is not supported by the chunked vocabulary loss. Drop it."
-    if values["use_liger_kernel"]:
-        yield "--use_liger_kernel: the vocabulary loss is chunked already. Drop it."
-    if values["push_to_hub"]:
-        yield "--push_to_hub is not supported. Upload OUTPUT_DIR when training has ended."
+    yield from (problem for name, problem in REFUSED.items() if values[name])
     backend = str(values["torch_compile_backend"] or "inductor")
     if backend.upper() not in list(DynamoBackend):
         known = ", ".join(sorted(one.value.lower() for one in DynamoBackend))

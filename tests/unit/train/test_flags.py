@@ -76,6 +76,7 @@ def test_help_all_adds_the_rest() -> None:
     assert "--learning_rate" not in rest.replace("`learning_rate", "")
     assert "--label_smoothing_factor FLOAT" in rest
     assert "Another name of --grad_checkpoint." in rest
+    assert "Refused: --fsdp is not supported." in " ".join(rest.split())
     assert "[[]]" not in rest
 
 
