@@ -57,8 +57,8 @@ class ChatCompletionChunk(_Reply):
     """A part of a stream."""
 
     choices: list[ChunkChoice]
-    usage: Usage | None
-    """Of the last chunk, if it was asked for."""
+    usage: Usage | None = None
+    """Of the last chunk, if it was asked for: then null in the others, else left out."""
 
 
 def count_usage(num_prompt: int, num_answer: int) -> Usage:

@@ -13,6 +13,7 @@ from internvl_chat.serve.openapi import openapi_schema
 from internvl_chat.serve.protocol import read_request
 from internvl_chat.serve.reference_page import PAGE_HEADERS, reference_page
 from internvl_chat.serve.refusals import RequestError
+from internvl_chat.serve.replies import ReplyWriter, count_usage
 
 OPEN, LOCKED = (openapi_schema("m", has_key=has_key) for has_key in (False, True))
 TEXT = {"type": "text", "text": "Hi"}
@@ -124,6 +125,21 @@ def test_a_body_is_valid_where_it_is_taken(changes: dict[str, Any], taken: bool)
     except RequestError:
         was_taken = False
     assert (was_taken, is_valid(body, schema)) == (taken, taken)
+
+
+@pytest.mark.parametrize("include_usage", [False, True])
+def test_replies_are_as_described(include_usage: bool) -> None:
+    import orjson
+
+    replies = ReplyWriter(id="i", model="m", created=1, include_usage=include_usage)
+    usage = count_usage(3, 2)
+    sent = replies.opening() + replies.piece("Hi") + replies.closing("stop", usage)
+    chunks = [one.removeprefix(b"data: ") for one in sent.split(b"\n\n") if b"[DONE]" not in one]
+    for chunk in filter(None, chunks):
+        schema = {"$ref": "#/components/schemas/ChatCompletionChunk"}
+        assert is_valid(orjson.loads(chunk), schema), chunk
+    whole = orjson.loads(replies.completion("Hi", "stop", usage).model_dump_json())
+    assert is_valid(whole, {"$ref": "#/components/schemas/ChatCompletion"})
 
 
 def test_the_key_is_told_where_there_is_one() -> None:
