@@ -100,7 +100,8 @@ def _matter(facts: CardFacts) -> dict[str, Any]:
 
 def training_sections(run: RunFacts) -> list[str]:
     """Data, settings, scores and versions, a section each."""
-    parts = ["## Data\n\n" + _data(run), f"## Settings\n\nTrained: {run.parts}.\n\n"]
+    further = f" It went on from the adapter `{run.continued}`." if run.continued else ""
+    parts = ["## Data\n\n" + _data(run), f"## Settings\n\nTrained: {run.parts}.{further}\n\n"]
     parts[-1] += _table(run.settings, "argument", "value")
     for stretch, others in run.earlier:
         told = "; ".join(f"`{key}` {value}" for key, value in others.items()) or "the same"

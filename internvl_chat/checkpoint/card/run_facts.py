@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, Final
 
-from internvl_chat.checkpoint.hub_names import hub_name, name_of_snapshot
+from internvl_chat.checkpoint.hub_names import cached_snapshot, hub_name, name_of_snapshot
 
 RECORD, RESULTS, STATE = "arguments.json", "train_results.json", "trainer_state.json"
+ADAPTER_CONFIG: Final = "adapter_config.json"  # as model/adapter.py, which imports torch
 _MODELS: Final = ("model_name_or_path", "vision_path", "mlp_path", "llm_path")
 _ALWAYS: Final = (
     "max_steps",
@@ -42,6 +43,8 @@ class RunFacts:
     """What it started from, as it is publicly named."""
     parts: str
     """What was trained."""
+    continued: str | None
+    """The adapter that it went on with, as it is publicly named."""
     is_lora: bool
     settings: dict[str, str]
     earlier: tuple[tuple[str, dict[str, str]], ...]
@@ -74,11 +77,15 @@ def read_run(directory: Path) -> RunFacts | None:
     contents = record.get("contents")
     contents = contents if isinstance(contents, dict) else {}
     skipped = results.get("bad_samples")
+    adapter = _read(directory / ADAPTER_CONFIG)
+    base = _adapter_base(adapter)
+    models = tuple(public_name(arguments[key]) for key in _MODELS if arguments.get(key))
     # A checkpoint has no results, and holds the weights of its own step.
     is_best = bool(results and arguments.get("load_best_model_at_end"))
     return RunFacts(
-        bases=tuple(public_name(arguments[key]) for key in _MODELS if arguments.get(key)),
-        parts=_parts(arguments),
+        bases=models if base is None else (base,),
+        parts=_parts(arguments, adapter.get("modules_to_save")),
+        continued=None if base is None else _continued(arguments.get("model_name_or_path")),
         is_lora=bool(arguments.get("use_llm_lora") or arguments.get("use_backbone_lora")),
         settings=_settings(record, arguments, given),
         earlier=_earlier(record, arguments),
@@ -98,7 +105,29 @@ def _read(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _parts(arguments: Mapping[str, Any]) -> str:
+def _adapter_base(adapter: Mapping[str, Any]) -> str | None:
+    """What an adapter's configuration names as its base, which need not be what a run began with.
+
+    That may have been an adapter, too.
+    """
+    named, revision = (adapter.get(key) for key in ("base_model_name_or_path", "revision"))
+    if not isinstance(named, str) or not named:
+        return None
+    return public_name(f"{named}@{revision}" if revision and "@" not in named else named)
+
+
+def _continued(start: Any) -> str | None:
+    """The adapter that a run began with; None where that was none, or is gone."""
+    if not isinstance(start, str):
+        return None
+    found = hub_name(start)
+    folder = Path(start) if found is None else cached_snapshot(found)
+    is_adapter = folder is not None and (folder / ADAPTER_CONFIG).is_file()
+    return public_name(start) if is_adapter else None
+
+
+def _parts(arguments: Mapping[str, Any], whole: Any) -> str:
+    """What was trained; ``whole`` are an adapter's ``modules_to_save``."""
     found = []
     for what, frozen, rank in (
         ("vision tower", "freeze_backbone", "use_backbone_lora"),
@@ -109,6 +138,7 @@ def _parts(arguments: Mapping[str, Any]) -> str:
             found.append(f"{what} (LoRA of rank {arguments[rank]})")
         elif not arguments.get(frozen):
             found.append(what)
+    found += [f"`{name}` (whole, beside the LoRA)" for name in whole or ()]
     return ", ".join(found) or "nothing"
 
 

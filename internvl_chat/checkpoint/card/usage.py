@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from typing import Literal
 
 Kind = Literal["whole", "adapter", "native", "published"]
 """Our own code beside it; PEFT's files; transformers' own class; a published checkpoint's code."""
 
 _COMMAND = """```sh
-internvl-chat chat --model {path} --image image.jpg "What is in the image?"
-internvl-chat serve --model {path}
+internvl-chat chat --model {typed} --image image.jpg "What is in the image?"
+internvl-chat serve --model {typed}
 ```"""
 _CHAT = """```python
 from PIL import Image
 from transformers import AutoModel, AutoTokenizer, CLIPImageProcessor
 
-path = "{path}"  # this folder, or its name on the hub
+path = {path}  # this folder, or its name on the hub
 model = AutoModel.from_pretrained(path, trust_remote_code=True).eval()
-tokenizer = AutoTokenizer.from_pretrained(path)
+tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=True)
 size = model.config.force_image_size or model.config.vision_config.image_size
 image = Image.open("image.jpg").convert("RGB").resize((size, size))
 processor = CLIPImageProcessor.from_pretrained(path)
@@ -28,14 +30,14 @@ _PEFT = """```python
 from peft import PeftConfig, PeftModel
 from transformers import AutoModel
 
-revision = PeftConfig.from_pretrained("{path}").revision  # of a base on the hub
-base = AutoModel.from_pretrained("{base}", revision=revision, trust_remote_code=True)
-model = PeftModel.from_pretrained(base, "{path}").eval()
+revision = PeftConfig.from_pretrained({path}).revision  # of a base on the hub
+base = AutoModel.from_pretrained({base}, revision=revision, trust_remote_code=True)
+model = PeftModel.from_pretrained(base, {path}).eval()
 ```"""
 _NATIVE = """```python
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-path = "{path}"  # this folder, or its name on the hub
+path = {path}  # this folder, or its name on the hub
 processor = AutoProcessor.from_pretrained(path)  # needs torchvision
 model = AutoModelForImageTextToText.from_pretrained(path).eval()
 part = [{{"type": "image", "url": "image.jpg"}}, {{"type": "text", "text": "What is in it?"}}]
@@ -59,16 +61,18 @@ def usage(kind: Kind, path: str, base: str) -> str:
         path: the folder's name.
         base: an adapter's base, as it is publicly named.
     """
+    quoted = json.dumps(path, ensure_ascii=False)
     if kind == "native":
-        return f"With transformers' own class:\n\n{_NATIVE.format(path=path)}"
-    command = f"With internvl-chat:\n\n{_COMMAND.format(path=path)}"
-    chat = _CHAT.format(path=path)
+        return f"With transformers' own class:\n\n{_NATIVE.format(path=quoted)}"
+    command = f"With internvl-chat:\n\n{_COMMAND.format(typed=shlex.quote(path))}"
+    chat = _CHAT.format(path=quoted)
     if kind == "published":
         return f"{command}\n\nWith the published code and its transformers, 4.37.2:\n\n{chat}"
     newer = "With transformers 4.48 or newer, one tile of an image (the model's code lies beside "
     if kind == "whole":
         return f"{command}\n\n{newer}its weights):\n\n{chat}"
+    peft = _PEFT.format(path=quoted, base=json.dumps(base, ensure_ascii=False))
     return (
         f"{command}\n\n{newer}the adapter, and loads its base):\n\n{chat}\n\n"
-        f"With PEFT alone:\n\n{_PEFT.format(path=path, base=base)}"
+        f"With PEFT alone:\n\n{peft}"
     )

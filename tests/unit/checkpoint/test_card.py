@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -231,6 +233,37 @@ def test_pefts_template_is_no_card(run: Path) -> None:
     assert "# my_model" in (run / CARD_NAME).read_text()
 
 
+def test_an_adapter_that_went_on_is_still_one_of_its_base(run: Path, tmp_path: Path) -> None:
+    first = tmp_path / "first try"
+    first.mkdir()
+    (first / "adapter_config.json").write_text("{}")
+    write_run(run, arguments={"model_name_or_path": str(first)})
+    config: dict[str, Any] = {"base_model_name_or_path": "acme/tiny", "revision": "0" * 40}
+    config["modules_to_save"] = ["mlp1"]
+    (run / "adapter_config.json").write_text(json.dumps(config))
+    write_run_card(run)
+    card = card_of(run)
+    assert card.data.base_model == "acme/tiny"
+    for told in (
+        "A LoRA adapter for `acme/tiny`",
+        'from_pretrained("acme/tiny", revision=revision',
+        "language model (LoRA of rank 4), `mlp1` (whole, beside the LoRA).",
+        "It went on from the adapter `first try`.",
+    ):
+        assert told in card.content, told
+
+
+def test_names_are_quoted_for_shell_and_python(tmp_path: Path) -> None:
+    folder = tmp_path / 'Zoë\'s "best" model'
+    folder.mkdir()
+    write_run_card(write_run(folder))
+    text = card_of(folder).content
+    lines = [one for one in text.splitlines() if one.startswith(("internvl-chat ", "path = "))]
+    assert shlex.split(lines[0])[:4] == ["internvl-chat", "chat", "--model", folder.name]
+    assert shlex.split(lines[1])[-1] == folder.name
+    assert ast.literal_eval(lines[2].removeprefix("path = ").partition("  #")[0]) == folder.name
+
+
 def test_folders_that_no_run_wrote_get_no_card(tmp_path: Path) -> None:
     write_run_card(tmp_path)
     assert not (tmp_path / CARD_NAME).exists()
@@ -296,6 +329,8 @@ def test_the_code_of_an_adapters_card_runs(made: Path) -> None:
         text=True,
         timeout=300,
         check=False,
+        stdin=subprocess.DEVNULL,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "Do you wish" not in done.stdout  # to run the code that was just run
     assert done.stdout.splitlines()[-1] == "PeftModel"
