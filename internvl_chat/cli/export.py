@@ -18,6 +18,7 @@ from internvl_chat.cli.options import (
     progress_bar,
     verb_app,
 )
+from internvl_chat.errors import ConfigError
 
 app = verb_app()
 
@@ -40,7 +41,9 @@ def export(
     adapter_for: Annotated[
         str | None,
         typer.Option(
-            metavar="BASE", help="Keep the LoRA apart: an adapter for its base that was exported."
+            metavar="BASE",
+            help="Keep the LoRA apart: an adapter for its base model that was exported, a "
+            "directory or on the hub.",
         ),
     ] = None,
     max_shard_size: Shard = "5GB",
@@ -52,6 +55,8 @@ def export(
     Example: internvl-chat export work_dirs/my_lora work_dirs/published --dtype bfloat16
     """
     if adapter_for is not None:
+        given = {"--layout": layout, "--code": code, "--dtype": dtype}
+        _refuse_without_effect({**given, "--max-shard-size": max_shard_size})
         _export_adapter(checkpoint, output_dir, adapter_for, as_json)
         return
     from internvl_chat.checkpoint.surgery.export import export as write
@@ -72,6 +77,19 @@ def export(
     if report.logits is not None:
         text += f"; the written model was run: its logits differ by at most {report.logits:.1e}"
     echo_report(text, report, output_dir, as_json)
+
+
+def _refuse_without_effect(given: dict[str, str | None]) -> None:
+    """Raises:
+    ConfigError: an option of whole models says something beside ``--adapter-for``.
+    """
+    for option, value in given.items():
+        if value not in (None, "internvl_chat", "5GB"):
+            raise ConfigError(
+                f"says nothing of an adapter ({value}): layout, code and files are its base's",
+                where=option,
+                fix=f"Leave out {option}, or --adapter-for to merge the LoRA.",
+            )
 
 
 def _export_adapter(checkpoint: str, output_dir: str, base: str, as_json: bool) -> None:

@@ -38,6 +38,7 @@ WALK: dict[str, list[list[str]]] = {
     "resize-pos-embed checkpoint": [["resize-pos-embed", ID, "OUT", "448"]],
     "export checkpoint": [["export", ID, "OUT"]],
     "export --code": [["export", TINY, "OUT", "--code", ID]],
+    "export --adapter-for": [["export", TINY, "OUT", "--adapter-for", ID]],
     "data preview --model": [["data", "preview", "meta.json", "--model", ID]],
     "data preview --tokenizer": [
         ["data", "preview", "meta.json", "--tokenizer", ID],

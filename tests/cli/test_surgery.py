@@ -56,6 +56,10 @@ def test_reports_for_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         (["export", "base", "out", "--max-shard-size", "0GB"], "'0GB' is no size"),
         (["export", "base", "out", "--dtype", "int8"], "--dtype: 'int8' is none"),
         (["export", "base", "out", "--layout", "native"], "pixel shuffle v1"),
+        *(
+            (["export", "base", "out", "--adapter-for", "base", *option], f"{option[0]}: says noth")
+            for option in (["--code", "base"], ["--layout", "native"], ["--dtype", "float32"])
+        ),
         (["merge-lora", "base", "out", "--check", "no"], "'no' is no check"),
         (["extract", "ear", "base", "out"], "no part 'ear'"),
         (["resize-pos-embed", "base", "out", "29"], "29 is no multiple of 14"),

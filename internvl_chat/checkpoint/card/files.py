@@ -92,6 +92,30 @@ def write_surgery_card(
     write_card(directory, facts)
 
 
+def write_adapter_card(directory: Path, source: Path, *, base: Path, is_native: bool) -> None:
+    """Write the card of what ``export --adapter-for`` made: PEFT's files alone.
+
+    Args:
+        directory: of the new adapter.
+        source: the adapter that it was made from.
+        base: folder of its base, which says what the model is.
+        is_native: whether transformers' own class loads that.
+    """
+    facts = CardFacts(
+        name=public_name(str(directory.resolve())),
+        kind="native adapter" if is_native else "bare adapter",
+        bases=(public_name(str(base.resolve())),),
+        relation="adapter",
+        about=about_model(base),
+        date=_today(),
+        run=read_run(source),
+        inherited=_inherited([source, base, *_base_folders(source)]),
+        provenance=_history(directory),
+        results=benchmark_results(source),
+    )
+    write_card(directory, facts)
+
+
 def about_model(directory: Path) -> dict[str, str]:
     """What the configuration says of images and prompts, for people."""
     values = _read_json(directory / "config.json")

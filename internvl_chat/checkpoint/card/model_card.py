@@ -76,7 +76,7 @@ def _opening(facts: CardFacts) -> str:
 
 
 def _matter(facts: CardFacts) -> dict[str, Any]:
-    is_adapter = facts.kind == "adapter"
+    is_adapter = facts.relation == "adapter"
     named = [base for base in facts.bases if _ID.fullmatch(base)]
     values: dict[str, Any] = dict(facts.inherited)
     values["library_name"] = "peft" if is_adapter else "transformers"
@@ -92,7 +92,7 @@ def _matter(facts: CardFacts) -> dict[str, Any]:
     tags = ["internvl", "internvl-chat", "vision-language"]
     values["tags"] = [
         *tags,
-        *(["custom_code"] if facts.kind != "native" else []),
+        *(["custom_code"] if not facts.kind.startswith("native") else []),
         *(["lora"] if is_adapter or (facts.run is not None and facts.run.is_lora) else []),
     ]
     return values

@@ -6,8 +6,9 @@ import json
 import shlex
 from typing import Literal
 
-Kind = Literal["whole", "adapter", "native", "published"]
-"""Our own code beside it; PEFT's files; transformers' own class; a published checkpoint's code."""
+Kind = Literal["whole", "adapter", "bare adapter", "native", "native adapter", "published"]
+"""Our own code beside it, and beside PEFT's files; PEFT's files alone; transformers' own class, and
+PEFT's files for that; a published checkpoint's code."""
 
 _COMMAND = """```sh
 internvl-chat chat --model {typed} --image image.jpg "What is in the image?"
@@ -28,10 +29,10 @@ print(model.chat(tokenizer, pixel_values, "What is in the image?", dict(max_new_
 ```"""
 _PEFT = """```python
 from peft import PeftConfig, PeftModel
-from transformers import AutoModel
+from transformers import {auto}
 
 revision = PeftConfig.from_pretrained({path}).revision  # of a base on the hub
-base = AutoModel.from_pretrained({base}, revision=revision, trust_remote_code=True)
+base = {auto}.from_pretrained({base}, revision=revision{remote})
 model = PeftModel.from_pretrained(base, {path}).eval()
 ```"""
 _NATIVE = """```python
@@ -64,15 +65,23 @@ def usage(kind: Kind, path: str, base: str) -> str:
     quoted = json.dumps(path, ensure_ascii=False)
     if kind == "native":
         return f"With transformers' own class:\n\n{_NATIVE.format(path=quoted)}"
+    peft = _peft(quoted, json.dumps(base, ensure_ascii=False), is_native=kind == "native adapter")
+    if kind == "native adapter":
+        return peft
     command = f"With internvl-chat:\n\n{_COMMAND.format(typed=shlex.quote(path))}"
     chat = _CHAT.format(path=quoted)
     if kind == "published":
         return f"{command}\n\nWith the published code and its transformers, 4.37.2:\n\n{chat}"
     newer = "With transformers 4.48 or newer, one tile of an image (the model's code lies beside "
+    if kind == "bare adapter":
+        return f"{command}\n\n{peft}"
     if kind == "whole":
         return f"{command}\n\n{newer}its weights):\n\n{chat}"
-    peft = _PEFT.format(path=quoted, base=json.dumps(base, ensure_ascii=False))
-    return (
-        f"{command}\n\n{newer}the adapter, and loads its base):\n\n{chat}\n\n"
-        f"With PEFT alone:\n\n{peft}"
-    )
+    return f"{command}\n\n{newer}the adapter, and loads its base):\n\n{chat}\n\n{peft}"
+
+
+def _peft(path: str, base: str, *, is_native: bool) -> str:
+    """With quoted names."""
+    auto = "AutoModelForImageTextToText" if is_native else "AutoModel"
+    remote = "" if is_native else ", trust_remote_code=True"
+    return f"With PEFT alone:\n\n{_PEFT.format(path=path, base=base, auto=auto, remote=remote)}"

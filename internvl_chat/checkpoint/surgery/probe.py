@@ -86,7 +86,9 @@ def tolerance_for(logits: Tensor) -> float:
     return LOGIT_TOLERANCE * max(1.0, float(logits.abs().max()))
 
 
-def require_same(wanted: Tensor, found: Tensor, *, exact: bool, where: str) -> float:
+def require_same(
+    wanted: Tensor, found: Tensor, *, exact: bool, where: str, fix: str = "Please report this."
+) -> float:
     """Compare what was written with the checkpoint it was made of, by what both compute.
 
     Args:
@@ -94,6 +96,7 @@ def require_same(wanted: Tensor, found: Tensor, *, exact: bool, where: str) -> f
         found: output of what was written, in fp32.
         exact: no weight was rounded on the way, so only the order of sums may differ.
         where: the checkpoint, for messages.
+        fix: what to do where they differ.
 
     Returns:
         Their largest difference.
@@ -108,7 +111,7 @@ def require_same(wanted: Tensor, found: Tensor, *, exact: bool, where: str) -> f
             f"what was written computes something else: outputs differ by {difference:.2e}, more "
             f"than {tolerance_for(wanted):.0e}",
             where=where,
-            fix="What was written stays aside and was not put in place; please report this.",
+            fix=f"What was written stays aside and was not put in place. {fix}",
         )
     return difference
 

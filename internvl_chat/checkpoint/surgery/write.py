@@ -7,7 +7,7 @@ always stands for a complete and verified checkpoint. A name that is taken is re
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -262,5 +262,12 @@ def write_provenance(merged: MergedCheckpoint, directory: Path, command: str, **
         command: what was done.
         **facts: about it, for JSON.
     """
-    entry = {"command": command, "version": __version__, "checkpoint": merged.where, **facts}
-    write_json(directory / PROVENANCE_NAME, {"history": [*merged.history, entry]})
+    add_provenance(directory, merged.history, merged.where, command, **facts)
+
+
+def add_provenance(
+    directory: Path, history: Iterable[Mapping[str, Any]], where: str, command: str, **facts: Any
+) -> None:
+    """As :func:`write_provenance`, of a checkpoint that is told by its history and its name."""
+    entry = {"command": command, "version": __version__, "checkpoint": where, **facts}
+    write_json(directory / PROVENANCE_NAME, {"history": [*history, entry]})

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import InternVLForConditionalGeneration
 
@@ -63,6 +64,36 @@ def test_peft_puts_it_on_the_exported_base(
     model = PeftModel.from_pretrained(plain, tmp_path / "out")
     scales = {one.scaling["default"] for one in model.modules() if getattr(one, "lora_A", None)}
     assert max(scales) == (3.0 if settings.get("use_rslora") or "rank_pattern" in settings else 1.5)
+
+
+def test_its_card_says_what_loads_it(base: Path, tmp_path: Path) -> None:
+    own = adapter(base, tmp_path / "a")
+    for layout, auto in (("native", "AutoModelForImageTextToText"), ("internvl_chat", "AutoModel")):
+        export_adapter(str(own), str(tmp_path / layout), base=str(base / layout))
+        card = ModelCard.load(tmp_path / layout / "README.md")
+        assert (card.data.base_model, card.data.library_name) == (layout, "peft")
+        assert f'base = {auto}.from_pretrained("{layout}", ' in card.content
+        assert "code lies beside" not in card.content
+        assert "1. `export --adapter-for` of `a` + `base`" in card.content
+
+
+def test_another_base_is_told(base: Path, tmp_path: Path) -> None:
+    own = adapter(base, tmp_path / "a")
+    save_base(tmp_path / "wide", llm={"intermediate_size": 48})
+    for other, told in (
+        (own, "is an adapter itself"),
+        (tmp_path / "wide", "is another model: the adapter goes into"),
+        (tmp_path / "none", "no such directory"),
+    ):
+        with pytest.raises(CheckpointError, match=told):
+            export_adapter(str(own), str(tmp_path / "out"), base=str(other))
+
+
+def test_a_base_of_other_weights_is_told(base: Path, tmp_path: Path) -> None:
+    own = adapter(base, tmp_path / "a")
+    save_base(tmp_path / "other", seed=9, ps_version="v2")
+    with pytest.raises(CheckpointError, match="Give --adapter-for the directory of what export"):
+        export_adapter(str(own), str(tmp_path / "out"), base=str(tmp_path / "other"))
 
 
 def test_only_adapters_are_kept_apart(base: Path, tmp_path: Path) -> None:
