@@ -152,4 +152,4 @@ def as_path(name: str) -> str:
 def last_part(name: str) -> str:
     """What a model is called: the name of its directory, or of its repository without revision."""
     found = hub_name(name) or name_of_snapshot(name)
-    return found.repo.partition("/")[2] if found else Path(name).resolve().name
+    return found.repo.partition("/")[2] if found else os.path.basename(os.path.abspath(name))

@@ -168,6 +168,8 @@ def test_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     kept = f"hub/models--org--l/snapshots/{'0' * 40}"
     assert output_dir_of(None, {"model_name_or_path": kept}) == "work_dirs/l_tuned"
+    (tmp_path / "mine").symlink_to(tmp_path / kept)  # a link is named on purpose
+    assert output_dir_of(None, {"model_name_or_path": "mine"}) == "work_dirs/mine_tuned"
     # Never what the run reads.
     model = {"model_name_or_path": os.path.abspath("work_dirs/mine")}
     assert output_dir_of("mine.yaml", model) == "work_dirs/mine_tuned"
