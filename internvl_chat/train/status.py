@@ -13,6 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -120,12 +121,21 @@ def _stamp(seconds: float) -> str:
 # ---- writing ------------------------------------------------------------------------------------
 
 
+def _holds_foreign_model(folder: Path) -> bool:
+    """Whether a model lies there that no run of ours has begun."""
+    ours = (STATUS, "arguments.json")
+    if any(os.path.exists(folder / name) for name in ours):
+        return False
+    return any(os.path.isfile(folder / name) for name in ("config.json", "adapter_config.json"))
+
+
 class RunStatus:
     """The file as one rank of a run writes it.
 
     Rank 0 writes it; another rank only where it failed alone and nobody has said so yet. A finished
     run's verdict outlives a start that changes nothing: what is refused, is complete already, or
-    ends before the first step, is noted beside it.
+    ends before the first step, is noted beside it. Of such a start nothing stays beside a model
+    that is nobody's run.
     """
 
     def __init__(
@@ -144,6 +154,7 @@ class RunStatus:
         self._former: dict[str, Any] | None = None
         self._has_trained = False
         self._has_said = False
+        self._is_foreign = self._folder is not None and _holds_foreign_model(self._folder)
         self._ended = False
 
     def start(self) -> str | None:
@@ -236,6 +247,11 @@ class RunStatus:
 
     def _leave_verdict(self, verdict: dict[str, Any]) -> None:
         assert self._folder is not None
+        if self._is_foreign and not self._has_trained:  # somebody's model is left as it was
+            if self._has_said:
+                with suppress(OSError):
+                    (self._folder / STATUS).unlink()
+            return
         written = load_status(self._folder)
         status = verdict["status"]
         if self.rank != 0:

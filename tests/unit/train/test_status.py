@@ -258,3 +258,21 @@ def test_the_last_word_fits_where_nothing_else_does(
     run.training(step=0, max_steps=1)
     run.end("failed", code=1, error="No space left on device")
     assert content_of(tmp_path)["status"] == "failed"
+
+
+@pytest.mark.parametrize("has_said", [False, True])
+def test_a_refused_start_leaves_nothing_beside_somebodys_model(
+    tmp_path: Path, has_said: bool
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    run = RunStatus(tmp_path)
+    if has_said:
+        run.start()
+        assert content_of(tmp_path)["status"] == "running"
+    run.end("failed", code=2, error="holds a model already")
+    assert os.listdir(tmp_path) == ["config.json"]
+    begun = RunStatus(tmp_path)  # --overwrite_output_dir True
+    begun.start()
+    begun.training(step=0, max_steps=3)
+    begun.end("failed", code=1, error="gone")
+    assert content_of(tmp_path)["status"] == "failed"
