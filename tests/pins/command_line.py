@@ -19,6 +19,7 @@ TERMINAL = {
     "TERM": "dumb",
     "LC_ALL": "C.UTF-8",
     "CUDA_VISIBLE_DEVICES": "",
+    "HF_HUB_OFFLINE": "1",  # as in tests/conftest.py: no name is asked of the network
 }
 CHANGES_THE_LOOK = ("FORCE_COLOR", "CLICOLOR_FORCE", "GITHUB_ACTIONS", "INTERNVL_CHAT_API_KEY")
 
