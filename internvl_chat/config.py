@@ -578,6 +578,10 @@ class DataConfig(_Checked):
             yield f"--max_bad_ratio {self.max_bad_ratio}: want a share between 0 and 1."
 
 
+VAL_SPLIT_SEED: Final = 42
+"""Where none is given."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class HeldOutConfig(_Checked):
     """How much of the training data is held out, and by which seed it is drawn."""

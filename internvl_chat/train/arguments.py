@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from internvl_chat.config import (
     MAX_IMAGE_PIXELS,
+    VAL_SPLIT_SEED,
     AttentionKernel,
     BuildConfig,
     DataConfig,
@@ -125,7 +126,9 @@ class DataArguments:
         "Hold records of --meta_path out of training, for a loss by dataset: below 1 a share of "
         "every dataset, else so many of every dataset.",
     )
-    val_split_seed: int = _option(42, "Which records --val_split holds out; --seed does not count.")
+    val_split_seed: int = _option(
+        VAL_SPLIT_SEED, "Which records --val_split holds out; --seed does not count."
+    )
     max_samples: int | None = _option(
         None, "Take at most the first so many records of every dataset, held-out data too."
     )

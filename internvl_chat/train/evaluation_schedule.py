@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
+from internvl_chat.config import VAL_SPLIT_SEED
 from internvl_chat.train.early_stopping import HELD_OUT_LOSS
 
-HELD_OUT_FLAGS = "--val_split 0.02 or --eval_meta_path"
+HELD_OUT_FLAGS: Final = "--val_split 0.02 or --eval_meta_path"
 
 
 def has_held_out_data(values: Mapping[str, Any]) -> bool:
@@ -33,7 +34,7 @@ def with_evaluation(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict
         return found
     saves_steps = found["save_strategy"] == "steps"
     if found["eval_strategy"] == "no":
-        by_steps = found["eval_steps"] or saves_steps
+        by_steps = found["eval_steps"] is not None or saves_steps
         found["eval_strategy"] = "steps" if by_steps else "epoch"
     if found["early_stopping_patience"] is not None:
         found["metric_for_best_model"] = found["metric_for_best_model"] or HELD_OUT_LOSS
@@ -46,7 +47,7 @@ def with_evaluation(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict
             found["save_strategy"] = "epoch"
         if found["eval_steps"] and "save_steps" not in given:
             found["save_steps"] = found["eval_steps"]
-    if found["eval_strategy"] == "steps" and not found["eval_steps"]:
+    if found["eval_strategy"] == "steps" and found["eval_steps"] is None:
         found["eval_steps"] = found["save_steps"]
     return found
 
@@ -68,7 +69,9 @@ def evaluation_problems(values: Mapping[str, Any]) -> Iterator[str]:
         yield "--save_strategy best needs --metric_for_best_model eval_loss."
     if values["load_best_model_at_end"]:
         yield from _choosing(values)
-    if (values["eval_steps"] or 0) < 0:
+    if values["val_split_seed"] != VAL_SPLIT_SEED and not values["val_split"]:
+        yield f"--val_split_seed {values['val_split_seed']} has no effect without --val_split."
+    if values["eval_steps"] is not None and values["eval_steps"] <= 0:
         yield f"--eval_steps {values['eval_steps']:g}: want a number > 0."
     if values["greater_is_better"]:
         yield "--greater_is_better True: all figures of validation are losses. Drop it."

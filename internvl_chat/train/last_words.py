@@ -10,6 +10,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import orjson
+
+from internvl_chat.checkpoint.load import TRAINED_IN_4BIT
+from internvl_chat.checkpoint.sources import CONFIG_NAME
 from internvl_chat.data.bad_samples import JOURNAL
 from internvl_chat.train.early_stopping import BestEvaluation
 
@@ -92,7 +96,16 @@ def chat_command(output_dir: Path) -> str:
     Args:
         output_dir: a checkpoint, whole or an adapter.
     """
-    return f"{_own_command()} chat --model {shlex.quote(str(output_dir))}"
+    bits = " --load-in-4bit" if _was_in_4bit(output_dir) else ""
+    return f"{_own_command()} chat --model {shlex.quote(str(output_dir))}{bits}"
+
+
+def _was_in_4bit(output_dir: Path) -> bool:
+    """Whether the adapter was trained on a quantised base: it answers best on one."""
+    try:
+        return TRAINED_IN_4BIT in orjson.loads((output_dir / CONFIG_NAME).read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return False
 
 
 def _own_command() -> str:

@@ -120,6 +120,7 @@ def test_the_best_evaluation() -> None:
 DEFAULTS: dict[str, Any] = {
     "eval_meta_path": None,
     "val_split": 0.0,
+    "val_split_seed": 42,
     "eval_strategy": "no",
     "eval_steps": None,
     "save_strategy": "steps",
@@ -213,6 +214,8 @@ def test_what_follows_from_held_out_data(given: dict[str, Any], follows: dict[st
         ({**SPLIT, **BEST, "save_only_model": True}, "what --save_only_model leaves out"),
         ({**STOP, "greater_is_better": True}, "all figures of validation are losses"),
         ({**SPLIT, "eval_steps": -5}, "--eval_steps -5: want a number > 0"),
+        ({**SPLIT, "eval_steps": 0}, "--eval_steps 0: want a number > 0"),
+        ({"val_split_seed": 3}, "--val_split_seed 3 has no effect without --val_split"),
         ({**SPLIT, "early_stopping_patience": 0}, "0: want a number of evaluations >= 1"),
         ({**STOP, "early_stopping_threshold": -1.0}, "threshold -1.0: want a number >= 0"),
         ({**STOP, "early_stopping_threshold": float("nan")}, "threshold nan: want a number >= 0"),

@@ -86,3 +86,9 @@ def test_the_command_is_this_environments(tmp_path: Path, monkeypatch: pytest.Mo
     assert chat_command(folder) == f"{own}/internvl-chat chat --model '{folder}'"
     help_of = chat_command(folder).replace(f"--model '{folder}'", "--help")
     assert subprocess.run(help_of, shell=True, capture_output=True, timeout=120).returncode == 0
+
+
+def test_an_adapter_that_was_trained_on_four_bits_is_asked_on_them(tmp_path: Path) -> None:
+    plain = chat_command(tmp_path)
+    (tmp_path / "config.json").write_text('{"trained_in_4bit": true}')
+    assert chat_command(tmp_path) == f"{plain} --load-in-4bit"
