@@ -142,9 +142,21 @@ def benchmark_results(directory: Path) -> dict[str, str]:
         rules = score.get("rules")
         if not isinstance(rules, dict) or not isinstance(score.get("task"), str):
             continue
-        printed = [f"{name}: {one.get('printed')}" for name, one in rules.items() if one]
-        found[score["task"]] = f"{'; '.join(printed)} ({score.get('n')} questions)"
+        scores = {name: _score(one) for name, one in rules.items() if isinstance(one, dict)}
+        told = [f"{name}: {text}" for name, text in scores.items() if text]
+        if len(told) > 1 and len(set(scores.values())) == 1:  # all rules agree
+            told = [next(iter(scores.values()))]
+        found[score["task"]] = f"{'; '.join(told)} ({score.get('n')} questions)"
     return found
+
+
+def _score(rule: Mapping[str, Any]) -> str:
+    """By one set of rules: what the evaluator prints, where that is a line and no table."""
+    printed, metrics = str(rule.get("printed") or "").strip(), rule.get("metrics")
+    if "\n" not in printed or not isinstance(metrics, dict):
+        return printed
+    numbers = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
+    return ", ".join(f"{key} {value:.4f}" for key, value in numbers.items())
 
 
 def write_card(directory: Path, facts: CardFacts) -> None:

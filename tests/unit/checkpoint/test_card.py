@@ -205,6 +205,22 @@ def test_scores_of_benchmarks_beside_the_model(run: Path) -> None:
     assert "| own | later: accuracy 0.5 (12 questions) |" in card_of(run).content
 
 
+def test_a_table_of_scores_is_told_by_its_figures_and_once(run: Path) -> None:
+    table = {"printed": "     n  exact\nall  1  1.0\n", "metrics": {"exact": 1.0, "anls": 2 / 3}}
+    other = {"printed": "accuracy 0.5\n", "metrics": {"accuracy": 0.5}}
+    for task, rules in (
+        ("own", {"2024": table, "later": table}),
+        ("pope", {"a": table, "b": other}),
+    ):
+        folder = run / f"results/{task}"
+        folder.mkdir(parents=True)
+        (folder / "score.json").write_text(json.dumps({"task": task, "n": 1, "rules": rules}))
+    write_run_card(run)
+    text = card_of(run).content
+    assert "| own | exact 1.0000, anls 0.6667 (1 questions) |" in text
+    assert "| pope | a: exact 1.0000, anls 0.6667; b: accuracy 0.5 (1 questions) |" in text
+
+
 def test_a_card_of_ours_is_written_anew_and_no_other(
     run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
