@@ -317,12 +317,11 @@ def _fetch_base(adapter: Path, need: Need) -> None:
         named, found = find_adapter_base(adapter, values)
     except ValueError:
         return  # told by those who read it
-    base = hub_name(named)
+    revision = values.get("revision")
+    is_beside = isinstance(revision, str) and revision and "@" not in named
+    base = hub_name(f"{named}@{revision}" if is_beside else named)
     if base is None or (found is not None and name_of_snapshot(found) is None):
         return
-    revision = values.get("revision")
-    if base.revision is None and isinstance(revision, str) and revision:
-        base = replace(base, revision=revision)
     try:
         _fetched(base, need)
     except CheckpointError as err:

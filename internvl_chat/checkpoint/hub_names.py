@@ -60,8 +60,8 @@ def hub_name(name: str | os.PathLike[str]) -> HubName | None:
     """The model on the hub that a name means; None where it is a path, present or mistyped.
 
     A path goes first, as in transformers. What can only be a path is one: absolute, with ``./`` or
-    ``~``, with more than one slash or none, or in a folder that is there. So a mistyped path asks
-    no network.
+    ``~``, with more than one slash or none, or in a folder that is there, unless a whole commit is
+    behind it, as what was pinned is written. So a mistyped path asks no network.
     """
     text = os.fspath(name)
     explicit = _URL.fullmatch(text)
@@ -70,9 +70,11 @@ def hub_name(name: str | os.PathLike[str]) -> HubName | None:
     match = _ID.fullmatch(text)
     if match is None or _NO_REPO.search(match["repo"]):
         return None
-    if os.path.lexists(text) or os.path.isdir(match["repo"].partition("/")[0]):
+    found = HubName(**match.groupdict())
+    in_folder = os.path.isdir(found.repo.partition("/")[0])
+    if os.path.lexists(text) or (in_folder and found.commit is None):
         return None
-    return HubName(**match.groupdict())
+    return found
 
 
 def path_hint(path: str | os.PathLike[str]) -> str:

@@ -17,6 +17,7 @@ import torch
 
 from internvl_chat.checkpoint import names
 from internvl_chat.checkpoint.artifacts import write_tokenizer
+from internvl_chat.checkpoint.hub_names import portable_name
 from internvl_chat.checkpoint.skeleton import Skeleton
 from internvl_chat.checkpoint.sources import (
     CONFIG_NAME,
@@ -131,8 +132,9 @@ def require_code_fits(
     if template_values(code, name) is None:
         reasons.append(f"it has no chat template {name!r}, which this model was trained with")
     if reasons:
+        there = portable_name(str(code.directory))
         raise CheckpointError(
-            f"the code of {code.directory} would compute another model: {'; '.join(reasons)}",
+            f"the code of {there} would compute another model: {'; '.join(reasons)}",
             where=where,
             fix="Give --code the folder of the checkpoint that training began with, or export "
             "without --code: our own code runs under transformers 4.48 and newer.",
@@ -180,7 +182,7 @@ def _differing_weights(code: PublishedCode, tensors: Mapping[str, Any]) -> list[
     tied = {name for name in tensors if name.endswith("lm_head.weight")}
     surplus = sorted(tensors.keys() - found - tied)
     sides = ((lacking, "weights of it that are not here"), (surplus, "weights that it has not"))
-    return [f"{len(side)} {what}: {listed(side)}" for side, what in sides if side]
+    return [f"{len(side)} {what}: {listed(side, 3)}" for side, what in sides if side]
 
 
 def _published_names(directory: Path) -> set[str] | None:

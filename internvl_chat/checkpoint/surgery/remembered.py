@@ -9,6 +9,7 @@ from typing import Any
 from transformers.dynamic_module_utils import get_relative_imports
 
 from internvl_chat.checkpoint.hub import local_code
+from internvl_chat.checkpoint.hub_names import path_hint
 from internvl_chat.checkpoint.sources import CONFIG_NAME, read_json
 from internvl_chat.checkpoint.surgery.merged import PROVENANCE_NAME
 from internvl_chat.errors import CheckpointError
@@ -29,8 +30,11 @@ def remembered_code(checkpoint: str) -> str:
         checkpoint: a directory.
 
     Raises:
-        CheckpointError: nothing says which that is, or it is not there any more.
+        CheckpointError: there is no such directory, nothing says which that is, or it is not there
+            any more.
     """
+    if not Path(checkpoint).is_dir():
+        raise CheckpointError("no such directory", where=checkpoint, fix=path_hint(checkpoint))
     name, followed = checkpoint, [checkpoint]
     while not _has_foreign_code(Path(local_code(name))):
         before = _came_from(Path(local_code(name)))

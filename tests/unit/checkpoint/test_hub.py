@@ -146,7 +146,8 @@ def test_a_directory_goes_before_the_model_of_its_name(
     assert f"{NAME} is the directory here; the model of that name on the hub is hf://" in (
         caplog.text
     )
-    assert name_of_snapshot(local_model(f"hf://{NAME}")) is not None
+    pinned = name_of_snapshot(local_model(f"hf://{NAME}"))
+    assert hub_name(str(pinned)) == pinned  # also where its folder is here
 
 
 def test_what_a_model_is_called() -> None:
@@ -329,6 +330,20 @@ def test_an_adapter_names_its_base(
     assert set(MODEL) == names_in(str(base))
 
 
+def test_a_base_is_brought_though_its_folder_is_here(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = hub.add(NAME, MODEL).branches["main"]
+    monkeypatch.chdir(tmp_path)
+    Path("Org").mkdir()
+    adapter = Path("Org/mine")
+    adapter.mkdir()
+    values = {"base_model_name_or_path": NAME, "revision": commit}
+    (adapter / "adapter_config.json").write_text(json.dumps(values))
+    local_model(adapter)
+    assert resolve_adapter_base(adapter).name == commit
+
+
 def test_an_adapter_on_the_hub_brings_its_base(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     commit = hub.add(NAME, MODEL | OTHERS).branches["main"]
     values = {"base_model_name_or_path": NAME, "revision": commit}
@@ -424,6 +439,9 @@ def test_the_cache_is_somebody_elses(
     hub.add(NAME, MODEL)
     hub_cache.parent.mkdir()
     hub_cache.write_text("a file")
+    assert "cannot be written into the hub's cache" in told(NAME)
+    hub_cache.unlink()
+    hub_cache.symlink_to("/proc/nobody/hub")  # where nothing can be made
     assert "cannot be written into the hub's cache" in told(NAME)
 
 

@@ -159,6 +159,8 @@ def test_a_run_remembers_where_it_began(
     (ours / "provenance.json").unlink()
     with pytest.raises(CheckpointError, match=r"nothing says with which.*Give --code the folder"):
         remembered_code(str(ours))
+    with pytest.raises(CheckpointError, match="no such directory"):
+        remembered_code(str(ours / "mistyped"))
     (ours / "arguments.json").write_text(json.dumps(record))
     merged = tmp_path / "merged"
     merged.mkdir()
