@@ -97,7 +97,7 @@ class HeldOutPart:
         if moved:
             raise DatasetError(
                 f"{len(moved)} of the {len(self.records[spec.name])} records that {self.path} "
-                f"holds out are not where they were, first that of line {moved[0].line}",
+                f"holds out are other ones now, first that of line {moved[0].line}",
                 where=spec.annotation,
                 fix="Give the files that the run was trained on: which of these it has not seen, "
                 "nobody can tell.",

@@ -115,7 +115,10 @@ def compare(old: RunRecord | None, new: RunRecord, defaults: Mapping[str, Any]) 
             then = _shown(old.arguments[name]) if known else "(not known then)"
             found.append(_difference(name, then, now[name], effect, old, new))
         elif before[name] != now[name]:
-            found.append(_difference(name, _shown(before[name]), now[name], effect, old, new))
+            was, wanted = old.arguments.get(name), new.arguments.get(name)
+            if was == wanted:  # what they follow differs
+                was, wanted = before[name], now[name]
+            found.append(_difference(name, _shown(was), wanted, effect, old, new))
     found += _batch(old, new)
     found += _zero(old, new)
     return Comparison(differences=tuple(found), uncertain=tuple(notes))

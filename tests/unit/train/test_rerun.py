@@ -147,6 +147,11 @@ def test_every_flag_stands_in_one_class() -> None:
         ({}, {"deepspeed": {"gradient_clipping": 1.0, "bf16": {"enabled": True}}}, {}),
         ({}, {"deepspeed": {"fp16": {"enabled": "auto", "loss_scale": 0}}}, {}),
         (
+            {"vision_lr": 1e-5, "mlp_lr": None, "llm_lr": None, "learning_rate": 1e-5},
+            {"vision_lr": 2e-5, "mlp_lr": None, "llm_lr": None, "learning_rate": 1e-5},
+            {"rate": ["--vision_lr 1e-05 -> 2e-05"]},  # as given, though it was the run's rate
+        ),
+        (
             {},
             {"deepspeed": {"gradient_clipping": 0.5}},
             {"result": ["--deepspeed gradient_clipping none -> 0.5"]},
