@@ -77,7 +77,7 @@ def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--max_seq_len", "5"], "Did you mean --max_seq_length?"),
+        (["--max_seq_lenght", "5"], "Did you mean --max_seq_length?"),
         (["--conv_style", "Hermes-3"], "Hermes-2"),
         (["--max_seq_length", "many"], "max_seq_length"),
         (["--tokenizer", "gone"], "no such directory"),
