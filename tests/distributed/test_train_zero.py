@@ -280,13 +280,8 @@ def test_the_best_checkpoint_is_kept_and_is_the_result(trained: Folders, name: s
         assert largest_difference(result, last) > 0
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "early",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("early_zero3", "early_lora")),
-    ],
-)
+@pytest.mark.slow  # in one process: tests/unit/train/test_held_out_run.py
+@pytest.mark.parametrize("name", ["early", "early_zero3", "early_lora"])
 @pytest.mark.runs("{name}")
 def test_a_run_stops_early_and_its_best_is_the_result(trained: Folders, name: str) -> None:
     losses = logged(trained[name], "eval_loss")

@@ -331,6 +331,7 @@ def test_other_files_of_a_model_are_no_training(made: Path) -> None:
     assert "## Settings" not in card.content
 
 
+@pytest.mark.slow
 def test_the_code_of_an_adapters_card_runs(made: Path) -> None:
     """In a process that sees what travels, and PEFT."""
     blocks = [one.split("```")[0] for one in card_of(made / "adapter").content.split("```python")]
