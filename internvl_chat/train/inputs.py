@@ -9,7 +9,7 @@ import torch
 
 from internvl_chat.config import NormalizeType
 from internvl_chat.data.pixels import normalize_pixels
-from internvl_chat.train.attention import SDPA_VARLEN
+from internvl_chat.train.attention import PACKED_BY_BORDERS, SDPA_VARLEN
 
 FORWARD_KEYS = ("input_ids", "labels", "attention_mask", "position_ids", "image_flags")
 _PACKED_KEYS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
@@ -37,7 +37,7 @@ def forward_inputs(
             pixels, normalize_type=normalize_type, dtype=pixel_dtype
         )
     is_packed = batch.get("cu_seq_lens_q") is not None
-    if is_packed and attention == "flash_attention_2":
+    if is_packed and attention in PACKED_BY_BORDERS:
         taken |= {name: batch[name] for name in _PACKED_KEYS}
     elif is_packed and attention == SDPA_VARLEN:
         taken["segment_lengths"] = batch["segment_lengths"]

@@ -70,13 +70,13 @@ def prepare_run(args: RunArguments, state: DistributedState) -> PreparedRun:
     checkpoint = args.model.model_name_or_path
     if state.is_main:
         log_contradictions(checkpoint, args.given)
-    attention, vision_attention, reason = choose_attention(
+    chosen = choose_attention(
         args.model.attn_implementation,
         packed=args.data.use_packed_ds,
         device=state.device,
         half_precision=args.train.bf16 or args.train.fp16,
     )
-    kernels = {"": vision_attention, "vision_config": vision_attention, "llm_config": attention}
+    kernels = {"": chosen.vision, "vision_config": chosen.vision, "llm_config": chosen.llm}
     build = build_config(
         args.model,
         args.data,
@@ -102,8 +102,8 @@ def prepare_run(args: RunArguments, state: DistributedState) -> PreparedRun:
         plan=plan,
         train=train,
         evaluation=evaluation,
-        attention=attention,
-        attention_reason=reason,
+        attention=chosen.llm,
+        attention_reason=chosen.reason,
         is_split=held_out_config(args.data) is not None,
     )
 

@@ -327,7 +327,7 @@ def _hardware(values: Values, device: torch.device) -> Iterator[str]:
                 packed=values["use_packed_ds"],
                 device=device,
                 half_precision=values["bf16"] or values["fp16"],
-            )[0]
+            ).llm
             yield f"--attn_implementation flash_attention_2: {problem}. auto would take {instead}."
         elif not (values["bf16"] or values["fp16"]):
             yield "--attn_implementation flash_attention_2 needs --bf16 True (or fp16)."

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.machinery
+import importlib.util
+import inspect
+from collections.abc import Iterator
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from internvl_chat.train.attention import choose_attention, sdpa_varlen_attention
+from internvl_chat.train import attention
+from internvl_chat.train.attention import (
+    choose_attention,
+    sdpa_varlen_attention,
+    torch_varlen_attention,
+)
 
 CPU = torch.device("cpu")
 
@@ -48,11 +59,161 @@ def test_without_segments_it_is_causal() -> None:
     ],
 )
 def test_choice_on_a_cpu(requested: str, packed: bool, kernels: tuple[str, str]) -> None:
-    *chosen, reason = choose_attention(
+    chosen = choose_attention(
         requested,  # type: ignore[arg-type]
         packed=packed,
         device=CPU,
         half_precision=True,
     )
-    assert tuple(chosen) == kernels
-    assert ("flash-attn" in reason) == (requested == "auto")
+    assert (chosen.llm, chosen.vision) == kernels
+    if requested != "auto":
+        assert chosen.reason.startswith(f"as asked: {requested}")
+    elif packed:
+        assert "needs a GPU, this run is on cpu" in chosen.reason
+
+
+@pytest.mark.parametrize(
+    ("requested", "packed", "half", "torch_has_it", "flash_attn", "kernels"),
+    [
+        ("auto", True, True, True, True, ("torch_varlen", "sdpa")),
+        ("auto", True, True, True, False, ("torch_varlen", "sdpa")),
+        ("auto", True, True, False, True, ("flash_attention_2", "flash_attention_2")),
+        ("auto", True, True, False, False, ("sdpa_varlen", "sdpa")),
+        ("auto", True, False, True, True, ("sdpa_varlen", "sdpa")),
+        ("auto", False, True, True, True, ("sdpa", "sdpa")),
+        ("sdpa", True, True, True, True, ("sdpa_varlen", "sdpa")),
+        ("eager", True, True, True, True, ("eager", "eager")),
+        ("flash_attention_2", True, True, True, True, ("flash_attention_2", "flash_attention_2")),
+        ("flash_attention_2", False, True, True, True, ("flash_attention_2", "flash_attention_2")),
+    ],
+)
+def test_choice_on_a_gpu(
+    requested: str,
+    packed: bool,
+    half: bool,
+    torch_has_it: bool,
+    flash_attn: bool,
+    kernels: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(attention, "varlen_attn", by_segments if torch_has_it else None)
+    found = importlib.machinery.ModuleSpec("flash_attn", None) if flash_attn else None
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
+    chosen = choose_attention(
+        requested,  # type: ignore[arg-type]
+        packed=packed,
+        device=torch.device("cuda"),
+        half_precision=half,
+    )
+    assert (chosen.llm, chosen.vision) == kernels
+
+
+def test_an_old_gpu_takes_no_flash_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    chosen = choose_attention("auto", packed=True, device=torch.device("cuda"), half_precision=True)
+    assert chosen.llm == "sdpa_varlen"
+    assert "Ampere" in chosen.reason
+
+
+def by_segments(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_seq_q: torch.Tensor,
+    cu_seq_k: torch.Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    scale: float | None = None,
+    window_size: tuple[int, int] = (-1, -1),
+    enable_gqa: bool = False,
+) -> torch.Tensor:
+    """What torch's varlen_attn computes, of (T, heads, width), with its rules."""
+    assert query.shape[-1] % 8 == 0
+    assert query.dtype == key.dtype == value.dtype
+    assert window_size == (-1, 0), "causal attention"
+    assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
+    assert max_q == max_k == int(cu_seq_q.diff().max())
+    assert enable_gqa == (query.shape[1] != key.shape[1])
+    parts = []
+    for first, last in zip(cu_seq_q[:-1].tolist(), cu_seq_q[1:].tolist(), strict=True):
+        q, k, v = (row[first:last].transpose(0, 1)[None] for row in (query, key, value))
+        part = F.scaled_dot_product_attention(
+            q, k, v, is_causal=True, scale=scale, enable_gqa=enable_gqa
+        )
+        parts.append(part[0].transpose(0, 1))
+    return torch.cat(parts)
+
+
+@pytest.fixture
+def with_varlen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """torch's kernel, which wants a GPU, computed on the CPU."""
+    monkeypatch.setattr(attention, "varlen_attn", by_segments)
+    attention._varlen_keywords.cache_clear()
+    yield
+    attention._varlen_keywords.cache_clear()
+
+
+@pytest.mark.usefixtures("with_varlen")
+@pytest.mark.parametrize("width", [8, 12])
+@pytest.mark.parametrize("groups", [2, 4])
+@pytest.mark.parametrize("lengths", [(3, 1, 5), (9,), (1,) * 9])
+def test_one_call_equals_segment_by_segment(
+    width: int, groups: int, lengths: tuple[int, ...]
+) -> None:
+    torch.manual_seed(0)
+    inputs = [torch.randn(1, heads, 9, width, requires_grad=True) for heads in (4, groups, groups)]
+    borders = torch.tensor([0, *torch.tensor(lengths).cumsum(0)], dtype=torch.int32)
+    wanted, _ = sdpa_varlen_attention(nn.Module(), *inputs, None, segment_lengths=lengths)
+    out, _ = torch_varlen_attention(
+        nn.Module(), *inputs, None, cu_seq_lens_q=borders, max_length_q=max(lengths)
+    )
+    torch.testing.assert_close(out, wanted, atol=1e-6, rtol=0)
+    into = torch.randn_like(out)
+    ours, theirs = (torch.autograd.grad(one, inputs, into) for one in (out, wanted))
+    for grad, expected in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(grad, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.usefixtures("with_varlen")
+def test_under_autocast_all_three_are_in_half_precision() -> None:
+    query, key = torch.randn(2, 1, 2, 6, 8)
+    value = torch.randn(1, 2, 6, 8, dtype=torch.bfloat16)
+    borders = torch.tensor([0, 2, 6], dtype=torch.int32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out, _ = torch_varlen_attention(
+            nn.Module(), query, key, value, None, cu_seq_lens_q=borders, max_length_q=4
+        )
+    assert out.dtype == torch.bfloat16
+
+
+def test_dropout_goes_by_segments() -> None:
+    """The kernel would leave it out without a word."""
+    query, key, value = torch.randn(3, 1, 2, 6, 8)
+    borders = torch.tensor([0, 2, 6], dtype=torch.int32)
+    call = partial(
+        torch_varlen_attention,
+        nn.Module(),
+        query,
+        key,
+        value,
+        None,
+        dropout=0.5,
+        cu_seq_lens_q=borders,
+        max_length_q=4,
+    )
+    torch.manual_seed(0)
+    first, _ = call()
+    second, _ = call()
+    assert not torch.equal(first, second)
+
+
+def test_the_installed_torch_knows_the_keywords() -> None:
+    if attention.varlen_attn is None:
+        pytest.skip("this torch has no varlen_attn")
+    known = inspect.signature(attention.varlen_attn).parameters
+    attention._varlen_keywords.cache_clear()
+    for grouped in (False, True):
+        assert set(attention._varlen_keywords(grouped)) <= set(known)
+    assert {"window_size", "is_causal"} & set(attention._varlen_keywords(False))
