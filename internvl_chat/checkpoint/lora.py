@@ -10,9 +10,9 @@ from torch import nn
 
 from internvl_chat.checkpoint import names
 from internvl_chat.checkpoint.lora_settings import saved_module
-from internvl_chat.checkpoint.partition import full_numel
 from internvl_chat.checkpoint.skeleton import unwrapped_llm
 from internvl_chat.config import TrainableConfig
+from internvl_chat.costs.parameters import full_numel
 from internvl_chat.errors import ConfigError
 
 if TYPE_CHECKING:

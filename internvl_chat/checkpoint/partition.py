@@ -13,26 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from internvl_chat.checkpoint.tensor_files import TensorSource, numel
+from internvl_chat.checkpoint.tensor_files import TensorSource
+from internvl_chat.costs.parameters import full_numel
 
 
 def is_partitioned(parameter: Tensor) -> bool:
     """Whether ZeRO-3 manages the parameter (its ``.shape`` is then that of a placeholder)."""
     return hasattr(parameter, "ds_id")
-
-
-def full_shape(parameter: Tensor) -> tuple[int, ...]:
-    """The shape, partitioned or not, in 4 bits or not."""
-    shape = getattr(parameter, "ds_shape", None)
-    state = getattr(parameter, "quant_state", None)  # of bitsandbytes, which packs two in a byte
-    if shape is None and state is not None:
-        shape = state.shape
-    return tuple(parameter.shape if shape is None else shape)
-
-
-def full_numel(parameter: Tensor) -> int:
-    """Number of elements, partitioned or not."""
-    return numel(full_shape(parameter))
 
 
 def deepspeed_config_if_zero3() -> dict[str, Any] | None:

@@ -21,12 +21,7 @@ from internvl_chat.checkpoint import names
 from internvl_chat.checkpoint.artifacts import copy_companion, write_companions
 from internvl_chat.checkpoint.hub_names import name_of_snapshot
 from internvl_chat.checkpoint.lora_settings import saved_module
-from internvl_chat.checkpoint.partition import (
-    full_numel,
-    full_shape,
-    gathered_tensors,
-    parameters_and_buffers,
-)
+from internvl_chat.checkpoint.partition import gathered_tensors, parameters_and_buffers
 from internvl_chat.checkpoint.skeleton import Skeleton, skeleton_of
 from internvl_chat.checkpoint.sources import GENERATION_NAME, find_companion
 from internvl_chat.checkpoint.tensor_files import (
@@ -35,6 +30,7 @@ from internvl_chat.checkpoint.tensor_files import (
     write_safetensors,
 )
 from internvl_chat.config import DecodeConfig, NormalizeType
+from internvl_chat.costs.parameters import full_numel, full_shape
 from internvl_chat.files import write_json
 from internvl_chat.model.adapter import ADAPTER_WEIGHTS_NAME
 

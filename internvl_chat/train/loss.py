@@ -33,8 +33,7 @@ def count_step(batches: Sequence[Mapping[str, Any]]) -> Tensor:
     """
     total = torch.zeros(len(COUNTED), dtype=torch.float64)
     for batch in batches:
-        labels = batch["labels"]
-        supervised = labels[:, 1:] != IGNORE_INDEX  # position 0 of a row predicts nothing
+        labels, supervised = batch["labels"], _is_supervised(batch)
         mask = batch.get("attention_mask")
         flags = batch.get("image_flags")
         total += torch.tensor(
@@ -49,6 +48,28 @@ def count_step(batches: Sequence[Mapping[str, Any]]) -> Tensor:
             dtype=torch.float64,
         )
     return total
+
+
+def _is_supervised(batch: Mapping[str, Any]) -> Tensor:
+    """(B, T - 1) bool: position 0 of a row predicts nothing."""
+    return batch["labels"][:, 1:] != IGNORE_INDEX
+
+
+def num_supervised(batch: Mapping[str, Any]) -> int:
+    """Supervised tokens of a micro batch."""
+    return int(_is_supervised(batch).sum())
+
+
+def sample_lengths(batch: Mapping[str, Any]) -> list[int]:
+    """Tokens of each sample of a micro batch, without what pads its row."""
+    segments = batch.get("cu_seq_lens_q")
+    if segments is not None:
+        return list(segments.diff().tolist())
+    mask = batch.get("attention_mask")
+    if mask is None:
+        rows, width = batch["labels"].shape
+        return [width] * rows
+    return list(mask.sum(dim=1).tolist())
 
 
 def num_real_samples(batch: Mapping[str, Any]) -> int:

@@ -7,17 +7,20 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from internvl_chat.costs.flops import ModelFlops
+from internvl_chat.machine.peaks import Precision
 from internvl_chat.train.distributed import gather_over_ranks, sum_over_ranks
-from internvl_chat.train.loss import COUNTED, DatasetLosses, count_step, losses_by_name
-from internvl_chat.train.metrics import (
-    ModelFlops,
-    StepClock,
-    peak_flops,
-    peak_memory_bytes,
-    step_figures,
+from internvl_chat.train.loss import (
+    COUNTED,
+    DatasetLosses,
+    count_step,
+    losses_by_name,
+    num_supervised,
+    sample_lengths,
 )
+from internvl_chat.train.metrics import StepClock, peak_flops, peak_memory_bytes, step_figures
 
 
 class RunMeter:
@@ -27,15 +30,17 @@ class RunMeter:
         model: an InternVLChatModel, with what trains decided.
         dataset_names: by ``dataset_id``.
         device: of this rank.
+        precision: of the run's matrix products, for the device's peak.
         world_size: number of ranks; all of them call what says so.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         *,
         dataset_names: tuple[str, ...],
         device: torch.device,
+        precision: Precision,
         world_size: int,
     ) -> None:
         self.clock = StepClock()
@@ -44,7 +49,7 @@ class RunMeter:
         self._device, self._world_size = device, world_size
         self._counts = torch.zeros(len(COUNTED), dtype=torch.float64, device=device)
         self._flops = ModelFlops.of_model(model)
-        self._peak_flops = peak_flops(device)
+        self._peak_flops = peak_flops(device, precision)
 
     def fetch(self, batches: Iterator[Any], number: int) -> list[Any]:
         """Take so many micro batches, or as many as there are; the wait is counted."""
@@ -60,9 +65,13 @@ class RunMeter:
         return counts
 
     def flops(self, batch: Mapping[str, Any]) -> float:
-        """FLOPs of a micro batch on this rank, by tokens of each tower."""
+        """Model FLOPs of a micro batch on this rank, which is on the CPU."""
         flags = batch.get("image_flags")
-        return self._flops.of_batch(batch["input_ids"].numel(), 0 if flags is None else len(flags))
+        return self._flops.of_batch(
+            sample_lengths(batch),
+            0 if flags is None else int(flags.sum()),
+            num_supervised(batch),
+        )
 
     def read(
         self, *, loss: Tensor, steps: int, flops: float, grad_norm: Tensor | float | None

@@ -6,36 +6,30 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
 
 import torch
-from torch import nn
 
-from internvl_chat.checkpoint.partition import full_numel
 from internvl_chat.errors import UserError
-
-PEAK_FLOPS = {
-    "A100": 312e12,
-    "A800": 312e12,
-    "H100": 989e12,
-    "H800": 989e12,
-    "H200": 989e12,
-    "L40S": 362e12,
-    "L40": 181e12,
-    "A6000": 155e12,
-    "4090": 165e12,
-}
-"""Dense bfloat16 peak by a word of the device's name; from the vendors' data sheets."""
+from internvl_chat.machine.peaks import Precision, peaks_of
+from internvl_chat.train.trainer_arguments import TrainArguments
 
 
-def peak_flops(device: torch.device) -> float | None:
-    """Peak of this GPU in FLOP/s; None when unknown (CPUs included)."""
+def peak_flops(device: torch.device, precision: Precision) -> float | None:
+    """Dense peak of this GPU in FLOP/s; None when unknown (CPUs included)."""
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak for word, peak in PEAK_FLOPS.items() if word in name), None)
+    peaks = peaks_of(torch.cuda.get_device_name(device))
+    return None if peaks is None else peaks.flops(precision)
+
+
+def matmul_precision(args: TrainArguments) -> Precision:
+    """In what a run computes its matrix products."""
+    if args.bf16:
+        return "bf16"
+    if args.fp16:
+        return "fp16"
+    return "tf32" if args.tf32 else "fp32"
 
 
 def peak_memory_bytes(device: torch.device) -> int:
@@ -72,65 +66,6 @@ class StepClock:
         elapsed, waited = time.perf_counter() - self._start, self._waited
         self.reset()
         return max(elapsed, 1e-9), waited
-
-
-def flops_per_token(parameters: Iterable[nn.Parameter], *, needs_input_grad: bool) -> float:
-    """Matrix-multiply FLOPs that one token costs in forward and backward.
-
-    Two per weight and pass: forward, gradient of the input if anything before it trains, gradient
-    of the weight if it trains. Attention itself and recomputation are left out, as in the usual
-    definition of model FLOPs utilisation (https://arxiv.org/abs/2204.02311, appendix B).
-    """
-    total = 0.0
-    for parameter in parameters:
-        passes = 1 + needs_input_grad + parameter.requires_grad
-        total += 2.0 * passes * full_numel(parameter)
-    return total
-
-
-@dataclass(frozen=True)
-class ModelFlops:
-    """Matrix-multiply FLOPs of a chat model in training, by kind of token."""
-
-    per_text_token: float
-    """LLM and output layer; the embedding table is a lookup and counts nothing."""
-    per_vision_token: float
-    vision_tokens_per_tile: int
-    """Patches and the class token."""
-    tokens_per_tile: int
-    """Tokens that the projector hands to the LLM."""
-    per_projected_token: float
-
-    @classmethod
-    def of_model(cls, model: Any) -> ModelFlops:
-        """Count an InternVLChatModel's weights, and what of them trains by now."""
-        vision, projector = model.vision_model, model.mlp1
-        trains_vision = any(p.requires_grad for p in vision.parameters())
-        trains_projector = trains_vision or any(p.requires_grad for p in projector.parameters())
-        table = {id(p) for p in model.get_input_embeddings().parameters()}
-        text = [p for p in model.language_model.parameters() if id(p) not in table]
-        patches = (model.config.image_size // model.config.vision_config.patch_size) ** 2
-        needs_text_grad = trains_projector or any(p.requires_grad for p in text)
-        return cls(
-            per_text_token=flops_per_token(text, needs_input_grad=needs_text_grad),
-            per_vision_token=flops_per_token(vision.parameters(), needs_input_grad=trains_vision),
-            vision_tokens_per_tile=patches + 1,
-            tokens_per_tile=model.num_image_token,
-            per_projected_token=flops_per_token(
-                projector.parameters(), needs_input_grad=trains_projector
-            ),
-        )
-
-    def of_batch(self, text_tokens: int, tiles: int) -> float:
-        """FLOPs of ``text_tokens`` positions in the LLM and ``tiles`` through tower and projector.
-
-        The tokens of a tile are positions of the text as well: ``input_ids`` holds them.
-        """
-        return (
-            text_tokens * self.per_text_token
-            + tiles * self.vision_tokens_per_tile * self.per_vision_token
-            + tiles * self.tokens_per_tile * self.per_projected_token
-        )
 
 
 def step_figures(

@@ -20,8 +20,8 @@ from torch import nn
 
 from internvl_chat.checkpoint.lora import parameter_group
 from internvl_chat.checkpoint.names import LLM_PREFIX, MLP_PREFIX, VISION_PREFIX
-from internvl_chat.checkpoint.partition import full_shape
 from internvl_chat.config import TrainableConfig
+from internvl_chat.costs.parameters import full_shape
 
 PARTS: Final = {"vision": VISION_PREFIX, "mlp": MLP_PREFIX, "llm": LLM_PREFIX}
 """Part -> what its parameters' names begin with."""

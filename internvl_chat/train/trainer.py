@@ -21,8 +21,8 @@ from transformers import Trainer
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import SaveStrategy
 
-from internvl_chat.checkpoint.partition import full_numel
 from internvl_chat.config import NormalizeType, require
+from internvl_chat.costs.parameters import full_numel
 from internvl_chat.data.collate import Collator
 from internvl_chat.data.dataset import SftDataset
 from internvl_chat.data.sampler import StepBatchSampler
@@ -39,7 +39,7 @@ from internvl_chat.train.evaluation import held_out_losses, held_out_metrics
 from internvl_chat.train.inputs import forward_inputs, segment_lengths
 from internvl_chat.train.loss import COUNTED, DatasetLosses, dataset_of_targets
 from internvl_chat.train.meter import RunMeter
-from internvl_chat.train.metrics import require_finite
+from internvl_chat.train.metrics import matmul_precision, require_finite
 from internvl_chat.train.order import EpochLoader, ResumableOrder, RunLength
 from internvl_chat.train.rates import (
     RateMeter,
@@ -130,6 +130,7 @@ class InternVLTrainer(Trainer):
             model,
             dataset_names=setup.dataset_names,
             device=self.args.device,
+            precision=matmul_precision(args),
             world_size=self.args.world_size,
         )
         self._unused = UnusedParameterCheck(model)
@@ -253,7 +254,7 @@ class InternVLTrainer(Trainer):
         }
 
     def floating_point_ops(self, inputs: Mapping[str, Any]) -> float:
-        """FLOPs of this micro batch on this rank, by tokens of each tower."""
+        """Model FLOPs of this micro batch on this rank."""
         return self._meter.flops(inputs)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:

@@ -18,7 +18,6 @@ from internvl_chat.checkpoint.load import build_model
 from internvl_chat.checkpoint.lora import apply_freezing_and_lora, trainable_table
 from internvl_chat.checkpoint.manifest import Peers, atomic_directory
 from internvl_chat.checkpoint.partition import (
-    full_numel,
     gathered_tensors,
     is_partitioned,
     parameters_and_buffers,
@@ -26,6 +25,7 @@ from internvl_chat.checkpoint.partition import (
 from internvl_chat.checkpoint.save import save_checkpoint_files
 from internvl_chat.checkpoint.tokenizer import add_special_tokens, load_tokenizer
 from internvl_chat.config import BuildConfig
+from internvl_chat.costs.parameters import full_numel
 from internvl_chat.errors import CheckpointError
 from internvl_chat.model import InternVLChatModel
 from tests.support.checkpoints import config_for, stitch_config

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from internvl_chat import InternVLChatModel
-from internvl_chat.train.metrics import ModelFlops
+from internvl_chat.costs.flops import ModelFlops
 from tests.support.runs import Dataset, Run
 from tests.support.training import largest_difference, logged, weights
 

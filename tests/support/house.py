@@ -17,11 +17,12 @@ PRIVATE_WORDS = re.compile(
 LEVELS = (
     {"errors", "files", "config", "quiet", "shipped"},
     {"model"},
-    {"resources"},
+    {"resources", "machine"},
+    {"costs"},
     {"data", "checkpoint"},
     {"chat"},
     {"train", "serve", "web"},
-    {"evaluation", "machine"},
+    {"evaluation"},
     {"cli"},
 )
 """Rooms from the ground up; imports point downwards, never to another room of the same level."""

@@ -8,17 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import nn
 
-from internvl_chat import InternVLChatModel
-from internvl_chat.checkpoint.partition import full_numel
-from internvl_chat.model.presets import load_preset
 from internvl_chat.train import metrics
 from internvl_chat.train.loss import COUNTED, count_step
 from internvl_chat.train.metrics import (
-    ModelFlops,
     StepClock,
-    flops_per_token,
     peak_flops,
     peak_memory_bytes,
     step_figures,
@@ -76,125 +70,16 @@ def test_peak_memory_is_what_the_kernel_counts() -> None:
     assert kib * 1024 / 2 < peak_memory_bytes(torch.device("cpu")) < kib * 1024 * 100
 
 
-@pytest.mark.parametrize(
-    ("name", "peak"),
-    [
-        ("NVIDIA A100-SXM4-80GB", 312e12),
-        ("NVIDIA H100 80GB HBM3", 989e12),
-        ("NVIDIA GeForce RTX 4090", 165e12),
-        ("NVIDIA L40", 181e12),
-        ("NVIDIA L40S", 362e12),
-        ("Tesla T4", None),
-    ],
-)
-def test_peak_flops_by_name(monkeypatch: pytest.MonkeyPatch, name: str, peak: float | None) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
-    assert peak_flops(torch.device("cuda", 0)) == peak
-
-
-def test_a_cpu_has_no_peak() -> None:
-    assert peak_flops(torch.device("cpu")) is None
-
-
-# ---- FLOPs ---------------------------------------------------------------------------------------
-
-
-def parameter(size: int, *, trains: bool) -> nn.Parameter:
-    return nn.Parameter(torch.zeros(size), requires_grad=trains)
-
-
-@pytest.mark.parametrize(
-    ("trains", "needs_input_grad", "flops"),
-    [
-        (True, True, 60.0),  # forward, gradient of the input, gradient of the weight: 3 x 2 x 10
-        (True, False, 40.0),  # the first layer that trains
-        (False, True, 40.0),  # frozen, with something that trains before it
-        (False, False, 20.0),  # forward alone
-    ],
-)
-def test_flops_of_ten_weights(trains: bool, needs_input_grad: bool, flops: float) -> None:
-    weights = [parameter(10, trains=trains)]
-    assert flops_per_token(weights, needs_input_grad=needs_input_grad) == flops
-
-
-def test_flops_add_up_over_parameters() -> None:
-    weights = [parameter(10, trains=True), parameter(3, trains=False)]
-    assert flops_per_token(weights, needs_input_grad=True) == 60.0 + 12.0
-    assert flops_per_token([], needs_input_grad=True) == 0.0
-
-
-def test_a_partitioned_parameter_counts_whole() -> None:
-    weight = parameter(0, trains=True)  # what ZeRO-3 leaves on a rank
-    weight.ds_shape = (5, 2)
-    assert full_numel(weight) == 10
-    assert flops_per_token([weight], needs_input_grad=True) == 60.0
-
-
-def test_flops_of_a_batch() -> None:
-    flops = ModelFlops(
-        per_text_token=100.0,
-        per_vision_token=10.0,
-        vision_tokens_per_tile=5,
-        tokens_per_tile=4,
-        per_projected_token=1.0,
-    )
-    # 20 x 100 of text; 3 tiles of 5 x 10 in the tower and 4 x 1 in the projector
-    assert flops.of_batch(20, 3) == 2000.0 + 150.0 + 12.0
-    assert flops.of_batch(20, 0) == 2000.0
-
-
-LAYER = 2 * 7168 * 7168 + 2 * 7168 * 1024 + 3 * 7168 * 20480 + 2 * 7168
-"""Yi-34B: query and output, key and value of 8 heads of 128, gated MLP, two norms."""
-TEXT = 60 * LAYER + 7168 + 64000 * 7168
-"""Layers, last norm, output layer; without the embedding table."""
-VISION, PROJECTOR = 5_536_496_000, 143_170_560
-"""Held by tests/unit/model/test_presets.py."""
-
-
-@pytest.fixture(scope="module")
-def v1_2() -> InternVLChatModel:
-    with torch.device("meta"):
-        return InternVLChatModel(load_preset("InternVL-Chat-V1-2"))
-
-
-def set_trainable(model: InternVLChatModel, *, vision: bool, projector: bool, llm: bool) -> None:
-    model.vision_model.requires_grad_(vision)
-    model.mlp1.requires_grad_(projector)
-    model.language_model.requires_grad_(llm)
-
-
-def test_flops_of_v1_2_when_all_of_it_trains(v1_2: InternVLChatModel) -> None:
-    """By the formula without attention and embedding table: 6 a weight and token."""
-    set_trainable(v1_2, vision=True, projector=True, llm=True)
-    flops = ModelFlops.of_model(v1_2)
-    assert TEXT == 33_930_165_248
-    assert (flops.vision_tokens_per_tile, flops.tokens_per_tile) == (1025, 256)
-    tower = flops.vision_tokens_per_tile * flops.per_vision_token
-    assert tower == 1025 * 6 * VISION == 34_049_450_400_000  # 34.05 TFLOP a tile
-    llm = flops.of_batch(256, 0)
-    assert llm == 256 * 6 * TEXT == 52_116_733_820_928  # 52.1 TFLOP for its tokens
-    assert flops.of_batch(256, 1) == tower + 256 * 6 * PROJECTOR + llm
-
-
-def test_flops_of_v1_2_when_the_projector_alone_trains(v1_2: InternVLChatModel) -> None:
-    set_trainable(v1_2, vision=False, projector=True, llm=False)
-    flops = ModelFlops.of_model(v1_2)
-    assert flops.per_vision_token == 2 * VISION  # forward alone
-    assert flops.per_projected_token == 6 * PROJECTOR
-    assert flops.per_text_token == 4 * TEXT  # gradients pass through to the projector
-
-
-def test_flops_of_v1_2_when_the_llm_alone_trains(v1_2: InternVLChatModel) -> None:
-    set_trainable(v1_2, vision=False, projector=False, llm=True)
-    flops = ModelFlops.of_model(v1_2)
-    assert flops.per_vision_token == 2 * VISION
-    assert flops.per_projected_token == 2 * PROJECTOR
-    assert flops.per_text_token == 6 * TEXT
-
-
-def test_flops_of_v1_2_when_nothing_trains(v1_2: InternVLChatModel) -> None:
-    set_trainable(v1_2, vision=False, projector=False, llm=False)
-    assert ModelFlops.of_model(v1_2).of_batch(1, 0) == 2 * TEXT
+def test_peak_flops_by_name_and_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 PCIe")
+    assert peak_flops(gpu, "bf16") == 756e12
+    assert peak_flops(gpu, "fp32") == 51.2e12
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    assert peak_flops(gpu, "bf16") is None  # emulated there
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H900")
+    assert peak_flops(gpu, "bf16") is None
+    assert peak_flops(torch.device("cpu"), "fp32") is None
 
 
 # ---- figures of a step ---------------------------------------------------------------------------

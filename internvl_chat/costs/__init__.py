@@ -1,0 +1,1 @@
+"""What a run costs, told from shapes alone: arithmetic, and what follows from it."""
