@@ -1,0 +1,208 @@
+"""What a rank holds all through a run: weights, gradients, optimizer and buffers, to the byte.
+
+Read off our trainer (weights under DeepSpeed in the dtype of the computation, else fp32) and off
+DeepSpeed 0.19: ``zero/stage_1_and_2.py`` (parameters flattened group by group and padded to two
+elements a rank; buckets), ``zero/stage3.py`` (every parameter cut for itself, one flat buffer of
+gradients, sub-groups), ``fp16/unfused_optimizer.py`` (stage 0).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from internvl_chat.costs.zero_buffers import ZeroSettings
+
+MASTER_BYTES = 4
+"""Of a trained weight in fp32."""
+ADAM_BYTES = 8
+"""Of Adam's two fp32 moments."""
+_ALIGNMENT = 2
+"""Elements a rank that ZeRO-1 and 2 pad a group to (``nccl_start_alignment_factor``)."""
+
+
+@dataclass(frozen=True)
+class ParameterSize:
+    """One parameter, shared ones once."""
+
+    numel: int
+    is_trained: bool
+    group: int
+    """Of the optimizer: 0 with weight decay (matrices), 1 without."""
+    held_bytes: int
+    """Of an element as the model holds it without DeepSpeed."""
+
+
+def parameter_sizes(model: nn.Module) -> list[ParameterSize]:
+    """Every parameter of a model (real, on the meta device or cut up by ZeRO-3) in its order."""
+    return [_size(parameter) for parameter in model.parameters()]
+
+
+def _size(parameter: nn.Parameter) -> ParameterSize:
+    shape = getattr(parameter, "ds_shape", parameter.shape)
+    return ParameterSize(
+        numel=math.prod(shape),
+        is_trained=parameter.requires_grad,
+        group=0 if len(shape) > 1 else 1,
+        held_bytes=parameter.element_size(),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holdings:
+    """Bytes on one rank's device."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    """Adam's moments and the fp32 masters, where they are not the weights themselves."""
+    buffers: int
+    """What stays, or is there in every backward pass: buckets, parameters kept whole."""
+    gathered: int
+    """Parameters of others that are whole for the moment (ZeRO-3)."""
+    stepping: int
+    """What the optimizer's step needs beside the rest, when no activation is left."""
+    on_cpu: int
+    """What a rank holds in the host's memory instead."""
+
+
+def plain_holdings(sizes: Sequence[ParameterSize], *, world_size: int) -> Holdings:
+    """A run without DeepSpeed: every rank has everything, gradients meet in DDP's buckets."""
+    trained = sum(size.numel for size in sizes if size.is_trained)
+    gradients = sum(size.numel * size.held_bytes for size in sizes if size.is_trained)
+    return Holdings(
+        weights=sum(size.numel * size.held_bytes for size in sizes),
+        gradients=gradients,
+        optimizer=trained * ADAM_BYTES,
+        # DDP copies gradients into buckets of its own (gradient_as_bucket_view is off).
+        buffers=gradients if world_size > 1 else 0,
+        gathered=0,
+        stepping=0,
+        on_cpu=0,
+    )
+
+
+def zero_holdings(
+    sizes: Sequence[ParameterSize], zero: ZeroSettings, *, world_size: int, weight_bytes: int
+) -> Holdings:
+    """A run with DeepSpeed.
+
+    Args:
+        sizes: of the model.
+        zero: what its file says.
+        world_size: ranks among which is cut.
+        weight_bytes: of a weight as the model computes with it.
+    """
+    if zero.stage == 3:
+        return _stage_3(sizes, zero, world_size, weight_bytes)
+    if zero.stage == 0:
+        return _stage_0(sizes, weight_bytes)
+    return _stage_1_and_2(sizes, zero, world_size, weight_bytes)
+
+
+def _groups(sizes: Iterable[ParameterSize]) -> list[list[ParameterSize]]:
+    groups: dict[int, list[ParameterSize]] = {}
+    for size in sizes:
+        if size.is_trained:
+            groups.setdefault(size.group, []).append(size)
+    return [groups[number] for number in sorted(groups)]
+
+
+def _stage_0(sizes: Sequence[ParameterSize], weight_bytes: int) -> Holdings:
+    trained = sum(size.numel for size in sizes if size.is_trained)
+    return Holdings(
+        weights=weight_bytes * sum(size.numel for size in sizes),
+        gradients=weight_bytes * trained,
+        optimizer=(MASTER_BYTES + ADAM_BYTES) * trained,
+        buffers=0,
+        gathered=0,
+        stepping=MASTER_BYTES * trained,
+        on_cpu=0,
+    )
+
+
+def _stage_1_and_2(
+    sizes: Sequence[ParameterSize], zero: ZeroSettings, world_size: int, weight_bytes: int
+) -> Holdings:
+    unit = _ALIGNMENT * world_size
+    padded = [
+        math.ceil(sum(size.numel for size in group) / unit) * unit for group in _groups(sizes)
+    ]
+    frozen = sum(size.numel for size in sizes if not size.is_trained)
+    trained = sum(size.numel for size in sizes if size.is_trained)
+    share = sum(padded) // world_size
+    state = (MASTER_BYTES + ADAM_BYTES) * share
+    bucket = zero.sizes["reduce_bucket_size"] * weight_bytes
+    largest = max((size.numel for size in sizes if size.is_trained), default=0)
+    offloads = zero.offloads_optimizer
+    gradients = zero.gradient_bytes * (trained if zero.stage == 1 else share)
+    if offloads:
+        gradients = 0 if zero.stage == 2 else gradients
+    return Holdings(
+        weights=weight_bytes * (frozen + sum(padded)),
+        gradients=gradients,
+        optimizer=0 if offloads else state,
+        buffers=(bucket * (2 if zero.overlaps else 1) if zero.is_contiguous else 0)
+        + (largest * weight_bytes if offloads else 0),
+        gathered=0,
+        # The group's gradients flattened, then in fp32.
+        stepping=0
+        if offloads
+        else (zero.gradient_bytes + MASTER_BYTES) * max(padded, default=0) // world_size,
+        on_cpu=(state + MASTER_BYTES * share + weight_bytes * share) if offloads else 0,
+    )
+
+
+def _stage_3(
+    sizes: Sequence[ParameterSize], zero: ZeroSettings, world_size: int, weight_bytes: int
+) -> Holdings:
+    parts = [math.ceil(size.numel / world_size) for size in sizes]
+    share = sum(part for part, size in zip(parts, sizes, strict=True) if size.is_trained)
+    persistent = _persistent(sizes, zero)
+    state = (MASTER_BYTES + ADAM_BYTES) * share
+    gradients = zero.gradient_bytes * share
+    # At one rank a whole parameter is a view of its part.
+    whole = 0 if world_size == 1 and not zero.offloads_weights else weight_bytes
+    total = sum(size.numel for size in sizes)
+    largest = max((size.numel for size in sizes), default=0)
+    live = min(max(zero.sizes["stage3_max_live_parameters"], largest), total - persistent)
+    bucket = zero.sizes["reduce_bucket_size"] * weight_bytes if zero.is_contiguous else 0
+    sub_group = _largest_sub_group(sizes, zero.sizes["sub_group_size"], world_size)
+    weights = weight_bytes * sum(parts)
+    on_cpu = (state + gradients + MASTER_BYTES * share) if zero.offloads_optimizer else 0
+    return Holdings(
+        weights=0 if zero.offloads_weights else weights,
+        gradients=0 if zero.offloads_optimizer else gradients,
+        optimizer=0 if zero.offloads_optimizer else state,
+        buffers=bucket + whole * persistent,
+        gathered=whole * live,
+        stepping=0 if zero.offloads_optimizer else (zero.gradient_bytes + MASTER_BYTES) * sub_group,
+        on_cpu=on_cpu + (weights if zero.offloads_weights else 0),
+    )
+
+
+def _persistent(sizes: Sequence[ParameterSize], zero: ZeroSettings) -> int:
+    """Elements of the parameters that every rank keeps whole."""
+    kept = 0
+    for size in sizes:
+        if size.numel + kept > zero.sizes["stage3_model_persistence_threshold"]:
+            continue
+        if size.numel <= zero.sizes["stage3_param_persistence_threshold"]:
+            kept += size.numel
+    return kept
+
+
+def _largest_sub_group(sizes: Sequence[ParameterSize], limit: int, world_size: int) -> int:
+    """Elements of the largest set of parts that the optimizer steps at once."""
+    largest = 0
+    for group in _groups(sizes):
+        held = 0
+        for size in group:
+            held += math.ceil(size.numel / world_size)
+            largest = max(largest, held)
+            if held >= limit:
+                held = 0
+    return largest
