@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-_RESULT = "RESULT "
+RESULT = "RESULT "
+"""Begins the line that hands a child's figures to its parent."""
 
 
 def peak_rss_mb() -> float:
@@ -29,7 +30,7 @@ def peak_rss_mb() -> float:
 
 def report(result: dict[str, Any]) -> None:
     """Hand ``result`` from a child process to :func:`run_child`."""
-    print(_RESULT + json.dumps(result), flush=True)
+    print(RESULT + json.dumps(result), flush=True)
 
 
 def run_child(
@@ -57,10 +58,10 @@ def run_child(
             cwd=ROOT,
         )
     output = log_path.read_text("utf-8", errors="replace")
-    results = [line for line in output.splitlines() if line.startswith(_RESULT)]
+    results = [line for line in output.splitlines() if line.startswith(RESULT)]
     if done.returncode or not results:
         raise RuntimeError(f"{script.name} {' '.join(arguments)} failed:\n{output[-3000:]}")
-    return json.loads(results[-1][len(_RESULT) :])
+    return json.loads(results[-1][len(RESULT) :])
 
 
 def median_and_all(values: Sequence[float], digits: int = 0) -> str:

@@ -1,0 +1,1 @@
+"""Parts of the GPU benchmarks ``gpu_train.py`` and ``gpu_decode.py``."""
