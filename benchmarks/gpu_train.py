@@ -23,7 +23,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without an installation
 
 from benchmarks.common import RESULT
-from benchmarks.gpu.model_flops import peak_of
 from benchmarks.gpu.processes import ChildError, follow
 from benchmarks.gpu.rows import DEFAULT_ROWS, ROWS, Workplace
 from benchmarks.gpu.sizes import SIZES
@@ -35,6 +34,7 @@ from benchmarks.gpu.table import (
     verdicts,
 )
 from benchmarks.gpu.trained import run_trainer
+from internvl_chat.machine.peaks import peaks_of
 
 ROW_SECONDS = 240.0
 
@@ -178,7 +178,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     measurement = Measurement(options, prepare(options))
     measurement.run()
     rows, card = measurement.rows, measurement.card
-    peak = peak_of(card.get("name", ""))
+    peaks = peaks_of(card.get("name", ""))
+    peak = peaks.flops("bf16") if peaks else None
     matmul = card["matmul_tflops"] * 1e12 if card else None
     rows = complete(rows, peak=peak, matmul=matmul)
     print(_head(options, card, peak), show_table(rows), show_profiles(rows), sep="\n\n")

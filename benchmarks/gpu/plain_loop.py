@@ -38,11 +38,11 @@ from benchmarks.gpu.batches import (
     supervised,
 )
 from benchmarks.gpu.card import measure_card
-from benchmarks.gpu.model_flops import flops_of_batch
 from benchmarks.gpu.rows import ROWS, Row
 from benchmarks.gpu.tracing import StepTrace
 from internvl_chat.checkpoint.load import build_model
 from internvl_chat.checkpoint.lora import apply_freezing_and_lora
+from internvl_chat.costs.flops import ModelFlops
 from internvl_chat.data.pixels import normalize_pixels
 from internvl_chat.train.attention import register_attention
 from internvl_chat.train.distributed import init_distributed
@@ -210,8 +210,9 @@ def run_row(bench: Bench, row: Row, steps: Sequence[Step]) -> dict[str, Any]:
             one_step(bench, row, steps[bench.skip], update)
             trace.stop()
     counted, times = steps[bench.skip : bench.num_steps], seconds[bench.skip :]
+    count = ModelFlops.of_model(model)
     flops = sum(
-        flops_of_batch(model, segment_lengths(batch), num_tiles(batch), supervised(batch))
+        count.of_batch(segment_lengths(batch), num_tiles(batch), supervised(batch))
         for step in counted
         for batch in step.batches
     )
