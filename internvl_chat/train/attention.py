@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface
 
 from internvl_chat.config import AttentionKernel
 
@@ -212,13 +212,11 @@ def _varlen_keywords(grouped: bool) -> dict[str, Any]:
     return {**causal, "enable_gqa": True} if grouped and "enable_gqa" in known else causal
 
 
-def _no_mask(*args: Any, **kwargs: Any) -> None:
-    """Packed rows need no mask tensor: the segments say it all."""
-
-
 def register_attention() -> None:
-    """Make our kernels known to transformers; the entry point calls this once."""
-    kernels = {SDPA_VARLEN: sdpa_varlen_attention, TORCH_VARLEN: torch_varlen_attention}
-    for name, attend in kernels.items():
-        AttentionInterface.register(name, attend)
-        AttentionMaskInterface.register(name, _no_mask)
+    """Make our kernels known to transformers; the entry point calls this once.
+
+    No way to make a mask is registered with them: transformers then leaves the mask out, and does
+    not look at the positions on the device (which would wait for it) to find the samples of a row.
+    """
+    AttentionInterface.register(SDPA_VARLEN, sdpa_varlen_attention)
+    AttentionInterface.register(TORCH_VARLEN, torch_varlen_attention)

@@ -12,6 +12,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers import LlamaConfig
+from transformers.masking_utils import create_causal_mask
 
 from internvl_chat.train import attention
 from internvl_chat.train.attention import (
@@ -217,3 +219,21 @@ def test_the_installed_torch_knows_the_keywords() -> None:
     for grouped in (False, True):
         assert set(attention._varlen_keywords(grouped)) <= set(known)
     assert {"window_size", "is_causal"} & set(attention._varlen_keywords(False))
+
+
+@pytest.mark.parametrize("kernel", ["sdpa_varlen", "torch_varlen"])
+def test_no_mask_is_made_for_packed_rows(kernel: str) -> None:
+    """A mask of T x T is large, and looking for samples in the positions waits for the device."""
+    attention.register_attention()
+    config = LlamaConfig(hidden_size=16, num_attention_heads=2, num_hidden_layers=1)
+    config._attn_implementation = kernel
+    positions = torch.tensor([[0, 1, 2, 0, 1]])
+    states = torch.zeros(1, 5, 16, device="meta")  # which has no values to look at
+    mask = create_causal_mask(
+        config=config,
+        inputs_embeds=states,
+        attention_mask=None,
+        past_key_values=None,
+        position_ids=positions.to("meta"),
+    )
+    assert mask is None
