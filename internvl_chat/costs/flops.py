@@ -82,7 +82,7 @@ class ModelFlops:
         """
         tile, reached = _tile_flops(model)
         token, pair, reached = _text_flops(model, reached)
-        head, _ = _stage([model.get_output_embeddings()], reached)
+        head, _ = _stage([("", model.get_output_embeddings())], reached)
         return cls(per_token=token, per_pair=pair, per_target=head, per_tile=tile)
 
     def of_batch(
@@ -125,14 +125,14 @@ def _tile_flops(model: InternVLChatModel) -> tuple[PassFlops, bool]:
     patches = (model.config.image_size // model.config.vision_config.patch_size) ** 2
     sequence = patches + 1
     width = model.config.vision_config.hidden_size
-    flops, reached = _stage([tower.embeddings], False)
+    flops, reached = _stage([("", tower.embeddings)], False)
     flops = flops.times(patches)
     last = model.config.select_layer
     layers = list(tower.encoder.layers)
     for layer in layers[: last if last >= 0 else len(layers) + 1 + last]:
         weights, attended, reached = _block(layer, reached, 4.0 * width)
         flops += weights.times(sequence) + attended.times(sequence**2)
-    for module in model.mlp1:
+    for module in model.mlp1.named_children():
         projected, reached = _stage([module], reached)
         flops += projected.times(model.num_image_token)
     return flops, reached
@@ -155,7 +155,7 @@ def _text_flops(model: InternVLChatModel, reached: bool) -> tuple[PassFlops, Pas
     for block in blocks:
         weights, attended, reached = _block(block, reached, per_pair, share)
         token, pair = token + weights, pair + attended
-    rest = [module for module in decoder.modules() if id(module) not in inside]
+    rest = [named for named in decoder.named_modules() if id(named[1]) not in inside]
     outside, reached = _stage(rest, reached, deep=False)
     return token + outside, pair, reached
 
@@ -177,18 +177,18 @@ def _block(
     Returns:
         Both, and whether gradients go through the block's output.
     """
-    halves = [half for half in block.children() if any(True for _ in _matrices([half]))]
+    halves = [half for _, half in _with_matrices(block)]
     inside = {id(parameter) for half in halves for parameter in half.parameters()}
     between = [p for p in block.parameters() if id(p) not in inside]  # norms, layer scale
     reached = reached or any(parameter.requires_grad for parameter in between)
     flops, attends = PassFlops(), False
     for number, half in enumerate(halves):
-        layers = _layers(half)
-        for side_by_side in (layers[:-1], layers[-1:]):
-            products, reached = _stage(side_by_side, reached, expert_share=expert_share)
-            flops += products
-            # The first half is attention, and its last layer reads what attention made.
-            attends = attends or (number == 0 and reached)
+        layers = _with_matrices(half) or [("", half)]
+        first, reached = _stage(layers[:-1], reached, expert_share=expert_share)
+        if number == 0:  # attention, between its first layers and its last one
+            attends = reached
+        last, reached = _stage(layers[-1:], reached, expert_share=expert_share)
+        flops += first + last
     attended = PassFlops(per_pair, 2 * per_pair if attends else 0.0)
     if reached:
         flops = PassFlops(flops.forward, flops.backward, flops.forward)
@@ -196,19 +196,22 @@ def _block(
     return flops, attended, reached
 
 
-def _layers(half: nn.Module) -> list[nn.Module]:
-    """The layers of attention or MLP that have matrices, each with its adapters."""
-    children = [child for child in half.children() if any(True for _ in _matrices([child]))]
-    return children or [half]
+def _with_matrices(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Children that have matrices, in themselves or deeper, by name."""
+    return [named for named in module.named_children() if any(True for _ in _matrices([named]))]
 
 
 def _stage(
-    modules: Iterable[nn.Module], reached: bool, *, expert_share: float = 1.0, deep: bool = True
+    modules: Iterable[tuple[str, nn.Module]],
+    reached: bool,
+    *,
+    expert_share: float = 1.0,
+    deep: bool = True,
 ) -> tuple[PassFlops, bool]:
     """FLOPs a token of modules that read the same input.
 
     Args:
-        modules: side by side.
+        modules: side by side, by name.
         reached: whether anything before them trains.
         expert_share: what counts of the weights of experts.
         deep: with all that is in them.
@@ -225,9 +228,7 @@ def _stage(
         # B of an adapter reads what A made, which trains with it.
         follows = reached or ("lora_B" in name and parameter.requires_grad)
         flops += PassFlops(forward, forward * (follows + parameter.requires_grad))
-    if deep:
-        reached = reached or any(_trains(module) for module in taken)
-    return flops, reached
+    return flops, reached or any(_trains(module, deep=deep) for _, module in taken)
 
 
 _EXPERTS = re.compile(r"(^|\.)experts\.")
@@ -236,11 +237,11 @@ _UNUSED = re.compile(r"(^|\.)original_module\.|position_embedding|class_embeddin
 
 
 def _matrices(
-    modules: Iterable[nn.Module], *, deep: bool = True
+    modules: Iterable[tuple[str, nn.Module]], *, deep: bool = True
 ) -> Iterator[tuple[str, nn.Parameter]]:
     """Weights that their input is multiplied with, by name; those of a lookup are none."""
-    for top in modules:
-        for prefix, module in top.named_modules() if deep else [("", top)]:
+    for start, top in modules:
+        for prefix, module in top.named_modules(prefix=start) if deep else [(start, top)]:
             if isinstance(module, nn.Embedding):
                 continue
             for name, parameter in module.named_parameters(recurse=False):
@@ -249,8 +250,8 @@ def _matrices(
                     yield path, parameter
 
 
-def _trains(module: nn.Module) -> bool:
-    return any(parameter.requires_grad for parameter in module.parameters())
+def _trains(module: nn.Module, *, deep: bool = True) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters(recurse=deep))
 
 
 def _bare(tower: Any) -> Any:

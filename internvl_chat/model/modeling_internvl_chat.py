@@ -309,17 +309,20 @@ class InternVLChatModel(
         tokens = tokens.reshape(tokens.shape[0], *grid, -1)
         return self.mlp1(self.pixel_shuffle(tokens, ratio).flatten(1, 2))
 
-    def _dummy_tile_zero(self, device: torch.device) -> Tensor | None:
-        """The zero that a training batch without images adds, or ``None`` if none is needed.
+    def needs_dummy_tile(self, *, training: bool) -> bool:
+        """Whether a batch without images sends a dummy tile through vision tower and projector.
 
         Under ZeRO-3 every rank must run the same modules, and elsewhere every trained parameter
-        wants a gradient, so one dummy tile goes through vision tower and projector and its output
-        is multiplied by zero.
+        wants a gradient.
         """
         parameters = [*self.vision_model.parameters(), *self.mlp1.parameters()]
         partitioned = any(hasattr(parameter, "ds_id") for parameter in parameters)
-        trained = self.training and any(parameter.requires_grad for parameter in parameters)
-        if not (partitioned or trained):
+        trained = training and any(parameter.requires_grad for parameter in parameters)
+        return partitioned or trained
+
+    def _dummy_tile_zero(self, device: torch.device) -> Tensor | None:
+        """The zero that a batch without images adds: a dummy tile's output, multiplied by it."""
+        if not self.needs_dummy_tile(training=self.training):
             return None
         size = self.config.image_size
         channels = self.config.vision_config.num_channels

@@ -40,6 +40,8 @@ LINE = (
     ("tokens_per_second", "{:.0f} tok/s"),
     ("samples_per_second", "{:.2f} samples/s"),
     ("padding_share", "pad {:.1%}"),
+    ("vit_imbalance", "ViT x{:.2f}"),
+    ("llm_imbalance", "LLM x{:.2f}"),
     ("data_wait_share", "wait {:.1%}"),
     ("step_seconds", "{:.2f} s/step"),
     ("peak_memory_gib", "peak {:.2f} GiB"),

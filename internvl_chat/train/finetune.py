@@ -249,7 +249,7 @@ def run(
     )
     apply_freezing_and_lora(model, prepared.build.trainable)
     if args.model.grad_checkpoint:
-        model.gradient_checkpointing_enable()
+        recompute_activations(model)
 
     reports.log_start(args, state, batch_plan, model, prepared, sampler, length, begun.step)
     trainer = build_trainer(args, state, model, prepared, writer, sampler, length, begun.record)
@@ -272,6 +272,16 @@ def run(
         return saving.stopped_at
     save_finished(trainer, begun, prepared, result.metrics, status)
     return None
+
+
+def recompute_activations(model: Any) -> None:
+    """Turn gradient checkpointing on, by saved-tensor hooks.
+
+    transformers would have the inputs of both towers require gradients, which only the reentrant
+    kind needs: a backward pass through all that is frozen before the first layer that trains.
+    """
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.disable_input_require_grads()
 
 
 def write_beginning(output_dir: Path, begun: RunStart, prepared: PreparedRun) -> None:

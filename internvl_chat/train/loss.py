@@ -35,7 +35,6 @@ def count_step(batches: Sequence[Mapping[str, Any]]) -> Tensor:
     for batch in batches:
         labels, supervised = batch["labels"], _is_supervised(batch)
         mask = batch.get("attention_mask")
-        flags = batch.get("image_flags")
         total += torch.tensor(
             [
                 (batch["loss_weight"][:, 1:].double() * supervised).sum().item(),
@@ -43,7 +42,7 @@ def count_step(batches: Sequence[Mapping[str, Any]]) -> Tensor:
                 labels.numel() if mask is None else mask.sum().item(),
                 labels.numel(),
                 num_real_samples(batch),
-                0 if flags is None else flags.sum().item(),
+                num_tiles(batch),
             ],
             dtype=torch.float64,
         )
@@ -66,10 +65,21 @@ def sample_lengths(batch: Mapping[str, Any]) -> list[int]:
     if segments is not None:
         return list(segments.diff().tolist())
     mask = batch.get("attention_mask")
-    if mask is None:
-        rows, width = batch["labels"].shape
-        return [width] * rows
-    return list(mask.sum(dim=1).tolist())
+    return sequence_lengths(batch) if mask is None else list(mask.sum(dim=1).tolist())
+
+
+def sequence_lengths(batch: Mapping[str, Any]) -> list[int]:
+    """Positions of each sequence that attends to itself: samples of a pack, or padded rows."""
+    if batch.get("cu_seq_lens_q") is not None:
+        return sample_lengths(batch)
+    rows, width = batch["labels"].shape
+    return [width] * rows
+
+
+def num_tiles(batch: Mapping[str, Any]) -> int:
+    """Real tiles of a micro batch."""
+    flags = batch.get("image_flags")
+    return 0 if flags is None else int(flags.sum())
 
 
 def num_real_samples(batch: Mapping[str, Any]) -> int:

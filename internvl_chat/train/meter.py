@@ -18,9 +18,17 @@ from internvl_chat.train.loss import (
     count_step,
     losses_by_name,
     num_supervised,
+    num_tiles,
     sample_lengths,
+    sequence_lengths,
 )
-from internvl_chat.train.metrics import StepClock, peak_flops, peak_memory_bytes, step_figures
+from internvl_chat.train.metrics import (
+    StepClock,
+    imbalance,
+    peak_flops,
+    peak_memory_bytes,
+    step_figures,
+)
 
 
 class RunMeter:
@@ -48,7 +56,11 @@ class RunMeter:
         self._dataset_names = dataset_names
         self._device, self._world_size = device, world_size
         self._counts = torch.zeros(len(COUNTED), dtype=torch.float64, device=device)
+        # Slowest rank and mean over ranks, of vision and text, summed over micro batches.
+        self._work = torch.zeros(2, 2, dtype=torch.float64, device=device)
         self._flops = ModelFlops.of_model(model)
+        self._rates = self._flops.work(recompute=_recomputes(model))
+        self._dummy_tiles = int(model.needs_dummy_tile(training=True))
         self._peak_flops = peak_flops(device, precision)
 
     def fetch(self, batches: Iterator[Any], number: int) -> list[Any]:
@@ -59,19 +71,29 @@ class RunMeter:
         return fetched
 
     def count(self, batches: list[Any], device: torch.device) -> Tensor:
-        """Count a step's micro batches over all ranks; (6,) float64 as ``COUNTED``. Collective."""
-        counts = sum_over_ranks(count_step(batches).to(device), self._world_size)
+        """Count a step's micro batches over all ranks; (6,) float64 as ``COUNTED``. Collective.
+
+        All ranks have as many micro batches.
+        """
+        work = torch.tensor([self._executed(batch) for batch in batches], dtype=torch.float64)
+        own = torch.cat([count_step(batches), work.flatten()])
+        ranks = gather_over_ranks(own.to(device), self._world_size)
+        counts = ranks[:, : len(COUNTED)].sum(dim=0)
+        by_micro_batch = ranks[:, len(COUNTED) :].view(self._world_size, len(batches), 2)
         self._counts += counts
+        self._work[0] += by_micro_batch.amax(dim=0).sum(dim=0)
+        self._work[1] += by_micro_batch.mean(dim=0).sum(dim=0)
         return counts
+
+    def _executed(self, batch: Mapping[str, Any]) -> tuple[float, float]:
+        """FLOPs of vision and text that a micro batch costs this device, padding included."""
+        tiles = num_tiles(batch) or self._dummy_tiles
+        text = self._rates.text(sequence_lengths(batch)).sum()
+        return float(self._rates.vision(tiles)), float(text)
 
     def flops(self, batch: Mapping[str, Any]) -> float:
         """Model FLOPs of a micro batch on this rank, which is on the CPU."""
-        flags = batch.get("image_flags")
-        return self._flops.of_batch(
-            sample_lengths(batch),
-            0 if flags is None else int(flags.sum()),
-            num_supervised(batch),
-        )
+        return self._flops.of_batch(sample_lengths(batch), num_tiles(batch), num_supervised(batch))
 
     def read(
         self, *, loss: Tensor, steps: int, flops: float, grad_norm: Tensor | float | None
@@ -94,12 +116,16 @@ class RunMeter:
         )
         mean_loss = ranks[:, 0].mean().item()
         counts = dict(zip(COUNTED, self._counts.tolist(), strict=True))
+        slowest, mean = self._work.tolist()
         self._counts.zero_()
+        self._work.zero_()
         figures = step_figures(
             loss=mean_loss,
             steps=steps,
             seconds=seconds,
             counts=counts,
+            vit_imbalance=imbalance(slowest[0], mean[0]),
+            llm_imbalance=imbalance(slowest[1], mean[1]),
             waited_seconds=ranks[:, 1].max().item(),
             peak_memory_bytes=ranks[:, 2].max().item(),
             flops=ranks[:, 3].mean().item(),
@@ -113,3 +139,8 @@ class RunMeter:
         sums = sum_over_ranks(self.losses.drain(), self._world_size)
         by_name = losses_by_name(self._dataset_names, sums)
         return {f"loss/{name}": loss for name, loss in by_name.items()}
+
+
+def _recomputes(model: Any) -> bool:
+    """Whether blocks are computed again in backward."""
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())

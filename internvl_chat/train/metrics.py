@@ -68,12 +68,24 @@ class StepClock:
         return max(elapsed, 1e-9), waited
 
 
+def imbalance(slowest: float, mean: float) -> float:
+    """By how much the slowest rank has more to do than the mean one; 1 is evenly shared.
+
+    Args:
+        slowest: work of each micro batch's slowest rank, summed over micro batches.
+        mean: work of the mean rank, summed likewise; 0 where there is nothing to do.
+    """
+    return slowest / mean if mean else 1.0
+
+
 def step_figures(
     *,
     loss: float,
     steps: int,
     seconds: float,
     counts: Mapping[str, float],
+    vit_imbalance: float,
+    llm_imbalance: float,
     waited_seconds: float,
     peak_memory_bytes: float,
     flops: float,
@@ -87,9 +99,10 @@ def step_figures(
         steps: optimizer steps since the last log, at least 1.
         seconds: wall time of these steps.
         counts: sums over all ranks and steps by :data:`internvl_chat.train.loss.COUNTED`.
+        vit_imbalance, llm_imbalance: see :func:`imbalance`.
         waited_seconds: of the rank that waited longest for data.
         peak_memory_bytes: of the rank that holds most.
-        flops: of one rank, the mean over ranks.
+        flops: model FLOPs of one rank, the mean over ranks.
         peak_flops: FLOP/s that one device could do; None (unknown) leaves ``mfu`` out.
         grad_norm: of the last step; None when nobody measured it.
     """
@@ -98,6 +111,8 @@ def step_figures(
         "samples_per_second": counts["samples"] / seconds,
         "tokens_per_second": counts["tokens"] / seconds,
         "padding_share": 1 - counts["tokens"] / max(counts["positions"], 1),
+        "vit_imbalance": vit_imbalance,
+        "llm_imbalance": llm_imbalance,
         # Waited by the slowest rank, in the time of this one: clocks start apart.
         "data_wait_share": min(waited_seconds / seconds, 1.0),
         "step_seconds": seconds / steps,

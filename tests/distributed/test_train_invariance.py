@@ -44,8 +44,8 @@ PACKED: dict[str, Any] = {
 }
 
 PADDING_PACK = 53
-"""Tokens of the shortest of three packs, which comes again without labels as the step's fourth: no
-sample, but work like any other."""
+"""Tokens of the shortest of three packs, which has a tile and comes again without labels as the
+step's fourth: no sample, but work like any other."""
 
 
 def one(**options: Any) -> Run:
@@ -155,12 +155,33 @@ def test_the_other_figures_of_a_step(trained: Folders) -> None:
         assert logged(folder, "mfu") == []  # nobody knows a CPU's peak
 
 
-@pytest.mark.runs("reference", "micro_4")
-def test_flops_of_the_step(trained: Folders) -> None:
-    flops = ModelFlops.of_model(InternVLChatModel.from_pretrained(trained["model"]))
-    for folder in (trained["reference"], trained["micro_4"]):
-        (padding,) = logged(folder, "padding_share")
-        positions = round(counted(folder)[1] / (1 - padding))
-        state = json.loads((folder / "trainer_state.json").read_text())
-        # Each rank of micro_4 has an image among its four samples, so no dummy tile: 5 in all.
-        assert state["total_flos"] == flops.of_batch(positions, 5)
+def total_flops(folder: Path) -> float:
+    flops: float = json.loads((folder / "trainer_state.json").read_text())["total_flos"]
+    return flops
+
+
+@EACH
+@pytest.mark.runs("{name}", "{reference}")
+def test_model_flops_are_the_same(trained: Folders, name: str, reference: str) -> None:
+    """Neither padding nor dummy tiles are any."""
+    model = InternVLChatModel.from_pretrained(trained["model"])
+    added = 0.0
+    if name.startswith("packed"):
+        added = ModelFlops.of_model(model).of_batch([PADDING_PACK], 1, 0)
+    assert total_flops(trained[name]) == total_flops(trained[reference]) + added
+
+
+@pytest.mark.runs("reference", "micro_4", "micro_1", "packed")
+def test_imbalance_of_the_ranks(trained: Folders) -> None:
+    def found(name: str) -> tuple[float, float]:
+        (vision,), (text,) = (logged(trained[name], f"{n}_imbalance") for n in ("vit", "llm"))
+        return vision, text
+
+    assert found("reference") == (1.0, 1.0)  # one rank
+    # Five tiles in two micro batches side by side: 3 and 2, or 4 and 1, or 5 and a dummy tile.
+    vision, text = found("micro_4")
+    assert vision in (pytest.approx(3 / 2.5), pytest.approx(4 / 2.5), pytest.approx(5 / 3))
+    # Rows are as long as the longest of their micro batch.
+    assert 1.0 <= text < 2.0
+    print("IMB", found("micro_4"), found("micro_1"), found("packed"))
+    assert all(1.0 <= value < 2.0 for value in (*found("micro_1"), *found("packed")))

@@ -96,6 +96,8 @@ def figures(**changes: float | None) -> dict[str, float]:
         "flops": 16e12,
         "peak_flops": 8e12,
         "grad_norm": 0.5,
+        "vit_imbalance": 1.5,
+        "llm_imbalance": 1.25,
     }
     counts = {"weight": 1.0, "samples": 32.0, "tokens": 600.0, "positions": 800.0, "tiles": 9.0}
     return step_figures(counts=counts, **{**values, **changes})  # type: ignore[arg-type]
@@ -107,6 +109,8 @@ def test_figures_of_four_steps() -> None:
         "samples_per_second": 4.0,
         "tokens_per_second": 75.0,
         "padding_share": 0.25,
+        "vit_imbalance": 1.5,
+        "llm_imbalance": 1.25,
         "data_wait_share": 0.25,
         "step_seconds": 2.0,
         "peak_memory_gib": 3.0,
@@ -147,6 +151,8 @@ def test_padding_share_of_a_padded_and_a_packed_batch() -> None:
                 steps=1,
                 seconds=2.0,
                 counts=counts,
+                vit_imbalance=1.0,
+                llm_imbalance=1.0,
                 waited_seconds=0.0,
                 peak_memory_bytes=0.0,
                 flops=0.0,
