@@ -102,7 +102,8 @@ class ModelArguments:
     drop_path_rate: float = _option(0.0, "Stochastic depth of the last vision layer.")
     ps_version: Literal["v1", "v2"] = _kept_option("v1", "Pixel shuffle; V1-2: v1.")
     attn_implementation: AttentionKernel = _option(
-        "auto", "Attention kernel of both towers; auto takes torch's own, the fastest here."
+        "auto",
+        "Attention kernel of both towers; auto takes torch's own, the fastest that runs here.",
     )
     use_fast_tokenizer: bool = _option(True, "Prefer the Rust tokenizer if the files allow it.")
 
