@@ -197,6 +197,17 @@ def test_stages_have_the_same_losses(trained: Folders, stage: int) -> None:
     assert logged(trained[f"stage{stage}"]) == pytest.approx(plain, abs=2e-5)
 
 
+@pytest.mark.parametrize(
+    ("plain", "sharded"), [("stage0", "stage3"), ("settings_ddp", "settings_zero3")]
+)
+@pytest.mark.runs("{plain}", "{sharded}")
+def test_sharded_weights_count_as_many_flops(trained: Folders, plain: str, sharded: str) -> None:
+    states = [json.loads((trained[n] / "trainer_state.json").read_text()) for n in (plain, sharded)]
+    assert states[0]["total_flos"] == states[1]["total_flos"] > 0
+    for figure in ("vit_imbalance", "llm_imbalance"):
+        assert logged(trained[plain], figure) == logged(trained[sharded], figure)
+
+
 @pytest.mark.parametrize("name", OFFLOAD)
 @pytest.mark.runs("stage0", "{name}")
 def test_offload_has_the_same_losses(trained: Folders, name: str) -> None:

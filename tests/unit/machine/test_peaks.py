@@ -13,10 +13,10 @@ from internvl_chat.machine.peaks import DEVICES, PRECISIONS, peaks_of
 @pytest.mark.parametrize(
     ("name", "bf16", "bandwidth"),
     [
-        ("NVIDIA H100 80GB HBM3", 989.4e12, 3.35e12),
+        ("NVIDIA H100 80GB HBM3", 989e12, 3.35e12),
         ("NVIDIA H100 PCIe", 756e12, 2.0e12),
         ("NVIDIA H100 NVL", 835.5e12, 3.9e12),
-        ("NVIDIA H200", 989.4e12, 4.8e12),
+        ("NVIDIA H200", 989e12, 4.8e12),
         ("NVIDIA A100-SXM4-80GB", 312e12, 2.039e12),
         ("A100-SXM4-40GB", 312e12, 1.555e12),  # as older drivers say it
         ("NVIDIA GeForce RTX 4090", 165.2e12, 1.008e12),
