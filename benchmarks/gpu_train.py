@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -23,9 +24,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without an installation
 
 from benchmarks.common import RESULT
+from benchmarks.gpu.checkpoint import make_checkpoint
 from benchmarks.gpu.processes import ChildError, follow
+from benchmarks.gpu.records import META, write_records
 from benchmarks.gpu.rows import DEFAULT_ROWS, ROWS, Workplace
-from benchmarks.gpu.sizes import SIZES
+from benchmarks.gpu.sizes import SIZES, listed
 from benchmarks.gpu.table import (
     complete,
     left_out,
@@ -136,19 +139,12 @@ class Measurement:
 
 def prepare(options: argparse.Namespace) -> Workplace:
     """Checkpoint and data, made where they are missing."""
-    from benchmarks.gpu.checkpoint import write_checkpoint
-    from benchmarks.gpu.records import write_records
-
-    size = SIZES[options.size]
-    folder = options.folder
+    size, folder = SIZES[options.size], options.folder
     folder.mkdir(parents=True, exist_ok=True)
-    model_dir, data_dir = folder / f"model-{options.size}", folder / f"data-{options.size}"
-    if not model_dir.exists():
-        start = time.monotonic()
-        number = write_checkpoint(size, model_dir)
-        seconds = time.monotonic() - start
-        print(f"{number / 1e9:.2f} B parameters written in {seconds:.0f} s", file=sys.stderr)
-    if not data_dir.exists():
+    model_dir = make_checkpoint(folder, options.size)
+    data_dir = folder / f"data-{options.size}-{options.records}"
+    if not (data_dir / META).is_file():
+        shutil.rmtree(data_dir, ignore_errors=True)  # of a call that was ended half-way
         write_records(
             data_dir,
             num_records=options.records,
@@ -158,7 +154,7 @@ def prepare(options: argparse.Namespace) -> Workplace:
     return Workplace(
         size=size,
         model_dir=model_dir,
-        meta_path=data_dir / "meta.json",
+        meta_path=data_dir / META,
         on_gpu=options.device == "cuda",
         num_gpus=options.gpus,
         pack_tokens=options.pack_tokens or size.pack_tokens,
@@ -210,7 +206,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--folder", type=Path, required=True, help="all files go here; a checkpoint stays for more")
-    add("--size", choices=list(SIZES), default="mid", help=_listed(SIZES))
+    add("--size", choices=list(SIZES), default="mid", help=listed())
     add("--rows", nargs="+", choices=list(ROWS), default=DEFAULT_ROWS, metavar="ROW")
     add("--steps", type=int, default=12, help="optimizer steps of a row")
     add("--skip", type=int, default=4, help="first steps that do not count")
@@ -229,10 +225,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--no_card", action="store_true", help="leave the card's own figures out")
     add("--json", type=Path, help="write all figures here")
     return parser
-
-
-def _listed(sizes: dict[str, Any]) -> str:
-    return "; ".join(f"{name}: {size.summary}" for name, size in sizes.items())
 
 
 if __name__ == "__main__":

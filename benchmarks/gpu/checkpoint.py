@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import shutil
 import struct
+import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,14 +18,30 @@ from typing import Any, BinaryIO
 
 import torch
 
-from .sizes import ModelSize, config_of
+from .sizes import SIZES, ModelSize, config_of
 
 TOKENIZER = Path(__file__).resolve().parents[2] / "pretrained" / "internvl-chat-tiny"
+COMPLETE = "complete"
+"""File that is written last."""
 SHARD_BYTES = 4_000_000_000
 BLOCK_VALUES = 64 * 2**20 + 12_345  # no multiple of a row: rows differ
 STANDARD_DEVIATION, LAYER_SCALE = 0.02, 0.1
 NORMS = ("norm", "mlp1.0.weight")
 Tensors = Sequence[tuple[str, tuple[int, ...]]]
+
+
+def make_checkpoint(folder: Path, size: str) -> Path:
+    """The checkpoint of a size under ``folder``, written if it is not there; says how long."""
+    model_dir = folder / f"model-{size}"
+    if (model_dir / COMPLETE).is_file():
+        return model_dir
+    shutil.rmtree(model_dir, ignore_errors=True)  # of a call that was ended half-way
+    start = time.monotonic()
+    num_parameters = write_checkpoint(SIZES[size], model_dir)
+    (model_dir / COMPLETE).write_text("", "utf-8")
+    seconds = time.monotonic() - start
+    print(f"{num_parameters / 1e9:.2f} B parameters written in {seconds:.0f} s", file=sys.stderr)
+    return model_dir
 
 
 def write_checkpoint(size: ModelSize, folder: Path) -> int:

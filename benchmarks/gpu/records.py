@@ -13,6 +13,8 @@ from PIL import Image
 
 WORDS = "the bar shape many are there color picture shapes first second word black green red white"
 """Each one token of the tiny model's tokenizer, so that words count tokens."""
+META = "meta.json"
+"""Written last."""
 SPREAD = 0.7
 """Sigma of the log-normal."""
 TEXT_ONLY_EVERY = 5
@@ -47,7 +49,7 @@ def write_records(folder: Path, *, num_records: int, answer_tokens: int, longest
                 {"from": "gpt", "value": f"{answer}."},
             ]
             file.write(json.dumps(record) + "\n")
-    meta = folder / "meta.json"
+    meta = folder / META
     entry = {
         "root": str(folder),
         "annotation": str(annotation),

@@ -94,3 +94,8 @@ def config_of(size: ModelSize) -> Any:
     llm.head_dim = llm.hidden_size // llm.num_attention_heads
     config.vision_config.image_size = config.force_image_size = size.image_size
     return config
+
+
+def listed() -> str:
+    """All sizes with what they are, for a help text."""
+    return "; ".join(f"{name}: {size.summary}" for name, size in SIZES.items())
