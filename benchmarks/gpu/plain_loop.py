@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.modeling_utils import local_torch_dtype
 
 from benchmarks.common import report
 from benchmarks.gpu.batches import (
@@ -40,10 +41,16 @@ from benchmarks.gpu.batches import (
 from benchmarks.gpu.card import measure_card
 from benchmarks.gpu.rows import ROWS, Row
 from benchmarks.gpu.tracing import StepTrace
-from internvl_chat.checkpoint.load import build_model
 from internvl_chat.checkpoint.lora import apply_freezing_and_lora
+from internvl_chat.checkpoint.partition import (
+    parameters_and_buffers,
+    partitioned_construction,
+    write_tensor,
+)
 from internvl_chat.costs.flops import ModelFlops
 from internvl_chat.data.pixels import normalize_pixels
+from internvl_chat.model import InternVLChatModel
+from internvl_chat.model.constants import IMG_CONTEXT_TOKEN
 from internvl_chat.train.attention import register_attention
 from internvl_chat.train.distributed import init_distributed
 from internvl_chat.train.parsing import parse
@@ -246,13 +253,23 @@ def on_device(steps: Sequence[Step], device: torch.device) -> list[Step]:
 
 
 def load(prepared: PreparedRun, device: torch.device, dtype: torch.dtype) -> Any:
-    """The model in its final shape, made where it computes, with what trains decided."""
-    build = replace(prepared.build, dtype=dtype)
-    with torch.device(device):
-        model = build_model(
-            build, prepared.tokenizer, num_new_tokens=prepared.num_new_tokens, plan=prepared.plan
-        )
-    apply_freezing_and_lora(model, build.trainable)
+    """The model in its final shape, made where it computes, with what trains decided.
+
+    As ``checkpoint/load.py`` builds it on the host, whose memory may be smaller than the GPU's.
+    """
+    config = prepared.plan.config
+    for part in (config, config.vision_config, config.llm_config):
+        part.dtype = dtype
+    with (
+        local_torch_dtype(dtype, "InternVLChatModel"),
+        partitioned_construction(None),
+        torch.device(device),
+    ):
+        model: Any = InternVLChatModel(config)
+    for name, target in parameters_and_buffers(model).items():
+        write_tensor(target, prepared.plan.tensors.pop(name))
+    model.img_context_token_id = prepared.tokenizer.convert_tokens_to_ids(IMG_CONTEXT_TOKEN)
+    apply_freezing_and_lora(model, prepared.build.trainable)
     model.vision_model.set_attn_implementation("sdpa")
     return model.train()
 
