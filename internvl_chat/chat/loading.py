@@ -52,6 +52,7 @@ def load_model(
     load_in_4bit: bool = False,
     attn_implementation: str | None = None,
     quantization_config: BitsAndBytesConfig | None = None,
+    compile: bool = True,
 ) -> tuple[InternVLChatModel, PreTrainedTokenizerBase]:
     """Load model and tokenizer, ready to answer.
 
@@ -67,6 +68,8 @@ def load_model(
         attn_implementation: kernel of both towers; transformers' choice by default.
         quantization_config: other bitsandbytes settings. 4 bits are for the language model
             only: a warning says so if the vision tower would be quantised.
+        compile: on a GPU, record the steps of an answer as CUDA graphs and replay them; False
+            decodes step by step. See ``model.static_decoding``.
 
     Raises:
         CheckpointError: no complete checkpoint of this model family at ``path``, or its
@@ -95,6 +98,7 @@ def load_model(
     images = _image_settings(Path(path))
     model = _load_weights(path, options)
     model.config.update(images)
+    model.static_decoding = None if compile else False
     return model, tokenizer
 
 

@@ -14,7 +14,7 @@ import typer
 
 from internvl_chat.checkpoint.hub_commits import pinned_model
 from internvl_chat.cli.chat_arguments import check_arguments, check_room
-from internvl_chat.cli.options import INSTALLED_VIDEO_READER, VideoReader, verb_app
+from internvl_chat.cli.options import INSTALLED_VIDEO_READER, Compile, VideoReader, verb_app
 from internvl_chat.config import video_note
 from internvl_chat.errors import ConfigError
 
@@ -48,6 +48,7 @@ def chat(
     gpus: Annotated[int | None, typer.Option(min=1, help="Spread the model over so many.")] = None,
     load_in_8bit: Annotated[bool, typer.Option(help="int8 by bitsandbytes.")] = False,
     load_in_4bit: Annotated[bool, typer.Option(help="nf4, of the language model alone.")] = False,
+    compile: Compile = True,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON object an answer.")] = False,
 ) -> None:
     """Ask a model about images and videos.
@@ -69,15 +70,9 @@ def chat(
     generation: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": temperature > 0}
     if temperature > 0:
         generation["temperature"] = temperature
-    session = _load_session(
-        generation,
-        model,
-        video_backend,
-        device=device,
-        gpus=gpus,
-        load_in_8bit=load_in_8bit,
-        load_in_4bit=load_in_4bit,
-    )
+    quantised = {"load_in_8bit": load_in_8bit, "load_in_4bit": load_in_4bit}
+    placed: Any = {"device": device, "gpus": gpus, "compile": compile, **quantised}
+    session = _load_session(generation, model, video_backend, **placed)
     if questions is not None:
         raise typer.Exit(_answer_file(session, *questions, num_segments, batch_size, as_json))
     for path in images:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from internvl_chat.cli.options import verb_app
+from internvl_chat.cli.options import Compile, verb_app
 from internvl_chat.errors import ConfigError
 from internvl_chat.web.limits import QuestionLimits
 
@@ -39,6 +39,7 @@ def demo(
     gpus: Annotated[int | None, typer.Option(min=1, help="Spread the model over so many.")] = None,
     load_in_8bit: Annotated[bool, typer.Option(help="int8 by bitsandbytes.")] = False,
     load_in_4bit: Annotated[bool, typer.Option(help="nf4, of the language model alone.")] = False,
+    compile: Compile = True,
 ) -> None:
     """Open a page for asking about images and videos, with streamed answers and drawn boxes.
 
@@ -63,9 +64,8 @@ def demo(
     port = free_port(host, port)
     own_examples = None if examples is None else read_examples(examples)
     paths = [model] if compare is None else [model, compare]
-    answering = load(
-        paths, device=device, gpus=gpus, load_in_8bit=load_in_8bit, load_in_4bit=load_in_4bit
-    )
+    quantised = {"load_in_8bit": load_in_8bit, "load_in_4bit": load_in_4bit}
+    answering = load(paths, device=device, gpus=gpus, compile=compile, **quantised)
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())

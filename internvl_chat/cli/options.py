@@ -32,6 +32,13 @@ DType = Annotated[
 VideoReader = Annotated[  # config.VideoBackend, spelled out: that module imports torch
     Literal["decord", "pyav", "torchcodec"], typer.Option(help="Library that reads video files.")
 ]
+Compile = Annotated[
+    bool,
+    typer.Option(
+        "--compile/--no-compile",
+        help="On a GPU: record the steps of an answer once and replay them.",
+    ),
+]
 INSTALLED_VIDEO_READER = default_video_backend()
 Json = Annotated[bool, typer.Option("--json", help="Report as a JSON object.")]
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from internvl_chat.checkpoint.hub_names import last_part
-from internvl_chat.cli.options import verb_app
+from internvl_chat.cli.options import Compile, verb_app
 from internvl_chat.errors import ConfigError
 from internvl_chat.serve.settings import MB, EngineSettings, RequestLimits, ServerSettings
 
@@ -59,6 +59,7 @@ def serve(
     gpus: Annotated[int | None, typer.Option(min=1, help="Spread the model over so many.")] = None,
     load_in_8bit: Annotated[bool, typer.Option(help="int8 by bitsandbytes.")] = False,
     load_in_4bit: Annotated[bool, typer.Option(help="nf4, of the language model alone.")] = False,
+    compile: Compile = True,
 ) -> None:
     """Serve a model to clients of OpenAI's chat completions.
 
@@ -76,16 +77,15 @@ def serve(
         engine=EngineSettings(max_batch_size=max_batch_size, max_queue=max_queue),
         limits=_limits(max_images, max_image_mb, max_request_mb, receive_seconds),
     )
+    quantised = {"load_in_8bit": load_in_8bit, "load_in_4bit": load_in_4bit}
+    placed: Any = {"device": device, "gpus": gpus, "compile": compile, **quantised}
     from internvl_chat.serve.launch import serve_checkpoint  # the model's code, and fastapi
 
     serve_checkpoint(
         model,
         settings,
         on_ready=lambda url: typer.echo(f"{settings.model_name} is served at {url}/v1"),
-        device=device,
-        gpus=gpus,
-        load_in_8bit=load_in_8bit,
-        load_in_4bit=load_in_4bit,
+        **placed,
     )
 
 

@@ -7,11 +7,19 @@ This file travels inside checkpoints, so it imports nothing of its package but i
 
 from __future__ import annotations
 
+import functools
+import logging
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, GenerationMixin
+
+from .decoding_choice import has_memory_for, static_keywords, why_not
+from .decoding_loop import continue_rows
+from .static_decoding import StaticDecoder
+
+logger = logging.getLogger(__name__)
 
 _IMAGES = ("pixel_values", "image_flags", "visual_features")
 
@@ -26,7 +34,36 @@ class GenerateMixin:
     """
 
     language_model: Any
+    device: torch.device
     _embed: Any
+    static_decoding: bool | None = None
+    """Whether answers are decoded by steps that are recorded once and replayed: where it helps,
+    that is on a GPU, by default; never; or (True) on a CPU too, where nothing is gained.
+    ``generate``'s ``disable_compile=True`` is the same as False for one answer."""
+    _static_decoder: StaticDecoder | None = None
+    _told: str | None = None
+
+    @property
+    def static_decoder(self) -> StaticDecoder | None:
+        """Keeps what was recorded from answer to answer; None if this model is decoded without.
+
+        ``model.static_decoder.release()`` gives its memory back.
+        """
+        if self.static_decoding is False:
+            return None
+        learned = getattr(self.language_model, "active_peft_config", None)
+        if getattr(learned, "is_prompt_learning", False):
+            reason: str | None = "it has learned prompts"
+        else:
+            reason = why_not(self._bare_language_model(), on_cpu=self.static_decoding is True)
+        if reason is not None:
+            if self.device.type == "cuda" and reason != self._told:
+                logger.warning("answers are decoded eagerly, step by step: %s", reason)
+            self._told = reason
+            return None
+        if self._static_decoder is None:
+            self._static_decoder = StaticDecoder()
+        return self._static_decoder
 
     def _bare_language_model(self) -> Any:
         """The causal LM itself, out of its LoRA wrapper if it has one."""
@@ -123,8 +160,24 @@ class GenerateMixin:
         if attention_mask is None:
             attention_mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
         return self.language_model.generate(
-            inputs_embeds=embeds, attention_mask=attention_mask, **kwargs
+            inputs_embeds=embeds, attention_mask=attention_mask, **self._decoded(embeds, kwargs)
         )
+
+    def _decoded(self, embeds: Tensor, keywords: dict[str, Any]) -> dict[str, Any]:
+        """Keywords of the language model's ``generate``, by which it decodes fast if it can."""
+        config = keywords["generation_config"]
+        given = {name: value for name, value in keywords.items() if name != "generation_config"}
+        model = self._bare_language_model()
+        decoder = self.static_decoder
+        found = None if decoder is None else static_keywords(model, embeds, given, config)
+        if decoder is None or found is None:
+            return keywords
+        rows = len(embeds) * (given.get("num_return_sequences") or 1)
+        if not has_memory_for(model, rows, embeds.shape[1], decoder.num_bytes):
+            decoder.release()
+            return keywords
+        loop = functools.partial(continue_rows, decoder=decoder, streamer=given.get("streamer"))
+        return {**found, "generation_config": config, "custom_generate": loop}
 
     def _refuse_assisted(self, kwargs: dict[str, Any], config: GenerationConfig | None) -> None:
         for name in _ASSISTED:

@@ -24,9 +24,13 @@ from .configuration_intern_vit import InternVisionConfig  # noqa: F401
 from .configuration_internvl_chat import InternVLChatConfig, shuffle_factor
 from .constants import IGNORE_INDEX  # noqa: F401
 from .conversation import get_conv_template
+from .decoding_choice import why_not  # noqa: F401
+from .decoding_loop import continue_rows  # noqa: F401
 from .generation import GenerateMixin, num_cached_tokens
 from .modeling_intern_vit import InternVisionModel
 from .settings import SettingsMixin
+from .static_cache import StepCache  # noqa: F401
+from .static_decoding import StaticDecoder  # noqa: F401
 from .suggestions import suggest  # noqa: F401
 from .vocabulary_loss import Targets, VocabularyLoss, logits_are_the_heads, select_targets
 

@@ -18,6 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache
 
+from internvl_chat.model.decoding_choice import has_memory_for, window_of
+from internvl_chat.model.static_decoding import MAX_ROWS, StaticDecoder
+
 
 @dataclass(frozen=True)
 class EncodedPrompt:
@@ -60,6 +63,11 @@ class Batch:
         )
         return Batch(layers, mask[:, unused:])
 
+    def pads(self) -> list[int]:
+        """Unused positions of each row, which come first."""
+        pads: list[int] = (self.mask.shape[1] - self.mask.sum(1)).tolist()
+        return pads
+
     def _widen(self, width: int) -> Batch:
         more = width - self.mask.shape[1]
         if not more:
@@ -69,6 +77,49 @@ class Batch:
             for keys, values in self.layers
         )
         return Batch(layers, F.pad(self.mask, (more, 0)))
+
+
+@dataclass(frozen=True)
+class StaticRows:
+    """B rows in the memory of a :class:`StaticDecoder`, as :class:`Batch` has them in its own.
+
+    There is one of them at a time: the methods change it.
+    """
+
+    decoder: StaticDecoder
+
+    def join(self, other: Batch) -> StaticRows:
+        """These rows, then those of ``other``."""
+        self.decoder.join(other.layers, other.pads())
+        return self
+
+    def keep(self, rows: Sequence[int]) -> StaticRows:
+        """Only these rows, at least one."""
+        self.decoder.keep(rows)
+        return self
+
+
+Rows = Batch | StaticRows
+
+
+def fast_rows(model: Any, batch: Batch, max_rows: int) -> Rows:
+    """The same rows where their steps are recorded, if the model is decoded so.
+
+    Args:
+        max_rows: that there may be, these included.
+    """
+    decoder: StaticDecoder | None = model.static_decoder
+    if decoder is None or max_rows > MAX_ROWS:
+        return batch
+    language_model = model._bare_language_model()
+    window = window_of(language_model.config)
+    if window is not None and window < language_model.config.max_position_embeddings:
+        return batch
+    rows, length = batch.mask.shape
+    if not has_memory_for(language_model, rows, length, decoder.num_bytes):
+        return batch
+    decoder.begin(language_model, batch.layers, batch.pads())
+    return StaticRows(decoder)
 
 
 @torch.inference_mode()
@@ -103,7 +154,7 @@ def prefill(model: Any, prompts: Sequence[EncodedPrompt], pad_id: int) -> tuple[
 
 
 @torch.inference_mode()
-def decode(model: Any, batch: Batch, tokens: Sequence[int]) -> tuple[Batch, Tensor]:
+def decode(model: Any, batch: Rows, tokens: Sequence[int]) -> tuple[Rows, Tensor]:
     """Read one token more of every row.
 
     Args:
@@ -112,8 +163,11 @@ def decode(model: Any, batch: Batch, tokens: Sequence[int]) -> tuple[Batch, Tens
         tokens: of each row.
 
     Returns:
-        The longer rows, and their next tokens' logits (B, V).
+        The longer rows, and their next tokens' logits (B, V), valid until the next call.
     """
+    if isinstance(batch, StaticRows):
+        read = torch.tensor(tokens)
+        return batch, batch.decoder.step(model._bare_language_model(), read)
     mask = F.pad(batch.mask, (0, 1), value=1)
     cache = DynamicCache(batch.layers)
     output = model.language_model(

@@ -20,7 +20,7 @@ from internvl_chat.chat.answer_text import AnswerText
 from internvl_chat.errors import ConfigError
 from internvl_chat.model.chat import pad_id, stop_settings
 from internvl_chat.model.constants import IMG_CONTEXT_TOKEN
-from internvl_chat.serve.batch import Batch, EncodedPrompt, decode, prefill
+from internvl_chat.serve.batch import Batch, EncodedPrompt, Rows, decode, fast_rows, prefill
 from internvl_chat.serve.sampling import Sampler, SamplingParams
 from internvl_chat.serve.settings import EngineSettings
 
@@ -203,7 +203,7 @@ class Engine:
         self._deadline: float | None = None  # once stopping
         # The engine's thread only.
         self._rows: list[_Row] = []
-        self._batch: Batch | None = None  # of _rows
+        self._batch: Rows | None = None  # of _rows
         self._reading: list[_Row] = []
         # A daemon, so that a pass that hangs cannot keep a process alive that was told to end.
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -343,11 +343,17 @@ class Engine:
             going_on = self._hand_out(rows, logits)
             if going_on:
                 batch = batch.keep(going_on)
-                self._batch = batch if self._batch is None else self._batch.join(batch)
+                self._join(batch)
                 self._rows += [rows[place] for place in going_on]
         read, self._reading = self._reading, []
         self._show_rows()
         self._tell_ends(read)
+
+    def _join(self, batch: Batch) -> None:
+        if self._batch is None:
+            self._batch = fast_rows(self._model, batch, self._settings.max_batch_size)
+        else:
+            self._batch = self._batch.join(batch)
 
     def _read_together(self, rows: Sequence[_Row]) -> tuple[Sequence[_Row], Batch, Tensor]:
         prompts = [row.prompt for row in rows if row.prompt is not None]

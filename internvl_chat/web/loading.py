@@ -14,12 +14,12 @@ from internvl_chat.data.images import require_backend
 from internvl_chat.web.answering import Answering, Checkpoint
 
 
-def load(paths: list[str], **options: Any) -> Answering:
+def load(paths: list[str], *, compile: bool = True, **options: Any) -> Answering:
     """Load checkpoints for :func:`server.serve`.
 
     Args:
         paths: one or two; or models on the hub.
-        **options: of ``load_model``, the same for all.
+        compile, **options: of ``load_model``, the same for all.
 
     Raises:
         CheckpointError: one of them is none.
@@ -31,7 +31,7 @@ def load(paths: list[str], **options: Any) -> Answering:
         require_loadable(path, **options)
     checkpoints = []
     for name, path in zip(names_of(paths), local, strict=True):
-        loaded, tokenizer = load_model(path, **options)
+        loaded, tokenizer = load_model(path, compile=compile, **options)
         require_backend(image_config_of(loaded.config).decode)
         checkpoints.append(Checkpoint(name=name, model=loaded, tokenizer=tokenizer))
     return Answering(checkpoints)

@@ -74,7 +74,7 @@ def test_how_the_model_is_loaded(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen: list[Any] = []
-    whole = {"load_in_4bit": False}
+    whole = {"load_in_4bit": False, "compile": True}
 
     def load(path: str, **options: Any) -> None:
         seen.append((path, options))
@@ -83,9 +83,11 @@ def test_how_the_model_is_loaded(
     monkeypatch.setattr(loading, "load_model", load)
     problem(capsys, "--model", "here", "--port", "0")
     problem(capsys, "--model", "here", "--port", "0", "--device", "cuda:1", "--load-in-8bit")
+    problem(capsys, "--model", "here", "--port", "0", "--no-compile")
     assert seen == [
         ("here", {"device": None, "gpus": None, "load_in_8bit": False, **whole}),
         ("here", {"device": "cuda:1", "gpus": None, "load_in_8bit": True, **whole}),
+        ("here", {"device": None, "gpus": None, "load_in_8bit": False, **whole, "compile": False}),
     ]
 
 

@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from internvl_chat.chat import load_model
-from internvl_chat.serve.batch import Batch, EncodedPrompt, decode, prefill
+from internvl_chat.model import static_decoding
+from internvl_chat.serve.batch import (
+    Batch,
+    EncodedPrompt,
+    StaticRows,
+    decode,
+    fast_rows,
+    prefill,
+)
 from tests.support.checkpoints import randomised
 from tests.support.training import write_tiny_chat_model
 
@@ -93,6 +101,56 @@ def test_rows_come_and_go(model: Any) -> None:
     assert batch.mask.shape == (2, 14 + 3)  # the longest has left, and its width with it
     for row, (one, tokens) in enumerate([(short, [5, 7, 1]), (shown, [6, 8, 2])]):
         torch.testing.assert_close(logits[row], alone(model, one, tokens), **CLOSE)
+
+
+@torch.no_grad()
+def test_rows_at_fixed_addresses_come_and_go(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row that joins takes the place of one that left; they move as they grow and get few."""
+    monkeypatch.setattr(static_decoding, "_LEAST_PLACES", 4)
+    monkeypatch.setattr(model, "static_decoding", True)
+    first = {number: prompt(model, 2 + number) for number in range(4)}
+    batch, _ = prefill(model, list(first.values()), pad_id=0)
+    rows = fast_rows(model, batch, 8)
+    if model.language_model.config.model_type == "mistral":
+        assert rows is batch  # its window is shorter than its context
+        return
+    assert isinstance(rows, StaticRows)
+    assert fast_rows(model, batch, 65) is batch
+    texts: dict[int, tuple[EncodedPrompt, list[int]]] = {n: (p, []) for n, p in first.items()}
+
+    def step() -> None:
+        tokens = [number + len(said) for number, (_, said) in texts.items()]
+        _, logits = decode(model, rows, tokens)
+        for row, ((one, said), token) in enumerate(zip(texts.values(), tokens, strict=True)):
+            said.append(token)
+            torch.testing.assert_close(logits[row], alone(model, one, said), **CLOSE)
+
+    def keep(*numbers: int) -> None:
+        names = list(texts)
+        assert rows.keep([names.index(number) for number in numbers]) is rows
+        left = {number: texts[number] for number in numbers}
+        texts.clear()
+        texts.update(left)
+
+    def join(number: int, length: int) -> None:
+        texts[number] = prompt(model, length), []
+        assert rows.join(prefill(model, [texts[number][0]], pad_id=0)[0]) is rows
+
+    step()
+    keep(0, 2, 3)
+    assert rows.decoder._slots == [0, 2, 3]
+    step()
+    join(4, 4)
+    assert rows.decoder._slots == [0, 2, 3, 1]
+    step()
+    join(5, 19)
+    join(6, 2)
+    assert rows.decoder._cut == (8, 20)
+    step()
+    keep(6, 3)
+    assert (rows.decoder._cut, rows.decoder._slots) == ((2, 12), [0, 1])
+    for _ in range(6):
+        step()
 
 
 def test_a_wrong_number_of_tiles_is_told(model: Any) -> None:

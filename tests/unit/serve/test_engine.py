@@ -98,16 +98,30 @@ CONVERSATIONS: list[tuple[Turns, list[Image.Image]]] = [
 
 
 @pytest.mark.parametrize(
-    ("max_batch_size", "prefill_tokens"), [(8, 4096), (3, 4096), (3, 100), (1, 1)]
+    ("max_batch_size", "prefill_tokens", "static"),
+    [
+        (8, 4096, False),
+        (3, 4096, False),
+        (3, 100, False),
+        (1, 1, False),
+        (8, 4096, True),
+        (3, 100, True),
+    ],
 )
 def test_answers_are_those_of_chat_one_by_one(
-    max_batch_size: int, prefill_tokens: int, engines: Engines
+    max_batch_size: int,
+    prefill_tokens: int,
+    static: bool,
+    engines: Engines,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Text only, one and two images and several turns in one batch, whose rows come and go."""
+    monkeypatch.setattr(tiny()[0], "static_decoding", static)
     engine = engines(tiny(), max_batch_size=max_batch_size, prefill_tokens=prefill_tokens)
     asked = [put(engine, question(*conversation))[0] for conversation in CONVERSATIONS]
     engine.start()
     ends = [told.finished() for told in asked]
+    monkeypatch.undo()
     wanted = [chat(tiny(), *conversation) for conversation in CONVERSATIONS]
     assert [told.text for told in asked] == wanted
     assert "star" in wanted  # the model sees: equal nonsense would prove nothing
@@ -318,9 +332,14 @@ def test_a_prompt_that_cannot_be_read_fails_alone(
     assert "16 image tokens in input_ids (by row: [16]), but no pixel_values" in caplog.text
 
 
+@pytest.mark.parametrize("static", [False, True])
 def test_a_step_that_fails_ends_its_answers_and_no_others(
-    engines: Engines, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    static: bool,
+    engines: Engines,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    monkeypatch.setattr(endless()[0], "static_decoding", static)
     engine = engines(endless(), max_batch_size=2)
     language_model = endless()[0].language_model
     forward = language_model.forward

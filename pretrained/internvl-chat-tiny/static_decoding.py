@@ -1,0 +1,410 @@
+"""Decoding one token a row with everything at fixed addresses, so that a step can be recorded.
+
+A step of an eager language model is thousands of kernels, each started by Python; on a GPU the
+starting takes longer than the work. Recorded as a CUDA graph, a step is started at once. A graph
+is of one number of rows and one number of places (``B``, ``L``): both are rounded up to a few
+sizes. The first step of a size runs eagerly (what libraries prepare at their first call, cannot
+be recorded), the second is recorded, all others are replayed.
+
+Shapes: ``B`` rows, ``T`` tokens of a prompt, ``L`` places of a row, ``G`` key and value heads,
+``d`` their width, ``V`` the vocabulary's size.
+
+This file travels inside checkpoints, so it imports nothing of its package but its neighbours.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from .static_cache import (
+    MASKED,
+    USED,
+    KeyValueStore,
+    StepCache,
+    attention_of_steps,
+    has_used_attention,
+    masked_places,
+    used_places,
+)
+
+logger = logging.getLogger(__name__)
+
+MAX_ROWS = 64
+"""More rows at once are decoded without: there the arithmetic takes longer than its starting."""
+
+_MAX_RECORDED = 16
+_LEAST_PLACES = 256
+
+CAPTURE_LOCK = threading.RLock()
+"""Held while a step is recorded, and by who draws random numbers meanwhile: the generator of
+random numbers is every thread's, and cannot be used by two while one of them records."""
+
+
+def round_rows(rows: int) -> int:
+    """1, 2, 4, 8, 12, 16, ...: so many rows a step is made for."""
+    return 1 << (rows - 1).bit_length() if rows <= 4 else -(-rows // 4) * 4
+
+
+def round_places(tokens: int) -> int:
+    """Up to a quarter more than ``tokens``, and a multiple of 256."""
+    step = max(_LEAST_PLACES, (1 << (tokens.bit_length() - 1)) // 4)
+    return -(-tokens // step) * step
+
+
+class Recorder(Protocol):
+    """What records a step: CUDA graphs, or what tests put there."""
+
+    def warm_up(self, step: Callable[[], Tensor]) -> Tensor:
+        """Run a step eagerly, as it will be recorded."""
+
+    def record(self, step: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        """Record a step without running it; what is returned runs it, into one and the same
+        tensor."""
+
+
+class CudaRecorder:
+    """Records CUDA graphs, which share their memory: one at a time runs."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def warm_up(self, step: Callable[[], Tensor]) -> Tensor:
+        """See :class:`Recorder`."""
+        current = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(current)
+        with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
+            result = step()
+        current.wait_stream(self._stream)
+        return result
+
+    def record(self, step: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        """See :class:`Recorder`."""
+        graph = torch.cuda.CUDAGraph()
+        # Other threads of a server go on with what they do on the GPU.
+        recording = torch.cuda.graph(
+            graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+        )
+        with torch.cuda.device(self._device), recording:
+            result = step()
+
+        def replay() -> Tensor:
+            graph.replay()
+            return result
+
+        return replay
+
+
+def recorder_of(device: torch.device) -> Recorder | None:
+    """CUDA graphs on a GPU; None elsewhere, where every step runs eagerly."""
+    return CudaRecorder(device) if device.type == "cuda" else None
+
+
+class StaticDecoder:
+    """Rows of one language model that are continued token by token.
+
+    Between answers it keeps its memory and what it recorded; :meth:`release` gives both back.
+
+    Args:
+        recorder_of: what records on a device; None runs every step eagerly, to the same results.
+    """
+
+    def __init__(
+        self, recorder_of: Callable[[torch.device], Recorder | None] = recorder_of
+    ) -> None:
+        self._recorder_of = recorder_of
+        self._recorder: Recorder | None = None
+        self._store = KeyValueStore()
+        self._recorded: OrderedDict[tuple[int, int], Callable[[], Tensor] | None] = OrderedDict()
+        self._stamp: int | None = None
+        self._heads: list[tuple[int, int]] = []  # (G, d) of keys and values of each layer in turn
+        self._kernel = MASKED
+        self._cut = (0, 0)
+        self._lengths: list[int] = []
+        self._slots: list[int] = []  # where in the cut each row stands
+        self.num_recorded = 0
+        """Steps recorded so far."""
+
+    def __reduce__(self) -> tuple[type[StaticDecoder], tuple[()]]:
+        """A copy, with a model's, begins anew: what is recorded is of these weights."""
+        return type(self), ()
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the keys and values held."""
+        return self._store.num_bytes
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each row that the model has read."""
+        return list(self._lengths)
+
+    def release(self) -> None:
+        """Give back all memory; the rows are lost."""
+        self._recorded.clear()
+        self._store.release()
+        self._cut, self._lengths, self._slots, self._heads = (0, 0), [], [], []
+        self._stamp, self._recorder = None, None
+
+    # ------------------------------------------------------------------ rows
+
+    @torch.no_grad()
+    def begin(
+        self, model: nn.Module, layers: Iterable[tuple[Tensor, Tensor]], pads: Sequence[int]
+    ) -> None:
+        """Take prompts that the model has read, in the place of the rows so far.
+
+        Args:
+            model: the language model.
+            layers: keys and values of each layer, (B, G, T, d). Taken one by one, so that the
+                caller can let each go when the next is asked for.
+            pads: of each row, how many of the T are padding, on the left.
+        """
+        self._lengths, self._slots, self._cut = [], [], (0, 0)
+        stamp = weights_stamp(model)
+        if self._stamp is not None and stamp != self._stamp:
+            self.release()
+        self._stamp = stamp
+        self.join(layers, pads)
+
+    @torch.no_grad()
+    def join(self, layers: Iterable[tuple[Tensor, Tensor]], pads: Sequence[int]) -> None:
+        """Take prompts as further rows; arguments as for :meth:`begin`."""
+        with torch.inference_mode(False):
+            slots: list[int] = []
+            for number, pair in enumerate(layers):
+                if not slots:
+                    slots = self._take_slots([pair[0].shape[2] - pad for pad in pads], pair[0])
+                    aligned = _Aligned(pads, pair[0])
+                for part, new in enumerate(pair, start=2 * number):
+                    if part == len(self._heads):
+                        self._heads.append((new.shape[1], new.shape[3]))
+                        self._make_room(part, new)
+                    self._put(part, slots, aligned(new))
+            self._tell_device()
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Only these rows go on, in this order; they move when half of the slots are free."""
+        self._lengths = [self._lengths[place] for place in places]
+        self._slots = [self._slots[place] for place in places]
+        if 2 * round_rows(len(places)) <= self._cut[0]:
+            self._move()
+        self._tell_device()
+
+    def _take_slots(self, lengths: list[int], like: Tensor) -> list[int]:
+        """Where in the cut rows of such lengths go; makes a larger cut if they do not fit."""
+        if not self._heads:
+            self._prepare(like)
+        free = [slot for slot in range(self._cut[0]) if slot not in self._slots]
+        most = max(*self._lengths, *lengths, 0)
+        if len(free) < len(lengths) or most >= self._cut[1]:
+            self._move(len(lengths), most)
+            free = list(range(len(self._lengths), self._cut[0]))
+        slots = free[: len(lengths)]
+        self._lengths += lengths
+        self._slots += slots
+        return slots
+
+    def _prepare(self, like: Tensor) -> None:
+        """For the first prompt, or the first after :meth:`release`."""
+        device = like.device
+        self._recorder = self._recorder_of(device)
+        used = has_used_attention(like.dtype, device, like.shape[-1])
+        self._kernel = USED if used else MASKED
+        self._tokens = torch.zeros(MAX_ROWS, dtype=torch.long, device=device)
+        self._lengths_of_slots = torch.zeros(MAX_ROWS, dtype=torch.int32, device=device)
+        self._is_row = torch.zeros(MAX_ROWS, dtype=torch.int32, device=device)
+
+    @torch.no_grad()
+    def _move(self, num_more: int = 0, longest: int = 0) -> None:
+        """Cut anew for these rows and ``num_more``; these are the first then.
+
+        Args:
+            longest: tokens of the longest of those to come.
+        """
+        with torch.inference_mode(False):
+            old, slots = self._cut, self._slots
+            longest = max(*self._lengths, longest, 0)
+            self._cut = round_rows(len(slots) + num_more), round_places(longest + 1)
+            self._slots = list(range(len(slots)))
+            for number, heads in enumerate(self._heads):
+                if slots:
+                    kept = self._store.cut(number, *old, heads)
+                    kept = kept[slots, : max(self._lengths)]
+                    self._make_room(number, kept)
+                    self._put(number, self._slots, kept)
+                else:
+                    self._make_room(number)
+
+    def _make_room(self, number: int, like: Tensor | None = None) -> None:
+        heads, width = self._heads[number]
+        if self._store.ensure(number, self._cut[0] * self._cut[1] * heads * width, like):
+            self._recorded.clear()  # they read at the former address
+
+    def _put(self, number: int, slots: list[int], rows: Tensor) -> None:
+        """Rows (B, T, G, d) into their slots."""
+        view = self._store.cut(number, *self._cut, self._heads[number])
+        is_one = slots == list(range(slots[0], slots[0] + len(slots)))
+        index = slice(slots[0], slots[0] + len(slots)) if is_one else slots
+        view[index, : rows.shape[1]] = rows
+        if self._kernel == MASKED:
+            # Places not in use are read too: what an answer before left there, infinities among
+            # it, must not come through.
+            view[index, rows.shape[1] :] = 0
+
+    def _tell_device(self) -> None:
+        """Which slots are rows, and their lengths."""
+        with torch.inference_mode(False):
+            told = torch.zeros(2, MAX_ROWS, dtype=torch.int32)
+            told[0, self._slots] = torch.tensor(self._lengths, dtype=torch.int32)
+            told[1, self._slots] = 1
+            self._lengths_of_slots.copy_(told[0])
+            self._is_row.copy_(told[1])
+            self._is_in_order = self._slots == list(range(len(self._slots)))
+            self._index = torch.tensor(self._slots, device=self._tokens.device)
+
+    # ------------------------------------------------------------------ steps
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the rows have to move before the next step."""
+        return max(self._lengths) >= self._cut[1]
+
+    @torch.no_grad()
+    def step(self, model: nn.Module, tokens: Tensor) -> Tensor:
+        """Let the model read one token more of every row.
+
+        Args:
+            model: as for :meth:`begin`.
+            tokens: (B,).
+
+        Returns:
+            (B, V) logits of the next tokens, valid until the next step.
+        """
+        with torch.inference_mode(False):
+            if self.is_full:
+                self._move()
+                self._tell_device()
+            rows = len(self._lengths)
+            if self._is_in_order:
+                self._tokens[:rows].copy_(tokens)
+            else:
+                self._tokens[self._index] = tokens.to(self._tokens.device)
+            logits = self._run_or_replay(model)
+            self._lengths = [length + 1 for length in self._lengths]
+            return logits[:rows] if self._is_in_order else logits[self._index]
+
+    def _run_or_replay(self, model: nn.Module) -> Tensor:
+        key = self._cut
+        if self._recorder is None:
+            return self._run(model)
+        if key not in self._recorded:
+            while len(self._recorded) >= _MAX_RECORDED:
+                self._recorded.popitem(last=False)
+            self._recorded[key] = None
+            with attention_of_steps(model, self._kernel):
+                return self._recorder.warm_up(lambda: self._run_step(model))
+        self._recorded.move_to_end(key)
+        replay = self._recorded[key]
+        if replay is None:
+            replay = self._record(model, key)
+        return self._run(model) if replay is None else replay()
+
+    def _run(self, model: nn.Module) -> Tensor:
+        with attention_of_steps(model, self._kernel):
+            return self._run_step(model)
+
+    def _record(self, model: nn.Module, key: tuple[int, int]) -> Callable[[], Tensor] | None:
+        """None where it cannot be; then it is not tried again."""
+        assert self._recorder is not None
+        try:
+            with CAPTURE_LOCK, attention_of_steps(model, self._kernel):
+                replay = self._recorder.record(lambda: self._run_step(model))
+        except RuntimeError as err:  # CUDA's: something in the model waits for the GPU
+            logger.warning("steps are not recorded, and run as before: %s", err)
+            self._recorder = None
+            self._recorded.clear()
+            return None
+        self._recorded[key] = replay
+        self.num_recorded += 1
+        return replay
+
+    def _run_step(self, model: nn.Module) -> Tensor:
+        """(B, V), with rows up to a step's size; adds one to the lengths."""
+        rows, places = self._cut
+        lengths = self._lengths_of_slots[:rows]
+        used = lengths + 1
+        positions = lengths.clamp(max=places - 1).long()
+        row_numbers = torch.arange(rows, device=lengths.device)
+        views = [
+            self._store.cut(number, rows, places, heads) for number, heads in enumerate(self._heads)
+        ]
+        pairs = list(zip(views[::2], views[1::2], strict=True))
+        mask = (used_places if self._kernel == USED else masked_places)(used, places)
+        output = model(
+            input_ids=self._tokens[:rows, None],
+            attention_mask=mask,
+            position_ids=positions[:, None],
+            past_key_values=StepCache(pairs, row_numbers * places + positions),
+            use_cache=True,
+            logits_to_keep=1,
+            return_dict=True,
+        )
+        lengths.add_(self._is_row[:rows])
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+
+class _Aligned:
+    """Prompts padded on the left -> rows that begin at place 0.
+
+    Args:
+        pads: of each row.
+        like: (B, G, T, d).
+    """
+
+    def __init__(self, pads: Sequence[int], like: Tensor) -> None:
+        longest, least = like.shape[2], min(pads)
+        self._least = least
+        self._rows: Tensor | None = None
+        if max(pads) != least:
+            taken = torch.arange(longest - least) + torch.tensor(list(pads))[:, None]
+            # A shorter row's last token fills its end, behind its length.
+            self._taken = taken.clamp(max=longest - 1).to(like.device)
+            self._rows = torch.arange(len(pads), device=like.device)[:, None]
+
+    def __call__(self, new: Tensor) -> Tensor:
+        """(B, G, T, d) -> (B, T of the longest, G, d)."""
+        turned = new.transpose(1, 2)
+        return turned[:, self._least :] if self._rows is None else turned[self._rows, self._taken]
+
+
+def weights_stamp(model: nn.Module) -> int:
+    """Changes when a recorded step would read weights that are not the model's any more.
+
+    That is: a tensor elsewhere, an adapter more or less, another scaling. New values in the same
+    tensors are read by the same step.
+    """
+    tensors = [
+        (tensor.data_ptr(), tensor.dtype) for tensor in (*model.parameters(), *model.buffers())
+    ]
+    modules = [
+        (
+            id(module),
+            len(module._forward_hooks) + len(module._forward_pre_hooks),
+            repr(getattr(module, "active_adapters", None)),
+            repr(getattr(module, "merged_adapters", None)),
+            repr(getattr(module, "disable_adapters", None)),
+            repr(getattr(module, "scaling", None)),
+        )
+        for module in model.modules()
+    ]
+    return hash((tuple(tensors), tuple(modules), model.training))

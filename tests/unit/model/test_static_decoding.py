@@ -1,0 +1,488 @@
+"""Steps at fixed addresses, recorded and replayed: the tokens are those of the plain loop."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PrefixTuningConfig, get_peft_model
+from torch import Tensor
+from transformers import StoppingCriteria, StoppingCriteriaList
+
+from internvl_chat import InternVLChatModel
+from internvl_chat.model import static_decoding
+from internvl_chat.model.decoding_choice import bytes_of_token, static_keywords, why_not, window_of
+from internvl_chat.model.static_cache import masked_attention, used_places
+from internvl_chat.model.static_decoding import (
+    StaticDecoder,
+    recorder_of,
+    round_places,
+    round_rows,
+)
+from tests.support.models import make_batch, make_config, make_model, make_tokenizer
+
+GREEDY: dict[str, Any] = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
+
+
+class FakeGraphs:
+    """Records as CUDA graphs do: without running, and into one tensor ever after."""
+
+    def __init__(self, problem: str = "") -> None:
+        self.problem = problem
+        self.num_warm, self.num_replayed = 0, 0
+
+    def warm_up(self, step: Callable[[], Tensor]) -> Tensor:
+        self.num_warm += 1
+        return step()
+
+    def record(self, step: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        if self.problem:
+            raise RuntimeError(self.problem)
+        result: list[Tensor] = []
+
+        def replay() -> Tensor:
+            self.num_replayed += 1
+            logits = step()
+            if not result:
+                result.append(logits)
+            return result[0].copy_(logits)
+
+        return replay
+
+
+def with_graphs(model: InternVLChatModel, graphs: FakeGraphs) -> StaticDecoder:
+    model.static_decoding = True
+    model._static_decoder = StaticDecoder(lambda device: graphs)
+    return model._static_decoder
+
+
+def prompts(model: InternVLChatModel, rows: int = 3, length: int = 18) -> dict[str, Tensor]:
+    """Padded on the left by another length a row, images in the first and last."""
+    batch = make_batch(model.num_image_token, rows=rows, length=length)
+    del batch["labels"]
+    mask = torch.ones_like(batch["input_ids"])
+    for row in range(rows):
+        mask[row, : min(row, 2)] = 0
+    return {**batch, "attention_mask": mask}
+
+
+def both(model: InternVLChatModel, ask: Callable[[], Any]) -> tuple[Any, Any]:
+    """What is answered step by step, and by steps at fixed addresses; from one seed."""
+    found = []
+    for static in (False, True):
+        model.static_decoding = static
+        torch.manual_seed(0)
+        found.append(ask())
+    return found[0], found[1]
+
+
+def is_used(model: InternVLChatModel) -> bool:
+    decoder = model._static_decoder
+    return decoder is not None and bool(decoder.lengths)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma", "granite", "mistral", "phi3", "qwen2", "qwen3"])
+def test_tokens_are_those_of_the_plain_loop(kind: str) -> None:
+    """fp32; rows of other lengths end at other steps."""
+    llm = {"model_type": kind, "pad_token_id": 0}
+    model = make_model(make_config(llm=llm | ({"head_dim": 6} if kind != "phi3" else {})))
+    batch = prompts(model)
+    free = model.generate(**batch, **GREEDY, eos_token_id=279)
+    first = free[:, 0].tolist()
+    ends = [token for token in free[:, 2:9].flatten().tolist() if token not in first] or [279]
+    settings = {**GREEDY, "eos_token_id": ends}
+    plain, static = both(model, lambda: model.generate(**batch, **settings))
+    assert torch.equal(plain, static)
+    assert is_used(model)
+    sampled = {**settings, "do_sample": True, "temperature": 1.5, "top_p": 0.9}
+    plain, static = both(model, lambda: model.generate(**batch, **sampled))
+    assert torch.equal(plain, static)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"repetition_penalty": 1.5},
+        {"num_return_sequences": 2, "do_sample": True},
+        {"min_new_tokens": 9, "eos_token_id": list(range(200))},
+        {"max_time": 60.0},
+        {"no_repeat_ngram_size": 2},
+    ],
+)
+def test_settings_mean_the_same(settings: dict[str, Any]) -> None:
+    model = make_model()
+    batch = prompts(model)
+    asked = {**GREEDY, "eos_token_id": 279, **settings}
+    plain, static = both(model, lambda: model.generate(**batch, **asked))
+    assert torch.equal(plain, static)
+    assert is_used(model)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_beams": 2},
+        {"use_cache": False},
+        {"disable_compile": True},
+        {"return_dict_in_generate": True, "output_scores": True},
+        {"cache_implementation": "static"},
+        {"output_hidden_states": True, "return_dict_in_generate": True},
+        {"prefill_chunk_size": None, "penalty_alpha": None, "num_beams": 3},
+    ],
+)
+def test_what_wants_another_loop_gets_it(settings: dict[str, Any]) -> None:
+    model = make_model()
+    batch = prompts(model)
+    asked = {**GREEDY, "eos_token_id": 279, **settings}
+    plain, other = both(model, lambda: model.generate(**batch, **asked))
+    first = getattr(plain, "sequences", plain)
+    assert torch.equal(first, getattr(other, "sequences", other))
+    assert not is_used(model)
+
+
+class Told:
+    """A streamer."""
+
+    def __init__(self) -> None:
+        self.pieces: list[list[int]] = []
+        self.ended = 0
+
+    def put(self, value: Tensor) -> None:
+        assert value.device.type == "cpu"
+        self.pieces.append(value.flatten().tolist())
+
+    def end(self) -> None:
+        self.ended += 1
+
+
+class Asked(StoppingCriteria):
+    """Ends after some tokens."""
+
+    def __init__(self, last: int) -> None:
+        self.lengths: list[int] = []
+        self.last = last
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        self.lengths.append(input_ids.shape[1])
+        return torch.full((len(input_ids),), input_ids.shape[1] >= self.last)
+
+
+def test_chat_with_history_images_streams_and_stops() -> None:
+    model, tokenizer = make_model(), make_tokenizer()
+    pixels = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    told: list[Told] = []
+    asked: list[Asked] = []
+
+    def ask() -> Any:
+        told.append(Told())
+        asked.append(Asked(7))
+        streamed = model.chat(
+            tokenizer,
+            pixels,
+            "<image>\nand this?",
+            {
+                **GREEDY,
+                "streamer": told[-1],
+                "stopping_criteria": StoppingCriteriaList([asked[-1]]),
+            },
+            history=[("<image>\nWhat is it?", "a star")],
+            return_history=True,
+            num_patches_list=[1, 1],
+        )
+        return streamed, model.batch_chat(
+            tokenizer, pixels, ["What?", "What is this one?"], GREEDY, num_patches_list=[1, 1]
+        )
+
+    plain, static = both(model, ask)
+    assert plain == static
+    assert told[0].pieces == told[1].pieces
+    assert asked[0].lengths == asked[1].lengths == list(range(1, len(told[0].pieces)))
+    assert [one.ended for one in told] == [1, 1]
+
+
+def test_stop_strings() -> None:
+    """transformers does not hand the tokenizer on to a loop that is not its own."""
+    model, tokenizer = make_model(), make_tokenizer()
+    batch = prompts(model, rows=1)
+    free = model.generate(**batch, **GREEDY, eos_token_id=279)
+    texts = [tokenizer.decode([token]) for token in free[0, 1:-1].tolist()]
+    text = next(text for text in texts if text.isascii() and text.isprintable() and text)
+    asked = {**GREEDY, "eos_token_id": 279, "stop_strings": [text], "tokenizer": tokenizer}
+    plain, static = both(model, lambda: model.generate(**batch, **asked))
+    assert torch.equal(plain, static)
+    assert static.shape[1] < 12
+    assert is_used(model)
+    del asked["tokenizer"]
+    with pytest.raises(ValueError, match="stop_strings need the tokenizer"):
+        model.generate(**batch, **asked)
+
+
+def test_the_second_step_of_a_size_is_recorded_and_others_replayed() -> None:
+    model = make_model()
+    graphs = FakeGraphs()
+    decoder = with_graphs(model, graphs)
+    batch = prompts(model)
+    settings = {**GREEDY, "eos_token_id": 279}
+    first = model.generate(**batch, **settings)
+    assert (graphs.num_warm, decoder.num_recorded, graphs.num_replayed) == (1, 1, 10)
+    assert torch.equal(model.generate(**batch, **settings), first)
+    assert (graphs.num_warm, decoder.num_recorded, graphs.num_replayed) == (1, 1, 21)
+    short = model.generate(**batch, **{**settings, "max_new_tokens": 2})
+    assert torch.equal(short, first[:, :2])
+    model.static_decoding = False
+    assert torch.equal(model.generate(**batch, **settings), first)
+    assert graphs.num_replayed == 22
+
+
+def test_rows_move_when_their_places_are_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(static_decoding, "_LEAST_PLACES", 4)
+    model = make_model()
+    batch = prompts(model)
+    asked = {**GREEDY, "max_new_tokens": 40, "eos_token_id": 279}
+    plain = model.generate(**batch, **asked)
+    graphs = FakeGraphs()
+    decoder = with_graphs(model, graphs)
+    for _ in range(2):
+        assert torch.equal(model.generate(**batch, **asked), plain)
+    # 18 to 57 tokens: 20, 24, 28, 32, 40, 48, 56, 64 places; the memory grew with the first
+    # answer, so that what was recorded before the last growth was of former addresses.
+    assert (graphs.num_warm, decoder.num_recorded) == (15, 15)
+    assert decoder.lengths == [18 + 39, 17 + 39, 16 + 39]
+
+
+def test_no_more_is_recorded_than_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(static_decoding, "_MAX_RECORDED", 2)
+    model = make_model()
+    decoder = with_graphs(model, FakeGraphs())
+    settings = {**GREEDY, "eos_token_id": 279}
+    for rows in (5, 3, 1, 2, 5):
+        model.generate(**prompts(model, rows=rows), **settings)
+    assert len(decoder._recorded) == 2
+    assert decoder.num_recorded == 5
+
+
+def test_nothing_is_replayed_of_other_weights() -> None:
+    model = make_model()
+    decoder = with_graphs(model, FakeGraphs())
+    batch = prompts(model)
+    settings = {**GREEDY, "eos_token_id": 279}
+    model.generate(**batch, **settings)
+    projection = model.language_model.model.layers[0].mlp.up_proj
+    with torch.no_grad():
+        projection.weight.mul_(-3)  # in place: the same step reads it
+    changed = model.generate(**batch, **settings)
+    assert decoder.num_recorded == 1
+    projection.weight = torch.nn.Parameter(projection.weight.clone())
+    assert torch.equal(model.generate(**batch, **settings), changed)
+    assert decoder.num_recorded == 2
+    model.double()
+    model.generate(**{**batch, "pixel_values": batch["pixel_values"].double()}, **settings)
+    assert decoder.num_recorded == 3
+
+
+def test_adapters() -> None:
+    """Not merged, merged, switched off, and scaled otherwise: each is recorded anew."""
+    model = make_model()
+    targets = r"language_model.*(q_proj|up_proj)"
+    wrapped: Any = get_peft_model(model, LoraConfig(r=2, target_modules=targets))
+    for name, parameter in wrapped.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    wrapped.eval()
+    decoder = with_graphs(model, FakeGraphs())
+    batch = prompts(model)
+    settings = {**GREEDY, "eos_token_id": 279}
+
+    def agree() -> int:
+        before = decoder.num_recorded
+        model.static_decoding = False
+        plain = wrapped.generate(**batch, **settings)
+        model.static_decoding = True
+        assert torch.equal(wrapped.generate(**batch, **settings), plain)
+        return decoder.num_recorded - before
+
+    assert agree() == 1
+    assert agree() == 0
+    layer = model.language_model.model.layers[0].self_attn.q_proj
+    layer.scaling["default"] = 9.0
+    assert agree() == 1
+    with wrapped.disable_adapter():
+        assert agree() == 1
+    wrapped.merge_adapter()
+    assert agree() == 1
+    model_with_lora_inside = make_model(make_config(use_llm_lora=2))
+    batch = prompts(model_with_lora_inside)
+    plain, static = both(
+        model_with_lora_inside, lambda: model_with_lora_inside.generate(**batch, **settings)
+    )
+    assert torch.equal(plain, static)
+    assert is_used(model_with_lora_inside)
+
+
+def test_a_step_that_cannot_be_recorded_runs_as_before(caplog: pytest.LogCaptureFixture) -> None:
+    model = make_model()
+    graphs = FakeGraphs("operation not permitted when stream is capturing")
+    decoder = with_graphs(model, graphs)
+    batch = prompts(model)
+    settings = {**GREEDY, "eos_token_id": 279}
+    with caplog.at_level(logging.WARNING):
+        found = [model.generate(**batch, **settings) for _ in range(2)]
+    model.static_decoding = False
+    assert torch.equal(found[0], model.generate(**batch, **settings))
+    assert torch.equal(found[0], found[1])
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "not permitted when stream is capturing" in caplog.text
+    assert decoder.num_recorded == 0
+
+
+def test_in_inference_mode_and_out_of_it() -> None:
+    model = make_model()
+    with_graphs(model, FakeGraphs())
+    batch = prompts(model)
+    settings = {**GREEDY, "eos_token_id": 279}
+    with torch.inference_mode():
+        inside = model.generate(**batch, **settings)
+    assert torch.equal(model.generate(**batch, **settings), inside)
+    with torch.inference_mode():
+        assert torch.equal(model.generate(**batch, **settings), inside)
+
+
+def test_memory_is_given_back_and_copies_begin_anew() -> None:
+    model = make_model()
+    decoder = with_graphs(model, FakeGraphs())
+    batch = prompts(model)
+    settings = {**GREEDY, "eos_token_id": 279}
+    found = model.generate(**batch, **settings)
+    # 2 layers, keys and values, 4 x 256 places, 2 heads of 6, fp32.
+    assert decoder.num_bytes == 2 * 2 * 4 * 256 * 2 * 6 * 4
+    for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(decoder))):
+        other = getattr(copied, "_static_decoder", copied)
+        assert other is not decoder
+        assert other.num_bytes == 0
+    decoder.release()
+    assert decoder.num_bytes == 0
+    assert torch.equal(model.generate(**batch, **settings), found)
+    assert decoder.num_recorded == 2
+
+
+def test_when_the_memory_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prompt is read again with the decoder's memory given back; what fails then, fails."""
+    model = make_model()
+    decoder = with_graphs(model, FakeGraphs())
+    batch = prompts(model)
+    settings = {**GREEDY, "eos_token_id": 279}
+    found = model.generate(**batch, **settings)
+    forward = model.language_model.forward
+
+    def full(*args: Any, **kwargs: Any) -> Any:
+        if decoder.num_bytes:
+            raise torch.OutOfMemoryError("full")
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(model.language_model, "forward", full)
+    with pytest.raises(torch.OutOfMemoryError):  # the prompt fits now, the first step does not
+        model.generate(**batch, **settings)
+    assert decoder.num_bytes == 0
+    monkeypatch.undo()
+    assert torch.equal(model.generate(**batch, **settings), found)
+
+
+def test_a_window_is_for_the_plain_loop_once_it_is_passed() -> None:
+    llm = {"model_type": "mistral", "sliding_window": 24, "head_dim": 6}
+    model = make_model(make_config(llm=llm))
+    batch = prompts(model)
+    assert window_of(model.language_model.config) == 24
+    for length, used in ((6, True), (7, False)):
+        settings = {**GREEDY, "eos_token_id": 279, "max_new_tokens": length}
+        model._static_decoder = None
+        plain, static = both(model, lambda s=settings: model.generate(**batch, **s))  # type: ignore[misc]
+        assert torch.equal(plain, static)
+        assert is_used(model) is used
+
+
+def test_which_models_are_not_decoded_so(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model()
+    llm = model.language_model
+    assert why_not(llm, on_cpu=True) is None
+    assert why_not(llm, on_cpu=False) == "it is on the CPU"
+    assert model.static_decoder is None
+    llm.train()
+    assert why_not(llm, on_cpu=True) == "it is in training mode"
+    llm.eval()
+    config = llm.config
+    for name, value, told in [
+        ("model_type", "opt", "language models of type opt are not among"),
+        ("_attn_implementation", "eager", "attn_implementation is eager"),
+        ("rope_parameters", {"rope_type": "dynamic"}, "(dynamic) depend on the length"),
+        ("layer_types", ["full_attention", "sliding_attention"], "full_attention, sliding"),
+        ("layer_types", ["chunked_attention"], "its layers are of chunked_attention"),
+    ]:
+        with monkeypatch.context() as patch:
+            patch.setattr(config, name, value, raising=False)
+            assert told in str(why_not(llm, on_cpu=True))
+    llm.quantization_method = "bitsandbytes"
+    assert why_not(llm, on_cpu=True) == "its weights are quantized"
+    del llm.quantization_method
+    llm.lm_head.to("meta")
+    assert why_not(llm, on_cpu=True) == "it is spread over several devices"
+    with caplog.at_level(logging.WARNING):
+        monkeypatch.setattr(InternVLChatModel, "device", torch.device("cuda"))
+        assert [model.static_decoder for _ in range(3)] == [None] * 3
+    assert [record.getMessage() for record in caplog.records] == [
+        "answers are decoded eagerly, step by step: it is spread over several devices"
+    ]
+
+
+def test_learned_prefixes_are_not_decoded_so() -> None:
+    model = make_model()
+    model.static_decoding = True
+    prefix = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    model.language_model = get_peft_model(model.language_model, prefix)
+    assert model.static_decoder is None
+
+
+def test_keywords_are_left_as_they_were() -> None:
+    model = make_model()
+    embeds = torch.zeros(65, 3, 24)
+    llm = model.language_model
+    given = {"max_new_tokens": 3, "streamer": object(), "tokenizer": object()}
+    assert static_keywords(llm, embeds, given, None) is None  # too many rows
+    found = static_keywords(llm, embeds[:64], given, None)
+    assert found == {name: given[name] for name in ("max_new_tokens", "streamer")}
+    llm.generation_config.num_beams = 4
+    assert static_keywords(llm, embeds[:4], given, None) is None
+
+
+def test_sizes() -> None:
+    rows = {1: 1, 2: 2, 3: 4, 4: 4, 5: 8, 8: 8, 9: 12, 16: 16, 17: 20, 64: 64}
+    assert {number: round_rows(number) for number in rows} == rows
+    places = {1: 256, 256: 256, 257: 512, 1024: 1024, 1025: 1280, 1281: 1536, 5000: 5120}
+    assert {number: round_places(number) for number in places} == places
+    assert all(n <= round_places(n) <= max(256, n + max(256, n // 4)) for n in range(1, 9000))
+    model = make_model()
+    assert bytes_of_token(model.language_model) == 2 * 2 * 2 * 6 * 4
+    assert recorder_of(torch.device("cpu")) is None
+
+
+def test_attention_of_shared_heads_reads_no_place_that_is_not_in_use() -> None:
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(2, 4, 1, 8, generator=generator)
+    keys, values = torch.randn(2, 2, 2, 5, 8, generator=generator)
+    used = torch.tensor([5, 3], dtype=torch.int32)
+    mask = (torch.arange(5) < used[:, None])[:, None, None]
+    found, _ = masked_attention(torch.nn.Module(), query, keys, values, mask)
+    for row, length in enumerate((5, 3)):
+        for head in range(4):
+            key, value = keys[row, head // 2, :length], values[row, head // 2, :length]
+            weights = (query[row, head] @ key.T / 8**0.5).softmax(-1)
+            torch.testing.assert_close(found[row, 0, head], (weights @ value)[0])
+    assert used_places(used, 5)[0, 0].tolist() == [[0, 1, 2], [0, 5, 10], [5, 3, 0]]
+    with pytest.raises(ValueError, match="attention with softcap has no static cache here"):
+        masked_attention(torch.nn.Module(), query, keys, values, mask, softcap=30.0)
