@@ -27,6 +27,8 @@ ImageBackend = Literal["pillow", "fast"]
 """What decodes image files; see :class:`DecodeConfig`."""
 LossReduction = Literal["token", "sample", "square"]
 OrderMode = Literal["random", "grouped", "packed"]
+ORDER_RULE = 2
+"""Of the order of an epoch, as new runs follow it; 1 is that of checkpoints that name none."""
 VideoBackend = Literal["decord", "pyav", "torchcodec"]
 """Libraries that read video files."""
 _VIDEO_MODULES: Final[dict[VideoBackend, str]] = {
@@ -624,6 +626,8 @@ class OrderConfig(_Checked):
     """A second limit of a pack; a single sample may exceed it."""
     drop_last: bool
     """Leave out what does not fill a step."""
+    rule: int
+    """Which of the rules that there have been: a run goes on under the one it began with."""
 
     def _problems(self) -> Iterator[str]:
         for name in ("max_packed_tokens", "max_packed_tiles"):

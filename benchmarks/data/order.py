@@ -64,7 +64,8 @@ def child(mode: str, path: Path, repeats: int) -> dict[str, float]:
     seconds = time.perf_counter() - start
     processor = time.process_time()
     start = time.perf_counter()
-    plan.micro_batch(plan.num_steps // 2, 0, rank=1, world_size=4, micro_batch_size=MICRO_BATCH)
+    cut = plan.cut(world_size=4, micro_batch_size=MICRO_BATCH)
+    plan.micro_batches(plan.num_steps // 2, cut, rank=1)
     resumed = time.perf_counter() - start
     return {
         "seconds": seconds,

@@ -295,10 +295,11 @@ class SftDataset(Dataset[list[Example]]):
             global_batch_size=global_batch_size,
             mode=order.mode,
             max_packed_tokens=order.max_packed_tokens,
-            tiles=None if order.max_packed_tiles is None else self.tiles,
+            tiles=self.tiles,
             max_packed_tiles=order.max_packed_tiles,
             indices=indices,
             drop_last=order.drop_last,
+            rule=order.rule,
         )
 
     def __getitem__(self, pack: Pack | int) -> list[Example]:

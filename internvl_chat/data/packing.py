@@ -7,6 +7,7 @@ Their packs are the same to the last sample; a resumed run relies on that.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,10 +63,22 @@ def pack_in_windows(
     Returns:
         (packs,) int32 samples of each pack, in the order that ``order`` now has.
     """
-    windows = range(0, len(order), PACK_WINDOW_SAMPLES)
+    windows = range(-(-len(order) // PACK_WINDOW_SAMPLES))
+    sizes = fit_windows(order, windows, lengths, tiles, limits)
+    return np.concatenate([sizes[number] for number in windows])
+
+
+def fit_windows(
+    order: np.ndarray,
+    windows: Iterable[int],
+    lengths: Values,
+    tiles: Values | None,
+    limits: Limits,
+) -> dict[int, np.ndarray]:
+    """:func:`pack_in_windows` for some of the windows: the sizes of the packs of each."""
     kinds: dict[_Dimensions, list[int]] = {}
-    for number, first in enumerate(windows):
-        part = order[first : first + PACK_WINDOW_SAMPLES]
+    for number in windows:
+        part = window_of(number, order)
         kinds.setdefault(_dimensions(part, lengths, tiles, limits), []).append(number)
     sizes: dict[int, np.ndarray] = {}
     for dimensions, numbers in kinds.items():
@@ -79,7 +92,7 @@ def pack_in_windows(
                 sizes |= _pack_each(order, group, lengths, tiles, dimensions)
             else:
                 sizes |= _pack_together(order, group, lengths, tiles, dimensions)
-    return np.concatenate([sizes[number] for number in range(len(windows))])
+    return sizes
 
 
 def _dimensions(
@@ -104,7 +117,8 @@ def _sizes_of(
     return lengths[part], tiles[part]
 
 
-def _window(number: int, order: np.ndarray) -> np.ndarray:
+def window_of(number: int, order: np.ndarray) -> np.ndarray:
+    """The samples of window ``number``, to be rearranged in place."""
     return order[number * PACK_WINDOW_SAMPLES : (number + 1) * PACK_WINDOW_SAMPLES]
 
 
@@ -120,7 +134,7 @@ def _pack_each(
 ) -> dict[int, np.ndarray]:
     found = {}
     for number in group:
-        part = _window(number, order)
+        part = window_of(number, order)
         sizes, others = _sizes_of(part, lengths, tiles, dimensions)
         packs = best_fit(sizes, dimensions.capacity, others, dimensions.other_capacity)
         part[:] = part[[place for pack in packs for place in pack]]
@@ -196,12 +210,12 @@ def _pack_together(
     dimensions: _Dimensions,
 ) -> dict[int, np.ndarray]:
     """As :func:`_pack_each`; only the last window of a group may be short."""
-    counts = [len(_window(number, order)) for number in group]
+    counts = [len(window_of(number, order)) for number in group]
     narrow = dimensions.capacity < 1 << 16
     needs = np.zeros((counts[0], len(group)), dtype=np.uint16 if narrow else np.int32)
     levels = np.zeros_like(needs, dtype=np.int8) if dimensions.top else None
     for row, number in enumerate(group):
-        part = _window(number, order)
+        part = window_of(number, order)
         sizes, others = _sizes_of(part, lengths, tiles, dimensions)
         largest = descending(sizes)
         needs[: counts[row], row] = np.minimum(sizes[largest], dimensions.capacity)
@@ -211,7 +225,7 @@ def _pack_together(
     packs = _fit_windows(needs, levels, counts[-1], dimensions)
     found = {}
     for row, number in enumerate(group):
-        part, pack_of = _window(number, order), packs[: counts[row], row]
+        part, pack_of = window_of(number, order), packs[: counts[row], row]
         part[:] = part[np.argsort(pack_of, kind="stable")]
         found[number] = np.bincount(pack_of).astype(np.int32)
     return found

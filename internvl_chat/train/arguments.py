@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from internvl_chat.config import (
     MAX_IMAGE_PIXELS,
+    ORDER_RULE,
     VAL_SPLIT_SEED,
     AttentionKernel,
     BuildConfig,
@@ -366,7 +367,9 @@ def held_out_config(data: DataArguments) -> HeldOutConfig | None:
     return HeldOutConfig(amount=data.val_split, split_seed=data.val_split_seed)
 
 
-def order_config(data: DataArguments, *, grouped: bool, drop_last: bool) -> OrderConfig:
+def order_config(
+    data: DataArguments, *, grouped: bool, drop_last: bool, rule: int = ORDER_RULE
+) -> OrderConfig:
     """How samples are put into batches; ``--use_packed_ds`` goes before ``grouped``."""
     packed = data.use_packed_ds
     return OrderConfig(
@@ -374,4 +377,5 @@ def order_config(data: DataArguments, *, grouped: bool, drop_last: bool) -> Orde
         max_packed_tokens=data.max_packed_tokens if packed else None,
         max_packed_tiles=data.max_packed_tiles if packed else None,
         drop_last=drop_last,
+        rule=rule,
     )

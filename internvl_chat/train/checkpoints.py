@@ -27,7 +27,7 @@ from internvl_chat.checkpoint.manifest import (
     remove_old_checkpoints,
 )
 from internvl_chat.checkpoint.save import save_checkpoint_files
-from internvl_chat.config import DecodeConfig, NormalizeType
+from internvl_chat.config import ORDER_RULE, DecodeConfig, NormalizeType
 from internvl_chat.errors import CheckpointError
 from internvl_chat.files import write_json
 from internvl_chat.train.rates import NAMES, names_by_group, regrouped, saved_groups
@@ -84,6 +84,8 @@ class CheckpointWriter:
     world_size: int
     num_samples: int
     """Samples of the data set: a position in its order means nothing for another one."""
+    order_rule: int = ORDER_RULE
+    """By which the order is made (``data/sampler.py``): a position means nothing under another."""
     stale: list[Path] = field(default_factory=list)
     """What an earlier run left and this one replaces (``--overwrite_output_dir``): removed when
     the first save is complete."""
@@ -180,6 +182,7 @@ class CheckpointWriter:
                 "global_batch_size": self.global_batch_size,
                 "world_size": self.world_size,
                 "num_samples": self.num_samples,
+                "order_rule": self.order_rule,
             }
             write_json(staging / POSITION, place)
         position.save_random_state(str(staging))

@@ -39,6 +39,7 @@ from internvl_chat.checkpoint.card.files import write_run_card
 from internvl_chat.checkpoint.load import build_model
 from internvl_chat.checkpoint.lora import apply_freezing_and_lora
 from internvl_chat.config import require, video_note
+from internvl_chat.costs.flops import ModelFlops
 from internvl_chat.data.bad_samples import set_journal_aside
 from internvl_chat.data.collate import Collator
 from internvl_chat.data.dataset import SftDataset
@@ -235,7 +236,7 @@ def run(
     )
     prepared = prepare(args, state, begun)
     writer = checkpoint_writer(args, state, batch_plan, prepared, begun)
-    sampler = train_sampler(args, prepared.train, batch_plan, state)
+    sampler = train_sampler(args, prepared.train, batch_plan, state, rule=begun.order_rule)
     length = RunLength(sampler, constant=not args.data.use_packed_ds)
     if not goes_on(args, state, begun, length, num_samples=len(prepared.train)):
         return None
@@ -251,6 +252,7 @@ def run(
     if args.model.grad_checkpoint:
         recompute_activations(model)
 
+    sampler.rates = ModelFlops.of_model(model).work(args.model.grad_checkpoint)
     reports.log_start(args, state, batch_plan, model, prepared, sampler, length, begun.step)
     trainer = build_trainer(args, state, model, prepared, writer, sampler, length, begun.record)
     if state.is_main:
@@ -342,6 +344,7 @@ def checkpoint_writer(
         rank=state.rank,
         world_size=state.world_size,
         num_samples=len(prepared.train),
+        order_rule=begun.order_rule,
         stale=left_by_an_earlier_run(args),
         run_record=begun.record,
     )
@@ -430,13 +433,19 @@ def save_before_end(
 
 
 def train_sampler(
-    args: RunArguments, dataset: SftDataset, batch_plan: BatchPlan, state: DistributedState
+    args: RunArguments,
+    dataset: SftDataset,
+    batch_plan: BatchPlan,
+    state: DistributedState,
+    *,
+    rule: int,
 ) -> StepBatchSampler:
-    """This rank's micro batches, in an order that depends on data, seed and epoch only."""
+    """This rank's micro batches, of steps that depend on data, seed and epoch only."""
     order = order_config(
         args.data,
         grouped=args.train.train_sampling_strategy == "group_by_length",
         drop_last=args.train.dataloader_drop_last,
+        rule=rule,
     )
     return StepBatchSampler(
         lambda epoch: dataset.plan(

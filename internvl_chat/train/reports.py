@@ -14,6 +14,7 @@ import torch
 from internvl_chat.checkpoint.four_bits import four_bit_line
 from internvl_chat.checkpoint.lora import adapter_lines, trainable_table
 from internvl_chat.data.dataset import SftDataset
+from internvl_chat.data.imbalance import Imbalance, expected_imbalance
 from internvl_chat.data.sampler import StepBatchSampler
 from internvl_chat.errors import UserError
 from internvl_chat.model.constants import IGNORE_INDEX
@@ -138,8 +139,22 @@ def _schedule(
     return [
         f"epoch: {plan.num_steps:,} steps, {plan.num_samples():,} samples, {tokens:,} tokens, "
         f"{padding:,} padding samples in the last step",
+        _balance(expected_imbalance(plan, sampler.cut)),
         f"run: {steps:,} steps in {epochs:,} epochs" + (f", {step:,} of them done" if step else ""),
     ]
+
+
+def _balance(expected: Imbalance) -> str:
+    """How evenly the ranks will be busy."""
+    filled = (
+        f"padding {expected.padding:.1%}"
+        if expected.filled is None
+        else f"packs {expected.filled:.1%} full"
+    )
+    return (
+        f"balance of the first {expected.steps:,} steps: {filled}, slowest rank over mean "
+        f"{expected.vision:.2f} in the vision tower and {expected.text:.2f} in the language model"
+    )
 
 
 def _device_name(device: torch.device) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from transformers.trainer import TRAINER_STATE_NAME
 
 from internvl_chat.checkpoint.manifest import clear_leftovers, list_checkpoints, verify_manifest
+from internvl_chat.config import ORDER_RULE
 from internvl_chat.errors import CheckpointError, NoCheckpointError
 from internvl_chat.train.checkpoints import OPTIMIZER, POSITION
 from internvl_chat.train.early_stopping import EarlyStopRule, evaluations_of
@@ -55,6 +56,11 @@ class RunStart:
     def step(self) -> int:
         """Steps that are done already."""
         return self.position.get("global_step", 0)
+
+    @property
+    def order_rule(self) -> int:
+        """By which the order of the data is made: the one that the run began with."""
+        return ORDER_RULE if self.checkpoint is None else self.position.get("order_rule", 1)
 
     @property
     def is_anew(self) -> bool:
@@ -268,8 +274,16 @@ def require_same_order(start: RunStart, num_samples: int) -> None:
     """Check that the data position of a checkpoint means the same in this run.
 
     Raises:
-        CheckpointError: it was written with another global batch size or other data.
+        CheckpointError: it was written with another global batch size or other data, or under a
+            rule of the order that this version does not know.
     """
+    if not 1 <= start.order_rule <= ORDER_RULE:
+        raise CheckpointError(
+            f"written under rule {start.order_rule} of the data's order, which this version does "
+            f"not know: it knows 1 to {ORDER_RULE}",
+            where=str(start.checkpoint),
+            fix="Continue with the version of internvl-chat that wrote it, or a newer one.",
+        )
     now = {"global_batch_size": start.record["global_batch_size"], "num_samples": num_samples}
     for name, value in now.items():
         if start.position[name] != value:
@@ -392,6 +406,14 @@ def _tell_of_continuing(start: RunStart, steps: int) -> None:
         left,
         "" if left else "; the model is written",
     )
+    if left and start.order_rule != ORDER_RULE:
+        logger.warning(
+            "this run began under rule %d of the data's order and goes on under it, so that no "
+            "sample comes twice or is left out; new runs follow rule %d, which balances images and "
+            "text over the ranks (docs/data.md, Order)",
+            start.order_rule,
+            ORDER_RULE,
+        )
     rate = start.earlier.resumed_run.of("rate")
     kind = start.record["arguments"].get("lr_scheduler_type")
     follows_a_figure = kind in ("reduce_lr_on_plateau", "greedy")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from internvl_chat.config import (
+    ORDER_RULE,
     BuildConfig,
     DataConfig,
     EncodeConfig,
@@ -66,5 +67,6 @@ def data_config(*, num_image_token: int, **flags: Any) -> DataConfig:
 
 def order_config(mode: str = "random", **limits: Any) -> OrderConfig:
     """How samples are put into batches; limits that are not given are none."""
-    values = {"max_packed_tokens": None, "max_packed_tiles": None, "drop_last": False, **limits}
+    none = {"max_packed_tokens": None, "max_packed_tiles": None, "drop_last": False}
+    values = {**none, "rule": ORDER_RULE, **limits}
     return OrderConfig(mode=mode, **values)  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import pytest
 
 from internvl_chat import config
-from internvl_chat.config import NormalizeType, OrderConfig, SourceConfig
+from internvl_chat.config import ORDER_RULE, NormalizeType, OrderConfig, SourceConfig
 from internvl_chat.errors import ConfigError
 from internvl_chat.model.constants import NORMALIZATION
 from internvl_chat.train import arguments
@@ -106,10 +106,14 @@ def test_no_field_has_a_default_and_none_is_declared_twice() -> None:
 def test_packing_takes_its_limits_only_where_it_packs() -> None:
     packed = DataArguments(use_packed_ds=True, max_packed_tokens=512, max_packed_tiles=6)
     assert arguments.order_config(packed, grouped=True, drop_last=True) == OrderConfig(
-        mode="packed", max_packed_tokens=512, max_packed_tiles=6, drop_last=True
+        mode="packed", max_packed_tokens=512, max_packed_tiles=6, drop_last=True, rule=ORDER_RULE
     )
     assert arguments.order_config(DataArguments(), grouped=True, drop_last=False) == OrderConfig(
-        mode="grouped", max_packed_tokens=None, max_packed_tiles=None, drop_last=False
+        mode="grouped",
+        max_packed_tokens=None,
+        max_packed_tiles=None,
+        drop_last=False,
+        rule=ORDER_RULE,
     )
 
 
