@@ -101,10 +101,9 @@ def inspect_checkpoint(
         require_adapter_fits(
             sources.adapter, sources.tensors, sources.adapter_config, sources.where
         )
-    new_adapters = _settle_adapters(build.trainable, sources)
     llm_config: Any = config.llm_config
     native_rows, native_size = llm_config.vocab_size, config.vision_config.image_size
-    _apply(build, config, num_tokens=_rows_for(tokenizer))
+    new_adapters = settle_config(build, sources, num_tokens=_rows_for(tokenizer))
     available = sources.tensors | sources.adapter
     skeleton = settled_skeleton(config, available, sources.replaced, sources.where)
 
@@ -137,6 +136,25 @@ def inspect_checkpoint(
         no_base_reason=reason,
         adapter_modules=(*dict.fromkeys((*own_modules, *build.trainable.lora.modules_to_save)),),
     )
+
+
+def settle_config(build: BuildConfig, sources: Sources, *, num_tokens: int) -> tuple[str, ...]:
+    """Write what the run decides into the configuration that the files brought.
+
+    Args:
+        build: what to build.
+        sources: of the model; of their weights, only adapters are looked at.
+        num_tokens: rows that the tokenizer's ids need.
+
+    Returns:
+        Prefixes of the parts whose adapter is new.
+
+    Raises:
+        CheckpointError, ConfigError: the checkpoint does not fit what the run asks for.
+    """
+    new_adapters = _settle_adapters(build.trainable, sources)
+    _apply(build, sources.config, num_tokens=num_tokens)
+    return new_adapters
 
 
 def _new_tensors(

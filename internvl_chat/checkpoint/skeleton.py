@@ -49,24 +49,7 @@ def skeleton_of(config: InternVLChatConfig, where: str = "config.json") -> Skele
     Raises:
         CheckpointError: no model can be made of this configuration.
     """
-    from transformers.initialization import meta_device_safe_creation_ops, no_init_weights
-
-    from internvl_chat.model.modeling_internvl_chat import InternVLChatModel
-
-    try:
-        with torch.device("meta"), meta_device_safe_creation_ops(), no_init_weights():
-            model = InternVLChatModel(copy.deepcopy(config))
-    except UNFIT_CONFIGURATION as err:
-        raise CheckpointError(
-            f"no model can be made of its configuration ({said(err)})", where=where
-        ) from err
-    layers = config.vision_config.num_hidden_layers
-    if config.select_layer not in range(-layers - 1, layers + 1):
-        raise CheckpointError(
-            f"select_layer is {config.select_layer!r}, the vision tower has {layers} layers",
-            where=where,
-        )
-    tie_as_configured(model)
+    model = model_without_weights(config, where)
     groups: dict[int, list[str]] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
@@ -90,6 +73,46 @@ def skeleton_of(config: InternVLChatConfig, where: str = "config.json") -> Skele
             if isinstance(module, nn.Linear) and module is not embeddings[1]
         ),
     )
+
+
+def model_without_weights(
+    config: InternVLChatConfig, where: str, *, dtype: torch.dtype = torch.float32
+) -> InternVLChatModel:
+    """Build the model on the meta device.
+
+    Args:
+        config: of the model; left as it is.
+        where: it comes from, for messages.
+        dtype: of its weights.
+
+    Raises:
+        CheckpointError: no model can be made of this configuration.
+    """
+    from transformers.initialization import meta_device_safe_creation_ops, no_init_weights
+    from transformers.modeling_utils import local_torch_dtype
+
+    from internvl_chat.model.modeling_internvl_chat import InternVLChatModel
+
+    try:
+        with (
+            torch.device("meta"),
+            meta_device_safe_creation_ops(),
+            no_init_weights(),
+            local_torch_dtype(dtype, "InternVLChatModel"),
+        ):
+            model = InternVLChatModel(copy.deepcopy(config))
+    except UNFIT_CONFIGURATION as err:
+        raise CheckpointError(
+            f"no model can be made of its configuration ({said(err)})", where=where
+        ) from err
+    layers = config.vision_config.num_hidden_layers
+    if config.select_layer not in range(-layers - 1, layers + 1):
+        raise CheckpointError(
+            f"select_layer is {config.select_layer!r}, the vision tower has {layers} layers",
+            where=where,
+        )
+    tie_as_configured(model)
+    return model
 
 
 def settled_skeleton(

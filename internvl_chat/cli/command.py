@@ -32,6 +32,7 @@ VERBS = {
     "train": (
         "Fine-tune; the same arguments as internvl_chat/train/finetune.py, or one YAML/JSON file."
     ),
+    "plan": "Tell what a training needs: memory by part, steps, hours, disk, and what to change.",
     "status": "Tell what became of a training, and what it would go on from.",
     "data": "Look at training data as the model sees it.",
     "json2jsonl": "Turn an annotation file that is one JSON array into JSONL, a record a line.",
@@ -54,7 +55,7 @@ VERBS = {
 """Verb -> its line in the help, which is also the first paragraph of the verb's own help."""
 
 PANELS = {
-    "Training": ("train", "status"),
+    "Training": ("train", "plan", "status"),
     "Data": ("data", "json2jsonl"),
     "Using a model": ("chat", "demo", "serve"),
     "Evaluation": ("eval",),

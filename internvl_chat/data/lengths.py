@@ -37,6 +37,8 @@ from internvl_chat.files import written_aside
 
 logger = logging.getLogger(__name__)
 
+_ASSUMED_SIZE: Size = (1024, 768)
+"""Of an image whose record does not state its size, where no image is to be read."""
 BAD = -1
 """Length of a record that cannot be trained on."""
 _CHUNK_RECORDS = 512
@@ -60,7 +62,7 @@ class Lengths:
 
 
 @dataclass(frozen=True)
-class _Counter:
+class RecordCounter:
     """What counting one dataset needs."""
 
     spec: DatasetSpec
@@ -142,6 +144,42 @@ class _Counter:
         return len(frames)
 
 
+class FilelessCounter(RecordCounter):
+    """The same from the records alone, for an estimate: no image or video is looked at.
+
+    Images without a stated size are taken for photographs, and videos for as many frames as a run
+    takes at most.
+    """
+
+    def _size(self, path: str, where: str) -> Size:
+        return _ASSUMED_SIZE
+
+    def _num_frames(self, record: Record, where: str) -> int:
+        return self.media.max_num_frame
+
+
+def sampled_lengths(counter: RecordCounter, *, most_chunks: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens and tiles of records spread over a dataset, bad ones left out.
+
+    Args:
+        counter: of the dataset.
+        most_chunks: runs of neighbouring records that are counted at most, each of 512.
+
+    Returns:
+        Two arrays (n,); of all records where there are no more.
+    """
+    last = max(len(counter.file) - _CHUNK_RECORDS, 0)
+    all_chunks = -(-len(counter.file) // _CHUNK_RECORDS)
+    if all_chunks <= most_chunks:
+        starts = [number * _CHUNK_RECORDS for number in range(all_chunks)]
+    else:
+        starts = np.linspace(0, last, most_chunks, dtype=np.int64).tolist()
+    chunks = [counter.chunk(first) for first in starts]
+    tokens = np.concatenate([chunk.tokens for chunk in chunks])
+    tiles = np.concatenate([chunk.tiles for chunk in chunks])
+    return tokens[tokens >= 0], tiles[tokens >= 0]
+
+
 def _media_key(spec: DatasetSpec, media: MediaConfig) -> dict[str, Any]:
     """What of the settings decides counts; pixels alone (colours, the decoder) do not."""
     values = asdict(media)
@@ -198,7 +236,7 @@ def token_lengths(
     if not path.exists():
         with locked(path) as alone:
             if not path.exists():
-                counter = _Counter(spec, file, encoder, media)
+                counter = RecordCounter(spec, file, encoder, media)
                 ending = ".part" if alone else f".{os.getpid()}.part"
                 journal = path.with_suffix(ending)
                 with told(journal):
@@ -219,7 +257,7 @@ def token_lengths(
 
 
 def _count(
-    counter: _Counter,
+    counter: RecordCounter,
     journal_path: Path,
     path: Path,
     report: Path,

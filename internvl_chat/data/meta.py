@@ -158,8 +158,14 @@ def load_datasets(config: DataConfig) -> list[DatasetSpec]:
     return [spec.limited(config.max_samples) for spec in load_meta(config.meta_path)]
 
 
-def read_meta(path: str | os.PathLike[str]) -> MetaReading:
-    """As :func:`load_meta`, but tells problems instead of raising, and goes on after each."""
+def read_meta(path: str | os.PathLike[str], *, needs_files: bool = True) -> MetaReading:
+    """As :func:`load_meta`, but tells problems instead of raising, and goes on after each.
+
+    Args:
+        path: of the meta JSON.
+        needs_files: whether an annotation that is not there is a problem; else its entry has the
+            path as it is written.
+    """
     meta_path = Path(path)
     table, problems, warnings = _parse(meta_path)
     specs: list[DatasetSpec] = []
@@ -173,7 +179,7 @@ def read_meta(path: str | os.PathLike[str]) -> MetaReading:
                 "Rename or delete one.",
             )
         names.add(name)
-        spec = checker.check(entry)
+        spec = checker.check(entry, needs_files=needs_files)
         problems += checker.problems
         warnings += checker.warnings
         if spec is not None:
@@ -262,7 +268,7 @@ class _Entry:
             where=str(self.meta_path),
         )
 
-    def check(self, entry: object) -> DatasetSpec | None:
+    def check(self, entry: object, *, needs_files: bool = True) -> DatasetSpec | None:
         """The dataset, if its root and annotation are known."""
         if not self.name.strip():
             self.problem("META_ENTRY", "the dataset's name is empty.", "Give it one.")
@@ -281,7 +287,9 @@ class _Entry:
                     self.problem("META_ENTRY", problem)
                 else:
                     values[key] = value
-        found = self._annotation(values["annotation"]) if "annotation" in values else None
+        found = values.get("annotation")
+        if found is not None and (needs_files or _resolve(found, self.meta_path) is not None):
+            found = self._annotation(found)
         if found is None or "root" not in values:
             return None
         values["annotation"] = found

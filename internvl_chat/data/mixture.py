@@ -132,7 +132,7 @@ class Mixture:
         weights = np.array(
             [spec.weight * np.sqrt(count) for spec, count in zip(self.specs, counts, strict=True)]
         )
-        quotas = _apportion(sum(counts), weights)
+        quotas = apportion(sum(counts), weights)
         drawn = np.empty(sum(quotas), dtype=self._index_type)
         filled = 0
         for number, quota in enumerate(quotas):
@@ -162,7 +162,7 @@ class Mixture:
         return np.concatenate(found)
 
 
-def _apportion(total: int, weights: np.ndarray) -> list[int]:
+def apportion(total: int, weights: np.ndarray) -> list[int]:
     """Whole shares of ``total`` in proportion to the weights (largest remainders, in order)."""
     exact = total * weights / weights.sum()
     shares = np.floor(exact).astype(np.int64)

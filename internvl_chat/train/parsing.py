@@ -140,6 +140,44 @@ def parse(
         ConfigError: unknown names (with the nearest known one), unreadable values and
             contradictions: all that were found, together.
     """
+    read = read_arguments(argv, device=device, models=models, around=around)
+    device = device or torch.device("cpu")
+    train = _trainer_arguments(resolve_defaults(read.values, device))
+    return RunArguments(
+        model=read.model, data=read.data, train=train, given=read.given, told=read.told
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadArguments:
+    """Arguments read and checked, before transformers' own objects are made of them."""
+
+    model: ModelArguments
+    data: DataArguments
+    values: dict[str, Any]
+    """All arguments by name, transformers' included, defaults filled in."""
+    given: dict[str, Any]
+    told: tuple[str, ...]
+
+
+def read_arguments(
+    argv: Sequence[str],
+    *,
+    device: torch.device | None = None,
+    models: Mapping[str, str] | None = None,
+    around: Surroundings | None = None,
+    is_planned: bool = False,
+) -> ReadArguments:
+    """The first part of :func:`parse`, which needs neither processes nor DeepSpeed.
+
+    Args:
+        argv, device, models, around: as of :func:`parse`.
+        is_planned: whether the run is only planned, for any machine: the device, tokenizers and
+            the projector's file are not looked for.
+
+    Raises:
+        ConfigError: as :func:`parse`.
+    """
     problems: list[str] = []
     parser = _parser()
     said = written(argv, problems)
@@ -159,13 +197,13 @@ def parse(
     if given.get("do_train") is False:
         problems.append("--do_train False: this program trains, and nothing else. Leave it out.")
     problems += kept_problems(checkpoint, given)
-    problems += explained(validate_run(model, data, values, device), checkpoint, given, kept)
+    found_wrong = validate_run(model, data, values, device, is_planned=is_planned)
+    problems += explained(found_wrong, checkpoint, given, kept)
     require([*problems, *beside_the_file(argv)] if problems else [])
-    train = _trainer_arguments(resolve_defaults(values, device))
-    return RunArguments(
+    return ReadArguments(
         model=model,
         data=data,
-        train=train,
+        values=values,
         given=given,
         told=_told(assumed, values, found) if around else (),
     )

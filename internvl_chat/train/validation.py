@@ -55,7 +55,12 @@ _PATHS: Final = (
 
 
 def validate_run(
-    model: ModelArguments, data: DataArguments, values: Values, device: torch.device
+    model: ModelArguments,
+    data: DataArguments,
+    values: Values,
+    device: torch.device,
+    *,
+    is_planned: bool = False,
 ) -> list[str]:
     """Check the arguments, each other, and against the files they name.
 
@@ -63,6 +68,8 @@ def validate_run(
         model, data: our own arguments.
         values: all arguments by name, transformers' included, defaults filled in.
         device: what the run will compute on.
+        is_planned: whether the run is only planned, for any machine: the device, tokenizers and
+            the projector's file do not count.
 
     Returns:
         One sentence or two per problem, with the mend; empty if there is none.
@@ -73,7 +80,7 @@ def validate_run(
     except ConfigError as err:
         source = None
         problems += err.problems
-    problems += _files(model)
+    problems += _files(model, is_planned=is_planned)
     checks: tuple[Callable[[], object], ...] = (
         lambda: require(_rates(model, values)),
         lambda: shape_config(model, data),
@@ -95,7 +102,7 @@ def validate_run(
     problems += _output(values)
     problems += _unsupported(values)
     problems += tracker_problems(values["report_to"])
-    return problems + list(_hardware(values, device))
+    return problems if is_planned else problems + list(_hardware(values, device))
 
 
 def name_problems(values: Values) -> Iterator[str]:
@@ -129,8 +136,8 @@ def best_metric_problems(metric: str | None, datasets: Sequence[str]) -> Iterato
         yield f"--metric_for_best_model {metric}: validation gives {', '.join(known)}."
 
 
-def _files(model: ModelArguments) -> Iterator[str]:
-    """What loading will look for beside the weights."""
+def _files(model: ModelArguments, *, is_planned: bool) -> Iterator[str]:
+    """What loading will look for beside the weights; for a plan, configurations alone."""
     looked_for: tuple[tuple[str, str | None, tuple[Callable[[str], object], ...]], ...] = (
         ("model_name_or_path", model.model_name_or_path, (find_chat_config, find_tokenizer)),
         ("vision_path", model.vision_path, (require_config,)),
@@ -140,11 +147,12 @@ def _files(model: ModelArguments) -> Iterator[str]:
         if not path:
             continue
         try:
-            for find in finders:
+            for find in finders[:1] if is_planned else finders:
                 find(path)
         except CheckpointError as err:
             yield f"--{name} {err}"
-    yield from _missing_file("mlp_path", model.mlp_path)
+    if not is_planned:
+        yield from _missing_file("mlp_path", model.mlp_path)
 
 
 def _missing_file(name: str, path: str | None) -> Iterator[str]:

@@ -83,9 +83,9 @@ def test_a_killed_count_is_continued(
         killed.join()
         assert killed.exitcode == -signal.SIGKILL
     counted = []
-    original = module._Counter.chunk
+    original = module.RecordCounter.chunk
     monkeypatch.setattr(
-        module._Counter, "chunk", lambda self, first: counted.append(first) or original(self, first)
+        module.RecordCounter, "chunk", lambda self, first: counted.append(first) or original(self, first)
     )
     assert as_values(count(annotation)) == whole
     assert counted == list(range(2 * 5 * 16, NUM_RECORDS, 16))
@@ -101,9 +101,9 @@ def test_only_the_first_records_are_counted(
     annotation: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = []
-    original = module._Counter.chunk
+    original = module.RecordCounter.chunk
     monkeypatch.setattr(
-        module._Counter, "chunk", lambda self, first: counted.append(first) or original(self, first)
+        module.RecordCounter, "chunk", lambda self, first: counted.append(first) or original(self, first)
     )
     some = count(annotation, first=40)
     assert counted == [0, 16, 32], "and not the other 160 records"

@@ -1,0 +1,117 @@
+"""Efficiencies that were measured, for telling how long a run will take.
+
+MFU as the trainer logs it (``costs/flops.py``: arithmetic that the samples need, over the device's
+dense peak). A new measurement is a row here; ``benchmarks/gpu_train.py`` prints it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Trained = Literal["full", "lora"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredRun:
+    """One measurement."""
+
+    device: str
+    """By its exact name (``machine/peaks.py``)."""
+    trained: Trained
+    packed: bool
+    stage: int
+    """Of ZeRO; 0 without DeepSpeed."""
+    recompute: bool
+    low: float
+    high: float
+    """MFU of slow and fast steps, 0 to 1; equal where it was one figure."""
+    source: str
+    """What was measured, and where the figure is from."""
+
+
+MEASURED: Final[tuple[MeasuredRun, ...]] = (
+    MeasuredRun(
+        device="NVIDIA A100-SXM4-80GB",
+        trained="full",
+        packed=False,
+        stage=3,
+        recompute=True,
+        low=0.137,
+        high=0.20,
+        source="18 hours for 1.27 M samples on 64 GPUs, as the guide of InternVL-Chat-V1-2 says of "
+        "the original code, at 512 to 700 tokens a sample",
+    ),
+    MeasuredRun(
+        device="NVIDIA H200",
+        trained="full",
+        packed=False,
+        stage=3,
+        recompute=True,
+        low=0.08,
+        high=0.26,
+        source="3.35 B parameters on one GPU, grouped, 8 a batch, before packed kernels",
+    ),
+    MeasuredRun(
+        device="NVIDIA H200",
+        trained="full",
+        packed=True,
+        stage=0,
+        recompute=True,
+        low=0.30,
+        high=0.32,
+        source="3.35 B parameters on one GPU, plain loop with torch's varlen_attn",
+    ),
+    MeasuredRun(
+        device="NVIDIA H200",
+        trained="full",
+        packed=True,
+        stage=0,
+        recompute=False,
+        low=0.35,
+        high=0.37,
+        source="3.35 B parameters on one GPU, plain loop with torch's varlen_attn",
+    ),
+    MeasuredRun(
+        device="NVIDIA H200",
+        trained="lora",
+        packed=False,
+        stage=3,
+        recompute=True,
+        low=0.07,
+        high=0.24,
+        source="40 B parameters on one GPU, LoRA recipe, 16 samples a step",
+    ),
+)
+
+
+def nearest(
+    *,
+    device: str | None,
+    trained: Trained,
+    packed: bool,
+    stage: int,
+    recompute: bool,
+    rows: Iterable[MeasuredRun] = MEASURED,
+) -> MeasuredRun:
+    """The measurement whose setting is most like a run's.
+
+    What trains weighs most, then packing, whether weights are gathered (ZeRO-3), recomputation, and
+    the device last: utilisation varies less between GPUs than between settings.
+
+    Args:
+        device, trained, packed, stage, recompute: of the run.
+        rows: to choose from.
+    """
+
+    def likeness(row: MeasuredRun) -> int:
+        return (
+            16 * (row.trained == trained)
+            + 8 * (row.packed == packed)
+            + 4 * ((row.stage == 3) == (stage == 3))
+            + 2 * (row.recompute == recompute)
+            + (row.device == device)
+        )
+
+    return max(rows, key=likeness)
