@@ -22,6 +22,7 @@ from internvl_chat.checkpoint.save import save_checkpoint_files
 from internvl_chat.checkpoint.surgery.merge import merge_lora
 from internvl_chat.checkpoint.tensor_files import TensorSource
 from internvl_chat.checkpoint.tokenizer import load_tokenizer
+from internvl_chat.costs.flops import ModelFlops
 from internvl_chat.errors import ConfigError
 from internvl_chat.model import InternVLChatModel
 from tests.support.checkpoints import config_for, save_parts, stitch_config, tiny_tokenizer
@@ -68,8 +69,10 @@ def test_only_the_language_models_linear_layers_are_quantised(base: Path) -> Non
     state = weight.quant_state
     assert (state.quant_type, state.nested, state.shape) == ("nf4", True, (128, 64))
     counted = {row.group: row.total for row in trainable_table(model)}
-    whole = {row.group: row.total for row in trainable_table(built(base, load_in_4bit=False))}
+    plain = built(base, load_in_4bit=False, freeze_mlp=False)
+    whole = {row.group: row.total for row in trainable_table(plain)}
     assert counted == whole  # weights, not bytes
+    assert ModelFlops.of_model(model) == ModelFlops.of_model(plain)
     line = four_bit_line(model)
     assert line is not None
     assert "14 linear layers in 0.1 MiB, 0.1 MiB in bf16" in line
