@@ -54,6 +54,9 @@ from internvl_chat.train.signals import leave_signals_to_parent
 from internvl_chat.train.trainer_arguments import TrainArguments
 from internvl_chat.train.unused_parameters import UnusedParameterCheck
 from internvl_chat.train.zero import shrink_buffers
+from internvl_chat.train.zero3 import settle_zero3
+
+logger = logging.getLogger(__name__)
 
 STEPS_BETWEEN_DATASET_LOSSES = 50
 
@@ -431,7 +434,7 @@ class InternVLTrainer(Trainer):
     def _prepare_for_training(
         self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None
     ) -> Any:
-        self._shrink_deepspeed_buffers()
+        self._settle_deepspeed()
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
         if resume_from_checkpoint is not None:
             self.setup.writer.load_training_state(
@@ -441,13 +444,17 @@ class InternVLTrainer(Trainer):
         self._meter.clock.reset()
         return prepared
 
-    def _shrink_deepspeed_buffers(self) -> None:
-        """Cap DeepSpeed's bucket sizes, made for 40 B parameters, at what this model has."""
+    def _settle_deepspeed(self) -> None:
+        """Cap DeepSpeed's bucket sizes, made for 40 B parameters, at what this model has, and
+        choose what its file leaves open."""
         if not self.is_deepspeed_enabled:
             return
         config = self.accelerator.state.deepspeed_plugin.hf_ds_config.config
-        size = sum(full_numel(parameter) for parameter in self.model.parameters())
-        shrink_buffers(config.get("zero_optimization", {}), size)
+        zero = config.get("zero_optimization", {})
+        shrink_buffers(zero, sum(full_numel(parameter) for parameter in self.model.parameters()))
+        told = settle_zero3(zero, self.model, world_size=self.args.world_size)
+        if told:
+            logger.info("ZeRO-3: %s", "; ".join(told))
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None

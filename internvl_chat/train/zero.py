@@ -42,6 +42,8 @@ def zero_config(
       the same optimizer and the same weight-decay groups for ZeRO-0 to 3, with no kernel to be
       compiled. Under CPU offload it is DeepSpeed's CPU Adam where a compiler is at hand.
     - ZeRO-3 always gathers 16-bit weights on save: a checkpoint must load as it is.
+    - What makes ZeRO-3 fast is chosen where the file leaves it open, here and, by the model, in
+      ``zero3``.
 
     Args:
         source: of :func:`read_zero_file`; None for a run without DeepSpeed.
@@ -64,6 +66,10 @@ def zero_config(
             del zero[key]
     if zero.get("stage") == 3:
         zero["stage3_gather_16bit_weights_on_model_save"] = True
+        if values["grad_checkpoint"]:
+            # DeepSpeed's linear layer, in Python, forgets its weight until the backward pass. With
+            # recomputation that pass follows at once.
+            zero.setdefault("memory_efficient_linear", False)
     for precision in ("bf16", "fp16"):
         if values[precision]:
             config.setdefault(precision, {"enabled": "auto"})

@@ -15,14 +15,15 @@ BUCKETS = ("reduce_bucket_size", "allgather_bucket_size", "stage3_prefetch_bucke
 
 
 def shrink(config: dict[str, Any], model: nn.Module, *, deepspeed: bool = True) -> dict[str, Any]:
-    """``config`` after the trainer's hook, which reads these three attributes of it alone."""
+    """``config`` after the trainer's hook, which reads these few attributes of it alone."""
     plugin = SimpleNamespace(hf_ds_config=SimpleNamespace(config=config))
     trainer: Any = SimpleNamespace(
         is_deepspeed_enabled=deepspeed,
         accelerator=SimpleNamespace(state=SimpleNamespace(deepspeed_plugin=plugin)),
         model=model,
+        args=SimpleNamespace(world_size=2),
     )
-    InternVLTrainer._shrink_deepspeed_buffers(trainer)
+    InternVLTrainer._settle_deepspeed(trainer)
     return config
 
 
@@ -45,11 +46,11 @@ def test_smaller_values_and_auto_stay(value: int | str) -> None:
 
 
 def test_other_settings_stay() -> None:
-    zero = {"stage": 3, "stage3_max_live_parameters": 1e9, "reduce_bucket_size": 1e9}
+    zero = {"stage": 2, "stage3_max_live_parameters": 1e9, "reduce_bucket_size": 1e9}
     config = {"zero_optimization": zero, "train_batch_size": 512}
     assert shrink(config, model_of_ten()) == {
         "zero_optimization": {
-            "stage": 3,
+            "stage": 2,
             "stage3_max_live_parameters": 1e9,
             "reduce_bucket_size": 10,
         },
