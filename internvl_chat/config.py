@@ -653,7 +653,9 @@ class BuildConfig:
     images: ImageConfig
     trainable: TrainableConfig
     dtype: torch.dtype
-    """Of the weights."""
+    """Of the weights that train."""
+    frozen_dtype: torch.dtype
+    """Of those that do not; the same where DeepSpeed holds the model."""
     attn_implementation: str | dict[str, str] | None
     """A name that transformers' attention interface knows, or one for each sub-configuration;
     None leaves it the choice."""

@@ -16,12 +16,12 @@ import torch
 from torch import nn
 
 from internvl_chat.checkpoint import names
-from internvl_chat.checkpoint.lora import apply_freezing_and_lora
 from internvl_chat.checkpoint.lora_settings import saved_module
-from internvl_chat.checkpoint.partition import parameters_and_buffers, write_tensor
+from internvl_chat.checkpoint.partition import parameters_and_buffers
 from internvl_chat.checkpoint.skeleton import tie_as_configured
 from internvl_chat.checkpoint.starting_values import RowNorms
 from internvl_chat.checkpoint.tensor_files import TensorSource, numel
+from internvl_chat.checkpoint.two_dtypes import empty_model, fill
 from internvl_chat.config import TrainableConfig
 
 if TYPE_CHECKING:
@@ -50,18 +50,7 @@ def build_in_four_bits(
         modules_to_save: that train whole, or came whole with an adapter: not quantised.
         dtype: of what trains.
     """
-    from accelerate import init_empty_weights
-    from transformers.modeling_utils import local_torch_dtype
-
-    from internvl_chat.model.modeling_internvl_chat import InternVLChatModel
-
-    # Parameters on the meta device; buffers, which are computed and in no file, in place.
-    empty = init_empty_weights(include_buffers=False)
-    with local_torch_dtype(FROZEN_DTYPE, "InternVLChatModel"), empty:
-        model = InternVLChatModel(config)
-    tie_as_configured(model)
-    model.adapter_modules = modules_to_save
-    apply_freezing_and_lora(model, trainable)
+    model = empty_model(config, trainable, modules_to_save, FROZEN_DTYPE)
     for name, layer in list(_quantised_layers(model, modules_to_save)):
         model.set_submodule(name, _empty_layer(layer))
     late: dict[str, RowNorms] = {}
@@ -112,19 +101,13 @@ def _empty_layer(layer: nn.Linear) -> nn.Module:
 def _fill(
     model: nn.Module, name: str, target: torch.Tensor, source: TensorSource, dtype: torch.dtype
 ) -> None:
-    if not isinstance(target, nn.Parameter):
-        write_tensor(target, source)
-        return
     path, _, own = name.rpartition(".")
     home: Any = model.get_submodule(path)
     if is_four_bit_layer(home) and own == "weight":
         values = source.read(0, numel(source.shape)).to(FROZEN_DTYPE).view(source.shape)
         home.weight = _quantised(values, home)
         return
-    kept = dtype if target.requires_grad else FROZEN_DTYPE
-    value = nn.Parameter(torch.empty(target.shape, dtype=kept), requires_grad=False)
-    write_tensor(value, source)
-    setattr(home, own, value.requires_grad_(target.requires_grad))
+    fill(model, name, target, source, dtype=dtype, frozen_dtype=FROZEN_DTYPE)
 
 
 def _quantised(values: torch.Tensor, layer: Any) -> nn.Parameter:

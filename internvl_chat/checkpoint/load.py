@@ -47,6 +47,7 @@ from internvl_chat.checkpoint.sources import (
 )
 from internvl_chat.checkpoint.starting_values import new_adapter_tensor, new_tensor
 from internvl_chat.checkpoint.tensor_files import TensorSource
+from internvl_chat.checkpoint.two_dtypes import build_in_two_dtypes
 from internvl_chat.config import BuildConfig, SourceConfig, TrainableConfig, require
 from internvl_chat.errors import CheckpointError, ConfigError
 from internvl_chat.model.configuration_internvl_chat import image_size_unit
@@ -365,6 +366,15 @@ def build_model(
     if build.load_in_4bit:
         model = build_in_four_bits(
             plan.config, build.trainable, plan.tensors, plan.adapter_modules, build.dtype
+        )
+    elif build.frozen_dtype != build.dtype:
+        model = build_in_two_dtypes(
+            plan.config,
+            build.trainable,
+            plan.tensors,
+            plan.adapter_modules,
+            build.dtype,
+            build.frozen_dtype,
         )
     else:
         zero3 = deepspeed_config_if_zero3()

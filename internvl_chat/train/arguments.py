@@ -295,16 +295,25 @@ def build_config(
     data: DataArguments,
     *,
     dtype: torch.dtype,
+    frozen_dtype: torch.dtype | None = None,
     attn_implementation: str | dict[str, str] | None,
     seed: int,
 ) -> BuildConfig:
-    """What the model is built from, and how; no flag gives the last three as they are."""
+    """What the model is built from, and how; no flag gives the last four as they are.
+
+    Args:
+        model, data: the arguments.
+        dtype: of the weights that train.
+        frozen_dtype: of the others; None for the same.
+        attn_implementation, seed: as in :class:`BuildConfig`.
+    """
     return BuildConfig(
         source=source_config(model),
         shape=shape_config(model, data),
         images=image_config(data),
         trainable=trainable_config(model),
         dtype=dtype,
+        frozen_dtype=dtype if frozen_dtype is None else frozen_dtype,
         attn_implementation=attn_implementation,
         seed=seed,
         load_in_4bit=model.load_in_4bit,

@@ -81,6 +81,7 @@ def prepare_run(args: RunArguments, state: DistributedState) -> PreparedRun:
         args.model,
         args.data,
         dtype=weight_dtype(args.train),
+        frozen_dtype=frozen_dtype(args.train),
         attn_implementation=kernels,
         seed=args.train.seed,
     )
@@ -155,7 +156,7 @@ def _tell_of_other_decoding(checkpoint: str | None, decode: DecodeConfig) -> Non
 
 
 def weight_dtype(args: TrainArguments) -> torch.dtype:
-    """Dtype the weights are held in.
+    """Dtype of the weights that train.
 
     DeepSpeed keeps fp32 masters itself, so under it weights are in the dtype of the computation;
     without it they are the masters, and autocast computes in bf16.
@@ -165,6 +166,15 @@ def weight_dtype(args: TrainArguments) -> torch.dtype:
     if args.deepspeed and args.fp16:
         return torch.float16
     return torch.float32
+
+
+def frozen_dtype(args: TrainArguments) -> torch.dtype:
+    """Dtype of the weights that do not train: that of the computation, as nothing is added to them.
+
+    Under ``--fp16`` without DeepSpeed it is fp32: its range is too small for what the vision tower
+    and the language model add up from block to block.
+    """
+    return torch.bfloat16 if args.bf16 and args.deepspeed_plugin is None else weight_dtype(args)
 
 
 def data_seed(args: TrainArguments) -> int:

@@ -13,6 +13,7 @@ import torch
 
 from internvl_chat.checkpoint.four_bits import four_bit_line
 from internvl_chat.checkpoint.lora import adapter_lines, trainable_table
+from internvl_chat.config import BuildConfig
 from internvl_chat.data.dataset import SftDataset
 from internvl_chat.data.imbalance import Imbalance, expected_imbalance
 from internvl_chat.data.sampler import StepBatchSampler
@@ -94,7 +95,7 @@ def log_start(
     )
     lines += filter(None, [_peak_line(args, state.device)])
     lines.append(
-        f"ZeRO-{stage_of(_deepspeed(args))}, weights {prepared.build.dtype}, "
+        f"ZeRO-{stage_of(_deepspeed(args))}, weights {_dtypes(prepared.build)}, "
         f"attention {prepared.attention} ({prepared.attention_reason})"
     )
     lines.append(", ".join(f"{name} {version}" for name, version in versions().items()))
@@ -102,6 +103,12 @@ def log_start(
     if args.train.bf16 and state.device.type == "cpu":
         instead = "" if args.model.load_in_4bit else "; --bf16 False computes in fp32"
         logger.warning("bf16 on a CPU is emulated and slow%s", instead)
+
+
+def _dtypes(build: BuildConfig) -> str:
+    if build.frozen_dtype == build.dtype:
+        return str(build.dtype)
+    return f"{build.dtype} where they train, {build.frozen_dtype} where they are frozen"
 
 
 def _parameter_table(model: Any, args: RunArguments) -> list[str]:

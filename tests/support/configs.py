@@ -28,11 +28,23 @@ def _split(flags: dict[str, Any]) -> tuple[ModelArguments, DataArguments]:
 
 
 def build_config(
-    *, dtype: torch.dtype = torch.float32, seed: int = 0, kernel: str | None = None, **flags: Any
+    *,
+    dtype: torch.dtype = torch.float32,
+    frozen_dtype: torch.dtype | None = None,
+    seed: int = 0,
+    kernel: str | None = None,
+    **flags: Any,
 ) -> BuildConfig:
     """What a model is built from; ``kernel`` is its attention."""
     model, data = _split(flags)
-    return arguments.build_config(model, data, dtype=dtype, attn_implementation=kernel, seed=seed)
+    return arguments.build_config(
+        model,
+        data,
+        dtype=dtype,
+        frozen_dtype=frozen_dtype,
+        attn_implementation=kernel,
+        seed=seed,
+    )
 
 
 def image_config(**flags: Any) -> ImageConfig:

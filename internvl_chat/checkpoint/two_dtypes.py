@@ -1,0 +1,109 @@
+"""A model whose frozen weights are held in another dtype than those that train.
+
+Without DeepSpeed what trains is its own master copy, in fp32, and autocast computes in bf16. What
+is frozen needs no master: in bf16 it takes half the memory. Each weight is made in the dtype that
+it keeps, so that the model is nowhere in fp32 as a whole.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from internvl_chat.checkpoint.lora import apply_freezing_and_lora
+from internvl_chat.checkpoint.partition import parameters_and_buffers, write_tensor
+from internvl_chat.checkpoint.skeleton import tie_as_configured
+from internvl_chat.checkpoint.tensor_files import TensorSource
+from internvl_chat.config import TrainableConfig
+
+if TYPE_CHECKING:
+    from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
+    from internvl_chat.model.modeling_internvl_chat import InternVLChatModel
+
+
+def build_in_two_dtypes(
+    config: InternVLChatConfig,
+    trainable: TrainableConfig,
+    tensors: dict[str, TensorSource],
+    modules_to_save: tuple[str, ...],
+    dtype: torch.dtype,
+    frozen_dtype: torch.dtype,
+) -> InternVLChatModel:
+    """Build a model with its weights in place, on the CPU.
+
+    Args:
+        config: of the model.
+        trainable: what trains.
+        tensors: by parameter name; emptied.
+        modules_to_save: that train whole, or came whole with an adapter.
+        dtype: of what trains.
+        frozen_dtype: of what does not.
+    """
+    model = empty_model(config, trainable, modules_to_save, frozen_dtype)
+    for name, target in parameters_and_buffers(model).items():
+        fill(model, name, target, tensors.pop(name), dtype=dtype, frozen_dtype=frozen_dtype)
+    tie_as_configured(model)
+    return model
+
+
+def empty_model(
+    config: InternVLChatConfig,
+    trainable: TrainableConfig,
+    modules_to_save: tuple[str, ...],
+    dtype: torch.dtype,
+) -> InternVLChatModel:
+    """A model without values that says what of it trains.
+
+    Args:
+        config: of the model.
+        trainable: what trains.
+        modules_to_save: as in :func:`build_in_two_dtypes`.
+        dtype: of all its parameters.
+    """
+    from accelerate import init_empty_weights
+    from transformers.modeling_utils import local_torch_dtype
+
+    from internvl_chat.model.modeling_internvl_chat import InternVLChatModel
+
+    # Parameters on the meta device; buffers, which are computed and in no file, in place.
+    empty = init_empty_weights(include_buffers=False)
+    with local_torch_dtype(dtype, "InternVLChatModel"), empty:
+        model = InternVLChatModel(config)
+    tie_as_configured(model)
+    model.adapter_modules = modules_to_save
+    apply_freezing_and_lora(model, trainable)
+    return model
+
+
+def fill(
+    model: nn.Module,
+    name: str,
+    target: Tensor,
+    source: TensorSource,
+    *,
+    dtype: torch.dtype,
+    frozen_dtype: torch.dtype,
+) -> None:
+    """Give a tensor of :func:`empty_model` its values.
+
+    Args:
+        model: changed in place.
+        name: of the tensor in it.
+        target: the tensor; a parameter without values, or a buffer.
+        source: of the same shape.
+        dtype, frozen_dtype: of a parameter that trains or is of a layer norm, and of the others.
+    """
+    if not isinstance(target, nn.Parameter):
+        write_tensor(target, source)
+        return
+    path, _, own = name.rpartition(".")
+    home = model.get_submodule(path)
+    # A layer norm computes in fp32 in any case; a CPU has no kernel for one in bf16 behind a part
+    # that trains in fp32.
+    trains_or_norm = target.requires_grad or isinstance(home, nn.LayerNorm)
+    kept = dtype if trains_or_norm else frozen_dtype
+    value = nn.Parameter(torch.empty(target.shape, dtype=kept), requires_grad=False)
+    write_tensor(value, source)
+    setattr(home, own, value.requires_grad_(target.requires_grad))
