@@ -19,14 +19,28 @@ from torch.utils.checkpoint import checkpoint
 
 from .constants import IGNORE_INDEX
 
-_CHUNK_BYTES = {"cpu": 64 * 2**20}
-_CHUNK_BYTES_ACCELERATOR = 256 * 2**20
+_CHUNK_BYTES = {"cpu": 128 * 2**20}
+_CHUNK_BYTES_ACCELERATOR = 512 * 2**20
 
 
-def _rows_per_chunk(vocabulary_size: int, device: torch.device) -> int:
-    """Rows whose fp32 logits fill the scratch buffer of the vocabulary loss."""
+def _rows_per_chunk(vocabulary_size: int, device: torch.device, bytes_per_logit: int = 4) -> int:
+    """Rows whose logits fill the scratch buffers of the vocabulary loss.
+
+    Each chunk reads and writes the head's gradient once, so that more and smaller ones cost time.
+    """
     budget = _CHUNK_BYTES.get(device.type, _CHUNK_BYTES_ACCELERATOR)
-    return max(32, budget // (4 * vocabulary_size))
+    return max(32, budget // (bytes_per_logit * vocabulary_size))
+
+
+def _logits_into(scratch: Tensor, inputs: Tensor, head: Tensor) -> None:
+    """``inputs @ head.T`` in the dtype of ``scratch``, without rounding in between where the
+    device's library can."""
+    if scratch.dtype == inputs.dtype:
+        torch.mm(inputs, head.t(), out=scratch)
+    elif inputs.is_cuda and torch.version.hip is None:
+        torch.mm(inputs, head.t(), out_dtype=scratch.dtype, out=scratch)
+    else:
+        scratch.copy_(torch.mm(inputs, head.t()))
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -35,6 +49,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
     The gradients are computed in the forward pass, while a chunk's softmax is at hand; the
     backward pass only scales them. Built-in ``linear_cross_entropy`` does the same, but takes no
     weight per row and returns the loss in the dtype of its inputs.
+
+    What touches all of a chunk's logits is memory traffic beside the three matrix products, so
+    there are two such passes: log-softmax in place (a row is read before it is overwritten), and
+    its exponential. Weights are multiplied to the sides of width D, not of V.
     """
 
     @staticmethod
@@ -46,41 +64,41 @@ class _LinearCrossEntropy(torch.autograd.Function):
         weights: Tensor,
         row_losses: Tensor,
     ) -> Tensor:
-        rows = hidden.shape[0]
+        rows, dtype = hidden.shape[0], head.dtype
         wants_hidden, wants_head = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
         grad_head = torch.empty_like(head) if wants_head else None
         if grad_head is not None and rows == 0:
             grad_head.zero_()
-        loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        step = _rows_per_chunk(head.shape[0], hidden.device)
-        scratch = hidden.new_empty((min(step, rows), head.shape[0]), dtype=torch.float32)
+        exact = torch.promote_types(dtype, torch.float32)
+        has_second = dtype != exact and (wants_hidden or wants_head)
+        size = exact.itemsize + (dtype.itemsize if has_second else 0)
+        step = _rows_per_chunk(head.shape[0], hidden.device, size)
+        scratch = hidden.new_empty((min(step, rows), head.shape[0]), dtype=exact)
+        narrow = torch.empty_like(scratch, dtype=dtype) if has_second else scratch
         for start in range(0, rows, step):
             chunk = slice(start, start + step)
             inputs, weight = hidden[chunk], weights[chunk].unsqueeze(1)
             target = targets[chunk].unsqueeze(1)
-            logits = scratch[: len(inputs)]
-            if head.dtype == torch.float32:
-                torch.mm(inputs, head.t(), out=logits)
-            else:
-                logits.copy_(torch.mm(inputs, head.t()))
-            picked = logits.gather(1, target)
-            top = logits.amax(1, keepdim=True)
-            exponentials = logits.sub_(top).exp_()
-            total = exponentials.sum(1, keepdim=True)
-            losses = top + total.log() - picked
+            log_softmax = scratch[: len(inputs)]
+            _logits_into(log_softmax, inputs, head)
+            torch.log_softmax(log_softmax, 1, out=log_softmax)
+            losses = -log_softmax.gather(1, target)
             row_losses[chunk] = losses.squeeze(1)
-            loss += (weight * losses).sum()
             if not (wants_hidden or wants_head):
                 continue
-            grad_logits = exponentials.mul_(weight / total).scatter_add_(1, target, -weight)
-            grad_logits = grad_logits.to(head.dtype)
+            # softmax - onehot; at the target from the loss itself, as a probability near 1 in 16
+            # bits would leave nothing of the difference.
+            grad_logits = torch.exp(log_softmax, out=narrow[: len(inputs)])
+            grad_logits.scatter_(1, target, torch.expm1(-losses).to(dtype))
             if grad_hidden is not None:
                 torch.mm(grad_logits, head, out=grad_hidden[chunk])
+                grad_hidden[chunk].mul_(weight)
             if grad_head is not None:
-                grad_head.addmm_(grad_logits.t(), inputs, beta=0 if start == 0 else 1)
+                weighted = (inputs * weight).to(dtype)
+                grad_head.addmm_(grad_logits.t(), weighted, beta=0 if start == 0 else 1)
         ctx.save_for_backward(grad_hidden, grad_head)
-        return loss
+        return (weights * row_losses).sum()
 
     @staticmethod
     @once_differentiable

@@ -101,6 +101,57 @@ def test_bf16_loss_is_float32_and_accurate() -> None:
     torch.testing.assert_close(hidden.grad.double(), twin.grad, rtol=2**-8, atol=1e-6)
 
 
+CUDA = pytest.param(
+    "cuda",
+    marks=(
+        pytest.mark.gpu,
+        pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+    ),
+)
+ROUNDING = {torch.bfloat16: 6e-3, torch.float16: 8e-4, torch.float64: 1e-6}
+
+
+def distance(found: Tensor | None, expected: Tensor | None) -> float:
+    assert found is not None
+    assert expected is not None
+    return float((found.double() - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+@pytest.mark.parametrize("dtype", list(ROUNDING))
+def test_gradients_in_the_dtype_of_the_head(dtype: torch.dtype, device: str) -> None:
+    """As on a GPU, where nothing is computed in fp32 but the softmax: some rows weigh nothing, and
+    of some the model is so sure that in 16 bits the target's probability is 1."""
+    hidden, targets, head, weights = (x.to(device) for x in make_inputs(dtype))
+    weights[::5] = 0
+    with torch.no_grad():
+        hidden[::3] = 20 * F.normalize(head.weight[targets[::3]], dim=1)
+    hidden = hidden.detach().requires_grad_()
+    row_losses = torch.zeros_like(weights)
+    apply = vocabulary_loss._LinearCrossEntropy.apply
+    found = apply(hidden, head.weight, targets, weights, row_losses)
+    found.backward()
+
+    twin, copy = (x.detach().double().requires_grad_() for x in (hidden, head.weight))
+    logits = F.linear(twin, copy)
+    if device == "cpu":
+        logits = logits + (logits.to(dtype) - logits).detach()  # its products come out rounded
+    losses = F.cross_entropy(logits, targets, reduction="none")
+    expected = (losses * weights).sum()
+    expected.backward()
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(row_losses.double(), losses, rtol=1e-4, atol=1e-6)
+    assert hidden.grad is not None
+    assert twin.grad is not None
+    assert hidden.grad.dtype == dtype
+    assert distance(hidden.grad, twin.grad) < ROUNDING[dtype]
+    assert distance(head.weight.grad, copy.grad) < ROUNDING[dtype]
+    sure = (losses < 1e-2) & (losses > 1e-5) & (weights > 0)
+    assert sure.sum() > 3
+    # Their gradients are small, and right all the same.
+    assert distance(hidden.grad[sure], twin.grad[sure]) < 2 * ROUNDING[dtype]
+
+
 def test_cpu_computes_in_fp32_whatever_the_dtype() -> None:
     """Low-precision products are emulated on CPUs; autocast does not bring them in either."""
     hidden, targets, head, weights = make_inputs()
