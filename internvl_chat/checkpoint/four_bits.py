@@ -51,7 +51,7 @@ def build_in_four_bits(
         dtype: of what trains.
     """
     model = empty_model(config, trainable, modules_to_save, FROZEN_DTYPE)
-    for name, layer in list(_quantised_layers(model, modules_to_save)):
+    for name, layer in list(quantised_layers(model, modules_to_save)):
         model.set_submodule(name, _empty_layer(layer))
     late: dict[str, RowNorms] = {}
     for name, target in parameters_and_buffers(model).items():
@@ -66,9 +66,10 @@ def build_in_four_bits(
     return model
 
 
-def _quantised_layers(
+def quantised_layers(
     model: InternVLChatModel, modules_to_save: tuple[str, ...]
 ) -> Iterator[tuple[str, nn.Linear]]:
+    """Name and layer of what is in 4 bits."""
     head = model.get_output_embeddings()
     kept = set() if head is None else {id(module) for module in head.modules()}
     for name, module in model.named_modules():

@@ -142,7 +142,8 @@ def _language_model(
         return _own_copy(_with_layers(decoder, layers), kernel)
 
     def inputs(dtype: torch.dtype) -> dict[str, Any]:
-        dtype = torch.float32 if probe.autocasts else dtype
+        if probe.autocasts:  # embeddings are no product, and come as they are held
+            dtype = model.get_input_embeddings().weight.dtype  # type: ignore[assignment]
         embeds = torch.empty(batch.rows, batch.row_tokens, width, dtype=dtype)
         return {
             "inputs_embeds": embeds.requires_grad_(has_gradient),

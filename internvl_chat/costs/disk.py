@@ -8,7 +8,7 @@ from typing import Final
 
 from internvl_chat.costs.holdings import ADAM_BYTES, MASTER_BYTES, ParameterSize
 
-_SMALL_FILES: Final = 20 * 2**20
+_SMALL_FILES: Final = 4 * 2**20
 """Tokenizer, code and settings beside the weights of every checkpoint."""
 
 

@@ -14,12 +14,15 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from internvl_chat.costs.parameters import full_shape
 from internvl_chat.costs.zero_buffers import ZeroSettings
 
 MASTER_BYTES = 4
 """Of a trained weight in fp32."""
 ADAM_BYTES = 8
 """Of Adam's two fp32 moments."""
+FOUR_BITS_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
+"""Of a weight in nf4 with double quantisation: 8 bits a block of 64, 32 for 256 blocks."""
 _ALIGNMENT = 2
 """Elements a rank that ZeRO-1 and 2 pad a group to (``nccl_start_alignment_factor``)."""
 
@@ -32,22 +35,32 @@ class ParameterSize:
     is_trained: bool
     group: int
     """Of the optimizer: 0 with weight decay (matrices), 1 without."""
-    held_bytes: int
+    held_bytes: float
     """Of an element as the model holds it without DeepSpeed."""
 
 
-def parameter_sizes(model: nn.Module) -> list[ParameterSize]:
-    """Every parameter of a model (real, on the meta device or cut up by ZeRO-3) in its order."""
-    return [_size(parameter) for parameter in model.parameters()]
+def parameter_sizes(
+    model: nn.Module, *, in_four_bits: frozenset[str] = frozenset()
+) -> list[ParameterSize]:
+    """Every parameter of a model (real, on the meta device or cut up by ZeRO-3) in its order.
+
+    Args:
+        model: with what trains decided.
+        in_four_bits: names of weights that a run holds in 4 bits.
+    """
+    return [
+        _size(parameter, FOUR_BITS_BYTES if name in in_four_bits else parameter.element_size())
+        for name, parameter in model.named_parameters()
+    ]
 
 
-def _size(parameter: nn.Parameter) -> ParameterSize:
-    shape = getattr(parameter, "ds_shape", parameter.shape)
+def _size(parameter: nn.Parameter, held_bytes: float) -> ParameterSize:
+    shape = full_shape(parameter)
     return ParameterSize(
         numel=math.prod(shape),
         is_trained=parameter.requires_grad,
         group=0 if len(shape) > 1 else 1,
-        held_bytes=parameter.element_size(),
+        held_bytes=held_bytes,
     )
 
 
@@ -69,14 +82,22 @@ class Holdings:
     """What a rank holds in the host's memory instead."""
 
 
-def plain_holdings(sizes: Sequence[ParameterSize], *, world_size: int) -> Holdings:
-    """A run without DeepSpeed: every rank has everything, gradients meet in DDP's buckets."""
+def plain_holdings(
+    sizes: Sequence[ParameterSize], *, world_size: int, moment_bytes: int = ADAM_BYTES
+) -> Holdings:
+    """A run without DeepSpeed: every rank has everything, gradients meet in DDP's buckets.
+
+    Args:
+        sizes: of the model.
+        world_size: ranks.
+        moment_bytes: of what the optimizer keeps of a trained weight.
+    """
     trained = sum(size.numel for size in sizes if size.is_trained)
-    gradients = sum(size.numel * size.held_bytes for size in sizes if size.is_trained)
+    gradients = int(sum(size.numel * size.held_bytes for size in sizes if size.is_trained))
     return Holdings(
-        weights=sum(size.numel * size.held_bytes for size in sizes),
+        weights=int(sum(size.numel * size.held_bytes for size in sizes)),
         gradients=gradients,
-        optimizer=trained * ADAM_BYTES,
+        optimizer=trained * moment_bytes,
         # DDP copies gradients into buckets of its own (gradient_as_bucket_view is off).
         buffers=gradients if world_size > 1 else 0,
         gathered=0,
@@ -86,7 +107,12 @@ def plain_holdings(sizes: Sequence[ParameterSize], *, world_size: int) -> Holdin
 
 
 def zero_holdings(
-    sizes: Sequence[ParameterSize], zero: ZeroSettings, *, world_size: int, weight_bytes: int
+    sizes: Sequence[ParameterSize],
+    zero: ZeroSettings,
+    *,
+    world_size: int,
+    weight_bytes: int,
+    moment_bytes: int = ADAM_BYTES,
 ) -> Holdings:
     """A run with DeepSpeed.
 
@@ -95,12 +121,16 @@ def zero_holdings(
         zero: what its file says.
         world_size: ranks among which is cut.
         weight_bytes: of a weight as the model computes with it.
+        moment_bytes: of what the optimizer keeps of a trained weight, its fp32 master left out.
     """
+    # In fp32 a stage keeps no master beside the weights but for those that flatten anew.
+    needs_master = weight_bytes < MASTER_BYTES or zero.stage in (1, 2)
+    state_bytes = moment_bytes + (MASTER_BYTES if needs_master else 0)
     if zero.stage == 3:
-        return _stage_3(sizes, zero, world_size, weight_bytes)
+        return _stage_3(sizes, zero, world_size, weight_bytes, state_bytes)
     if zero.stage == 0:
-        return _stage_0(sizes, weight_bytes)
-    return _stage_1_and_2(sizes, zero, world_size, weight_bytes)
+        return _stage_0(sizes, weight_bytes, state_bytes)
+    return _stage_1_and_2(sizes, zero, world_size, weight_bytes, state_bytes)
 
 
 def _groups(sizes: Iterable[ParameterSize]) -> list[list[ParameterSize]]:
@@ -111,12 +141,12 @@ def _groups(sizes: Iterable[ParameterSize]) -> list[list[ParameterSize]]:
     return [groups[number] for number in sorted(groups)]
 
 
-def _stage_0(sizes: Sequence[ParameterSize], weight_bytes: int) -> Holdings:
+def _stage_0(sizes: Sequence[ParameterSize], weight_bytes: int, state_bytes: int) -> Holdings:
     trained = sum(size.numel for size in sizes if size.is_trained)
     return Holdings(
         weights=weight_bytes * sum(size.numel for size in sizes),
         gradients=weight_bytes * trained,
-        optimizer=(MASTER_BYTES + ADAM_BYTES) * trained,
+        optimizer=state_bytes * trained,
         buffers=0,
         gathered=0,
         stepping=MASTER_BYTES * trained,
@@ -125,8 +155,13 @@ def _stage_0(sizes: Sequence[ParameterSize], weight_bytes: int) -> Holdings:
 
 
 def _stage_1_and_2(
-    sizes: Sequence[ParameterSize], zero: ZeroSettings, world_size: int, weight_bytes: int
+    sizes: Sequence[ParameterSize],
+    zero: ZeroSettings,
+    world_size: int,
+    weight_bytes: int,
+    state_bytes: int,
 ) -> Holdings:
+    gradient_bytes = zero.gradient_bytes or weight_bytes
     unit = _ALIGNMENT * world_size
     padded = [
         math.ceil(sum(size.numel for size in group) / unit) * unit for group in _groups(sizes)
@@ -134,11 +169,11 @@ def _stage_1_and_2(
     frozen = sum(size.numel for size in sizes if not size.is_trained)
     trained = sum(size.numel for size in sizes if size.is_trained)
     share = sum(padded) // world_size
-    state = (MASTER_BYTES + ADAM_BYTES) * share
+    state = state_bytes * share
     bucket = zero.sizes["reduce_bucket_size"] * weight_bytes
     largest = max((size.numel for size in sizes if size.is_trained), default=0)
     offloads = zero.offloads_optimizer
-    gradients = zero.gradient_bytes * (trained if zero.stage == 1 else share)
+    gradients = gradient_bytes * (trained if zero.stage == 1 else share)
     if offloads:
         gradients = 0 if zero.stage == 2 else gradients
     return Holdings(
@@ -151,19 +186,24 @@ def _stage_1_and_2(
         # The group's gradients flattened, then in fp32.
         stepping=0
         if offloads
-        else (zero.gradient_bytes + MASTER_BYTES) * max(padded, default=0) // world_size,
+        else (gradient_bytes + MASTER_BYTES) * max(padded, default=0) // world_size,
         on_cpu=(state + MASTER_BYTES * share + weight_bytes * share) if offloads else 0,
     )
 
 
 def _stage_3(
-    sizes: Sequence[ParameterSize], zero: ZeroSettings, world_size: int, weight_bytes: int
+    sizes: Sequence[ParameterSize],
+    zero: ZeroSettings,
+    world_size: int,
+    weight_bytes: int,
+    state_bytes: int,
 ) -> Holdings:
+    gradient_bytes = zero.gradient_bytes or weight_bytes
     parts = [math.ceil(size.numel / world_size) for size in sizes]
     share = sum(part for part, size in zip(parts, sizes, strict=True) if size.is_trained)
     persistent = _persistent(sizes, zero)
-    state = (MASTER_BYTES + ADAM_BYTES) * share
-    gradients = zero.gradient_bytes * share
+    state = state_bytes * share
+    gradients = gradient_bytes * share
     # At one rank a whole parameter is a view of its part.
     whole = 0 if world_size == 1 and not zero.offloads_weights else weight_bytes
     total = sum(size.numel for size in sizes)
@@ -179,7 +219,7 @@ def _stage_3(
         optimizer=0 if zero.offloads_optimizer else state,
         buffers=bucket + whole * persistent,
         gathered=whole * live,
-        stepping=0 if zero.offloads_optimizer else (zero.gradient_bytes + MASTER_BYTES) * sub_group,
+        stepping=0 if zero.offloads_optimizer else (gradient_bytes + MASTER_BYTES) * sub_group,
         on_cpu=on_cpu + (weights if zero.offloads_weights else 0),
     )
 

@@ -14,6 +14,7 @@ import torch
 
 from internvl_chat.costs.activations import LargestMicroBatch, count_activations
 from internvl_chat.costs.holdings import (
+    ADAM_BYTES,
     Holdings,
     ParameterSize,
     parameter_sizes,
@@ -47,6 +48,10 @@ class MemorySetting:
     writes_scores: bool
     """Whether attention is written out (``eager``)."""
     batch: LargestMicroBatch
+    moment_bytes: int = ADAM_BYTES
+    """Of what the optimizer keeps of a trained weight, its fp32 master left out."""
+    in_four_bits: frozenset[str] = frozenset()
+    """Names of weights that are held in 4 bits (QLoRA)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +89,7 @@ def estimate_memory(model: InternVLChatModel, setting: MemorySetting) -> MemoryE
             with what trains decided.
         setting: of the run.
     """
-    sizes = parameter_sizes(model)
+    sizes = parameter_sizes(model, in_four_bits=setting.in_four_bits)
     held = holdings_of(sizes, setting)
     loss = _loss_bytes(model, setting)
     counted = count_activations(
@@ -112,11 +117,19 @@ def estimate_memory(model: InternVLChatModel, setting: MemorySetting) -> MemoryE
 def holdings_of(sizes: list[ParameterSize], setting: MemorySetting) -> Holdings:
     """What a rank holds all through the run, in bytes."""
     if setting.deepspeed is None:
-        return plain_holdings(sizes, world_size=setting.world_size)
+        return plain_holdings(
+            sizes, world_size=setting.world_size, moment_bytes=setting.moment_bytes
+        )
     total = sum(size.numel for size in sizes)
     zero = ZeroSettings.of(setting.deepspeed, num_parameters=total)
     weight_bytes = setting.compute_dtype.itemsize
-    return zero_holdings(sizes, zero, world_size=setting.world_size, weight_bytes=weight_bytes)
+    return zero_holdings(
+        sizes,
+        zero,
+        world_size=setting.world_size,
+        weight_bytes=weight_bytes,
+        moment_bytes=setting.moment_bytes,
+    )
 
 
 def _loss_bytes(model: InternVLChatModel, setting: MemorySetting) -> int:

@@ -38,8 +38,8 @@ class ZeroSettings:
     """Whether gradients are copied into a bucket."""
     offloads_optimizer: bool
     offloads_weights: bool
-    gradient_bytes: int
-    """Of a gradient as it is accumulated."""
+    gradient_bytes: int | None
+    """Of a gradient as it is accumulated (``data_types``); None for the weights' own."""
 
     @classmethod
     def of(cls, config: Mapping[str, Any], *, num_parameters: int) -> ZeroSettings:
@@ -65,7 +65,7 @@ class ZeroSettings:
             is_contiguous=bool(zero.get("contiguous_gradients", True)),
             offloads_optimizer=_is_elsewhere(zero.get("offload_optimizer")),
             offloads_weights=stage == 3 and _is_elsewhere(zero.get("offload_param")),
-            gradient_bytes=4 if accumulates == "fp32" else 2,
+            gradient_bytes={"fp32": 4, "fp16": 2, "bf16": 2}.get(str(accumulates)),
         )
 
 

@@ -80,9 +80,8 @@ def _higher_stages(run: PlannedRun) -> Iterator[str]:
     found: tuple[str, MemoryEstimate] | None = None
     for name in ("zero1", "zero2", "zero3"):
         config = read_zero_file(name)
-        if stage_of(config) <= run.stage or (run.setting.deepspeed is None and name == "zero1"):
-            continue
-        if run.read.model.load_in_4bit or (run.machine.num_gpus == 1 and stage_of(config) < 3):
+        is_other = run.setting.deepspeed is None or stage_of(config) > run.stage
+        if not is_other or run.read.model.load_in_4bit:
             continue
         found = name, run.varied(deepspeed=config)
         if run.fits(found[1]):

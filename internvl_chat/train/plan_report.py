@@ -15,7 +15,7 @@ _COLUMN: Final = 16
 _PARTS: Final = {
     "weights": "{weights}",
     "gradients": "of what trains",
-    "optimizer": "Adam's moments, fp32 masters",
+    "optimizer": "its state, and fp32 masters",
     "activations": "{activations}",
     "logits": "the vocabulary loss, chunk by chunk",
     "buffers": "buckets, gathered weights, the optimizer's step",
@@ -116,9 +116,11 @@ def _time(run: PlannedRun) -> list[str]:
         return [*lines, *_row("hours", "not known: --gpu NAME tells the GPU's speed"), ""]
     span = _hours(time.low)
     if _hours(time.high) != span:
-        span = f"{span} to {_hours(time.high)}"
-    low, high = (run.mfu, run.mfu) if run.mfu else _shares(run)
-    share = f"{low:.0%}" if low == high else f"{low:.0%} to {high:.0%}"
+        low, high = span.split(), _hours(time.high).split()
+        first = low[0] if low[1:] == high[1:] else span
+        span = f"{first} to {' '.join(high)}"
+    least, most = (run.mfu, run.mfu) if run.mfu else _shares(run)
+    share = f"{least:.0%}" if least == most else f"{least:.0%} to {most:.0%}"
     return [*lines, *_row("time", f"{span} at an MFU of {share}"), *_row("", f"({time.basis})"), ""]
 
 

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from internvl_chat.checkpoint.four_bits import quantised_layers
 from internvl_chat.checkpoint.sources import Sources
 from internvl_chat.checkpoint.tokenizer import add_special_tokens, has_tokenizer, load_tokenizer
 from internvl_chat.config import OrderConfig
 from internvl_chat.costs.activations import LargestMicroBatch
 from internvl_chat.costs.disk import DiskNeed, disk_need
 from internvl_chat.costs.flops import ModelFlops
-from internvl_chat.costs.holdings import parameter_sizes
+from internvl_chat.costs.holdings import ADAM_BYTES, parameter_sizes
 from internvl_chat.costs.measured import MeasuredRun, Trained, nearest
 from internvl_chat.costs.memory import (
     CONTEXT_GIB,
@@ -302,14 +303,18 @@ def _planned(
         machine=machine,
         batch=batch,
         order=order,
-        setting=_setting(read, machine, largest),
+        setting=_setting(read, machine, largest, model),
         data=data,
         epoch=epoch,
         flops=ModelFlops.of_model(model),
         steps=_steps(values, epoch),
         num_tokens=num_tokens,
         mfu=mfu,
-        notes=(*read.told, *notes, *data.notes),
+        notes=(
+            *(told for told in read.told if not told.rstrip().endswith(":")),
+            *notes,
+            *data.notes,
+        ),
     )
 
 
@@ -328,7 +333,10 @@ def _stated_largest(
 
 
 def _setting(
-    read: ReadArguments, machine: PlannedMachine, largest: LargestMicroBatch
+    read: ReadArguments,
+    machine: PlannedMachine,
+    largest: LargestMicroBatch,
+    model: InternVLChatModel,
 ) -> MemorySetting:
     values = read.values
     half = torch.bfloat16 if values["bf16"] else torch.float16 if values["fp16"] else None
@@ -339,7 +347,26 @@ def _setting(
         recompute=read.model.grad_checkpoint,
         writes_scores=read.model.attn_implementation == "eager",
         batch=largest,
+        moment_bytes=moment_bytes(str(getattr(values["optim"], "value", values["optim"]))),
+        in_four_bits=frozenset(
+            f"{name}.weight" for name, _ in quantised_layers(model, model.adapter_modules)
+        )
+        if read.model.load_in_4bit
+        else frozenset(),
     )
+
+
+def moment_bytes(optim: str) -> int:
+    """What an optimizer of transformers keeps of a trained weight, in bytes; Adam's 8 for others.
+
+    Args:
+        optim: as ``--optim`` has it.
+    """
+    if "8bit" in optim:
+        return 0 if optim.startswith("paged") else 2
+    if "adafactor" in optim or optim == "sgd":
+        return 0
+    return 4 if "lion" in optim or "adagrad" in optim or "rmsprop" in optim else ADAM_BYTES
 
 
 def planned_anew(run: PlannedRun, changes: Mapping[str, Any]) -> PlannedRun:
