@@ -85,7 +85,9 @@ def test_a_killed_count_is_continued(
     counted = []
     original = module.RecordCounter.chunk
     monkeypatch.setattr(
-        module.RecordCounter, "chunk", lambda self, first: counted.append(first) or original(self, first)
+        module.RecordCounter,
+        "chunk",
+        lambda self, first: counted.append(first) or original(self, first),
     )
     assert as_values(count(annotation)) == whole
     assert counted == list(range(2 * 5 * 16, NUM_RECORDS, 16))
@@ -103,7 +105,9 @@ def test_only_the_first_records_are_counted(
     counted = []
     original = module.RecordCounter.chunk
     monkeypatch.setattr(
-        module.RecordCounter, "chunk", lambda self, first: counted.append(first) or original(self, first)
+        module.RecordCounter,
+        "chunk",
+        lambda self, first: counted.append(first) or original(self, first),
     )
     some = count(annotation, first=40)
     assert counted == [0, 16, 32], "and not the other 160 records"
