@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without an
 
 from benchmarks.common import RESULT, table
 from benchmarks.gpu.checkpoint import make_checkpoint
-from benchmarks.gpu.processes import ChildError, follow
+from benchmarks.gpu.processes import ChildError, follow, start
 from benchmarks.gpu.sizes import SIZES, listed
 from benchmarks.gpu.table import number
 from internvl_chat.machine.peaks import peaks_of
@@ -68,7 +68,7 @@ def measure(options: argparse.Namespace, model_dir: Path) -> dict[str, Any]:
 
     try:
         ended = follow(
-            ["-m", "benchmarks.gpu.decoding", str(spec)],
+            start(["-m", "benchmarks.gpu.decoding", str(spec)]),
             log_path=options.folder / "decode.log",
             limit_seconds=options.budget,
             is_done=is_done,

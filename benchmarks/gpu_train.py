@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without an
 
 from benchmarks.common import RESULT
 from benchmarks.gpu.checkpoint import make_checkpoint
-from benchmarks.gpu.processes import ChildError, follow
+from benchmarks.gpu.processes import ChildError, end_group, follow, start
 from benchmarks.gpu.records import META, write_records
 from benchmarks.gpu.rows import DEFAULT_ROWS, ROWS, Workplace
 from benchmarks.gpu.sizes import SIZES, listed
@@ -36,7 +37,7 @@ from benchmarks.gpu.table import (
     show_table,
     verdicts,
 )
-from benchmarks.gpu.trained import run_trainer
+from benchmarks.gpu.trained import follow_trainer, start_trainer
 from internvl_chat.machine.peaks import peaks_of
 
 ROW_SECONDS = 240.0
@@ -51,6 +52,8 @@ class Measurement:
         self.begin = time.monotonic()
         self.card: dict[str, Any] = {}
         self.rows: dict[str, dict[str, Any]] = {}
+        self.begun: set[str] = set()
+        self.waiting: dict[str, subprocess.Popen[str]] = {}
 
     def left(self) -> float:
         """Seconds of the budget that are left."""
@@ -61,18 +64,37 @@ class Measurement:
         """All rows, the plain ones first: the others are compared with them."""
         names = list(dict.fromkeys(self.options.rows))
         plain = [name for name in names if ROWS[name].is_plain]
-        if plain or not self.options.no_card:
-            self._attempt(", ".join(plain), lambda: self._run_plain(plain))
-        skipped = []
-        for name in names:
-            if name in plain:
-                continue
-            if self.left() <= 0:
-                skipped.append(name)
-                continue
-            self._attempt(name, lambda name=name: self._run_trainer(name))
+        trained = [name for name in names if name not in plain]
+        self._start(trained[: self.options.ahead])
+        try:
+            if plain or not self.options.no_card:
+                self._attempt(", ".join(plain), lambda: self._run_plain(plain))
+            skipped = []
+            for number, name in enumerate(trained):
+                if self.left() <= 0:
+                    skipped.append(name)
+                    continue
+                self._start(trained[number : number + self.options.ahead])
+                self._attempt(name, lambda name=name: self._run_trainer(name))
+        finally:
+            for child in self.waiting.values():
+                end_group(child)
         if skipped:
             print(left_out(skipped, self.options.budget), file=sys.stderr)
+
+    def _start(self, names: Sequence[str]) -> None:
+        """Start the processes of these rows, unless they are: they wait for their turn."""
+        for name in names:
+            if name not in self.begun:
+                self.begun.add(name)
+                self.waiting[name] = start_trainer(
+                    ROWS[name],
+                    self.place,
+                    folder=self.folder,
+                    num_steps=self.options.steps,
+                    profile=self.options.profile,
+                    extra=self.options.flags.split(),
+                )
 
     def _attempt(self, names: str, work: Any) -> None:
         """A row that fails (out of memory, for one) leaves the others standing."""
@@ -109,7 +131,9 @@ class Measurement:
 
         words = ["-m", "benchmarks.gpu.plain_loop", str(spec)]
         limit = min(self.left(), self.options.row_seconds * max(1, len(names)))
-        follow(words, log_path=self.folder / "plain.log", limit_seconds=limit, is_done=is_done)
+        follow(
+            start(words), log_path=self.folder / "plain.log", limit_seconds=limit, is_done=is_done
+        )
 
     def _keep(self, result: dict[str, Any]) -> None:
         if "card" in result:
@@ -123,16 +147,15 @@ class Measurement:
     def _run_trainer(self, name: str) -> None:
         row = ROWS[name]
         known = self.rows.get(row.reference, {}).get("step_tokens", ())
-        result = run_trainer(
+        result = follow_trainer(
             row,
-            self.place,
+            self.waiting.pop(name),
             folder=self.folder,
             num_steps=self.options.steps,
             skip=self.options.skip,
             limit_seconds=self._limit(),
             profile=self.options.profile,
             step_tokens=known,
-            extra=self.options.flags.split(),
         )
         self._keep(result)
 
@@ -159,6 +182,7 @@ def prepare(options: argparse.Namespace) -> Workplace:
         num_gpus=options.gpus,
         pack_tokens=options.pack_tokens or size.pack_tokens,
         packs_per_step=options.packs or size.packs_per_step,
+        packs_together=options.packs_together,
         grouped_per_step=options.batch or size.grouped_per_step,
         grouped_micro_batch=options.micro_batch or size.grouped_micro_batch,
         num_workers=options.workers,
@@ -170,6 +194,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     if options.skip >= options.steps:
         print(f"--skip {options.skip} leaves none of --steps {options.steps}", file=sys.stderr)
+        return 2
+    if (options.packs or SIZES[options.size].packs_per_step) % options.packs_together:
+        print(f"--packs_together {options.packs_together} does not divide a step", file=sys.stderr)
         return 2
     measurement = Measurement(options, prepare(options))
     measurement.run()
@@ -215,11 +242,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--profile", action="store_true", help="trace one more step of every row")
     add("--flags", default="", help="appended to the command of our trainer, in one word")
     add("--packs", type=int, help="packs per step of packed rows")
+    add("--packs_together", type=int, default=1, help="packs of a forward pass")
     add("--pack_tokens", type=int, help="tokens of a pack")
     add("--batch", type=int, help="samples per step of grouped rows")
     add("--micro_batch", type=int, help="samples per forward pass of grouped rows")
     add("--records", type=int, default=600, help="records of the data")
     add("--workers", type=int, default=4, help="data loader processes of our trainer")
+    add("--ahead", type=int, default=4, help="processes that are started before their turn")
     add("--gpus", type=int, default=1, help="GPUs of our trainer's rows")
     add("--device", choices=("cuda", "cpu"), default="cuda")
     add("--no_card", action="store_true", help="leave the card's own figures out")

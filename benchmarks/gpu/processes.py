@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -31,18 +32,38 @@ def environment(*, threads: int) -> dict[str, str]:
     }
 
 
+def start(words: Sequence[str], *, threads: int = 4, waits: bool = False) -> subprocess.Popen[str]:
+    """Start ``python WORDS``.
+
+    Args:
+        words: behind the interpreter's name.
+        threads: of OpenMP.
+        waits: whether the program waits for its turn (:mod:`benchmarks.gpu.turn`).
+    """
+    return subprocess.Popen(
+        [sys.executable, *words],
+        cwd=ROOT,
+        env=environment(threads=threads),
+        stdin=subprocess.PIPE if waits else subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+
+
 def follow(
-    words: Sequence[str],
+    child: subprocess.Popen[str],
     *,
     log_path: Path,
     limit_seconds: float,
     is_done: Callable[[str], bool],
-    threads: int = 4,
 ) -> str:
-    """Run ``python WORDS`` until a line says that it is done, the process ends or time is up.
+    """Let a child run until a line says that it is done, the process ends or time is up.
 
     Args:
-        words: behind the interpreter's name.
+        child: of :func:`start`; one that waits gets its turn now.
         log_path: all output, stderr too.
         limit_seconds: the process is ended then.
         is_done: told each line; True ends the process.
@@ -53,16 +74,6 @@ def follow(
     Raises:
         ChildError: the process failed by itself.
     """
-    child = subprocess.Popen(
-        [sys.executable, *words],
-        cwd=ROOT,
-        env=environment(threads=threads),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
     is_late = threading.Event()
 
     def end_late() -> None:
@@ -73,6 +84,7 @@ def follow(
     timer.start()
     done = False
     try:
+        _give_turn(child)
         assert child.stdout is not None
         with log_path.open("w", encoding="utf-8") as log:
             for line in child.stdout:
@@ -92,8 +104,15 @@ def follow(
     if is_late.is_set():
         return "time"
     if code:
-        raise ChildError(f"exit code {code}: {' '.join(words[:3])}, {log_path}:\n{tail(log_path)}")
+        said = [str(word) for word in child.args][1:4]  # type: ignore[union-attr]
+        raise ChildError(f"exit code {code}: {' '.join(said)}, {log_path}:\n{tail(log_path)}")
     return "ended"
+
+
+def _give_turn(child: subprocess.Popen[str]) -> None:
+    if child.stdin is not None:
+        with contextlib.suppress(BrokenPipeError):  # it failed already; its output says why
+            child.stdin.close()
 
 
 def end_group(child: subprocess.Popen[str]) -> None:

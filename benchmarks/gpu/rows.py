@@ -99,6 +99,8 @@ class Workplace:
     num_gpus: int = 1
     pack_tokens: int
     packs_per_step: int
+    packs_together: int = 1
+    """Packs of a forward pass."""
     grouped_per_step: int
     grouped_micro_batch: int
     num_workers: int = 4
@@ -106,7 +108,7 @@ class Workplace:
     def accumulation(self, row: Row) -> int:
         """Micro batches of a step."""
         if row.packed:
-            return self.packs_per_step
+            return self.packs_per_step // self.packs_together
         return self.grouped_per_step // self.grouped_micro_batch
 
     def arguments(self, row: Row, output_dir: Path, extra: Sequence[str] = ()) -> list[str]:
@@ -117,7 +119,9 @@ class Workplace:
             "output_dir": output_dir,
             "max_seq_length": self.size.max_seq_length,
             "use_packed_ds": row.packed,
-            "per_device_train_batch_size": 1 if row.packed else self.grouped_micro_batch,
+            "per_device_train_batch_size": (
+                self.packs_together if row.packed else self.grouped_micro_batch
+            ),
             "gradient_accumulation_steps": self.accumulation(row),
             "grad_checkpoint": row.recompute,
             "bf16": self.on_gpu,

@@ -22,6 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.common import report
 from benchmarks.gpu.kernels import Kernel, busy_seconds, longest_kernels, seconds_by_class
+from benchmarks.gpu.turn import wait_for_turn
 
 NAMED_KERNELS = 15
 
@@ -101,6 +102,7 @@ class TracedForward:
 
 def main(argv: list[str]) -> int:
     """Train, one step traced; returns the trainer's exit code."""
+    wait_for_turn()
     from internvl_chat.train.finetune import main as train
 
     spec = json.loads(Path(argv[0]).read_text("utf-8"))

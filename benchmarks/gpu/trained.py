@@ -6,12 +6,13 @@ import json
 import re
 import shutil
 import statistics
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import RESULT, ROOT
-from benchmarks.gpu.processes import follow
+from benchmarks.common import RESULT
+from benchmarks.gpu.processes import follow, start
 from benchmarks.gpu.rows import Row, Workplace
 
 FIGURES = {
@@ -76,9 +77,29 @@ def summarize(
     return figures
 
 
-def run_trainer(
+def start_trainer(
     row: Row,
     place: Workplace,
+    *,
+    folder: Path,
+    num_steps: int,
+    profile: bool,
+    extra: Sequence[str] = (),
+) -> subprocess.Popen[str]:
+    """Start a row's process, which waits for its turn if it is the only one of its row."""
+    words = _command(row, place, folder, profile, num_steps)
+    words += place.arguments(row, output_dir_of(row, folder), extra)
+    return start(words, waits=place.num_gpus == 1)
+
+
+def output_dir_of(row: Row, folder: Path) -> Path:
+    """Where the run of a row writes."""
+    return folder / f"run-{row.name}"
+
+
+def follow_trainer(
+    row: Row,
+    child: subprocess.Popen[str],
     *,
     folder: Path,
     num_steps: int,
@@ -86,16 +107,12 @@ def run_trainer(
     limit_seconds: float,
     profile: bool,
     step_tokens: Sequence[int] = (),
-    extra: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train until ``num_steps`` steps are logged, then end the run, whose save is no step.
 
     Raises:
         ChildError: the run failed; the message ends with its output.
     """
-    output_dir = folder / f"run-{row.name}"
-    words = _command(row, place, folder, profile, num_steps)
-    words += place.arguments(row, output_dir, extra)
     steps: list[dict[str, float]] = []
     traced: list[dict[str, Any]] = []
 
@@ -108,8 +125,8 @@ def run_trainer(
         return len(steps) == num_steps and (bool(traced) or not profile)
 
     log_path = folder / f"{row.name}.log"
-    ended = follow(words, log_path=log_path, limit_seconds=limit_seconds, is_done=is_done)
-    shutil.rmtree(output_dir, ignore_errors=True)
+    ended = follow(child, log_path=log_path, limit_seconds=limit_seconds, is_done=is_done)
+    shutil.rmtree(output_dir_of(row, folder), ignore_errors=True)
     figures = summarize(steps, skip=skip, step_tokens=step_tokens)
     note = "" if ended == "done" else f"cut after {len(steps)} steps"
     return {
@@ -121,7 +138,7 @@ def run_trainer(
 
 
 def _command(row: Row, place: Workplace, folder: Path, profile: bool, num_steps: int) -> list[str]:
-    program = [str(ROOT / "internvl_chat" / "train" / "finetune.py")]
+    program = ["-m", "benchmarks.gpu.turn"]
     if profile:
         spec = folder / f"{row.name}-trace.json"
         values = {"first_step": num_steps, "accumulation": place.accumulation(row)}

@@ -11,7 +11,7 @@ import torch
 from benchmarks import gpu_train
 from benchmarks.gpu.checkpoint import make_checkpoint
 from benchmarks.gpu.kernels import Kernel, busy_seconds, class_of, longest_kernels, seconds_by_class
-from benchmarks.gpu.processes import ChildError, follow
+from benchmarks.gpu.processes import ChildError, follow, start
 from benchmarks.gpu.records import write_records
 from benchmarks.gpu.rows import ROWS, Workplace
 from benchmarks.gpu.sizes import SIZES
@@ -196,19 +196,31 @@ def test_a_child_is_read_until_it_is_done_and_ended(tmp_path: Path) -> None:
         return line == "two\n"
 
     words = ["-c", script]
-    assert follow(words, log_path=log, limit_seconds=60, is_done=is_done) == "done"
+    assert follow(start(words), log_path=log, limit_seconds=60, is_done=is_done) == "done"
     assert told == ["one", "two"]
     assert log.read_text() == "one\ntwo\n"
-    assert follow(words, log_path=log, limit_seconds=0.1, is_done=lambda line: False) == "time"
-    quick = ["-c", "pass"]
-    assert follow(quick, log_path=log, limit_seconds=60, is_done=lambda line: False) == "ended"
+    assert (
+        follow(start(words), log_path=log, limit_seconds=0.1, is_done=lambda line: False) == "time"
+    )
+    quick = start(["-c", "pass"])
+    assert (
+        follow(quick, log_path=log, limit_seconds=60, is_done=lambda line: False) == "ended"
+    )
     with pytest.raises(ChildError, match="exit code 3"):
         follow(
-            ["-c", "import sys; sys.exit(3)"],
+            start(["-c", "import sys; sys.exit(3)"]),
             log_path=log,
             limit_seconds=60,
             is_done=lambda line: False,
         )
+
+
+def test_a_child_that_waits_begins_with_its_turn(tmp_path: Path) -> None:
+    log = tmp_path / "child.log"
+    child = start(["-c", "import sys; sys.stdin.read(); print('begun')"], waits=True)
+    assert child.poll() is None
+    assert follow(child, log_path=log, limit_seconds=60, is_done=lambda line: False) == "ended"
+    assert log.read_text() == "begun\n"
 
 
 def test_rows_beyond_the_budget_are_left_out(
