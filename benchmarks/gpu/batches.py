@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from internvl_chat.config import ORDER_RULE
+from internvl_chat.costs.work import WorkRates
 from internvl_chat.data.collate import Collator
 from internvl_chat.model.constants import IGNORE_INDEX
 from internvl_chat.train.batch_plan import BatchPlan
@@ -54,9 +56,23 @@ def num_tiles(batch: Mapping[str, Any]) -> int:
 
 
 def collate_steps(
-    args: RunArguments, prepared: PreparedRun, state: DistributedState, num_steps: int
+    args: RunArguments,
+    prepared: PreparedRun,
+    state: DistributedState,
+    rates: WorkRates,
+    number: int,
 ) -> list[Step]:
-    """The first steps of the run that ``args`` describe, in its order."""
+    """The first steps of the run that ``args`` describe, in its order.
+
+    Args:
+        args, prepared: of the run.
+        state: of this process.
+        rates: of the model, by which steps are cut into micro batches.
+        number: of steps.
+
+    Raises:
+        ValueError: the data have fewer.
+    """
     plan = BatchPlan.from_accumulation(
         micro_batch_size=args.train.per_device_train_batch_size,
         world_size=state.world_size,
@@ -65,14 +81,13 @@ def collate_steps(
     collator = Collator(
         pad_token_id=prepared.tokenizer.pad_token_id, packed=args.data.use_packed_ds
     )
-    sampler = train_sampler(args, prepared.train, plan, state)
+    sampler = train_sampler(args, prepared.train, plan, state, rule=ORDER_RULE)
+    sampler.rates = rates
     batches = (collator([prepared.train[pack] for pack in packs]) for packs in sampler)
     steps = []
-    for _ in range(num_steps):
+    for _ in range(number):
         taken = [batch for _, batch in zip(range(plan.accumulation_steps), batches, strict=False)]
         if len(taken) < plan.accumulation_steps:
-            raise ValueError(
-                f"the data have {len(steps)} steps, {num_steps} wanted: more --records"
-            )
+            raise ValueError(f"the data have {len(steps)} steps, {number} wanted: more --records")
         steps.append(Step(taken))
     return steps

@@ -287,16 +287,18 @@ def main(spec_path: str) -> None:
     register_attention()  # prepare_run looks at the model with the trainer's kernels
     state = init_distributed(use_cpu=not on_gpu)
     dtype = torch.bfloat16 if on_gpu else torch.float32
-    model, by_batches = None, {}
+    model: Any = None
+    collated: dict[tuple[bool, bool], list[Step]] = {}
     for name, words in spec["rows"].items():
         row = ROWS[name]
-        args = parse(words, device=device)
-        if row.packed not in by_batches:
+        kind = row.packed, row.recompute
+        if kind not in collated:
+            args = parse(words, device=device)
             prepared = prepare_run(args, state)
-            steps = collate_steps(args, prepared, state, spec["steps"])
-            by_batches[row.packed] = on_device(steps, device)
-        if model is None:
-            model = load(prepared, device, dtype)
+            model = model or load(prepared, device, dtype)
+            rates = ModelFlops.of_model(model).work(row.recompute)
+            steps = collate_steps(args, prepared, state, rates, spec["steps"])
+            collated[kind] = on_device(steps, device)
         bench = Bench(
             model=model,
             device=device,
@@ -305,7 +307,7 @@ def main(spec_path: str) -> None:
             skip=spec["skip"],
             profile=spec["profile"],
         )
-        report(run_row(bench, row, by_batches[row.packed]))
+        report(run_row(bench, row, collated[kind]))
 
 
 if __name__ == "__main__":

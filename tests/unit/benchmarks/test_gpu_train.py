@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from benchmarks import gpu_train
+from benchmarks.gpu.batches import collate_steps, segment_lengths
 from benchmarks.gpu.checkpoint import make_checkpoint
 from benchmarks.gpu.kernels import Kernel, busy_seconds, class_of, longest_kernels, seconds_by_class
 from benchmarks.gpu.processes import ChildError, follow, start
@@ -18,8 +19,12 @@ from benchmarks.gpu.sizes import SIZES
 from benchmarks.gpu.table import complete, show_profiles, show_table, verdicts
 from benchmarks.gpu.trained import read_step, summarize
 from internvl_chat.chat import load_model
+from internvl_chat.data.balance import V1_2_RATES
+from internvl_chat.train.attention import register_attention
 from internvl_chat.train.callbacks import format_step
+from internvl_chat.train.distributed import init_distributed
 from internvl_chat.train.parsing import parse
+from internvl_chat.train.preparation import prepare_run
 
 LOGGED = {
     "loss": 6.93,
@@ -184,6 +189,22 @@ def test_every_row_is_a_run_that_the_trainer_takes(made: Path, size: str) -> Non
         assert args.model.grad_checkpoint == row.recompute
         assert bool(args.train.deepspeed) == bool(row.zero)
         assert args.model.use_llm_lora == SIZES[size].lora_rank
+
+
+def test_the_plain_loops_batches_are_a_runs(made: Path) -> None:
+    register_attention()
+    cpu, state = torch.device("cpu"), init_distributed(use_cpu=True)
+    for name in ("plain", "plain-grouped"):
+        args = parse(workplace(made).arguments(ROWS[name], made / "batches"), device=cpu)
+        prepared = prepare_run(args, state)
+        steps = collate_steps(args, prepared, state, V1_2_RATES, 2)
+        assert [len(step.batches) for step in steps] == [2, 2]
+        batch = steps[0].batches[0]
+        assert (batch.get("cu_seq_lens_q") is not None) == ROWS[name].packed
+        assert steps[0].tokens == sum(sum(segment_lengths(batch)) for batch in steps[0].batches)
+        assert 0 < steps[0].supervised < steps[0].tokens
+        with pytest.raises(ValueError, match="the data have 2 steps, 9 wanted: more --records"):
+            collate_steps(args, prepared, state, V1_2_RATES, 9)
 
 
 def test_a_child_is_read_until_it_is_done_and_ended(tmp_path: Path) -> None:
