@@ -1,0 +1,129 @@
+"""Steps recorded as CUDA graphs: the answers are those of the plain loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from internvl_chat.chat import load_image, load_model
+from internvl_chat.model.static_cache import has_used_attention
+from internvl_chat.serve.engine import Engine
+from internvl_chat.serve.settings import EngineSettings
+from tests.support.serving import LIMIT_SECONDS, TINY, chat, put
+from tests.unit.serve.test_engine import CONVERSATIONS, question
+
+pytestmark = pytest.mark.gpu
+
+ROOT = Path(__file__).resolve().parents[2]
+QUESTIONS = ["What shape is red?", "Where is it?", "What can you do?", "Describe the picture."]
+GREEDY: dict[str, Any] = {"max_new_tokens": 40, "min_new_tokens": 40, "do_sample": False}
+
+
+@pytest.fixture
+def loaded() -> Iterator[tuple[Any, Any]]:
+    """The tiny model in fp32."""
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU here: there is nothing to record steps with")
+    yield load_model(str(TINY), device="cuda", dtype=torch.float32)
+    torch.cuda.empty_cache()
+
+
+def answers(model: Any, tokenizer: Any, settings: dict[str, Any], rows: int = 3) -> list[str]:
+    pixels = load_image(str(ROOT / "examples/image2.jpg"), model=model).to("cuda", model.dtype)
+    torch.manual_seed(5)
+    tiles = torch.cat([pixels] * rows)
+    asked = [QUESTIONS[row % 4] for row in range(rows)]
+    return model.batch_chat(  # type: ignore[no-any-return]
+        tokenizer, tiles, asked, settings, num_patches_list=[len(pixels)] * rows
+    )
+
+
+def plain(model: Any, tokenizer: Any, settings: dict[str, Any], rows: int = 3) -> list[str]:
+    model.static_decoding = False
+    found = answers(model, tokenizer, settings, rows)
+    model.static_decoding = None
+    return found
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8])
+@pytest.mark.parametrize("sampling", [{}, {"do_sample": True, "temperature": 1.3, "top_p": 0.9}])
+def test_tokens_are_those_of_the_plain_loop(
+    loaded: tuple[Any, Any], rows: int, sampling: dict[str, Any]
+) -> None:
+    model, tokenizer = loaded
+    settings = {**GREEDY, **sampling}
+    wanted = plain(model, tokenizer, settings, rows)
+    for _ in range(3):
+        assert answers(model, tokenizer, settings, rows) == wanted
+    assert model.static_decoder.num_recorded == 1
+
+
+def test_answers_that_outgrow_their_places(loaded: tuple[Any, Any]) -> None:
+    model, tokenizer = loaded
+    settings = {**GREEDY, "max_new_tokens": 500, "min_new_tokens": 500}
+    wanted = plain(model, tokenizer, settings)
+    assert answers(model, tokenizer, settings) == wanted
+    assert answers(model, tokenizer, settings) == wanted
+    assert model.static_decoder.num_recorded >= 3
+
+
+def test_adapters_and_other_weights_are_noticed(loaded: tuple[Any, Any]) -> None:
+    model, tokenizer = loaded
+    targets = r"language_model.*(q_proj|up_proj)"
+    wrapped: Any = get_peft_model(model, LoraConfig(r=2, target_modules=targets))
+    for name, parameter in wrapped.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    wrapped.eval()
+    assert answers(model, tokenizer, GREEDY) == plain(model, tokenizer, GREEDY)
+    with wrapped.disable_adapter():
+        assert answers(model, tokenizer, GREEDY) == plain(model, tokenizer, GREEDY)
+    wrapped.merge_adapter()
+    assert answers(model, tokenizer, GREEDY) == plain(model, tokenizer, GREEDY)
+    assert model.static_decoder.num_recorded == 3
+
+
+def test_bf16_repeats_itself(loaded: tuple[Any, Any]) -> None:
+    """The step that runs before one is recorded gives what the recorded one gives."""
+    model, tokenizer = loaded
+    model.bfloat16()
+    first = answers(model, tokenizer, GREEDY)
+    assert [answers(model, tokenizer, GREEDY) for _ in range(2)] == [first] * 2
+    assert model.static_decoder.num_recorded == 1
+    width = model.language_model.config.head_dim
+    assert has_used_attention(torch.bfloat16, model.device, width) in (True, False)
+
+
+def test_rows_of_the_server(loaded: tuple[Any, Any]) -> None:
+    """They come and go on a thread of their own."""
+    engine = Engine(*loaded, EngineSettings(max_batch_size=3))
+    asked = [put(engine, question(*conversation))[0] for conversation in CONVERSATIONS]
+    engine.start()
+    for told in asked:
+        told.finished()
+    engine.stop(0)
+    assert engine.join(LIMIT_SECONDS)
+    loaded[0].static_decoding = False
+    wanted = [chat(loaded, *conversation) for conversation in CONVERSATIONS]
+    assert [told.text for told in asked] == wanted
+    assert loaded[0]._static_decoder.num_recorded >= 1
+
+
+def test_two_models_at_the_same_time(loaded: tuple[Any, Any]) -> None:
+    """As the page's --compare asks them: one records while the other draws random numbers."""
+    others = load_model(str(TINY), device="cuda", dtype=torch.float32)
+    settings = {**GREEDY, "do_sample": True}
+
+    def ask(pair: tuple[Any, Any]) -> int:
+        for rows in (1, 2, 3, 5, 9):
+            assert all(answers(*pair, settings, rows))
+        return int(pair[0].static_decoder.num_recorded)
+
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(ask, [loaded, others])) == [5, 5]
