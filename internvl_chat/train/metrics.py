@@ -23,6 +23,19 @@ def peak_flops(device: torch.device, precision: Precision) -> float | None:
     return None if peaks is None else peaks.flops(precision)
 
 
+def peak_line(device: torch.device, precision: Precision) -> str | None:
+    """What the log's ``mfu`` is a share of, or why there is none; nothing about a CPU."""
+    if device.type != "cuda":
+        return None
+    peak = peak_flops(device, precision)
+    if peak is not None:
+        return f"mfu is a share of {peak / 1e12:g} TFLOP/s, this GPU's dense peak in {precision}"
+    return (
+        f"mfu is not logged: nobody has written down what {torch.cuda.get_device_name(device)} "
+        f"reaches in {precision} (internvl_chat/machine/peaks.py)"
+    )
+
+
 def matmul_precision(args: TrainArguments) -> Precision:
     """In what a run computes its matrix products."""
     if args.bf16:

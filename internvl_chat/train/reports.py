@@ -23,7 +23,7 @@ from internvl_chat.quiet import quiet_libraries
 from internvl_chat.train.batch_plan import BatchPlan
 from internvl_chat.train.dataset_table import dataset_table, validation_line
 from internvl_chat.train.distributed import DistributedState
-from internvl_chat.train.metrics import matmul_precision, peak_flops
+from internvl_chat.train.metrics import matmul_precision, peak_line
 from internvl_chat.train.order import RunLength
 from internvl_chat.train.parsing import RunArguments
 from internvl_chat.train.preparation import PreparedRun
@@ -93,7 +93,7 @@ def log_start(
         f"backend {state.backend or 'none'}, launcher {state.launcher}, "
         f"master {state.master or 'none'}"
     )
-    lines += filter(None, [_peak_line(args, state.device)])
+    lines += filter(None, [peak_line(state.device, matmul_precision(args.train))])
     lines.append(
         f"ZeRO-{stage_of(_deepspeed(args))}, weights {_dtypes(prepared.build)}, "
         f"attention {prepared.attention} ({prepared.attention_reason})"
@@ -168,20 +168,6 @@ def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.machine()}, {torch.get_num_threads()} threads"
-
-
-def _peak_line(args: RunArguments, device: torch.device) -> str | None:
-    """What the log's ``mfu`` is a share of; nothing about a CPU."""
-    if device.type != "cuda":
-        return None
-    precision = matmul_precision(args.train)
-    peak = peak_flops(device, precision)
-    if peak is None:
-        return (
-            f"mfu is not logged: nobody has written down what a {_device_name(device)} reaches in "
-            f"{precision} (internvl_chat/machine/peaks.py)"
-        )
-    return f"mfu is of {peak / 1e12:g} TFLOP/s, dense {precision}"
 
 
 def _deepspeed(args: RunArguments) -> Any:

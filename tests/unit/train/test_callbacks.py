@@ -24,10 +24,12 @@ def test_line_of_a_step() -> None:
         "grad_norm": 0.5,
         "tokens_per_second": 1234.5,
         "padding_share": 0.034,
+        "vit_imbalance": 1.25,
+        "llm_imbalance": 1.004,
         "epoch": 0.1,
     }
     assert format_step(3, 10, logs) == (
-        "step 3/10  loss 1.2346  lr 1e-05  grad 0.5  1234 tok/s  pad 3.4%"
+        "step 3/10  loss 1.2346  lr 1e-05  grad 0.5  1234 tok/s  pad 3.4%  ViT x1.25  LLM x1.00"
     )
     assert format_step(50, 100, {"loss/docvqa": 2.0}) == "step 50/100  loss/docvqa 2.0000"
 

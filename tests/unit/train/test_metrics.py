@@ -13,7 +13,9 @@ from internvl_chat.train import metrics
 from internvl_chat.train.loss import COUNTED, count_step
 from internvl_chat.train.metrics import (
     StepClock,
+    matmul_precision,
     peak_flops,
+    peak_line,
     peak_memory_bytes,
     step_figures,
 )
@@ -80,6 +82,31 @@ def test_peak_flops_by_name_and_precision(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H900")
     assert peak_flops(gpu, "bf16") is None
     assert peak_flops(torch.device("cpu"), "fp32") is None
+
+
+def test_the_log_says_what_mfu_is_a_share_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    assert peak_line(gpu, "bf16") == (
+        "mfu is a share of 989 TFLOP/s, this GPU's dense peak in bf16"
+    )
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H900")
+    assert peak_line(gpu, "bf16") == (
+        "mfu is not logged: nobody has written down what NVIDIA H900 reaches in bf16 "
+        "(internvl_chat/machine/peaks.py)"
+    )
+    assert peak_line(torch.device("cpu"), "bf16") is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "precision"),
+    [({"bf16"}, "bf16"), ({"fp16"}, "fp16"), ({"tf32"}, "tf32"), ({"bf16", "tf32"}, "bf16")],
+)
+def test_precision_of_a_run(flags: set[str], precision: str) -> None:
+    args = SimpleNamespace(**{name: name in flags for name in ("bf16", "fp16", "tf32")})
+    assert matmul_precision(args) == precision  # type: ignore[arg-type]
+    args = SimpleNamespace(bf16=False, fp16=False, tf32=None)
+    assert matmul_precision(args) == "fp32"  # type: ignore[arg-type]
 
 
 # ---- figures of a step ---------------------------------------------------------------------------
