@@ -100,10 +100,28 @@ def fill(
         return
     path, _, own = name.rpartition(".")
     home = model.get_submodule(path)
-    # A layer norm computes in fp32 in any case; a CPU has no kernel for one in bf16 behind a part
-    # that trains in fp32.
-    trains_or_norm = target.requires_grad or isinstance(home, nn.LayerNorm)
-    kept = dtype if trains_or_norm else frozen_dtype
+    kept = dtype if keeps_dtype(home, target) else frozen_dtype
     value = nn.Parameter(torch.empty(target.shape, dtype=kept), requires_grad=False)
     write_tensor(value, source)
     setattr(home, own, value.requires_grad_(target.requires_grad))
+
+
+def keeps_dtype(home: nn.Module, parameter: Tensor) -> bool:
+    """Whether a parameter is held in the dtype of training.
+
+    A frozen layer norm is: it computes in fp32 in any case, and a CPU has no kernel for one in bf16
+    behind a part that trains in fp32.
+
+    Args:
+        home: module that has it.
+        parameter: with its ``requires_grad`` decided.
+    """
+    return parameter.requires_grad or isinstance(home, nn.LayerNorm)
+
+
+def round_frozen(model: nn.Module, frozen_dtype: torch.dtype) -> None:
+    """Give a model that stands in one dtype the two, in place; for one on the meta device."""
+    for home in model.modules():
+        for parameter in home.parameters(recurse=False):
+            if not keeps_dtype(home, parameter):
+                parameter.data = parameter.data.to(frozen_dtype)

@@ -67,7 +67,7 @@ _OPEN: Final = {
 
 def _values(flag: Flag) -> tuple[str, ...]:
     if flag.name == "deepspeed":
-        return tuple(zero_files())
+        return ("auto", *zero_files())
     return flag.choices or _OPEN.get(flag.name, ())
 
 

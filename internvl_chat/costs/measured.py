@@ -6,7 +6,7 @@ dense peak). A new measurement is a row here; ``benchmarks/gpu_train.py`` prints
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -115,3 +115,17 @@ def nearest(
         )
 
     return max(rows, key=likeness)
+
+
+ZERO3_SHARES: Final[Mapping[Trained, str]] = {}
+"""Tokens a second under ZeRO-3 over those under ZeRO-1 or 2, with the card: ``0.8 (NVIDIA H200)``.
+Without a row nothing is said of it."""
+
+
+def zero3_share(trained: Trained) -> str | None:
+    """How fast ZeRO-3 was measured beside a lower stage; None where nobody has.
+
+    Args:
+        trained: what trains.
+    """
+    return ZERO3_SHARES.get(trained)

@@ -444,6 +444,24 @@ def _export(place: Placement, device: torch.device) -> None:
         os.environ["LOCAL_WORLD_SIZE"] = str(place.local_world_size)
 
 
+def join_deepspeed(state: DistributedState, *, timeout_seconds: float) -> DistributedState:
+    """Tell DeepSpeed of the group after all; a single process without one gets it now.
+
+    Args:
+        state: of :func:`init_distributed` without ``deepspeed``.
+        timeout_seconds: as there.
+
+    Raises:
+        RendezvousError: the port of the own group is taken.
+    """
+    if state.backend is None:
+        return init_distributed(
+            timeout_seconds=timeout_seconds, use_cpu=state.device.type == "cpu", deepspeed=True
+        )
+    _tell_deepspeed(state.backend, state.device)
+    return state
+
+
 def _tell_deepspeed(backend: str, device: torch.device) -> None:
     # Read when deepspeed is first imported; on a machine without a GPU it would guess, and warn.
     os.environ.setdefault("DS_ACCELERATOR", device.type)

@@ -71,12 +71,13 @@ from internvl_chat.train.order import RunLength
 from internvl_chat.train.output_errors import require_writable, telling_of_output
 from internvl_chat.train.parsing import (
     RunArguments,
+    as_run,
     is_true,
     other_flags,
     output_dir,
-    parse,
     peek,
     peek_seconds,
+    read_arguments,
 )
 from internvl_chat.train.preparation import PreparedRun, prepare_run
 from internvl_chat.train.record import (
@@ -101,6 +102,8 @@ from internvl_chat.train.trainer import InternVLTrainer, TrainerSetup
 from internvl_chat.train.update_rule import update_problems
 from internvl_chat.train.validation import best_metric_problems
 from internvl_chat.train.zero import require_deepspeed
+from internvl_chat.train.zero_choice import is_auto
+from internvl_chat.train.zero_fitting import settle_zero, tell_of_lower_stage
 
 logger = logging.getLogger("internvl_chat.train")
 
@@ -148,9 +151,13 @@ def train_to_the_end(
         folder_named = output_dir(arguments, assumes=assumes)
         models = find_models(arguments, state, folder=folder_named)
         around = surroundings(state) if assumes else None
-        args = agree(
-            state, lambda: parse(arguments, device=state.device, models=models, around=around)
+        device = state.device
+        read = agree(
+            state,
+            lambda: read_arguments(arguments, device=device, models=models, around=around),
         )
+        zero, state = settle_zero(read, state)
+        args = agree(state, lambda: as_run(read, device, zero=zero))
         folder = Path(args.train.output_dir)
         from_rank_zero(state, lambda: require_writable(folder))
         logs = args.train.logging_dir if args.train.uses_tensorboard else None
@@ -189,7 +196,8 @@ def start(arguments: Sequence[str]) -> DistributedState:
     Raises:
         ConfigError: DeepSpeed is asked for and not installed.
     """
-    wants_deepspeed = peek(arguments, "deepspeed", "") != ""
+    source = peek(arguments, "deepspeed", "")
+    wants_deepspeed = source != "" and not is_auto(source)  # else it joins when it is chosen
     if wants_deepspeed:
         require_deepspeed()
     state = init_distributed(
@@ -254,6 +262,7 @@ def run(
 
     sampler.rates = ModelFlops.of_model(model).work(args.model.grad_checkpoint)
     reports.log_start(args, state, batch_plan, model, prepared, sampler, length, begun.step)
+    tell_of_lower_stage(args, state, model)
     trainer = build_trainer(args, state, model, prepared, writer, sampler, length, begun.record)
     if state.is_main:
         write_beginning(Path(args.train.output_dir), begun, prepared)

@@ -67,7 +67,7 @@ saving load_best_model_at_end BOOL False: The best checkpoint is the result, not
 saving metric_for_best_model NAME: eval_loss, or eval_loss/DATASET.
 saving greater_is_better BOOL: Whether more of that metric is better.
 run output_dir PATH: Folder for checkpoints, logs and the result.
-run deepspeed FILE: zero1, zero2, zero3, ... or a file; without it data parallel.
+run deepspeed FILE: auto, zero1, zero2, zero3, ... or a file; without it data parallel.
 run resume_from_checkpoint PATH: A checkpoint to go on from; by default OUTPUT_DIR's newest.
 run seed INT 42: Of weights, order and augmentation.
 run data_seed INT: Of the order of the data alone.

@@ -40,6 +40,7 @@ from internvl_chat.train.trainer_arguments import TrainArguments
 from internvl_chat.train.unknown_flags import stray_problem, unknown_problem
 from internvl_chat.train.validation import REFUSED, name_problems, validate_run
 from internvl_chat.train.zero import zero_config
+from internvl_chat.train.zero_choice import is_auto
 
 logger = logging.getLogger(__name__)
 
@@ -140,9 +141,24 @@ def parse(
         ConfigError: unknown names (with the nearest known one), unreadable values and
             contradictions: all that were found, together.
     """
-    read = read_arguments(argv, device=device, models=models, around=around)
-    device = device or torch.device("cpu")
-    train = _trainer_arguments(resolve_defaults(read.values, device))
+    return as_run(read_arguments(argv, device=device, models=models, around=around), device)
+
+
+def as_run(
+    read: ReadArguments, device: torch.device | None = None, *, zero: str | None = None
+) -> RunArguments:
+    """The second part of :func:`parse`, which needs the process group.
+
+    Args:
+        read: of the first.
+        device: as of :func:`parse`.
+        zero: what ``--deepspeed auto`` has come to; None for a run without DeepSpeed.
+
+    Raises:
+        ConfigError: transformers or a DeepSpeed file contradict the arguments.
+    """
+    values = {**read.values, "deepspeed": zero} if read.leaves_zero else read.values
+    train = _trainer_arguments(resolve_defaults(values, device or torch.device("cpu")))
     return RunArguments(
         model=read.model, data=read.data, train=train, given=read.given, told=read.told
     )
@@ -158,6 +174,8 @@ class ReadArguments:
     """All arguments by name, transformers' included, defaults filled in."""
     given: dict[str, Any]
     told: tuple[str, ...]
+    leaves_zero: bool
+    """``--deepspeed auto``: ``values`` are those of a run without DeepSpeed."""
 
 
 def read_arguments(
@@ -192,6 +210,9 @@ def read_arguments(
     kept = kept_by(checkpoint)
     assumed = _assumed(argv, found, around)
     values = with_evaluation({**_defaults(parser), **assumed.values, **kept, **found}, given)
+    leaves_zero = is_auto(values["deepspeed"])
+    if leaves_zero:
+        values["deepspeed"] = None
     device = device or torch.device("cpu")
     model, data = _build(ModelArguments, values), _build(DataArguments, values)
     if given.get("do_train") is False:
@@ -205,6 +226,7 @@ def read_arguments(
         data=data,
         values=values,
         given=given,
+        leaves_zero=leaves_zero,
         told=_told(assumed, values, found) if around else (),
     )
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
-from internvl_chat.checkpoint.four_bits import FROZEN_DTYPE
 from internvl_chat.checkpoint.hub import local_model
 from internvl_chat.checkpoint.hub_names import hub_name, last_part
 from internvl_chat.checkpoint.load import settle_config
@@ -28,6 +27,7 @@ from internvl_chat.checkpoint.sources import (
     refuse_quantised,
     vision_config_of,
 )
+from internvl_chat.checkpoint.two_dtypes import round_frozen
 from internvl_chat.config import BuildConfig, SourceConfig
 from internvl_chat.files import write_json
 from internvl_chat.model.adapter import is_adapter
@@ -110,10 +110,7 @@ def model_on_meta(build: BuildConfig, found: Sources, *, num_tokens: int) -> Int
     stored = (*sources.adapter_modules, *build.trainable.lora.modules_to_save)
     model.adapter_modules = tuple(dict.fromkeys(stored))
     apply_freezing_and_lora(model, build.trainable)
-    if build.load_in_4bit:
-        for parameter in model.parameters():
-            if not parameter.requires_grad:
-                parameter.data = parameter.data.to(FROZEN_DTYPE)
+    round_frozen(model, build.frozen_dtype)
     return model
 
 

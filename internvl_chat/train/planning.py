@@ -51,8 +51,9 @@ from internvl_chat.train.planned_data import (
 )
 from internvl_chat.train.planned_machine import PlannedMachine
 from internvl_chat.train.planned_model import model_on_meta, planned_places, planned_sources
-from internvl_chat.train.preparation import data_seed, weight_dtype
+from internvl_chat.train.preparation import data_seed, frozen_dtype, weight_dtype
 from internvl_chat.train.zero import read_zero_file, stage_of, zero_config
+from internvl_chat.train.zero_choice import NO_ZERO, ZeroChoice, ZeroRoom, choose_zero
 
 if TYPE_CHECKING:
     from internvl_chat.model.modeling_internvl_chat import InternVLChatModel
@@ -190,6 +191,28 @@ class PlannedRun:
         """What another setting would need; arguments are those of :class:`MemorySetting`."""
         return estimate_memory(self.model, replace(self.setting, **changes))
 
+    def under(self, zero: str | None) -> PlannedRun:
+        """The same run under another DeepSpeed file, by name; None for a run without DeepSpeed."""
+        read = replace(self.read, values={**self.read.values, "deepspeed": zero})
+        settings = deepspeed_settings(read.values)
+        return replace(self, read=read, setting=replace(self.setting, deepspeed=settings))
+
+    def chosen(self, room: ZeroRoom, *, former: str | None = None) -> ZeroChoice:
+        """What ``--deepspeed auto`` comes to.
+
+        Args:
+            room: of each GPU.
+            former: as in :func:`choose_zero`.
+
+        Raises:
+            ConfigError: a stage is needed, and DeepSpeed is not installed.
+        """
+
+        def total(name: str) -> float:
+            return self.under(None if name == NO_ZERO else name).memory.total
+
+        return choose_zero(total, room, former=former)
+
     def largest(self, micro_batch_size: int, *, pack: int | None = None) -> LargestMicroBatch:
         """The worst micro batch of so many samples or packs, by proportion to this run's."""
         batch = self.setting.batch
@@ -239,7 +262,12 @@ def plan_run(
     with planned_places(arguments) as places:
         read = read_arguments(arguments, models=places.directories, around=around, is_planned=True)
         _require_planned(read, machine)
-        return _planned(read, machine, mfu, sample_tokens, places.notes)
+        run = planned(read, machine, mfu, sample_tokens, places.notes)
+    if not read.leaves_zero:
+        return run
+    room = ZeroRoom(memory_gib=machine.memory_gib, beside_gib=CONTEXT_GIB)
+    choice = run.chosen(room)
+    return replace(run.under(choice.source), notes=(*run.notes, choice.told))
 
 
 def _require_planned(read: ReadArguments, machine: PlannedMachine) -> None:
@@ -256,13 +284,23 @@ def _require_planned(read: ReadArguments, machine: PlannedMachine) -> None:
             )
 
 
-def _planned(
+def planned(
     read: ReadArguments,
     machine: PlannedMachine,
-    mfu: float | None,
-    sample_tokens: int | None,
-    notes: Sequence[str],
+    mfu: float | None = None,
+    sample_tokens: int | None = None,
+    notes: Sequence[str] = (),
 ) -> PlannedRun:
+    """Plan a run whose arguments are read.
+
+    Args:
+        read: of the run.
+        machine, mfu, sample_tokens: as of :func:`plan_run`.
+        notes: to begin with.
+
+    Raises:
+        UserError: files are wrong.
+    """
     values: Mapping[str, Any] = read.values
     source = source_config(read.model)
     sources = planned_sources(source)
@@ -386,9 +424,14 @@ def planned_anew(run: PlannedRun, changes: Mapping[str, Any]) -> PlannedRun:
 
 
 def _model(read: ReadArguments, sources: Sources, num_tokens: int) -> InternVLChatModel:
-    dtype = weight_dtype(SimpleNamespace(**read.values))  # type: ignore[arg-type]
+    values: Any = SimpleNamespace(**{**read.values, "deepspeed": None})
     build = build_config(
-        read.model, read.data, dtype=dtype, attn_implementation=None, seed=read.values["seed"]
+        read.model,
+        read.data,
+        dtype=weight_dtype(values),
+        frozen_dtype=frozen_dtype(values),
+        attn_implementation=None,
+        seed=values.seed,
     )
     return model_on_meta(build, sources, num_tokens=num_tokens)
 

@@ -174,7 +174,9 @@ def frozen_dtype(args: TrainArguments) -> torch.dtype:
     Under ``--fp16`` without DeepSpeed it is fp32: its range is too small for what the vision tower
     and the language model add up from block to block.
     """
-    return torch.bfloat16 if args.bf16 and args.deepspeed_plugin is None else weight_dtype(args)
+    # accelerate's environment may bring DeepSpeed, too.
+    under_deepspeed = args.deepspeed or getattr(args, "deepspeed_plugin", None)
+    return torch.bfloat16 if args.bf16 and not under_deepspeed else weight_dtype(args)
 
 
 def data_seed(args: TrainArguments) -> int:

@@ -133,13 +133,18 @@ def read_zero_file(source: str | Mapping[str, Any] | None) -> dict[str, Any]:
     return loaded
 
 
+def is_installed() -> bool:
+    """Whether DeepSpeed is there."""
+    return importlib.util.find_spec("deepspeed") is not None
+
+
 def require_deepspeed() -> None:
     """Say what is missing where a run asks for DeepSpeed, before anything imports it.
 
     Raises:
         ConfigError: it is not installed, as on macOS and Windows.
     """
-    if importlib.util.find_spec("deepspeed") is None:
+    if not is_installed():
         raise ConfigError(
             "DeepSpeed is not installed",
             where="--deepspeed",
