@@ -101,7 +101,7 @@ def lower_stage(
     if stage_of(config) != 3:
         return None
     sizes = parameter_sizes(model)
-    total, item = sum(size.numel for size in sizes), sizes[0].held_bytes
+    total, item = sum(size.numel for size in sizes), next(model.parameters()).element_size()
     for name in ("zero1", "zero2"):
         zero = ZeroSettings.of(read_zero_file(name), num_parameters=total)
         held = zero_holdings(sizes, zero, world_size=world_size, weight_bytes=item)
