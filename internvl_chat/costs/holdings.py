@@ -173,7 +173,8 @@ def _stage_1_and_2(
     bucket = zero.sizes["reduce_bucket_size"] * weight_bytes
     largest = max((size.numel for size in sizes if size.is_trained), default=0)
     offloads = zero.offloads_optimizer
-    gradients = gradient_bytes * (trained if zero.stage == 1 else share)
+    kept = trained if zero.stage == 1 else _kept_gradients(_groups(sizes), padded, world_size)
+    gradients = gradient_bytes * kept
     if offloads:
         gradients = 0 if zero.stage == 2 else gradients
     return Holdings(
@@ -189,6 +190,22 @@ def _stage_1_and_2(
         else (gradient_bytes + MASTER_BYTES) * max(padded, default=0) // world_size,
         on_cpu=(state + MASTER_BYTES * share + weight_bytes * share) if offloads else 0,
     )
+
+
+def _kept_gradients(
+    groups: Sequence[Sequence[ParameterSize]], padded: Sequence[int], world_size: int
+) -> int:
+    """Elements of the gradients that ZeRO-2 leaves the rank that has most: those of all parameters
+    of which it has a part, each whole."""
+    kept = [0] * world_size
+    for group, total in zip(groups, padded, strict=True):
+        share, begin = total // world_size, 0
+        for size in group:
+            last = (begin + size.numel - 1) // share
+            for rank in range(begin // share, min(last, world_size - 1) + 1):
+                kept[rank] += size.numel
+            begin += size.numel
+    return max(kept, default=0)
 
 
 def _stage_3(

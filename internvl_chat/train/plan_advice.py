@@ -150,9 +150,9 @@ def _faster(run: PlannedRun) -> Iterator[str]:
     """What would be faster and fits, too."""
     yield from _without_recomputation(run)
     yield from _lower_stages(run)
-    if run.order.mode != "packed" and run.epoch.padding_share >= _WORTH_PACKING:
+    if run.order.mode != "packed" and run.epoch.imbalance.padding >= _WORTH_PACKING:
         yield (
-            f"--use_packed_ds True: {run.epoch.padding_share:.0%} of the positions that are "
+            f"--use_packed_ds True: {run.epoch.imbalance.padding:.0%} of the positions that are "
             "computed now are padding"
         )
 

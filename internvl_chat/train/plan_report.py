@@ -51,7 +51,9 @@ def as_json(run: PlannedRun) -> dict[str, Any]:
             "row_tokens": run.setting.batch.row_tokens,
             "tiles": run.setting.batch.num_tiles,
         },
-        "padding_share": round(run.epoch.padding_share, 4),
+        "padding_share": round(run.epoch.imbalance.padding, 4),
+        "vision_imbalance": round(run.epoch.imbalance.vision, 4),
+        "text_imbalance": round(run.epoch.imbalance.text, 4),
         "model_flops": run.model_flops(),
         "notes": list(run.notes),
     }
@@ -109,8 +111,14 @@ def _memory(run: PlannedRun) -> list[str]:
 
 
 def _time(run: PlannedRun) -> list[str]:
-    tokens = _count(round(run.epoch.tokens * run.epochs))
-    lines = _row("steps", f"{run.steps:,}, {tokens} tokens in {run.epochs:.3g} epochs")
+    tokens, even = _count(round(run.epoch.tokens * run.epochs)), run.epoch.imbalance
+    epochs = "1 epoch" if run.epochs == 1 else f"{run.epochs:.3g} epochs"
+    lines = _row("steps", f"{run.steps:,}, {tokens} tokens in {epochs}")
+    lines += _row(
+        "balance",
+        f"padding {even.padding:.1%}, slowest rank over mean {even.vision:.2f} in the vision "
+        f"tower and {even.text:.2f} in the language model",
+    )
     time = run.time()
     if time is None:
         return [*lines, *_row("hours", "not known: --gpu NAME tells the GPU's speed"), ""]

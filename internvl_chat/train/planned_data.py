@@ -16,17 +16,23 @@ import numpy as np
 
 from internvl_chat.config import DataConfig, HeldOutConfig, OrderConfig
 from internvl_chat.costs.activations import LargestMicroBatch
+from internvl_chat.costs.work import WorkRates
+from internvl_chat.data.balance import StepCut
 from internvl_chat.data.encode import Encoder
+from internvl_chat.data.epoch_plan import EpochPlan
+from internvl_chat.data.imbalance import Imbalance, expected_imbalance
 from internvl_chat.data.lengths import FilelessCounter, sampled_lengths
 from internvl_chat.data.meta import DatasetSpec, read_meta
 from internvl_chat.data.mixture import apportion, open_annotation
-from internvl_chat.data.sampler import EpochPlan, plan_epoch
+from internvl_chat.data.sampler import plan_epoch
 from internvl_chat.data.storage import exists
-from internvl_chat.errors import DatasetError
+from internvl_chat.errors import ConfigError, DatasetError
 from internvl_chat.train.batch_plan import BatchPlan
 
 _MOST_CHUNKS: Final = 8
 """Of 512 records, counted of a dataset."""
+_LARGEST_SAMPLES: Final = 64
+"""Whose steps are looked at for the micro batch that needs most memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,8 +174,8 @@ class PlannedEpoch:
     pairs: float
     """Of tokens that see each other, in all samples."""
     tiles: int
-    padding_share: float
-    """Of the positions that are computed."""
+    imbalance: Imbalance
+    """How evenly the ranks are busy, padding included."""
     largest: LargestMicroBatch
 
 
@@ -177,6 +183,7 @@ def planned_epoch(
     data: PlannedData,
     order: OrderConfig,
     batch: BatchPlan,
+    rates: WorkRates,
     *,
     seed: int,
     num_image_token: int,
@@ -188,62 +195,77 @@ def planned_epoch(
         data: samples of an epoch.
         order: of the run.
         batch: of the run.
+        rates: of the model, by which steps are cut.
         seed: of the order.
         num_image_token: K.
         tile_weight: how many positions of the language model a tile weighs in memory.
 
     Raises:
-        ValueError: the samples do not fill a step, and the last one is dropped.
+        ConfigError: the samples do not fill a step, and the last one is dropped.
     """
-    plan = plan_epoch(
-        data.tokens,
-        seed=seed,
-        epoch=0,
-        global_batch_size=batch.global_batch_size,
-        mode=order.mode,
-        max_packed_tokens=order.max_packed_tokens,
-        tiles=None if order.max_packed_tiles is None else data.tiles,
-        max_packed_tiles=order.max_packed_tiles,
-        drop_last=order.drop_last,
+    try:
+        plan = plan_epoch(
+            data.tokens,
+            seed=seed,
+            epoch=0,
+            global_batch_size=batch.global_batch_size,
+            mode=order.mode,
+            max_packed_tokens=order.max_packed_tokens,
+            tiles=data.tiles,
+            max_packed_tiles=order.max_packed_tiles,
+            drop_last=order.drop_last,
+        )
+    except ValueError as err:
+        raise ConfigError(str(err), where="the order of an epoch") from err
+    cut = plan.cut(
+        world_size=batch.world_size, micro_batch_size=batch.micro_batch_size, rates=rates
     )
-    packed = order.mode == "packed"
-    micro = batch.micro_batch_size
-    tokens, tiles = _by_pack(plan, data)
-    places = plan.num_steps * batch.global_batch_size
-    tokens, tiles = (_filled(values, places, plan).reshape(-1, micro) for values in (tokens, tiles))
-    computed = tokens.sum(axis=1) if packed else tokens.max(axis=1) * micro
-    tiles = tiles.sum(axis=1)
-    worst = int(np.argmax(computed + tile_weight * tiles))
-    rows = 1 if packed else micro
-    supervised = max(int(tokens[worst].sum()) - int(tiles[worst]) * num_image_token, 1)
     used = data.tokens[plan.samples].astype(np.float64)
     return PlannedEpoch(
         steps=plan.num_steps,
         tokens=int(used.sum()),
         pairs=float((used * (used + 1) / 2).sum()),
         tiles=int(data.tiles[plan.samples].sum()),
-        padding_share=float(1 - tokens.sum() / computed.sum()),
-        largest=LargestMicroBatch(
-            rows=rows,
-            row_tokens=int(computed[worst]) // rows,
-            num_tiles=int(tiles[worst]),
-            num_supervised=supervised,
-        ),
+        imbalance=expected_imbalance(plan, cut),
+        largest=_largest(plan, cut, num_image_token, tile_weight),
     )
 
 
-def _by_pack(plan: EpochPlan, data: PlannedData) -> tuple[np.ndarray, np.ndarray]:
-    tokens, tiles = (values[plan.samples].astype(np.int64) for values in (data.tokens, data.tiles))
-    if plan.offsets is None:
-        return tokens, tiles
-    begins = plan.offsets[:-1]
-    return np.add.reduceat(tokens, begins), np.add.reduceat(tiles, begins)
+def _largest(
+    plan: EpochPlan, cut: StepCut, num_image_token: int, tile_weight: float
+) -> LargestMicroBatch:
+    """The micro batch that needs most, of the steps that hold the largest packs."""
+    micro, packed = cut.micro_batch_size, plan.offsets is not None
+    worst, found = -1.0, (0, 0, 0)
+    for step in _steps_of_largest(plan, tile_weight):
+        dealt, _ = plan.dealt(step, cut)
+        sizes = plan.sizes(step, cut.rates)
+        lengths = sizes.lengths[dealt].reshape(-1, micro)
+        tiles = sizes.tiles[dealt].reshape(-1, micro).sum(axis=1)
+        positions = lengths.sum(axis=1) if packed else lengths.max(axis=1) * micro
+        weights = positions + tile_weight * tiles
+        number = int(np.argmax(weights))
+        if weights[number] > worst:
+            worst = float(weights[number])
+            found = int(positions[number]), int(tiles[number]), int(lengths[number].sum())
+    rows = 1 if packed else micro
+    positions_, tiles_, tokens = found
+    return LargestMicroBatch(
+        rows=rows,
+        row_tokens=positions_ // rows,
+        num_tiles=tiles_,
+        num_supervised=max(tokens - tiles_ * num_image_token, 1),
+    )
 
 
-def _filled(values: np.ndarray, places: int, plan: EpochPlan) -> np.ndarray:
-    """Cut or completed to whole steps, as the plan does it."""
-    missing = max(places - len(values), 0)
-    return np.concatenate([values[:places], np.full(missing, values[plan.padding_pack])])
+def _steps_of_largest(plan: EpochPlan, tile_weight: float) -> list[int]:
+    """The first step, which an order by length puts first for its size, and those of the largest
+    samples."""
+    weights = plan.lengths[plan.samples] + tile_weight * plan.tiles[plan.samples]
+    places = np.argsort(-weights)[:_LARGEST_SAMPLES]
+    packs = places if plan.offsets is None else np.searchsorted(plan.offsets, places, "right") - 1
+    steps = np.unique(packs // plan.global_batch_size)
+    return sorted({0, *steps[steps < plan.num_steps].tolist()})
 
 
 def stated_largest(

@@ -323,10 +323,12 @@ def planned(
     most = read.data.max_seq_length
     stated = min(sample_tokens or model.num_image_token + STATED_TEXT_TOKENS, most)
     data = planned_data(config, tokenizer, held_out=held_out_config(read.data), stated=stated)
+    flops = ModelFlops.of_model(model)
     epoch = planned_epoch(
         data,
         order,
         batch,
+        flops.work(read.model.grad_checkpoint),
         seed=data_seed(SimpleNamespace(**values)),  # type: ignore[arg-type]
         num_image_token=model.num_image_token,
         tile_weight=_tile_weight(model),
@@ -344,7 +346,7 @@ def planned(
         setting=_setting(read, machine, largest, model),
         data=data,
         epoch=epoch,
-        flops=ModelFlops.of_model(model),
+        flops=flops,
         steps=_steps(values, epoch),
         num_tokens=num_tokens,
         mfu=mfu,

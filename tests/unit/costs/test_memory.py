@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from internvl_chat.costs.activations import LargestMicroBatch, count_activations
-from internvl_chat.costs.memory import GIB, MemorySetting, estimate_memory
+from internvl_chat.costs.holdings import ParameterSize, parameter_sizes
+from internvl_chat.costs.memory import GIB, MemorySetting, estimate_memory, holdings_of
 from internvl_chat.model.presets import load_preset
 from internvl_chat.train.attention import register_attention
 from internvl_chat.train.zero import read_zero_file
@@ -138,6 +139,67 @@ class _Saved:
     """A tensor for as long as the graph keeps it."""
 
     tensor: torch.Tensor
+
+
+@pytest.mark.parametrize("given", [{}, LORA])
+def test_a_run_without_deepspeed_holds_what_is_said(given: dict[str, Any]) -> None:
+    """A process with one step behind it: weights, gradients and AdamW's state."""
+    model = meta_model("tiny", device="cpu", **given)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-3)
+    for parameter in trained:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    moments = [value for state in optimizer.state.values() for value in state.values()]
+    kinds = {
+        "weights": list(model.parameters()),
+        "gradients": [parameter.grad for parameter in trained],
+        "optimizer": moments,
+    }
+    setting = replace(SETTING, compute_dtype=torch.float32)
+    held = holdings_of(parameter_sizes(meta_model("tiny", **given)), setting)
+    for kind, tensors in kinds.items():
+        assert getattr(held, kind) == pytest.approx(sum(t.nbytes for t in tensors), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "gradients", "optimizer", "buffers"),
+    [
+        # 1,000 numbers in a matrix and 10 beside it, on 4 ranks; 2 bytes, masters and moments 12.
+        # A bucket of at most 1,010 numbers; two with overlap.
+        ("zero1", 2 * (1000 + 16), 2 * 1010, 12 * (250 + 4), 2 * 1010),
+        # A rank keeps the gradient of a matrix whole of which it has a part.
+        ("zero2", 2 * (1000 + 16), 2 * (1000 + 10), 12 * (250 + 4), 2 * 2 * 1010),
+        # Each is cut for itself, and below a threshold whole beside it.
+        ("zero3", 2 * (250 + 3), 2 * (250 + 3), 12 * (250 + 3), 2 * 1010 + 2 * 1010),
+        ("zero2_offload", 2 * (1000 + 16), 0, 0, 2 * 2 * 1010 + 2 * 1000),
+    ],
+)
+def test_stages_worked_out_by_hand(
+    name: str, weights: int, gradients: int, optimizer: int, buffers: int
+) -> None:
+    sizes = [ParameterSize(1000, True, 0, 4), ParameterSize(10, True, 1, 4)]
+    setting = replace(SETTING, deepspeed=read_zero_file(name), world_size=4)
+    held = holdings_of(sizes, setting)
+    found = (held.weights, held.gradients, held.optimizer, held.buffers)
+    assert found == (weights, gradients, optimizer, buffers)
+
+
+def test_what_does_not_train_has_no_gradient_and_no_state() -> None:
+    sizes = [ParameterSize(1000, False, 0, 2), ParameterSize(8, True, 0, 4)]
+    plain = holdings_of(sizes, replace(SETTING, world_size=2))
+    assert (plain.weights, plain.gradients, plain.optimizer) == (2032, 32, 64)
+    assert plain.buffers == 32  # DDP's buckets
+    assert holdings_of(sizes, SETTING).buffers == 0
+
+
+def test_recomputation_and_fewer_rows_take_less() -> None:
+    model = meta_model("tiny", dtype=torch.bfloat16)
+    kept = estimate_memory(model, replace(SETTING, recompute=False)).activations
+    again = estimate_memory(model, SETTING).activations
+    half = replace(SETTING.batch, rows=2, num_tiles=2)
+    assert again < kept / 2
+    assert estimate_memory(model, replace(SETTING, batch=half)).activations < 0.6 * again
 
 
 def test_parts_add_up() -> None:
