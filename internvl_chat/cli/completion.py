@@ -21,7 +21,10 @@ def completed_command(verb: str, app: typer.Typer) -> Any:
         verb: its name.
         app: its application.
     """
-    return _Train(verb) if verb == "train" else typer.main.get_command(app)
+    own = typer.main.get_command(app)
+    if verb == "train":
+        return _Train(verb)
+    return _Train(verb, params=own.params) if verb == "plan" else own
 
 
 class _Offer(NamedTuple):
@@ -32,7 +35,7 @@ class _Offer(NamedTuple):
 
 
 class _Train(TyperCommand):
-    """``train``, whose flags are the trainer's and none of typer's."""
+    """``train``, whose flags are the trainer's and none of typer's; ``plan`` has its own beside."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Keep what stands before the word that is completed."""
@@ -42,9 +45,14 @@ class _Train(TyperCommand):
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
         """Flags that begin so, or values of the flag before; nothing where a file may stand."""
         if incomplete.startswith("-"):
+            own = {
+                name: getattr(option, "help", None)
+                for option in self.params
+                for name in option.opts[:1]
+            }
             return [
                 _Offer(name, words)
-                for name, words in _offered().items()
+                for name, words in {**own, **_offered()}.items()
                 if name.startswith(incomplete)
             ]
         before = ctx.args[-1] if ctx.args else ""

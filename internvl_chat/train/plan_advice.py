@@ -30,10 +30,18 @@ def advice(run: PlannedRun) -> list[str]:
 
 
 def _smaller(run: PlannedRun) -> Iterator[str]:
-    """What would make it fit, each with the figure it gives."""
-    setting = run.setting
-    if not setting.recompute:
-        yield _told(run, "--grad_checkpoint True", run.varied(recompute=True))
+    """What would make it fit, or smaller, each with the figure it gives."""
+    for change, memory in _changes(run):
+        if memory.total < run.memory.total:
+            yield _told(run, change, memory)
+
+
+_Change = tuple[str, MemoryEstimate]
+
+
+def _changes(run: PlannedRun) -> Iterator[_Change]:
+    if not run.setting.recompute:
+        yield "--grad_checkpoint True", run.varied(recompute=True)
     yield from _fewer_samples(run)
     if run.order.mode == "packed":
         yield from _shorter_packs(run)
@@ -41,16 +49,16 @@ def _smaller(run: PlannedRun) -> Iterator[str]:
     yield from _more_gpus(run)
     yield from _lora(run)
     yield from _offload(run)
-    yield _told(run, "all that changes no weight, together", _smallest(run))
+    yield "recomputation, one sample at a time and ZeRO-3 together", _smallest(run)
 
 
 def _told(run: PlannedRun, change: str, memory: MemoryEstimate) -> str:
     verdict = "fits" if run.fits(memory) else "does not fit either"
-    host = f", and {memory.cpu:.0f} GiB of the host's memory for each GPU" if memory.cpu else ""
+    host = f", and {memory.cpu:.3g} GiB of the host's memory for each GPU" if memory.cpu else ""
     return f"{change}: {memory.total:.1f} GiB a GPU{host}, {verdict}"
 
 
-def _fewer_samples(run: PlannedRun) -> Iterator[str]:
+def _fewer_samples(run: PlannedRun) -> Iterator[_Change]:
     """A smaller micro batch, with the same samples a step."""
     micro, share = run.batch.micro_batch_size, run.batch.accumulation_steps
     share *= micro
@@ -63,19 +71,19 @@ def _fewer_samples(run: PlannedRun) -> Iterator[str]:
                 f"{share // size} (recipes: PER_DEVICE_BATCH_SIZE={size}), which keeps "
                 f"{run.batch.global_batch_size} a step"
             )
-            yield _told(run, change, memory)
+            yield change, memory
             return
 
 
-def _shorter_packs(run: PlannedRun) -> Iterator[str]:
+def _shorter_packs(run: PlannedRun) -> Iterator[_Change]:
     limit, least = run.order.max_packed_tokens or 0, run.read.data.max_seq_length
     if limit <= least:
         return
     memory = run.varied(batch=run.largest(run.batch.micro_batch_size, pack=least))
-    yield _told(run, f"--max_packed_tokens {least}", memory)
+    yield f"--max_packed_tokens {least}", memory
 
 
-def _higher_stages(run: PlannedRun) -> Iterator[str]:
+def _higher_stages(run: PlannedRun) -> Iterator[_Change]:
     """ZeRO stages above this one: the first that fits, else the last."""
     found: tuple[str, MemoryEstimate] | None = None
     for name in ("zero1", "zero2", "zero3"):
@@ -87,10 +95,10 @@ def _higher_stages(run: PlannedRun) -> Iterator[str]:
         if run.fits(found[1]):
             break
     if found:
-        yield _told(run, f"--deepspeed {found[0]}", found[1])
+        yield f"--deepspeed {found[0]}", found[1]
 
 
-def _more_gpus(run: PlannedRun) -> Iterator[str]:
+def _more_gpus(run: PlannedRun) -> Iterator[_Change]:
     """Twice as many GPUs, until it fits; nothing where that changes nothing."""
     if run.stage == 0:
         return
@@ -99,10 +107,10 @@ def _more_gpus(run: PlannedRun) -> Iterator[str]:
         number *= 2
         memory = run.varied(world_size=number)
     if run.fits(memory):
-        yield _told(run, f"{number} GPUs", memory)
+        yield f"{number} GPUs", memory
 
 
-def _lora(run: PlannedRun) -> Iterator[str]:
+def _lora(run: PlannedRun) -> Iterator[_Change]:
     if run.trained == "lora" or run.read.model.freeze_llm:
         return
     changes = {
@@ -117,15 +125,15 @@ def _lora(run: PlannedRun) -> Iterator[str]:
         memory = planned_anew(run, changes).memory
     except ConfigError:
         return  # its settings allow no adapter
-    yield _told(run, f"LoRA (--use_llm_lora {_RANK}, the rest frozen)", memory)
+    yield f"LoRA (--use_llm_lora {_RANK}, the rest frozen)", memory
 
 
-def _offload(run: PlannedRun) -> Iterator[str]:
+def _offload(run: PlannedRun) -> Iterator[_Change]:
     name = "zero3_offload" if run.stage == 3 else "zero2_offload"
     config = read_zero_file(name)
     if run.read.model.load_in_4bit or _offloads(run.setting.deepspeed):
         return
-    yield _told(run, f"--deepspeed {name} (slower)", run.varied(deepspeed=config))
+    yield f"--deepspeed {name} (slower)", run.varied(deepspeed=config)
 
 
 def _offloads(config: Mapping[str, Any] | None) -> bool:

@@ -34,10 +34,10 @@ def as_json(run: PlannedRun) -> dict[str, Any]:
         "fits": run.fits(memory),
         "steps": run.steps,
         "tokens": round(run.epoch.tokens * run.epochs),
-        "hours": None if time is None else round(time.hours, 3),
+        "hours": None if time is None else _rounded(time.hours),
         "disk_gib": round(disk.total / GIB, 3),
         "advice": advice(run),
-        "hours_range": None if time is None else [round(time.low, 3), round(time.high, 3)],
+        "hours_range": None if time is None else [_rounded(time.low), _rounded(time.high)],
         "hours_basis": None if time is None else time.basis,
         "context_gib": CONTEXT_GIB,
         "host_gib": round(memory.cpu, 3),
@@ -57,6 +57,11 @@ def as_json(run: PlannedRun) -> dict[str, Any]:
         "model_flops": run.model_flops(),
         "notes": list(run.notes),
     }
+
+
+def _rounded(number: float) -> float:
+    """To four digits, however small it is."""
+    return float(f"{number:.4g}")
 
 
 def as_text(run: PlannedRun) -> str:
@@ -114,11 +119,12 @@ def _time(run: PlannedRun) -> list[str]:
     tokens, even = _count(round(run.epoch.tokens * run.epochs)), run.epoch.imbalance
     epochs = "1 epoch" if run.epochs == 1 else f"{run.epochs:.3g} epochs"
     lines = _row("steps", f"{run.steps:,}, {tokens} tokens in {epochs}")
-    lines += _row(
-        "balance",
-        f"padding {even.padding:.1%}, slowest rank over mean {even.vision:.2f} in the vision "
-        f"tower and {even.text:.2f} in the language model",
-    )
+    if not run.data.is_stated:
+        lines += _row(
+            "balance",
+            f"padding {even.padding:.1%}, slowest rank over mean {even.vision:.2f} in the vision "
+            f"tower and {even.text:.2f} in the language model",
+        )
     time = run.time()
     if time is None:
         return [*lines, *_row("hours", "not known: --gpu NAME tells the GPU's speed"), ""]

@@ -10,6 +10,7 @@ import importlib.util
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -100,7 +101,7 @@ class PlannedRun:
     """Given by the user."""
     notes: tuple[str, ...]
 
-    @property
+    @cached_property
     def memory(self) -> MemoryEstimate:
         """Of each GPU, at the worst micro batch."""
         return estimate_memory(self.model, self.setting)

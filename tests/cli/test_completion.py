@@ -64,6 +64,8 @@ def test_verbs() -> None:
         (("train", "--save_strategy", ""), ["no", "steps", "epoch", "best"]),
         (("data", "import", "a", "b", "--from", "co"), ["coco"]),
         (("eval", "run", "model", "--metric", "r"), ["relaxed", "rouge"]),
+        (("plan", "--num_g"), ["--num_gpus"]),
+        (("plan", "--deepspeed", "zero3_"), ["zero3_34b", "zero3_offload"]),
         (("train", ""), []),  # a run file: the shell's own completion
     ],
 )

@@ -1,0 +1,276 @@
+"""A run planned from its arguments: no weights, no images, annotations there or not."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from internvl_chat.costs.measured import MEASURED, nearest
+from internvl_chat.errors import ConfigError, DatasetError
+from internvl_chat.machine.peaks import peaks_of
+from internvl_chat.train.plan_advice import advice
+from internvl_chat.train.plan_report import WIDTH, as_json, as_text
+from internvl_chat.train.planned_machine import planned_machine
+from internvl_chat.train.planning import PlannedRun, moment_bytes, plan_run
+from tests.support.training import ROOT
+
+GUIDE = str(ROOT / "shell/data/internvl_1_2_finetune.json")
+SAMPLES = str(ROOT / "examples/samples/meta.json")
+TINY = str(ROOT / "pretrained/internvl-chat-tiny")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_meta(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Two thousand records that are not there, for ``planned``."""
+    path = tmp_path_factory.mktemp("planning") / "meta.json"
+    entry = {"root": "x", "annotation": "gone.jsonl", "data_augment": False, "repeat_time": 1}
+    path.write_text(json.dumps({"two thousand": {**entry, "length": 2000}}))
+    META.append(str(path))
+    yield
+    META.clear()
+
+
+META: list[str] = []
+
+
+def words(**options: Any) -> list[str]:
+    given = {"model_name_or_path": "tiny", "meta_path": META[0], **options}
+    return [word for name, value in given.items() for word in (f"--{name}", str(value))]
+
+
+def planned(num_gpus: int = 8, gpu: str = "A100", **options: Any) -> PlannedRun:
+    own = {key: options.pop(key) for key in ("mfu", "sample_tokens") if key in options}
+    return plan_run(words(**options), planned_machine(gpu, num_gpus), **own)
+
+
+@pytest.fixture(scope="module")
+def recipe() -> PlannedRun:
+    """The first recipe's flags, on 64 A100; nothing of pretrained/ or playground/ is there."""
+    return plan_run(
+        [
+            *("--vision_path", "./pretrained/InternViT-6B-448px-V1-2"),
+            *("--mlp_path", "./pretrained/InternViT-6B-448px-V1-2/mlp_projector/hermes.pth"),
+            *("--llm_path", "./pretrained/Nous-Hermes-2-Yi-34B", "--meta_path", GUIDE),
+            *("--deepspeed", "zero3_34b", "--per_device_train_batch_size", "8"),
+            *("--gradient_accumulation_steps", "1", "--output_dir", "work_dirs/none"),
+            *("--max_seq_length", "2048", "--group_by_length", "True", "--do_train", "True"),
+            *("--bf16", "True", "--grad_checkpoint", "True", "--num_train_epochs", "1"),
+            *("--warmup_ratio", "0.03", "--save_strategy", "steps", "--save_steps", "200"),
+            *("--freeze_backbone", "False", "--freeze_mlp", "False", "--freeze_llm", "False"),
+            *("--drop_path_rate", "0.4", "--save_total_limit", "3"),
+        ],
+        planned_machine("A100", 64),
+    )
+
+
+def test_the_recipe_for_64_gpus(recipe: PlannedRun) -> None:
+    report = as_json(recipe)
+    assert report["parameters"] == report["trainable"] == 40_068_583_808
+    assert report["fits"]
+    assert report["steps"] == math.ceil(1_267_819 / 512)
+    assert report["tokens"] == 1_267_819 * 512
+    # 2 bytes a weight, 2 a gradient, 12 of state, of 64 ranks.
+    share = 40_068_583_808 / 64 / 2**30
+    parts = report["memory_gib"]
+    assert parts["weights"] == parts["gradients"] == pytest.approx(2 * share, rel=1e-3)
+    assert parts["optimizer"] == pytest.approx(12 * share, rel=1e-3)
+    assert parts["total"] == pytest.approx(sum(parts.values()) - parts["total"], abs=0.01)
+    # Four checkpoints while the oldest of three goes: 16 bytes a weight and the model's 2.
+    expected = 4 * 16 * 40.07e9 + 2 * 40.07e9
+    assert report["disk_gib"] * 2**30 == pytest.approx(expected, rel=0.01)
+
+
+def test_the_guides_eighteen_hours(recipe: PlannedRun) -> None:
+    """At the efficiency that they are, the hours come out again; from its own arithmetic."""
+    time = recipe.time()
+    assert time is not None
+    assert time.high == pytest.approx(18, rel=0.02)
+    assert time.low < time.hours < time.high
+    peak = 64 * 312e12 * 3600
+    # 6 FLOPs a parameter and token, ViT's tokens in their number; attention comes on top.
+    least = 6 * 1_267_819 * (512 * 34.0e9 + 1025 * 5.9e9)
+    assert time.low * 0.20 * peak == pytest.approx(least, rel=0.1)
+
+
+def test_keys_of_the_report(recipe: PlannedRun) -> None:
+    report = json.loads(json.dumps(as_json(recipe)))
+    wanted = ["parameters", "trainable", "memory_gib", "fits", "steps", "tokens", "hours"]
+    assert [*report][:9] == [*wanted, "disk_gib", "advice"]
+    assert [*report["memory_gib"]][-1] == "total"
+    assert all(isinstance(value, float) for value in report["memory_gib"].values())
+    assert report["hours_range"][0] <= report["hours"] <= report["hours_range"][1]
+
+
+def test_text_is_80_columns_wide(recipe: PlannedRun) -> None:
+    text = as_text(recipe)
+    assert max(map(len, text.splitlines())) <= WIDTH
+    assert "fits: " in text
+    assert "9 of 9 datasets have no annotation file" in text
+
+
+def test_a_given_efficiency_counts() -> None:
+    slow, fast = (planned(mfu=mfu, deepspeed="zero3").time() for mfu in (0.1, 0.4))
+    assert slow is not None
+    assert fast is not None
+    assert slow.hours == pytest.approx(4 * fast.hours)
+    assert slow.basis == "--mfu"
+
+
+def test_memory_alone_gives_no_hours() -> None:
+    report = as_json(planned(gpu="80GiB", deepspeed="zero3"))
+    assert report["hours"] is None
+    assert report["hours_range"] is None
+    assert report["gpu_memory_gib"] == 80
+
+
+def test_what_does_not_fit_is_told_with_what_would(recipe: PlannedRun) -> None:
+    run = replace(recipe, machine=planned_machine("30", 64))
+    assert not run.fits(run.memory)
+    told = advice(run)
+    for change in ("--per_device_train_batch_size ", "LoRA (", "zero3_offload", "ZeRO-3 together"):
+        (sentence,) = [text for text in told if change in text]
+        assert "GiB a GPU" in sentence
+    assert "--per_device_train_batch_size 4 --gradient_accumulation_steps 2" in told[0]
+    figures = [float(text.partition(" GiB a GPU")[0].rpartition(" ")[2]) for text in told]
+    assert max(figures) < run.memory.total
+    assert any(text.endswith(" fits") for text in told)
+
+
+def test_lower_stages_and_kept_activations_are_offered_where_they_fit() -> None:
+    told = advice(planned(num_gpus=2, gpu="H200", deepspeed="zero3", model_name_or_path=TINY))
+    assert any(text.startswith("--grad_checkpoint False fits, too") for text in told)
+    assert any(text.startswith("--deepspeed zero1 fits, too") for text in told)
+
+
+def test_records_are_counted_where_they_can_be() -> None:
+    """Lengths are the run's own: those of ``examples/samples`` with the tiny model's tokenizer."""
+    run = planned(1, "24", model_name_or_path=TINY, meta_path=SAMPLES)
+    assert not run.data.is_stated
+    assert len(run.data.tokens) == 8
+    assert run.steps == 1
+    assert run.setting.batch.rows == 4
+    assert run.setting.batch.row_tokens == run.data.tokens.max()
+    assert run.epoch.tokens == run.data.tokens.sum()
+
+
+def test_packs_are_joined_in_one_row() -> None:
+    options = {"model_name_or_path": TINY, "meta_path": SAMPLES, "max_seq_length": 512}
+    run = planned(1, "24", use_packed_ds=True, max_packed_tokens=512, **options)
+    assert run.setting.batch.rows == 1
+    assert run.setting.batch.row_tokens >= run.data.tokens.max()
+
+
+def test_stated_tokens_and_the_limits_of_a_micro_batch() -> None:
+    run = planned(
+        sample_tokens=700, max_seq_length=2048, deepspeed="zero3", per_device_train_batch_size=2
+    )
+    assert run.epoch.tokens == 700 * 2000
+    largest = run.setting.batch
+    assert (largest.rows, largest.row_tokens, largest.num_tiles) == (2, 2048, 2)
+    packed = planned(use_packed_ds=True, deepspeed="zero3", per_device_train_batch_size=2)
+    assert packed.setting.batch.rows == 1
+    assert packed.setting.batch.row_tokens == 2 * 4096
+
+
+def test_max_steps_go_before_epochs() -> None:
+    run = planned(max_steps=100, gradient_accumulation_steps=4, per_device_train_batch_size=4)
+    assert run.steps == 100
+    assert as_json(run)["tokens"] == pytest.approx(100 * 128 * (16 + 256), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"use_packed_ds": True, "max_packed_tokens": 512}, "--max_packed_tokens 512 is less"),
+        ({"nosuch": 1}, "--nosuch"),
+        ({"max_seq_lenght": 1}, "--max_seq_length"),
+        ({"bf16": True, "fp16": True}, "both --fp16 and --bf16"),
+        ({"model_name_or_path": "no/such/place/of/a/model"}, "no such directory"),
+        ({"meta_path": "no/such.json"}, "--meta_path no/such.json: no such file"),
+        ({"deepspeed": "zero9"}, "zero9"),
+        ({"mfu": 2}, "--mfu"),
+        ({"sample_tokens": 0}, "--sample_tokens"),
+    ],
+)
+def test_wrong_arguments_are_told_as_train_tells_them(
+    options: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        planned(**options)
+    assert problem in str(caught.value)
+
+
+def test_a_meta_that_promises_nothing(tmp_path: Path) -> None:
+    entry = {"root": "x", "annotation": "gone.jsonl", "data_augment": False, "repeat_time": 1}
+    meta = tmp_path / "meta.json"
+    meta.write_text(json.dumps({"one": {**entry, "length": 0}}))
+    with pytest.raises(DatasetError):
+        planned(meta_path=meta)
+    meta.write_text(json.dumps({"one": {**entry, "length": 100, "repeat_time": 2.5}}))
+    assert len(planned(meta_path=meta).data.tokens) == 250
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ("H100", "NVIDIA H100 80GB HBM3"),
+        ("h100 pcie", "NVIDIA H100 PCIe"),
+        ("A100", "NVIDIA A100-SXM4-80GB"),
+        ("A100-SXM4-40GB", "NVIDIA A100-SXM4-40GB"),
+        ("rtx 4090", "NVIDIA GeForce RTX 4090"),
+        ("NVIDIA H200", "NVIDIA H200"),
+        ("80", "80 GiB"),
+        ("40 GB", "40 GiB"),
+    ],
+)
+def test_names_of_gpus(said: str, name: str) -> None:
+    assert planned_machine(said, 1).gpu == name
+
+
+@pytest.mark.parametrize(
+    ("said", "problem"),
+    [("RTX", "is one of several"), ("nosuch", "no GPU"), ("0", "want memory > 0"), ("", "no GPU")],
+)
+def test_gpus_that_nobody_knows(said: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        planned_machine(said, 1)
+
+
+def test_fp16_only_where_there_is_no_bf16() -> None:
+    with pytest.raises(ConfigError, match="does not compute in it"):
+        planned(gpu="V100", bf16=True)
+    assert as_json(planned(gpu="V100", fp16=True, deepspeed="zero3"))["hours"] > 0
+
+
+def test_the_nearest_measurement() -> None:
+    """Rows of every kind find themselves; what trains weighs more than the device."""
+    for row in MEASURED:
+        assert peaks_of(row.device) is not None
+        assert 0 < row.low <= row.high <= 1
+        setting = {key: getattr(row, key) for key in ("trained", "packed", "stage", "recompute")}
+        found = nearest(device=row.device, **setting)
+        assert [getattr(found, key) for key in setting] == [*setting.values()]
+    far = nearest(
+        device="NVIDIA A100-SXM4-80GB", trained="lora", packed=False, stage=3, recompute=True
+    )
+    assert far.trained == "lora"
+
+
+def test_optimizers_keep_different_amounts() -> None:
+    assert [moment_bytes(name) for name in ("adamw_torch_fused", "adamw_8bit", "adafactor")] == [
+        *(8, 2, 0)
+    ]
+    small = planned(optim="adamw_8bit", num_gpus=1).memory.optimizer
+    assert small == pytest.approx(planned(num_gpus=1).memory.optimizer / 4)
+
+
+def test_four_bits_take_a_quarter_of_a_half() -> None:
+    plain = planned(num_gpus=1, use_llm_lora=16)
+    four = planned(num_gpus=1, use_llm_lora=16, load_in_4bit=True)
+    assert four.memory.weights < 0.45 * plain.memory.weights
