@@ -206,7 +206,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     matmul = card["matmul_tflops"] * 1e12 if card else None
     rows = complete(rows, peak=peak, matmul=matmul)
     print(_head(options, card, peak), show_table(rows), show_profiles(rows), sep="\n\n")
-    checks = verdicts(rows) if options.device == "cuda" and options.size == "mid" else []
+    lora = SIZES[options.size].lora_rank > 0
+    checks = verdicts(rows, lora=lora) if options.device == "cuda" else []
     for text, reached in checks:
         print(f"{'ok  ' if reached else 'MISS'} {text}")
     if options.json:

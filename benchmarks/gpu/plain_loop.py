@@ -217,12 +217,7 @@ def run_row(bench: Bench, row: Row, steps: Sequence[Step]) -> dict[str, Any]:
             one_step(bench, row, steps[bench.skip], update)
             trace.stop()
     counted, times = steps[bench.skip : bench.num_steps], seconds[bench.skip :]
-    count = ModelFlops.of_model(model)
-    flops = sum(
-        count.of_batch(segment_lengths(batch), num_tiles(batch), supervised(batch))
-        for step in counted
-        for batch in step.batches
-    )
+    flops, executed = step_flops(ModelFlops.of_model(model), counted, row.recompute)
     return {
         "row": row.name,
         "tokens_per_second": sum(step.tokens for step in counted) / sum(times),
@@ -230,10 +225,27 @@ def run_row(bench: Bench, row: Row, steps: Sequence[Step]) -> dict[str, Any]:
         "all_step_seconds": [round(second, 4) for second in seconds],
         "step_tokens": [step.tokens for step in steps],
         "flops_per_second": flops / sum(times),
+        "executed_ratio": executed / flops,
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if on_gpu else None,
         "losses": losses,
         "profile": trace.summary() if bench.profile else None,
     }
+
+
+def step_flops(count: ModelFlops, steps: Sequence[Step], recompute: bool) -> tuple[float, float]:
+    """Model FLOPs of the steps, and those that the device executes for them."""
+    model = executed = 0.0
+    for batch in (batch for step in steps for batch in step.batches):
+        lengths, labelled = segment_lengths(batch), supervised(batch)
+        model += count.of_batch(lengths, num_tiles(batch), labelled)
+        parts = (
+            (count.per_token, sum(lengths)),
+            (count.per_pair, sum(length * (length + 1) / 2 for length in lengths)),
+            (count.per_target, labelled),
+            (count.per_tile, num_tiles(batch)),
+        )
+        executed += sum(part.executed(recompute=recompute) * number for part, number in parts)
+    return model, executed
 
 
 def _attention(row: Row, device: torch.device) -> str:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.common import ROOT
@@ -32,18 +32,25 @@ def environment(*, threads: int) -> dict[str, str]:
     }
 
 
-def start(words: Sequence[str], *, threads: int = 4, waits: bool = False) -> subprocess.Popen[str]:
+def start(
+    words: Sequence[str],
+    *,
+    threads: int = 4,
+    waits: bool = False,
+    variables: Mapping[str, str] | None = None,
+) -> subprocess.Popen[str]:
     """Start ``python WORDS``.
 
     Args:
         words: behind the interpreter's name.
         threads: of OpenMP.
         waits: whether the program waits for its turn (:mod:`benchmarks.gpu.turn`).
+        variables: of its environment, beside those of all.
     """
     return subprocess.Popen(
         [sys.executable, *words],
         cwd=ROOT,
-        env=environment(threads=threads),
+        env={**environment(threads=threads), **(variables or {})},
         stdin=subprocess.PIPE if waits else subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

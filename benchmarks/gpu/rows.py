@@ -25,6 +25,8 @@ class Row:
     zero: int | None = None
     """ZeRO stage of our trainer; 0 is without DeepSpeed; None is the plain loop."""
     attention: PlainAttention = "varlen"
+    deterministic: bool = False
+    """Whether our trainer runs with ``--full_determinism``."""
     fp32_master: bool = False
     """Whether the plain loop keeps fp32 weights and moments, as mixed precision under ZeRO."""
 
@@ -45,6 +47,14 @@ def _rows() -> list[Row]:
     rows = [
         Row(name="plain-segments", summary=plain + "an SDPA call a segment", attention="segments"),
         Row(name="plain-master", summary=plain + "fp32 masters and moments", fp32_master=True),
+    ]
+    rows += [
+        Row(
+            name="packed-zero3-deterministic",
+            summary="our trainer, packed, ZeRO-3, deterministic kernels",
+            zero=3,
+            deterministic=True,
+        )
     ]
     for recompute in (True, False):
         end, without = ("", "") if recompute else ("-norecompute", ", no recomputation")
@@ -143,6 +153,8 @@ class Workplace:
             values["train_sampling_strategy"] = "group_by_length"
         if row.zero:
             values["deepspeed"] = f"zero{row.zero}"
+        if row.deterministic:
+            values["full_determinism"] = True
         if self.size.lora_rank:
             values |= dict.fromkeys(("freeze_llm", "freeze_mlp", "freeze_backbone"), True)
             values["use_llm_lora"] = self.size.lora_rank

@@ -22,6 +22,8 @@ HEADER = (
     "note",
 )
 MIN_OF_PLAIN = {"packed-zero3": 0.85, "packed-zero2": 0.95, "packed-zero1": 0.95}
+SMALL_STEP_TOKENS, MAX_SMALL_STEP, MIN_OF_MATMUL = 8200, 5.0, 0.5
+"""With LoRA: seconds that a step of two packs may take, and what a larger one must reach."""
 MIN_MFU = {"plain": 0.35, "plain-norecompute": 0.40}
 
 
@@ -49,6 +51,9 @@ def complete(
 ) -> dict[str, dict[str, Any]]:
     """Every row with its ratio, MFU and share of what a matrix product reaches.
 
+    The share is of what the device executes, recomputation included: how many times the model's
+    own FLOPs that is, the plain row with the same batches says.
+
     Args:
         measured: by row.
         peak: dense bf16 FLOP/s of the card's data sheet.
@@ -57,11 +62,12 @@ def complete(
     completed = {}
     for name, figures in measured.items():
         rate = flops_per_second(figures, peak)
+        ratio = measured.get(ROWS[name].reference, figures).get("executed_ratio")
         completed[name] = {
             **figures,
             "of_plain": ratio_to_plain(name, measured),
             "mfu": figures.get("mfu", rate / peak if rate and peak else None),
-            "of_matmul": rate / matmul if rate and matmul else None,
+            "of_matmul": rate * ratio / matmul if rate and ratio and matmul else None,
         }
     return completed
 
@@ -112,8 +118,10 @@ def _part(seconds: float, profile: Mapping[str, Any]) -> str:
     return f"{1e3 * seconds:.1f} ms ({seconds / profile['step_seconds']:.0%})"
 
 
-def verdicts(rows: Mapping[str, Figures]) -> list[tuple[str, bool]]:
+def verdicts(rows: Mapping[str, Figures], *, lora: bool = False) -> list[tuple[str, bool]]:
     """The targets for rows that were measured, and whether they are reached."""
+    if lora:
+        return lora_verdicts(rows)
     checks: list[tuple[str, bool]] = []
     for name, least in MIN_OF_PLAIN.items():
         share = rows.get(name, {}).get("of_plain")
@@ -123,6 +131,23 @@ def verdicts(rows: Mapping[str, Figures]) -> list[tuple[str, bool]]:
         share = rows.get(name, {}).get("mfu")
         if share is not None:
             checks.append((f"{name}: MFU {share:.1%} (>= {least:.0%})", share >= least))
+    return checks
+
+
+def lora_verdicts(rows: Mapping[str, Figures]) -> list[tuple[str, bool]]:
+    """Small steps must be short, large ones near what a matrix product reaches."""
+    checks: list[tuple[str, bool]] = []
+    for name, found in rows.items():
+        seconds, speed = found.get("step_seconds"), found.get("tokens_per_second")
+        if ROWS[name].is_plain or not seconds or not speed:
+            continue
+        tokens, share = seconds * speed, found.get("of_matmul")
+        if tokens <= SMALL_STEP_TOKENS:
+            text = f"{name}: {seconds:.1f} s for {tokens:,.0f} tokens (<= {MAX_SMALL_STEP:.0f} s)"
+            checks.append((text, seconds <= MAX_SMALL_STEP))
+        elif share is not None:
+            text = f"{name}: {share:.2f} of a matrix product (>= {MIN_OF_MATMUL})"
+            checks.append((text, share >= MIN_OF_MATMUL))
     return checks
 
 

@@ -25,6 +25,8 @@ FIGURES = {
     "loss": r"loss ([\d.]+)",
 }
 """As ``internvl_chat/train/callbacks.py`` writes them."""
+DETERMINISTIC = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+"""Without it torch refuses deterministic matrix products."""
 _STEP = re.compile(r"step (\d+)/\d+ ")
 _PERCENT = ("mfu", "wait", "padding")
 
@@ -89,7 +91,8 @@ def start_trainer(
     """Start a row's process, which waits for its turn if it is the only one of its row."""
     words = _command(row, place, folder, profile, num_steps)
     words += place.arguments(row, output_dir_of(row, folder), extra)
-    return start(words, waits=place.num_gpus == 1)
+    variables = DETERMINISTIC if row.deterministic else {}
+    return start(words, waits=place.num_gpus == 1, variables=variables)
 
 
 def output_dir_of(row: Row, folder: Path) -> Path:
