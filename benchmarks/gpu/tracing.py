@@ -55,7 +55,9 @@ class StepTrace:
         kernels = [
             Kernel(event.name, event.time_range.start, event.time_range.end)
             for event in self._profile.events() or []
-            if event.device_type == wanted and (self._on_gpu or event.cpu_parent is None)
+            if event.device_type == wanted
+            and not event.is_user_annotation  # spans kernels that are there themselves
+            and (self._on_gpu or event.cpu_parent is None)
         ]
         return {
             "step_seconds": self._seconds,
