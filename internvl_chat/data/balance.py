@@ -13,6 +13,7 @@ Legend: A micro batches of a rank and step, W ranks, M places of a micro batch.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -124,18 +125,29 @@ def _bands(longest: Sequence[int], shortest: Sequence[int], alike: float) -> lis
 
 
 def _share_images(steps: np.ndarray, tiles: np.ndarray) -> None:
-    """Exchange half of each step of text with the next step, in length, that has images."""
+    """Let each step with images exchange equal parts, half of it if that will do, with the steps of
+    text that are next to it in length."""
     tiles_in = tiles[steps.ravel()].reshape(steps.shape).sum(axis=1)
-    texts = np.flatnonzero(tiles_in == 0)
-    others = np.flatnonzero(tiles_in).tolist()
-    for step in texts.tolist():
-        if not others or steps.shape[1] == 1:
+    texts, others = np.flatnonzero(tiles_in == 0).tolist(), np.flatnonzero(tiles_in).tolist()
+    if not texts or not others:
+        return
+    parts = min(-(-len(texts) // len(others)) + 1, steps.shape[1])
+    given = dict.fromkeys(others, 0)
+    for text in texts if parts > 1 else ():
+        if not others:
             return
-        other = min(others, key=lambda number: abs(number - step))
-        others.remove(other)
-        kept = steps[step, 1::2].copy()
-        steps[step, 1::2] = steps[other, 1::2]
-        steps[other, 1::2] = kept
+        place = bisect_left(others, text)  # of the next longer and the next shorter, the nearer
+        near = others[max(place - 1, 0) : place + 1]
+        other = min(near, key=lambda number: abs(number - text))
+        if not given[other]:  # images in every part
+            steps[other] = steps[other][descending(tiles[steps[other]])]
+        given[other] += 1
+        part = slice(given[other], None, parts)
+        kept = steps[text, part].copy()
+        steps[text, part] = steps[other, part]
+        steps[other, part] = kept
+        if given[other] == parts - 1:
+            others.remove(other)
 
 
 # -- how a step is cut -----------------------------------------------------------------------------
