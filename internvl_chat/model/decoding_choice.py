@@ -46,6 +46,18 @@ _OWN_LOOPS = {
 }
 """Keywords of ``generate`` that want another loop or cache, unless they are this or None."""
 
+_NO_SETTINGS = (
+    "streamer",
+    "tokenizer",
+    "stopping_criteria",
+    "logits_processor",
+    "prefix_allowed_tokens_fn",
+    "trust_remote_code",
+    "use_model_defaults",
+)
+"""Keywords that go to ``generate`` beside those of its configuration; others go to the model,
+which is not told them in a step of ours."""
+
 
 def why_not(model: nn.Module, *, on_cpu: bool) -> str | None:
     """Why a language model cannot be decoded so, whatever is asked; None if it can be.
@@ -118,6 +130,9 @@ def static_keywords(
         given = getattr(config, name, None)
         return getattr(model.generation_config, name, None) if given is None else given
 
+    known = (*_NO_SETTINGS, *_OWN_LOOPS, *vars(model.generation_config))
+    if any(value is not None and name not in known for name, value in keywords.items()):
+        return None
     for name, harmless in _OWN_LOOPS.items():
         if (value := asked(name)) is not None and value != harmless:
             return None
@@ -147,6 +162,14 @@ def _with_stop_strings(keywords: dict[str, Any], strings: Any) -> dict[str, Any]
     criteria = StoppingCriteriaList([*others, StopStringCriteria(tokenizer, strings)])
     given = {name: value for name, value in keywords.items() if name != "tokenizer"}
     return {**given, "stop_strings": None, "stopping_criteria": criteria}
+
+
+def is_padded_left(mask: Tensor) -> bool:
+    """Whether each row of a mask (B, T) is zeros, if any, and then ones up to its end."""
+    if mask.dim() != 2:
+        return False
+    ones = mask.bool()
+    return bool(ones[:, -1].all() and (ones[:, 1:] >= ones[:, :-1]).all())
 
 
 def has_memory_for(model: Any, rows: int, tokens: int, held: int) -> bool:

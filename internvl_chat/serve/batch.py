@@ -117,8 +117,13 @@ def fast_rows(model: Any, batch: Batch, max_rows: int) -> Rows:
         return batch
     rows, length = batch.mask.shape
     if not has_memory_for(language_model, rows, length, decoder.num_bytes):
+        decoder.release()
         return batch
-    decoder.begin(language_model, batch.layers, batch.pads())
+    try:
+        decoder.begin(language_model, batch.layers, batch.pads())
+    except torch.OutOfMemoryError:
+        decoder.release()
+        return batch
     return StaticRows(decoder)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, GenerationMixin
 
-from .decoding_choice import has_memory_for, static_keywords, why_not
+from .decoding_choice import has_memory_for, is_padded_left, static_keywords, why_not
 from .decoding_loop import continue_rows
 from .static_decoding import StaticDecoder
 
@@ -35,6 +35,7 @@ class GenerateMixin:
 
     language_model: Any
     device: torch.device
+    training: bool
     _embed: Any
     static_decoding: bool | None = None
     """Whether answers are decoded by steps that are recorded once and replayed: where it helps,
@@ -57,7 +58,7 @@ class GenerateMixin:
         else:
             reason = why_not(self._bare_language_model(), on_cpu=self.static_decoding is True)
         if reason is not None:
-            if self.device.type == "cuda" and reason != self._told:
+            if self.device.type == "cuda" and not self.training and reason != self._told:
                 logger.warning("answers are decoded eagerly, step by step: %s", reason)
             self._told = reason
             return None
@@ -159,18 +160,28 @@ class GenerateMixin:
         )
         if attention_mask is None:
             attention_mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
-        return self.language_model.generate(
-            inputs_embeds=embeds, attention_mask=attention_mask, **self._decoded(embeds, kwargs)
-        )
+        return self._generate_from(embeds, attention_mask, kwargs)
 
-    def _decoded(self, embeds: Tensor, keywords: dict[str, Any]) -> dict[str, Any]:
+    def _generate_from(self, embeds: Tensor, attention_mask: Tensor, kwargs: dict[str, Any]) -> Any:
+        """By the language model, whose steps are recorded where they can be."""
+        prompt = {"inputs_embeds": embeds, "attention_mask": attention_mask}
+        decoder = self.static_decoder
+        if decoder is None:
+            return self.language_model.generate(**prompt, **kwargs)
+        with decoder.claimed() as is_free:
+            if is_free and is_padded_left(attention_mask):
+                kwargs = self._decoded_by(decoder, embeds, kwargs)
+            return self.language_model.generate(**prompt, **kwargs)
+
+    def _decoded_by(
+        self, decoder: StaticDecoder, embeds: Tensor, keywords: dict[str, Any]
+    ) -> dict[str, Any]:
         """Keywords of the language model's ``generate``, by which it decodes fast if it can."""
         config = keywords["generation_config"]
         given = {name: value for name, value in keywords.items() if name != "generation_config"}
         model = self._bare_language_model()
-        decoder = self.static_decoder
-        found = None if decoder is None else static_keywords(model, embeds, given, config)
-        if decoder is None or found is None:
+        found = static_keywords(model, embeds, given, config)
+        if found is None:
             return keywords
         rows = len(embeds) * (given.get("num_return_sequences") or 1)
         if not has_memory_for(model, rows, embeds.shape[1], decoder.num_bytes):

@@ -107,7 +107,7 @@ def masked_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor,
+    attention_mask: Tensor | None,
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
@@ -122,6 +122,8 @@ def masked_attention(
     Returns:
         (B, 1, H, d), as transformers' attention functions do.
     """
+    if attention_mask is None or query.shape[2] != 1:
+        return _others_attention(module, query, key, value, attention_mask, scaling, kwargs)
     _refuse_unknown(kwargs)
     rows, heads, _, width = query.shape
     shared = query.view(rows, key.shape[1], heads // key.shape[1], width)
@@ -136,7 +138,7 @@ def used_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor,
+    attention_mask: Tensor | None,
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
@@ -147,6 +149,8 @@ def used_attention(
 
     Others, and what is returned, as for :func:`masked_attention`.
     """
+    if attention_mask is None or attention_mask.dtype != torch.int32:
+        return masked_attention(module, query, key, value, attention_mask, scaling, **kwargs)
     from torch.nn.attention.varlen import varlen_attn
 
     _refuse_unknown(kwargs)
@@ -165,6 +169,25 @@ def used_attention(
     )
     assert isinstance(attended, Tensor)
     return attended.unsqueeze(1), None
+
+
+def _others_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None,
+    kwargs: dict[str, Any],
+) -> tuple[Tensor, None]:
+    """Of another thread that asks the same model in its usual way during a step of ours."""
+    from transformers import AttentionInterface
+
+    attend = AttentionInterface()["sdpa"]
+    result: tuple[Tensor, None] = attend(
+        module, query, key, value, attention_mask, scaling=scaling, **kwargs
+    )
+    return result
 
 
 def masked_places(used: Tensor, places: int) -> Tensor:
@@ -236,10 +259,12 @@ def _agree(dtype: torch.dtype, device: torch.device, width: int) -> bool:
 @contextmanager
 def attention_of_steps(model: nn.Module, name: str) -> Iterator[None]:
     """Let the layers of a language model attend by MASKED or USED meanwhile."""
-    from transformers import AttentionInterface
+    from transformers import AttentionInterface, AttentionMaskInterface
 
-    AttentionInterface.register(MASKED, masked_attention)
-    AttentionInterface.register(USED, used_attention)
+    sdpa_mask = AttentionMaskInterface()["sdpa"]
+    for kernel, attend in ((MASKED, masked_attention), (USED, used_attention)):
+        AttentionInterface.register(kernel, attend)
+        AttentionMaskInterface.register(kernel, sdpa_mask)
     found: dict[int, Any] = {}
     for module in model.modules():
         config: Any = getattr(module, "config", None)

@@ -17,7 +17,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -121,6 +122,7 @@ class StaticDecoder:
         self, recorder_of: Callable[[torch.device], Recorder | None] = recorder_of
     ) -> None:
         self._recorder_of = recorder_of
+        self._lock = threading.Lock()
         self._recorder: Recorder | None = None
         self._store = KeyValueStore()
         self._recorded: OrderedDict[tuple[int, int], Callable[[], Tensor] | None] = OrderedDict()
@@ -136,6 +138,19 @@ class StaticDecoder:
     def __reduce__(self) -> tuple[type[StaticDecoder], tuple[()]]:
         """A copy, with a model's, begins anew: what is recorded is of these weights."""
         return type(self), ()
+
+    @contextmanager
+    def claimed(self) -> Iterator[bool]:
+        """Whether it is free; then it is nobody else's until the end.
+
+        Another thread, or a callback, may ask the same model meanwhile: it answers step by step.
+        """
+        is_free = self._lock.acquire(blocking=False)
+        try:
+            yield is_free
+        finally:
+            if is_free:
+                self._lock.release()
 
     @property
     def num_bytes(self) -> int:

@@ -17,7 +17,13 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from internvl_chat import InternVLChatModel
 from internvl_chat.model import static_decoding
 from internvl_chat.model.decoding_choice import bytes_of_token, static_keywords, why_not, window_of
-from internvl_chat.model.static_cache import masked_attention, used_places
+from internvl_chat.model.static_cache import (
+    MASKED,
+    USED,
+    attention_of_steps,
+    masked_attention,
+    used_places,
+)
 from internvl_chat.model.static_decoding import (
     StaticDecoder,
     recorder_of,
@@ -486,3 +492,60 @@ def test_attention_of_shared_heads_reads_no_place_that_is_not_in_use() -> None:
     assert used_places(used, 5)[0, 0].tolist() == [[0, 1, 2], [0, 5, 10], [5, 3, 0]]
     with pytest.raises(ValueError, match="attention with softcap has no static cache here"):
         masked_attention(torch.nn.Module(), query, keys, values, mask, softcap=30.0)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"attention_mask": torch.tensor([[1, 1, 0, 1] + [1] * 14, [1] * 17 + [0]])},
+        {"position_ids": torch.arange(18).expand(2, 18) * 2},
+    ],
+)
+def test_rows_that_are_no_prompts_padded_on_the_left(given: dict[str, Tensor]) -> None:
+    """A token's place is its position; where it is not, the plain loop answers."""
+    model = make_model()
+    batch = {**prompts(model, rows=2), **given}
+    settings = {**GREEDY, "eos_token_id": 279}
+    plain, other = both(model, lambda: model.generate(**batch, **settings))
+    assert torch.equal(plain, other)
+    assert not is_used(model)
+
+
+def test_a_question_amid_another_is_answered_step_by_step() -> None:
+    """From a callback, say, or from another thread."""
+    model = make_model()
+    decoder = with_graphs(model, FakeGraphs())
+    batch = prompts(model)
+    settings = {**GREEDY, "eos_token_id": 279}
+    wanted = model.generate(**batch, **settings)
+    inner: list[Tensor] = []
+
+    class Asking(Told):
+        def put(self, value: Tensor) -> None:
+            inner.append(model.generate(**batch, **settings))
+
+    outer = model.generate(
+        **{name: value[:1] for name, value in batch.items()}, **settings, streamer=Asking()
+    )
+    assert torch.equal(outer, wanted[:1])
+    assert len(inner) == 13
+    assert all(torch.equal(one, wanted) for one in inner)
+    assert decoder.num_recorded == 2
+
+
+def test_other_threads_are_not_led_astray() -> None:
+    """They see the kernel's name during a step of ours, which runs their calls as SDPA does."""
+    model = make_model()
+    batch = prompts(model)
+    llm = model.language_model
+    embeds = model.get_input_embeddings()(batch["input_ids"])
+    told = {"inputs_embeds": embeds, "attention_mask": batch["attention_mask"]}
+    wanted = llm(**told).logits
+    one = llm(input_ids=batch["input_ids"][:, :1]).logits
+    for name in (MASKED, USED):
+        with attention_of_steps(llm, name):
+            assert llm.config._attn_implementation == name
+            real = batch["attention_mask"].bool()
+            torch.testing.assert_close(llm(**told).logits[real], wanted[real])
+            torch.testing.assert_close(llm(input_ids=batch["input_ids"][:, :1]).logits, one)
+        assert llm.config._attn_implementation == "sdpa"

@@ -153,6 +153,24 @@ def test_rows_at_fixed_addresses_come_and_go(model: Any, monkeypatch: pytest.Mon
         step()
 
 
+def test_without_memory_for_them_rows_stay_as_they_are(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "static_decoding", True)
+    batch, _ = prefill(model, [prompt(model, 4)], pad_id=0)
+
+    def full(*args: Any, **kwargs: Any) -> Any:
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(static_decoding.StaticDecoder, "join", full)
+    assert fast_rows(model, batch, 8) is batch
+    monkeypatch.undo()
+    monkeypatch.setattr(model, "static_decoding", True)
+    monkeypatch.setattr("internvl_chat.serve.batch.has_memory_for", lambda *_: False)
+    assert fast_rows(model, batch, 8) is batch
+    assert model.static_decoder.num_bytes == 0
+
+
 def test_a_wrong_number_of_tiles_is_told(model: Any) -> None:
     broken = EncodedPrompt(prompt(model, 14, num_tiles=2).ids, torch.zeros(1, 3, 28, 28))
     with pytest.raises(ValueError, match="8 image tokens"):
