@@ -42,6 +42,9 @@ MAX_ROWS = 64
 
 _MAX_RECORDED = 16
 _LEAST_PLACES = 256
+_KEPT_ELEMENTS = 1 << 29
+"""Keys and values of a batch that is over are kept for the next up to here, 1 GiB in bf16, or
+four times what that needs."""
 
 CAPTURE_LOCK = threading.RLock()
 """Held while a step is recorded, and by who draws random numbers meanwhile: the generator of
@@ -216,6 +219,10 @@ class StaticDecoder:
 
     def _take_slots(self, lengths: list[int], like: Tensor) -> list[int]:
         """Where in the cut rows of such lengths go; makes a larger cut if they do not fit."""
+        if not self._lengths and self._is_too_large(lengths):
+            self._store.release()
+            self._recorded.clear()
+            self._heads = []
         if not self._heads:
             self._prepare(like)
         free = [slot for slot in range(self._cut[0]) if slot not in self._slots]
@@ -227,6 +234,12 @@ class StaticDecoder:
         self._lengths += lengths
         self._slots += slots
         return slots
+
+    def _is_too_large(self, lengths: list[int]) -> bool:
+        """Whether much more memory is held than such rows need: a large batch was before them."""
+        size = round_rows(len(lengths)) * round_places(max(lengths) + 1)
+        wanted = size * sum(heads * width for heads, width in self._heads)
+        return self._store.num_elements > max(4 * wanted, _KEPT_ELEMENTS)
 
     def _prepare(self, like: Tensor) -> None:
         """For the first prompt, or the first after :meth:`release`."""

@@ -44,6 +44,11 @@ class KeyValueStore:
         """Of the memory held."""
         return sum(part.numel() * part.element_size() for part in self._parts)
 
+    @property
+    def num_elements(self) -> int:
+        """Of the memory held."""
+        return sum(part.numel() for part in self._parts)
+
     def cut(self, number: int, rows: int, length: int, heads: tuple[int, int]) -> Tensor:
         """A view: (rows, length, G, d).
 

@@ -376,6 +376,19 @@ def test_memory_is_given_back_and_copies_begin_anew() -> None:
     assert decoder.num_recorded == 2
 
 
+def test_a_small_answer_lets_a_large_ones_memory_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model()
+    decoder = with_graphs(model, FakeGraphs())
+    settings = {**GREEDY, "eos_token_id": 279}
+    for kept, left in ((1 << 29, 20), (0, 4)):
+        monkeypatch.setattr(static_decoding, "_KEPT_ELEMENTS", kept)
+        model.generate(**prompts(model, rows=17), **settings)
+        small = model.generate(**prompts(model), **settings)
+        assert decoder.num_bytes == 2 * 2 * left * 256 * 2 * 6 * 4
+        model.generate(**prompts(model, rows=5), **settings)
+        assert torch.equal(model.generate(**prompts(model), **settings), small)
+
+
 def test_when_the_memory_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
     """The prompt is read again with the decoder's memory given back; what fails then, fails."""
     model = make_model()
