@@ -210,10 +210,14 @@ class StaticDecoder:
             self._tell_device()
 
     def keep(self, places: Sequence[int]) -> None:
-        """Only these rows go on, in this order; they move when half of the slots are free."""
+        """Only these rows go on, in this order.
+
+        They move when they fill a quarter of the slots: a step of a few slots more takes as long,
+        the moving as long as some steps.
+        """
         self._lengths = [self._lengths[place] for place in places]
         self._slots = [self._slots[place] for place in places]
-        if 2 * round_rows(len(places)) <= self._cut[0]:
+        if 4 * round_rows(len(places)) <= self._cut[0]:
             self._move()
         self._tell_device()
 
