@@ -84,7 +84,7 @@ def collate_steps(
     sampler = train_sampler(args, prepared.train, plan, state, rule=ORDER_RULE)
     sampler.rates = rates
     batches = (collator([prepared.train[pack] for pack in packs]) for packs in sampler)
-    steps = []
+    steps: list[Step] = []
     for _ in range(number):
         taken = [batch for _, batch in zip(range(plan.accumulation_steps), batches, strict=False)]
         if len(taken) < plan.accumulation_steps:

@@ -79,7 +79,7 @@ def write_checkpoint(size: ModelSize, folder: Path) -> int:
 def _random_block(num_values: int) -> memoryview:
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(num_values, generator=generator) * STANDARD_DEVIATION
-    return memoryview(values.to(torch.bfloat16).view(torch.uint8).numpy())
+    return memoryview(values.to(torch.bfloat16).view(torch.uint8).numpy())  # type: ignore[arg-type]
 
 
 def _shards(tensors: Tensors) -> list[Tensors]:

@@ -34,6 +34,7 @@ class Chat:
 
     def __init__(self, path: str, device: torch.device, new_tokens: int) -> None:
         start = time.perf_counter()
+        self.model: Any
         self.model, self.tokenizer = load_model(path, device=device)
         self.device, self.new_tokens = device, new_tokens
         self.synchronize()
@@ -53,9 +54,10 @@ class Chat:
         if rows == 1:
             return [self.model.chat(self.tokenizer, self.pixels, QUESTION, settings)]
         pixels, number = torch.cat([self.pixels] * rows), len(self.pixels)
-        return self.model.batch_chat(
+        answers: list[str] = self.model.batch_chat(
             self.tokenizer, pixels, [QUESTION] * rows, settings, num_patches_list=[number] * rows
         )
+        return answers
 
     def seconds(self, work: Callable[[], object]) -> float:
         """Time of one call."""

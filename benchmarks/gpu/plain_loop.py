@@ -85,7 +85,8 @@ def varlen_attention(
     elif repeats > 1:
         k, v = k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)
     ends, longest = cu_seq_lens_q, max_length_q
-    return varlen_attn(q, k, v, ends, ends, longest, longest, **options)[None], None
+    attended: Any = varlen_attn(q, k, v, ends, ends, longest, longest, **options)  # type: ignore[arg-type]
+    return attended[None], None
 
 
 def segment_attention(
@@ -104,8 +105,8 @@ def segment_attention(
         *(states.split(list(lengths), dim=2) for states in (query, key, value)), strict=True
     )
     attended = [
-        F.scaled_dot_product_attention(*part, is_causal=True, scale=scaling, enable_gqa=True)
-        for part in parts
+        F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True)
+        for q, k, v in parts
     ]
     return torch.cat(attended, dim=2).transpose(1, 2), None
 
@@ -155,7 +156,8 @@ class Update:
 
 def model_inputs(batch: Batch, row: Row, device: torch.device, dtype: torch.dtype) -> Batch:
     """Arguments of the forward pass; pixels are normalised on the device."""
-    taken = {name: batch[name] for name in ("input_ids", "labels", "image_flags") if name in batch}
+    kept = ("input_ids", "labels", "image_flags")
+    taken: Batch = {name: batch[name] for name in kept if name in batch}
     if num_tiles(batch):
         taken["pixel_values"] = normalize_pixels(batch["pixel_values"], dtype=dtype)
     if not row.packed:
@@ -269,7 +271,7 @@ def load(prepared: PreparedRun, device: torch.device, dtype: torch.dtype) -> Any
 
     As ``checkpoint/load.py`` builds it on the host, whose memory may be smaller than the GPU's.
     """
-    config = prepared.plan.config
+    config: Any = prepared.plan.config
     for part in (config, config.vision_config, config.llm_config):
         part.dtype = dtype
     with (
@@ -293,9 +295,9 @@ def main(spec_path: str) -> None:
     device = torch.device("cuda" if on_gpu else "cpu")
     if spec["card"]:
         report({"card": measure_card(device)})
-    for kind, function in (("varlen", varlen_attention), ("segments", segment_attention)):
-        AttentionInterface.register(f"{KERNEL}_{kind}", function)
-        AttentionMaskInterface.register(f"{KERNEL}_{kind}", _no_mask)
+    for attention, function in (("varlen", varlen_attention), ("segments", segment_attention)):
+        AttentionInterface.register(f"{KERNEL}_{attention}", function)
+        AttentionMaskInterface.register(f"{KERNEL}_{attention}", _no_mask)
     register_attention()  # prepare_run looks at the model with the trainer's kernels
     state = init_distributed(use_cpu=not on_gpu)
     dtype = torch.bfloat16 if on_gpu else torch.float32
