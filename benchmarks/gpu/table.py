@@ -21,6 +21,7 @@ HEADER = (
     "data wait",
     "note",
 )
+SHOWN_PLACES = 6
 MIN_OF_PLAIN = {"packed-zero3": 0.85, "packed-zero2": 0.95, "packed-zero1": 0.95}
 SMALL_STEP_TOKENS, MAX_SMALL_STEP, MIN_OF_MATMUL = 8200, 5.0, 0.5
 """With LoRA: seconds that a step of two packs may take, and what a larger one must reach."""
@@ -111,7 +112,17 @@ def show_profiles(rows: Mapping[str, Figures]) -> str:
     )
     lines.append(["step, traced", *(f"{1e3 * p['step_seconds']:.1f} ms" for p in traced.values())])
     lines.append(["kernels", *(f"{p['num_kernels']:,}" for p in traced.values())])
-    return table(["one step", *(f"`{name}`" for name in traced)], lines)
+    shown = table(["one step", *(f"`{name}`" for name in traced)], lines)
+    return "\n\n".join([shown, *(_host_line(n, p["host"]) for n, p in traced.items())])
+
+
+def _host_line(name: str, host: Mapping[str, Any]) -> str:
+    """In whose Python the host was, and in which functions most."""
+    packages, functions = (
+        ", ".join(f"{what} {share:.0%}" for what, share in list(host[part].items())[:SHOWN_PLACES])
+        for part in ("packages", "functions")
+    )
+    return f"host of `{name}`, {host['samples']} samples: {packages}\n  {functions}"
 
 
 def _part(seconds: float, profile: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.common import report
+from benchmarks.gpu.host_samples import HostSamples
 from benchmarks.gpu.kernels import Kernel, busy_seconds, longest_kernels, seconds_by_class
 from benchmarks.gpu.turn import wait_for_turn
 
@@ -35,18 +36,21 @@ class StepTrace:
         # On a GPU kernels only: noting every operator would slow the host, which is looked for.
         activity = ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU
         self._profile = profile(activities=[activity])
+        self._host = HostSamples()
         self._begin = self._seconds = 0.0
 
     def start(self) -> None:
         """Begin with an idle device."""
         self._synchronize()
         self._profile.start()
+        self._host.start()
         self._begin = time.perf_counter()
 
     def stop(self) -> None:
         """End when the device has done all of it."""
         self._synchronize()
         self._seconds = time.perf_counter() - self._begin
+        self._host.stop()
         self._profile.stop()
 
     def summary(self) -> dict[str, Any]:
@@ -65,6 +69,7 @@ class StepTrace:
             "idle": max(0.0, self._seconds - busy_seconds(kernels)),
             "num_kernels": len(kernels),
             "longest": longest_kernels(kernels, NAMED_KERNELS),
+            "host": self._host.summary(),
         }
 
     def _synchronize(self) -> None:

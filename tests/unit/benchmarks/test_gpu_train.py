@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
+import threading
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ import torch
 from benchmarks import gpu_train
 from benchmarks.gpu.batches import Step, collate_steps, segment_lengths
 from benchmarks.gpu.checkpoint import make_checkpoint
+from benchmarks.gpu.host_samples import HostSamples, busy_frame, place_of, shares
 from benchmarks.gpu.kernels import Kernel, busy_seconds, class_of, longest_kernels, seconds_by_class
 from benchmarks.gpu.plain_loop import step_flops
 from benchmarks.gpu.processes import ChildError, follow, start
@@ -164,10 +168,40 @@ def test_time_without_a_kernel_is_what_none_of_them_covers() -> None:
         "by_class": seconds_by_class(kernels),
         "idle": 4.0,
         "num_kernels": 3,
+        "host": shares(Counter({("deepspeed", "deepspeed/a.py:f"): 3, ("torch", "torch"): 1})),
     }
     shown = show_profiles({"plain": {"profile": profile}, "packed-none": {"profile": None}})
     assert "| matrix products | 5000.0 ms (50%) |" in shown
     assert "| no kernel runs | 4000.0 ms (40%) |" in shown
+    assert "host of `plain`, 4 samples: deepspeed 75%, torch 25%\n  deepspeed/a.py:f 75%" in shown
+
+
+def test_the_host_is_found_where_it_is(made: Path) -> None:
+    """In a function of the package, on this thread; a thread of Python's own is passed over."""
+    samples, waits = HostSamples(), threading.Event()
+    waiting = threading.Thread(target=waits.wait)
+    waiting.start()
+    samples.start()
+    for _ in range(200):
+        load_model(str(made / "model-tiny"), device="cpu")
+        if samples.summary()["samples"] >= 5:
+            break
+    samples.stop()
+    waits.set()
+    found = samples.summary()
+    assert found["packages"].keys() & {"internvl_chat", "transformers"}
+    assert sum(found["packages"].values()) == pytest.approx(1)
+    assert all(".py:" in function or function == "torch" for function in found["functions"])
+    assert "internvl_chat/chat/loading.py" not in str(place_of(sys._getframe()))
+
+
+def test_threads_that_python_has_not_started_are_looked_at_first() -> None:
+    here = sys._getframe()
+    own = threading.get_ident()
+    assert busy_frame({own: here}, own) is here
+    foreign = here.f_back
+    assert foreign is not None
+    assert busy_frame({own: here, 12345: foreign}, own) is foreign
 
 
 @pytest.fixture(scope="module")
