@@ -42,7 +42,7 @@ class Collator:
     pad_token_id: int
     packed: bool = False
     loss_reduction: LossReduction = "token"
-    pad_to_multiple_of: int = 1
+    row_multiple: int = 1
     """Padded mode: round T up (8 suits tensor cores)."""
 
     def __post_init__(self) -> None:
@@ -70,7 +70,7 @@ class Collator:
         self, ids: list[Tensor], labels: list[Tensor], weights: list[Tensor]
     ) -> dict[str, Any]:
         lengths = torch.tensor([len(row) for row in ids])
-        width = -(-int(lengths.max()) // self.pad_to_multiple_of) * self.pad_to_multiple_of
+        width = -(-int(lengths.max()) // self.row_multiple) * self.row_multiple
         columns = torch.arange(width)
         return {
             "input_ids": _stack(ids, width, self.pad_token_id),

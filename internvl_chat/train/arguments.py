@@ -164,6 +164,9 @@ class DataArguments:
     max_packed_tiles: int | None = _option(
         None, "Most image tiles of a packed row; a single sample may have more."
     )
+    pad_to_multiple_of: int | None = _option(
+        None, "Round the length of padded rows up (default 1; with --torch_compile 64)."
+    )
     loss_reduction: LossReduction = _option(
         "token", "Each token, each sample, or each sample by 1/sqrt(tokens) weighs the same."
     )

@@ -212,6 +212,30 @@ def _varlen_keywords(grouped: bool) -> dict[str, Any]:
     return {**causal, "enable_gqa": True} if grouped and "enable_gqa" in known else causal
 
 
+def settle_sdpa(device: torch.device, *, half_precision: bool, lengths_repeat: bool) -> str | None:
+    """Choose, for the whole process, between the kernels of PyTorch's SDPA.
+
+    On Hopper and newer it prefers cuDNN's, which plan anew for each shape: 0.11 to 0.14 s for
+    forward and backward on an H100, where the flash kernel needs what the arithmetic does. On
+    shapes that it knows cuDNN makes a block 5 to 12 % faster. So it is left out unless the rows'
+    lengths are rounded.
+
+    Args:
+        device: where the run computes.
+        half_precision: whether it does in bf16 or fp16; both take no fp32.
+        lengths_repeat: whether padded rows are rounded up, so that there are few lengths.
+
+    Returns:
+        What was chosen, as a phrase for the log; None where there is nothing to choose.
+    """
+    if device.type != "cuda" or not half_precision:
+        return None
+    torch.backends.cuda.enable_cudnn_sdp(lengths_repeat)
+    if lengths_repeat:
+        return "SDPA may take cuDNN's kernels: lengths are rounded, its plans are used again"
+    return "SDPA without cuDNN's kernels, which would plan anew for each length"
+
+
 def register_attention() -> None:
     """Make our kernels known to transformers; the entry point calls this once.
 

@@ -47,7 +47,8 @@ _CLASSES: Final[dict[Effect, str]] = {
         liger_kernel_config auto_find_batch_size load_best_model_at_end seed data_seed
         train_sampling_strategy dataloader_drop_last fsdp fsdp_config parallelism_config""",
     "none": """
-        grad_checkpoint attn_implementation max_bad_ratio output_dir overwrite_output_dir
+        grad_checkpoint attn_implementation pad_to_multiple_of max_bad_ratio output_dir
+        overwrite_output_dir
         resume_from_checkpoint logging_dir do_train do_eval do_predict local_rank
         average_tokens_across_devices bf16_full_eval fp16_full_eval activation_checkpointing
         activation_checkpointing_kwargs gradient_checkpointing gradient_checkpointing_kwargs

@@ -51,10 +51,16 @@ from internvl_chat.train import reports
 from internvl_chat.train.argument_file import names_file
 from internvl_chat.train.arguments import order_config
 from internvl_chat.train.assumed import Surroundings
-from internvl_chat.train.attention import register_attention
+from internvl_chat.train.attention import register_attention, settle_sdpa
 from internvl_chat.train.batch_plan import BatchPlan
 from internvl_chat.train.callbacks import RunProgress, TensorBoardWriter, tensorboard_folder
 from internvl_chat.train.checkpoints import CheckpointWriter
+from internvl_chat.train.compilation import (
+    compile_blocks,
+    compile_problems,
+    not_the_whole_model,
+    row_multiple,
+)
 from internvl_chat.train.distributed import (
     DistributedState,
     agree,
@@ -80,6 +86,7 @@ from internvl_chat.train.parsing import (
     read_arguments,
 )
 from internvl_chat.train.preparation import PreparedRun, prepare_run
+from internvl_chat.train.products import settle_products
 from internvl_chat.train.record import (
     PLANNED_STEPS,
     RESULTS,
@@ -230,7 +237,7 @@ def run(
     Returns:
         The step at which a signal ended it, its checkpoint saved; None at the end of the run.
     """
-    register_attention()
+    settle_kernels(args, state)
     batch_plan = BatchPlan.from_accumulation(
         micro_batch_size=args.train.per_device_train_batch_size,
         world_size=state.world_size,
@@ -257,8 +264,7 @@ def run(
         plan=prepared.plan,
     )
     apply_freezing_and_lora(model, prepared.build.trainable)
-    if args.model.grad_checkpoint:
-        recompute_activations(model)
+    prepare_blocks(args, model)
 
     sampler.rates = ModelFlops.of_model(model).work(args.model.grad_checkpoint)
     reports.log_start(args, state, batch_plan, model, prepared, sampler, length, begun.step)
@@ -283,6 +289,31 @@ def run(
         return saving.stopped_at
     save_finished(trainer, begun, prepared, result.metrics, status)
     return None
+
+
+def settle_kernels(args: RunArguments, state: DistributedState) -> None:
+    """Decide what holds for the whole process: how attention and products are computed."""
+    register_attention()
+    half_precision = args.train.bf16 or args.train.fp16
+    notes = (
+        settle_sdpa(
+            state.device,
+            half_precision=half_precision,
+            lengths_repeat=(args.data.pad_to_multiple_of or 1) > 1,
+        ),
+        settle_products(state.device, tf32=args.train.tf32, is_fp32=not half_precision),
+    )
+    for note in filter(None, notes):
+        logger.info("%s", note)
+
+
+def prepare_blocks(args: RunArguments, model: Any) -> None:
+    """How the blocks of both towers are called: recomputed in backward, compiled."""
+    if args.model.grad_checkpoint:
+        recompute_activations(model)
+    if args.train.torch_compile:
+        count = compile_blocks(model, args.train)
+        logger.info("compiling %d blocks when they are first called: it takes a minute", count)
 
 
 def recompute_activations(model: Any) -> None:
@@ -324,6 +355,7 @@ def prepare(args: RunArguments, state: DistributedState, begun: RunStart) -> Pre
         UserError: of any kind.
     """
     require(update_problems(args.train))
+    require(compile_problems(args.model, args.data, args.train, state.device))
     if begun.is_anew:
         from_rank_zero(state, lambda: set_journal_aside(Path(args.train.output_dir)))
     if note := video_note(args.data.video_backend):
@@ -507,6 +539,7 @@ def build_trainer(
         pad_token_id=prepared.tokenizer.pad_token_id,
         packed=args.data.use_packed_ds,
         loss_reduction=args.data.loss_reduction,
+        row_multiple=row_multiple(args.data, args.train),
     )
     callbacks: list[Any] = [RunProgress()]
     if args.train.uses_tensorboard and state.is_main:
@@ -520,25 +553,26 @@ def build_trainer(
     own = {"tensorboard", *WRITERS}
     args.train.report_to = [name for name in args.train.report_to or [] if name not in own]
     evaluation = prepared.evaluation
-    trainer = InternVLTrainer(
-        model=model,
-        args=args.train,
-        train_dataset=prepared.train,
-        train_sampler=sampler,
-        length=length,
-        data_collator=collator,
-        eval_dataset=evaluation,
-        eval_sampler=eval_sampler(args, evaluation, state) if evaluation else None,
-        setup=TrainerSetup(
-            attention=prepared.attention,
-            normalize_type=args.data.normalize_type,
-            pixel_dtype=prepared.build.dtype,
-            dataset_names=prepared.train.dataset_names,
-            eval_dataset_names=evaluation.dataset_names if evaluation else (),
-            writer=writer,
-        ),
-        callbacks=callbacks,
-    )
+    with not_the_whole_model(args.train):
+        trainer = InternVLTrainer(
+            model=model,
+            args=args.train,
+            train_dataset=prepared.train,
+            train_sampler=sampler,
+            length=length,
+            data_collator=collator,
+            eval_dataset=evaluation,
+            eval_sampler=eval_sampler(args, evaluation, state) if evaluation else None,
+            setup=TrainerSetup(
+                attention=prepared.attention,
+                normalize_type=args.data.normalize_type,
+                pixel_dtype=prepared.build.dtype,
+                dataset_names=prepared.train.dataset_names,
+                eval_dataset_names=evaluation.dataset_names if evaluation else (),
+                writer=writer,
+            ),
+            callbacks=callbacks,
+        )
     for own_bar in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(own_bar)  # RunProgress shows more, on one line
     return trainer

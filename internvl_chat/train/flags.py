@@ -52,7 +52,7 @@ optimisation adam_epsilon FLOAT 1e-08: Added below the fraction.
 optimisation train_sampling_strategy NAME random: Order of the samples: random, group_by_length.
 optimisation bf16 BOOL False: Compute in bfloat16, with fp32 master weights.
 optimisation fp16 BOOL False: Compute in float16 with loss scaling, where bf16 is missing.
-optimisation tf32 BOOL: Whether fp32 products use TF32.
+optimisation tf32 BOOL: Whether fp32 products use TF32 (Ampere or newer).
 optimisation neftune_noise_alpha FLOAT: Noise on embeddings (NEFTune).
 saving save_strategy {no,steps,epoch,best} steps: When to save a checkpoint.
 saving save_steps FLOAT 500: Every so many steps.
@@ -77,7 +77,7 @@ run logging_strategy {no,steps,epoch} steps: When figures are logged.
 run disable_tqdm BOOL: No progress bar.
 run use_cpu BOOL False: Compute on the CPU although there is a GPU.
 run ddp_timeout INT 1800: Seconds that ranks wait for each other.
-run torch_compile BOOL False: Compile the model.
+run torch_compile BOOL False: Compile the blocks of both towers (not under ZeRO-3).
 """
 """Group, flag, kind, transformers' default: words."""
 _LINE: Final = re.compile(r"(\w+) (\w+) ([\w{},]+)(?: (\S+))?: (.+)")

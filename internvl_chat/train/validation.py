@@ -43,6 +43,7 @@ from internvl_chat.train.arguments import (
 )
 from internvl_chat.train.attention import choose_attention, flash_attention_problem
 from internvl_chat.train.evaluation_schedule import evaluation_problems
+from internvl_chat.train.products import tf32_problem
 from internvl_chat.train.rates import DECAY, FLAGS, rate_problems
 from internvl_chat.train.trackers import tracker_problems
 from internvl_chat.train.zero import read_zero_file
@@ -171,6 +172,10 @@ def _data(data: DataArguments, values: Values) -> Iterator[str]:
         )
     if data.max_packed_tiles is not None and not data.use_packed_ds:
         yield "--max_packed_tiles has no effect without --use_packed_ds True. Add it or drop it."
+    if data.pad_to_multiple_of is not None and data.pad_to_multiple_of < 1:
+        yield f"--pad_to_multiple_of {data.pad_to_multiple_of}: want a number >= 1."
+    elif data.pad_to_multiple_of is not None and data.use_packed_ds:
+        yield "--pad_to_multiple_of has no effect with --use_packed_ds True: drop one."
     yield from evaluation_problems(values)
 
 
@@ -339,6 +344,10 @@ def _hardware(values: Values, device: torch.device) -> Iterator[str]:
             yield f"--attn_implementation flash_attention_2: {problem}. auto would take {instead}."
         elif not (values["bf16"] or values["fp16"]):
             yield "--attn_implementation flash_attention_2 needs --bf16 True (or fp16)."
+    if values["tf32"]:
+        problem = tf32_problem(device)
+        if problem:
+            yield f"--tf32 True: {problem}. Drop it."
     if values["bf16"] and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         yield "--bf16: this GPU has no bfloat16. Use --fp16 True or --bf16 False."
     if values["fp16"] and device.type == "cpu":

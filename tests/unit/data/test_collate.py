@@ -98,7 +98,7 @@ def test_loss_weights(reduction: Any, weight: float) -> None:
 
 
 def test_rows_rounded_up() -> None:
-    batch = Collator(pad_token_id=0, pad_to_multiple_of=4)(PACKS)
+    batch = Collator(pad_token_id=0, row_multiple=4)(PACKS)
     assert batch["input_ids"].shape == (3, 8)
 
 

@@ -25,6 +25,32 @@ from internvl_chat.train.attention import (
 CPU = torch.device("cpu")
 
 
+@pytest.mark.parametrize(
+    ("device", "half_precision", "lengths_repeat", "cudnn"),
+    [
+        ("cuda", True, False, False),
+        ("cuda", True, True, True),
+        ("cuda", False, False, None),
+        ("cpu", True, False, None),
+    ],
+)
+def test_cudnn_plans_anew_for_each_length(
+    device: str,
+    half_precision: bool,
+    lengths_repeat: bool,
+    cudnn: bool | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[bool] = []
+    monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", told.append)
+    note = attention.settle_sdpa(
+        torch.device(device), half_precision=half_precision, lengths_repeat=lengths_repeat
+    )
+    assert told == ([] if cudnn is None else [cudnn])
+    assert (note is None) is (cudnn is None)
+    assert not note or ("without cuDNN's" in note) is not cudnn
+
+
 def test_segments_do_not_see_each_other() -> None:
     torch.manual_seed(0)
     lengths = (3, 1, 5)

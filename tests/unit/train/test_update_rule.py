@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import Trainer
 
 from internvl_chat.train import update_rule
 from internvl_chat.train.trainer_arguments import TrainArguments
 from internvl_chat.train.update_rule import update_problems
+from internvl_chat.train.zero import zero_config
 
 
 def problems(tmp_path: Path, **arguments: Any) -> list[str]:
@@ -77,3 +80,29 @@ def test_arguments_that_say_nothing_are_told(
 )
 def test_what_can_be_made(tmp_path: Path, arguments: dict[str, Any]) -> None:
     assert problems(tmp_path, **arguments) == []
+
+
+@pytest.mark.parametrize("zero", [None, "zero1", "zero3"])
+def test_adamw_is_the_fused_one_unless_told_otherwise(tmp_path: Path, zero: str | None) -> None:
+    """Of torch, and under ZeRO as well: a DeepSpeed file's Adam gives way to it."""
+    train = TrainArguments(output_dir=str(tmp_path), report_to=[], use_cpu=True)
+    values = {**vars(train), "grad_checkpoint": True}
+    config = zero_config(zero, values, torch.device("cpu"))
+    assert config is None or "optimizer" not in config
+    kind, keywords = Trainer.get_optimizer_cls_and_kwargs(train)
+    assert kind is torch.optim.AdamW
+    assert keywords["fused"] is True
+
+
+def test_fused_adamw_is_the_same_sum() -> None:
+    torch.manual_seed(0)
+    start, steps = torch.randn(50, 70), torch.randn(20, 50, 70)
+    found = []
+    for fused in (False, True):
+        weight = torch.nn.Parameter(start.clone())
+        optimizer = torch.optim.AdamW([weight], lr=1e-3, weight_decay=0.05, fused=fused)
+        for gradient in steps:
+            weight.grad = gradient.clone()
+            optimizer.step()
+        found.append(weight.detach())
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-6)
