@@ -110,7 +110,7 @@ from internvl_chat.train.update_rule import update_problems
 from internvl_chat.train.validation import best_metric_problems
 from internvl_chat.train.zero import require_deepspeed
 from internvl_chat.train.zero_choice import is_auto
-from internvl_chat.train.zero_fitting import settle_zero, tell_of_lower_stage
+from internvl_chat.train.zero_fitting import settle_zero
 
 logger = logging.getLogger("internvl_chat.train")
 
@@ -268,7 +268,6 @@ def run(
 
     sampler.rates = ModelFlops.of_model(model).work(args.model.grad_checkpoint)
     reports.log_start(args, state, batch_plan, model, prepared, sampler, length, begun.step)
-    tell_of_lower_stage(args, state, model)
     trainer = build_trainer(args, state, model, prepared, writer, sampler, length, begun.record)
     if state.is_main:
         write_beginning(Path(args.train.output_dir), begun, prepared)

@@ -292,16 +292,7 @@ def planned(
     sample_tokens: int | None = None,
     notes: Sequence[str] = (),
 ) -> PlannedRun:
-    """Plan a run whose arguments are read.
-
-    Args:
-        read: of the run.
-        machine, mfu, sample_tokens: as of :func:`plan_run`.
-        notes: to begin with.
-
-    Raises:
-        UserError: files are wrong.
-    """
+    """Plan a run whose arguments are read; the others, and errors, are :func:`plan_run`'s."""
     values: Mapping[str, Any] = read.values
     source = source_config(read.model)
     sources = planned_sources(source)
@@ -321,8 +312,8 @@ def planned(
     config = data_config(
         read.data, num_image_token=model.num_image_token, meta_path=read.data.meta_path
     )
-    most = read.data.max_seq_length
-    stated = min(sample_tokens or model.num_image_token + STATED_TEXT_TOKENS, most)
+    stated = sample_tokens or model.num_image_token + STATED_TEXT_TOKENS
+    stated = min(stated, read.data.max_seq_length)
     data = planned_data(config, tokenizer, held_out=held_out_config(read.data), stated=stated)
     flops = ModelFlops.of_model(model)
     epoch = planned_epoch(
@@ -334,9 +325,8 @@ def planned(
         num_image_token=model.num_image_token,
         tile_weight=_tile_weight(model),
     )
-    largest = epoch.largest
-    if data.is_stated:
-        largest = _stated_largest(read, order, model.num_image_token)
+    stated_one = _stated_largest(read, order, model.num_image_token)
+    largest = stated_one if data.is_stated else epoch.largest
     return PlannedRun(
         model=model,
         sources=sources,

@@ -30,6 +30,7 @@ from internvl_chat.train.preparation import PreparedRun
 from internvl_chat.train.rates import asked_rates, num_vision_layers, rates_by_row
 from internvl_chat.train.versions import versions
 from internvl_chat.train.zero import stage_of
+from internvl_chat.train.zero_fitting import tell_of_lower_stage
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +101,7 @@ def log_start(
     )
     lines.append(", ".join(f"{name} {version}" for name, version in versions().items()))
     logger.info("%s", "\n  ".join(lines))
+    tell_of_lower_stage(args, state, model)
     if args.train.bf16 and state.device.type == "cpu":
         instead = "" if args.model.load_in_4bit else "; --bf16 False computes in fp32"
         logger.warning("bf16 on a CPU is emulated and slow%s", instead)
