@@ -45,7 +45,21 @@ def build_in_two_dtypes(
     for name, target in parameters_and_buffers(model).items():
         fill(model, name, target, tensors.pop(name), dtype=dtype, frozen_dtype=frozen_dtype)
     tie_as_configured(model)
+    _leave_casting_to_autocast(model)
     return model
+
+
+def _leave_casting_to_autocast(model: nn.Module) -> None:
+    """Keep adapters from making fp32 of their input, of which autocast makes bf16 again.
+
+    PEFT's own switch (``peft.helpers.disable_input_dtype_casting``). DoRA, which takes norms of
+    weights in its input's dtype, is left alone.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    for module in model.modules():
+        if isinstance(module, LoraLayer) and not module.lora_variant:
+            module.cast_input_dtype_enabled = False
 
 
 def empty_model(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from internvl_chat.checkpoint.load import build_model
@@ -75,6 +76,16 @@ def test_answers_agree_within_bf16(base: Path) -> None:
         held = logits_for(built(base, torch.bfloat16, LORA))
     # Two layers in bf16 on either side; measured 0.012 of the largest.
     assert (whole - held).abs().max() < 0.03 * whole.abs().max()
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_inputs_of_adapters_are_cast_by_autocast_alone(base: Path, dora: bool) -> None:
+    def casting(frozen: torch.dtype) -> set[bool]:
+        model = built(base, frozen, {**LORA, "use_dora": dora})
+        return {m.cast_input_dtype_enabled for m in model.modules() if isinstance(m, LoraLayer)}
+
+    assert casting(torch.bfloat16) == {dora}
+    assert casting(torch.float32) == {True}
 
 
 def test_tied_embeddings_stay_one(tmp_path: Path) -> None:
