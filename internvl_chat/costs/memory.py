@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 GIB: Final = 2**30
 CONTEXT_GIB: Final = 0.75
 """What CUDA, its libraries and NCCL take beside every tensor; not in the total."""
-_LOSS_CHUNK_BYTES: Final = 256 * 2**20
-"""Scratch of the vocabulary loss on an accelerator (``model/vocabulary_loss.py``)."""
+LOSS_CHUNK_BYTES: Final = 512 * 2**20
+"""Scratch of the vocabulary loss on an accelerator (``model/vocabulary_loss.py``): logits in fp32,
+and in 16 bits beside them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,9 +142,9 @@ def _loss_bytes(model: InternVLChatModel, setting: MemorySetting) -> int:
     if not logits_are_the_heads(model.language_model):
         tokens = setting.batch.rows * setting.batch.row_tokens
         return tokens * vocabulary * (2 * item + 4)  # logits, fp32 copies of them, their gradient
-    chunk = min(max(_LOSS_CHUNK_BYTES, 32 * 4 * vocabulary), rows * 4 * vocabulary)
-    copies = chunk // 4 * item * 2 if item < 4 else 0
+    per_row = vocabulary * (4 + (item if item < 4 else 0))
+    chunk = min(max(LOSS_CHUNK_BYTES, 32 * per_row), rows * per_row)
     gradients = rows * width * item + (
         head.weight.numel() * item if head.weight.requires_grad else 0
     )
-    return chunk + copies + gradients
+    return chunk + gradients

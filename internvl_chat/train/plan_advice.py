@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+from internvl_chat.costs.measured import zero3_share
 from internvl_chat.costs.memory import MemoryEstimate, estimate_memory
 from internvl_chat.errors import ConfigError
 from internvl_chat.train.planning import PlannedRun, planned_anew
-from internvl_chat.train.zero import read_zero_file, stage_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,11 +87,11 @@ def _higher_stages(run: PlannedRun) -> Iterator[_Change]:
     """ZeRO stages above this one: the first that fits, else the last."""
     found: tuple[str, MemoryEstimate] | None = None
     for name in ("zero1", "zero2", "zero3"):
-        config = read_zero_file(name)
-        is_other = run.setting.deepspeed is None or stage_of(config) > run.stage
+        other = run.under(name)
+        is_other = run.setting.deepspeed is None or other.stage > run.stage
         if not is_other or run.read.model.load_in_4bit:
             continue
-        found = name, run.varied(deepspeed=config)
+        found = name, other.memory
         if run.fits(found[1]):
             break
     if found:
@@ -130,10 +130,9 @@ def _lora(run: PlannedRun) -> Iterator[_Change]:
 
 def _offload(run: PlannedRun) -> Iterator[_Change]:
     name = "zero3_offload" if run.stage == 3 else "zero2_offload"
-    config = read_zero_file(name)
     if run.read.model.load_in_4bit or _offloads(run.setting.deepspeed):
         return
-    yield f"--deepspeed {name} (slower)", run.varied(deepspeed=config)
+    yield f"--deepspeed {name} (slower)", run.under(name).memory
 
 
 def _offloads(config: Mapping[str, Any] | None) -> bool:
@@ -144,10 +143,8 @@ def _offloads(config: Mapping[str, Any] | None) -> bool:
 def _smallest(run: PlannedRun) -> MemoryEstimate:
     """Recomputation, ZeRO-3, one sample at a time."""
     pack = run.read.data.max_seq_length if run.order.mode == "packed" else None
-    config = run.setting.deepspeed if run.stage == 3 else read_zero_file("zero3")
-    setting = replace(
-        run.setting, recompute=True, batch=run.largest(1, pack=pack), deepspeed=config
-    )
+    cut = run if run.stage == 3 else run.under("zero3")
+    setting = replace(cut.setting, recompute=True, batch=run.largest(1, pack=pack))
     return estimate_memory(run.model, setting)
 
 
@@ -158,7 +155,8 @@ def _faster(run: PlannedRun) -> Iterator[str]:
     """What would be faster and fits, too."""
     yield from _without_recomputation(run)
     yield from _lower_stages(run)
-    if run.order.mode != "packed" and run.epoch.imbalance.padding >= _WORTH_PACKING:
+    is_padded = not run.data.is_stated and run.epoch.imbalance.padding >= _WORTH_PACKING
+    if run.order.mode != "packed" and is_padded:
         yield (
             f"--use_packed_ds True: {run.epoch.imbalance.padding:.0%} of the positions that are "
             "computed now are padding"
@@ -188,8 +186,10 @@ def _lower_stages(run: PlannedRun) -> Iterator[str]:
         return
     names: Sequence[str] = ("zero1", "zero2")[: run.stage - 1]
     for name in names:
-        memory = run.varied(deepspeed=read_zero_file(name))
+        memory = run.under(name).memory
         if run.fits(memory):
             what = "weights are not gathered" if run.stage == 3 else "gradients meet once a step"
-            yield f"--deepspeed {name} fits, too ({memory.total:.1f} GiB): {what}"
+            share = zero3_share(run.trained) if run.stage == 3 else None
+            much = f", ZeRO-3 was measured at {share} of its speed" if share else ""
+            yield f"--deepspeed {name} fits, too ({memory.total:.1f} GiB): {what}{much}"
             return

@@ -9,6 +9,7 @@ from internvl_chat.costs.holdings import parameter_sizes
 from internvl_chat.costs.memory import CONTEXT_GIB, GIB
 from internvl_chat.train.plan_advice import advice
 from internvl_chat.train.planning import PlannedRun
+from internvl_chat.train.zero_choice import MARGIN
 
 WIDTH: Final = 80
 _COLUMN: Final = 16
@@ -39,7 +40,7 @@ def as_json(run: PlannedRun) -> dict[str, Any]:
         "advice": advice(run),
         "hours_range": None if time is None else [_rounded(time.low), _rounded(time.high)],
         "hours_basis": None if time is None else time.basis,
-        "context_gib": CONTEXT_GIB,
+        "usable_gib": round(run.room.usable_gib, 3),
         "host_gib": round(memory.cpu, 3),
         "gpu": run.machine.gpu,
         "gpu_memory_gib": round(run.machine.memory_gib, 3),
@@ -52,8 +53,8 @@ def as_json(run: PlannedRun) -> dict[str, Any]:
             "tiles": run.setting.batch.num_tiles,
         },
         "padding_share": round(run.epoch.imbalance.padding, 4),
-        "vision_imbalance": round(run.epoch.imbalance.vision, 4),
-        "text_imbalance": round(run.epoch.imbalance.text, 4),
+        "vit_imbalance": round(run.epoch.imbalance.vision, 4),
+        "llm_imbalance": round(run.epoch.imbalance.text, 4),
         "model_flops": run.model_flops(),
         "notes": list(run.notes),
     }
@@ -103,12 +104,11 @@ def _memory(run: PlannedRun) -> list[str]:
     lines = [f"{'a GPU needs':<{_COLUMN}}{'GiB':>8}"]
     for name, value in memory.parts().items():
         lines.append(f"  {name:<{_COLUMN - 2}}{value:8.2f}  {_PARTS[name].format(**words)}")
-    has, needs = run.machine.memory_gib, memory.total + CONTEXT_GIB
     verdict = "fits" if run.fits(memory) else "DOES NOT FIT"
-    lines.append(
-        f"  {'total':<{_COLUMN - 2}}{memory.total:8.2f}  {verdict}: {needs:.1f} of {has:.1f}"
-    )
-    lines += _row("", f"GiB with {CONTEXT_GIB:g} of CUDA's own")
+    room = f"{verdict}: there are {run.room.usable_gib:.1f}"
+    lines.append(f"  {'total':<{_COLUMN - 2}}{memory.total:8.2f}  {room}")
+    spare = f"({run.room.memory_gib:.1f} less {MARGIN:.0%} and {CONTEXT_GIB:g} of CUDA's own)"
+    lines.append(f"{'':<{_COLUMN + 10}}{spare}")
     if memory.cpu:
         lines += _row("host", f"{memory.cpu:.1f} GiB of its memory for each GPU (offload)")
     shape = f"{batch.rows} x {batch.row_tokens} tokens, {batch.num_tiles} tiles"

@@ -54,6 +54,7 @@ from internvl_chat.train.planned_machine import PlannedMachine
 from internvl_chat.train.planned_model import model_on_meta, planned_places, planned_sources
 from internvl_chat.train.preparation import data_seed, frozen_dtype, weight_dtype
 from internvl_chat.train.zero import read_zero_file, stage_of, zero_config
+from internvl_chat.train.zero3 import PERSISTENCE, largest_small
 from internvl_chat.train.zero_choice import NO_ZERO, ZeroChoice, ZeroRoom, choose_zero
 
 if TYPE_CHECKING:
@@ -106,9 +107,14 @@ class PlannedRun:
         """Of each GPU, at the worst micro batch."""
         return estimate_memory(self.model, self.setting)
 
+    @property
+    def room(self) -> ZeroRoom:
+        """Of each GPU, as ``--deepspeed auto`` reckons with it."""
+        return ZeroRoom(memory_gib=self.machine.memory_gib, beside_gib=CONTEXT_GIB)
+
     def fits(self, memory: MemoryEstimate) -> bool:
-        """Whether it does, CUDA's own memory included."""
-        return memory.total + CONTEXT_GIB <= self.machine.memory_gib
+        """Whether it does, with something to spare."""
+        return memory.total <= self.room.usable_gib
 
     @property
     def stage(self) -> int:
@@ -195,7 +201,7 @@ class PlannedRun:
     def under(self, zero: str | None) -> PlannedRun:
         """The same run under another DeepSpeed file, by name; None for a run without DeepSpeed."""
         read = replace(self.read, values={**self.read.values, "deepspeed": zero})
-        settings = deepspeed_settings(read.values)
+        settings = deepspeed_settings(read.values, self.model)
         return replace(self, read=read, setting=replace(self.setting, deepspeed=settings))
 
     def chosen(self, room: ZeroRoom, *, former: str | None = None) -> ZeroChoice:
@@ -266,8 +272,7 @@ def plan_run(
         run = planned(read, machine, mfu, sample_tokens, places.notes)
     if not read.leaves_zero:
         return run
-    room = ZeroRoom(memory_gib=machine.memory_gib, beside_gib=CONTEXT_GIB)
-    choice = run.chosen(room)
+    choice = run.chosen(run.room)
     return replace(run.under(choice.source), notes=(*run.notes, choice.told))
 
 
@@ -372,7 +377,7 @@ def _setting(
     values = read.values
     half = torch.bfloat16 if values["bf16"] else torch.float16 if values["fp16"] else None
     return MemorySetting(
-        deepspeed=deepspeed_settings(values),
+        deepspeed=deepspeed_settings(values, model),
         world_size=machine.num_gpus,
         compute_dtype=half or torch.float32,
         recompute=read.model.grad_checkpoint,
@@ -429,14 +434,20 @@ def _model(read: ReadArguments, sources: Sources, num_tokens: int) -> InternVLCh
     return model_on_meta(build, sources, num_tokens=num_tokens)
 
 
-def deepspeed_settings(values: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def deepspeed_settings(
+    values: Mapping[str, Any], model: InternVLChatModel
+) -> Mapping[str, Any] | None:
     """The run's DeepSpeed file as the trainer makes it, also where DeepSpeed is not installed."""
     source = values["deepspeed"]
     if not source:
         return None
-    if importlib.util.find_spec("deepspeed") is None:
-        return read_zero_file(source)
-    return zero_config(source, values, torch.device("cuda"))
+    is_there = importlib.util.find_spec("deepspeed") is not None
+    found = zero_config(source, values, torch.device("cuda")) if is_there else None
+    config = found or read_zero_file(source)
+    zero = config.setdefault("zero_optimization", {})
+    if zero.get("stage") == 3 and zero.get(PERSISTENCE) in (None, "auto"):
+        zero[PERSISTENCE] = largest_small(model)  # as settle_zero3 does it
+    return config
 
 
 def _steps(values: Mapping[str, Any], epoch: PlannedEpoch) -> int:

@@ -46,7 +46,7 @@ def settle_zero3(zero: dict[str, Any], model: nn.Module, *, world_size: int) -> 
         zero[PERSISTENCE] = sum(map(full_numel, model.parameters()))
         told.append("one rank, so nothing is cut up")
     elif zero.get(PERSISTENCE) in (None, "auto"):
-        zero[PERSISTENCE] = _largest_small(model)
+        zero[PERSISTENCE] = largest_small(model)
         told.append(f"parameters of up to {zero[PERSISTENCE]:,} elements are on every rank")
     if zero.get("memory_efficient_linear") is False:
         told.append("torch's own linear layers")
@@ -58,7 +58,7 @@ def _offloads_weights(zero: dict[str, Any]) -> bool:
     return target not in ("none", None)
 
 
-def _largest_small(model: nn.Module) -> int:
+def largest_small(model: nn.Module) -> int:
     """Elements of the largest parameter that is not worth cutting up: all of an adapter."""
     adapter = (full_numel(p) for name, p in model.named_parameters() if names.is_lora(f".{name}"))
     return max(DEEPSPEEDS_THRESHOLD, *adapter, 0)

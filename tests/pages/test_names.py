@@ -115,6 +115,13 @@ def train_options() -> set[str]:
     return verbs()["train"] | set(re.findall(r'"(--[\w-]+)"', code))
 
 
+def verbs_options(name: str) -> set[str]:
+    """Of a verb; ``plan`` takes those of ``train``, too."""
+    if name == "plan":
+        return train_options() | verbs()["plan"]
+    return train_options() if name == "train" else verbs()[name]
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_options_exist(page: str) -> None:
     known = set().union(*verbs().values(), *OF_OTHERS.values())
@@ -134,7 +141,7 @@ def programs_of(text: str) -> Iterator[tuple[set[str], str]]:
             name = max(
                 (" ".join(words[:n]) for n in (0, 1, 2) if " ".join(words[:n]) in verbs()), key=len
             )
-            yield (train_options() if name == "train" else verbs()[name]), found[1]
+            yield verbs_options(name), found[1]
         elif found := re.search(r"(?:shell/internvl1\.2/\S+|train/finetune\.py)(.*)", part):
             yield train_options(), found[1]
         elif found := re.search(r"\bevaluate\.sh(.*)", part):
@@ -292,7 +299,7 @@ def test_examples_of_the_help_have_their_verbs_options() -> None:
         assert examples, name
         for example in examples:
             assert example.startswith(f"internvl-chat {name}"), example
-            known = {plain(one) for one in (train_options() if name == "train" else verbs()[name])}
+            known = {plain(one) for one in verbs_options(name)}
             assert [one for one in OPTION.findall(example) if plain(one) not in known] == [], (
                 example
             )

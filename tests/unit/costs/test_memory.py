@@ -12,7 +12,14 @@ import torch
 
 from internvl_chat.costs.activations import LargestMicroBatch, count_activations
 from internvl_chat.costs.holdings import ParameterSize, parameter_sizes
-from internvl_chat.costs.memory import GIB, MemorySetting, estimate_memory, holdings_of
+from internvl_chat.costs.memory import (
+    GIB,
+    LOSS_CHUNK_BYTES,
+    MemorySetting,
+    estimate_memory,
+    holdings_of,
+)
+from internvl_chat.model import vocabulary_loss
 from internvl_chat.model.presets import load_preset
 from internvl_chat.train.attention import register_attention
 from internvl_chat.train.zero import read_zero_file
@@ -200,6 +207,10 @@ def test_recomputation_and_fewer_rows_take_less() -> None:
     half = replace(SETTING.batch, rows=2, num_tiles=2)
     assert again < kept / 2
     assert estimate_memory(model, replace(SETTING, batch=half)).activations < 0.6 * again
+
+
+def test_the_losss_scratch_is_the_models() -> None:
+    assert LOSS_CHUNK_BYTES == vocabulary_loss._CHUNK_BYTES_ACCELERATOR
 
 
 def test_parts_add_up() -> None:
