@@ -297,29 +297,24 @@ def planned(
     sample_tokens: int | None = None,
     notes: Sequence[str] = (),
 ) -> PlannedRun:
-    """Plan a run whose arguments are read; the others, and errors, are :func:`plan_run`'s."""
+    """Plan a run whose arguments are read.
+
+    Args:
+        read: of the run.
+        machine, mfu, sample_tokens: as of :func:`plan_run`.
+        notes: to begin with.
+
+    Raises:
+        UserError: files are wrong.
+    """
     values: Mapping[str, Any] = read.values
     source = source_config(read.model)
     sources = planned_sources(source)
     tokenizer = _tokenizer(source.tokenizer_path, read)
     num_tokens = 0 if tokenizer is None else len(tokenizer)
     model = _model(read, sources, num_tokens)
-    batch = BatchPlan.from_accumulation(
-        micro_batch_size=values["per_device_train_batch_size"],
-        world_size=machine.num_gpus,
-        accumulation_steps=values["gradient_accumulation_steps"],
-    )
-    order = order_config(
-        read.data,
-        grouped=values["train_sampling_strategy"] == "group_by_length",
-        drop_last=values["dataloader_drop_last"],
-    )
-    config = data_config(
-        read.data, num_image_token=model.num_image_token, meta_path=read.data.meta_path
-    )
-    stated = sample_tokens or model.num_image_token + STATED_TEXT_TOKENS
-    stated = min(stated, read.data.max_seq_length)
-    data = planned_data(config, tokenizer, held_out=held_out_config(read.data), stated=stated)
+    batch, order = _batches(read, machine)
+    data = _data(read, tokenizer, model.num_image_token, sample_tokens)
     flops = ModelFlops.of_model(model)
     epoch = planned_epoch(
         data,
@@ -330,8 +325,9 @@ def planned(
         num_image_token=model.num_image_token,
         tile_weight=_tile_weight(model),
     )
-    stated_one = _stated_largest(read, order, model.num_image_token)
-    largest = stated_one if data.is_stated else epoch.largest
+    largest = epoch.largest
+    if data.is_stated:
+        largest = _stated_largest(read, order, model.num_image_token)
     return PlannedRun(
         model=model,
         sources=sources,
@@ -351,6 +347,34 @@ def planned(
             *notes,
             *data.notes,
         ),
+    )
+
+
+def _batches(read: ReadArguments, machine: PlannedMachine) -> tuple[BatchPlan, OrderConfig]:
+    values = read.values
+    batch = BatchPlan.from_accumulation(
+        micro_batch_size=values["per_device_train_batch_size"],
+        world_size=machine.num_gpus,
+        accumulation_steps=values["gradient_accumulation_steps"],
+    )
+    order = order_config(
+        read.data,
+        grouped=values["train_sampling_strategy"] == "group_by_length",
+        drop_last=values["dataloader_drop_last"],
+    )
+    return batch, order
+
+
+def _data(
+    read: ReadArguments, tokenizer: Any | None, num_image_token: int, sample_tokens: int | None
+) -> PlannedData:
+    config = data_config(read.data, num_image_token=num_image_token, meta_path=read.data.meta_path)
+    stated = sample_tokens or num_image_token + STATED_TEXT_TOKENS
+    return planned_data(
+        config,
+        tokenizer,
+        held_out=held_out_config(read.data),
+        stated=min(stated, read.data.max_seq_length),
     )
 
 
