@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from internvl_chat.costs.measured import zero3_share
 from internvl_chat.costs.memory import MemoryEstimate, estimate_memory
 from internvl_chat.errors import ConfigError
-from internvl_chat.train.planning import PlannedRun, planned_anew
+from internvl_chat.train.planned_run import PlannedRun, planned_anew
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,7 +8,7 @@ from typing import Any, Final
 from internvl_chat.costs.holdings import parameter_sizes
 from internvl_chat.costs.memory import CONTEXT_GIB, GIB
 from internvl_chat.train.plan_advice import advice
-from internvl_chat.train.planning import PlannedRun
+from internvl_chat.train.planned_run import PlannedRun
 from internvl_chat.train.zero_choice import MARGIN
 
 WIDTH: Final = 80

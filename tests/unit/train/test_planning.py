@@ -17,7 +17,8 @@ from internvl_chat.machine.peaks import peaks_of
 from internvl_chat.train.plan_advice import advice
 from internvl_chat.train.plan_report import WIDTH, as_json, as_text
 from internvl_chat.train.planned_machine import planned_machine
-from internvl_chat.train.planning import PlannedRun, moment_bytes, plan_run
+from internvl_chat.train.planned_run import PlannedRun
+from internvl_chat.train.planning import moment_bytes, plan_run
 from tests.support.training import ROOT
 
 GUIDE = str(ROOT / "shell/data/internvl_1_2_finetune.json")

@@ -1,0 +1,272 @@
+"""What a planned run comes to, and what another setting of it would need."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from internvl_chat.checkpoint.sources import Sources
+from internvl_chat.config import OrderConfig
+from internvl_chat.costs.activations import LargestMicroBatch
+from internvl_chat.costs.disk import DiskNeed, disk_need
+from internvl_chat.costs.flops import ModelFlops
+from internvl_chat.costs.holdings import parameter_sizes
+from internvl_chat.costs.measured import MeasuredRun, Trained, nearest
+from internvl_chat.costs.memory import (
+    CONTEXT_GIB,
+    MemoryEstimate,
+    MemorySetting,
+    estimate_memory,
+)
+from internvl_chat.train.arguments import (
+    build_config,
+)
+from internvl_chat.train.batch_plan import BatchPlan
+from internvl_chat.train.parsing import ReadArguments
+from internvl_chat.train.planned_data import (
+    PlannedData,
+    PlannedEpoch,
+)
+from internvl_chat.train.planned_machine import PlannedMachine
+from internvl_chat.train.planned_model import model_on_meta
+from internvl_chat.train.preparation import frozen_dtype, weight_dtype
+from internvl_chat.train.zero import read_zero_file, stage_of, zero_config
+from internvl_chat.train.zero3 import PERSISTENCE, largest_small
+from internvl_chat.train.zero_choice import NO_ZERO, ZeroChoice, ZeroRoom, choose_zero
+
+if TYPE_CHECKING:
+    from internvl_chat.model.modeling_internvl_chat import InternVLChatModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedTime:
+    """How long the run trains."""
+
+    low: float
+    """Hours, at the higher efficiency."""
+    high: float
+    basis: str
+    """Where the efficiency is from."""
+
+    @property
+    def hours(self) -> float:
+        """The middle of both, in proportion."""
+        return math.sqrt(self.low * self.high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedRun:
+    """All that is worked out; ``variant`` asks what another setting would need."""
+
+    model: InternVLChatModel
+    sources: Sources
+    """What its configurations say, before the run decides anything."""
+    read: ReadArguments
+    machine: PlannedMachine
+    batch: BatchPlan
+    order: OrderConfig
+    setting: MemorySetting
+    data: PlannedData
+    epoch: PlannedEpoch
+    flops: ModelFlops
+    steps: int
+    num_tokens: int
+    """Rows that the tokenizer's ids need; 0 where nobody knows it."""
+    mfu: float | None
+    """Given by the user."""
+    notes: tuple[str, ...]
+
+    @cached_property
+    def memory(self) -> MemoryEstimate:
+        """Of each GPU, at the worst micro batch."""
+        return estimate_memory(self.model, self.setting)
+
+    @property
+    def room(self) -> ZeroRoom:
+        """Of each GPU, as ``--deepspeed auto`` reckons with it."""
+        return ZeroRoom(memory_gib=self.machine.memory_gib, beside_gib=CONTEXT_GIB)
+
+    def fits(self, memory: MemoryEstimate) -> bool:
+        """Whether it does, with something to spare."""
+        return memory.total <= self.room.usable_gib
+
+    @property
+    def stage(self) -> int:
+        """Of ZeRO."""
+        return stage_of(self.setting.deepspeed)
+
+    @property
+    def epochs(self) -> float:
+        """How often the run goes over its data."""
+        return self.steps / self.epoch.steps
+
+    @property
+    def trained(self) -> Trained:
+        """Whether adapters train, or weights themselves."""
+        return "lora" if self.read.model.use_llm_lora else "full"
+
+    def model_flops(self) -> float:
+        """Of the whole run, padding and recomputation left out."""
+        text = self.epoch.tokens - self.epoch.tiles * self.model.num_image_token
+        one = (
+            self.epoch.tokens * self.flops.per_token.total
+            + self.epoch.pairs * self.flops.per_pair.total
+            + max(text, 0) * self.flops.per_target.total
+            + self.epoch.tiles * self.flops.per_tile.total
+        )
+        return one * self.epochs
+
+    def time(self) -> PlannedTime | None:
+        """Hours of training; None where the GPU's peak is not known."""
+        peaks = self.machine.peaks
+        precision = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(self.setting.compute_dtype)
+        peak = peaks.flops(precision or "fp32") if peaks else None  # type: ignore[arg-type]
+        if peak is None:
+            return None
+        if self.mfu is not None:
+            low, high, basis = self.mfu, self.mfu, "--mfu"
+        else:
+            row = self.measurement()
+            low, high = row.low, row.high
+            basis = f"measured on {row.device}: {row.source}"
+        perfect = self.model_flops() / (peak * self.machine.num_gpus * 3600)
+        return PlannedTime(low=perfect / high, high=perfect / low, basis=basis)
+
+    def measurement(self) -> MeasuredRun:
+        """The measured efficiency whose setting is most like this one's."""
+        return nearest(
+            device=self.machine.gpu,
+            trained=self.trained,
+            packed=self.order.mode == "packed",
+            stage=self.stage,
+            recompute=self.setting.recompute,
+        )
+
+    def disk(self) -> DiskNeed:
+        """What the run writes."""
+        values, item = self.read.values, self.setting.compute_dtype.itemsize
+        deepspeed = self.setting.deepspeed is not None
+        return disk_need(
+            parameter_sizes(self.model),
+            saves_adapter=_saves_adapter(self.read),
+            deepspeed=deepspeed,
+            weight_bytes=item if deepspeed else 4,
+            final_bytes=2 if values["bf16"] else item if deepspeed else 4,
+            keeps_state=not values["save_only_model"],
+            num_saves=self._num_saves(),
+            limit=values["save_total_limit"],
+        )
+
+    def _num_saves(self) -> int:
+        values = self.read.values
+        every = float(values["save_steps"])
+        strategy = str(getattr(values["save_strategy"], "value", values["save_strategy"]))
+        if strategy == "no":
+            return 0
+        if strategy == "epoch":
+            return math.ceil(self.epochs)
+        interval = max(1, math.ceil(every * self.steps) if every < 1 else int(every))
+        return max(math.ceil(self.steps / interval), 1)
+
+    def varied(self, **changes: Any) -> MemoryEstimate:
+        """What another setting would need; arguments are those of :class:`MemorySetting`."""
+        return estimate_memory(self.model, replace(self.setting, **changes))
+
+    def under(self, zero: str | None) -> PlannedRun:
+        """The same run under another DeepSpeed file, by name; None for a run without DeepSpeed."""
+        read = replace(self.read, values={**self.read.values, "deepspeed": zero})
+        settings = deepspeed_settings(read.values, self.model)
+        return replace(self, read=read, setting=replace(self.setting, deepspeed=settings))
+
+    def chosen(self, room: ZeroRoom, *, former: str | None = None) -> ZeroChoice:
+        """What ``--deepspeed auto`` comes to.
+
+        Args:
+            room: of each GPU.
+            former: as in :func:`choose_zero`.
+
+        Raises:
+            ConfigError: a stage is needed, and DeepSpeed is not installed.
+        """
+
+        def total(name: str) -> float:
+            return self.under(None if name == NO_ZERO else name).memory.total
+
+        return choose_zero(total, room, former=former)
+
+    def largest(self, micro_batch_size: int, *, pack: int | None = None) -> LargestMicroBatch:
+        """The worst micro batch of so many samples or packs, by proportion to this run's."""
+        batch = self.setting.batch
+        factor = micro_batch_size / self.batch.micro_batch_size
+        if self.order.mode != "packed":
+            rows, tokens = micro_batch_size, batch.row_tokens
+        else:
+            limit = self.order.max_packed_tokens or batch.row_tokens
+            factor *= (pack or limit) / limit
+            rows, tokens = 1, max(int(batch.row_tokens * factor), 1)
+        return LargestMicroBatch(
+            rows=rows,
+            row_tokens=tokens,
+            num_tiles=math.ceil(batch.num_tiles * factor),
+            num_supervised=max(int(batch.num_supervised * factor), 1),
+        )
+
+
+def planned_anew(run: PlannedRun, changes: Mapping[str, Any]) -> PlannedRun:
+    """The same run with other arguments about the model.
+
+    Args:
+        run: as it is.
+        changes: fields of ``ModelArguments``.
+
+    Raises:
+        ConfigError: they do not fit the model.
+    """
+    model_arguments = replace(run.read.model, **changes)
+    read = replace(run.read, model=model_arguments, values={**run.read.values, **changes})
+    model = planned_model_of(read, run.sources, run.num_tokens)
+    return replace(run, read=read, model=model, flops=ModelFlops.of_model(model))
+
+
+def planned_model_of(read: ReadArguments, sources: Sources, num_tokens: int) -> InternVLChatModel:
+    values: Any = SimpleNamespace(**{**read.values, "deepspeed": None})
+    build = build_config(
+        read.model,
+        read.data,
+        dtype=weight_dtype(values),
+        frozen_dtype=frozen_dtype(values),
+        attn_implementation=None,
+        seed=values.seed,
+    )
+    return model_on_meta(build, sources, num_tokens=num_tokens)
+
+
+def deepspeed_settings(
+    values: Mapping[str, Any], model: InternVLChatModel
+) -> Mapping[str, Any] | None:
+    """The run's DeepSpeed file as the trainer makes it, also where DeepSpeed is not installed."""
+    source = values["deepspeed"]
+    if not source:
+        return None
+    is_there = importlib.util.find_spec("deepspeed") is not None
+    found = zero_config(source, values, torch.device("cuda")) if is_there else None
+    config = found or read_zero_file(source)
+    zero = config.setdefault("zero_optimization", {})
+    if zero.get("stage") == 3 and zero.get(PERSISTENCE) in (None, "auto"):
+        zero[PERSISTENCE] = largest_small(model)  # as settle_zero3 does it
+    return config
+
+
+def _saves_adapter(read: ReadArguments) -> bool:
+    """Whether checkpoints hold the adapter alone."""
+    model = read.model
+    has_lora = model.use_llm_lora or model.use_backbone_lora
+    whole_parts = model.freeze_llm and model.freeze_backbone and model.freeze_mlp
+    return bool(model.model_name_or_path and has_lora and whole_parts)
