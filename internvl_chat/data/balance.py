@@ -81,7 +81,7 @@ def even_steps(
     made[whole:] = whole + descending(lengths[whole:]) if whole < count else 0
     if not whole:
         return made
-    first = largest(memory_weight(lengths[:whole], tiles[:whole]), size)
+    first = _heaviest(memory_weight(lengths[:whole], tiles[:whole]), tiles[:whole], size)
     body = np.delete(np.arange(whole, dtype=dtype), first)
     made[:size] = first
     for begin in range(0, len(body), window_steps * size):
@@ -91,6 +91,16 @@ def even_steps(
     target = made[size:whole].reshape(-1, size)
     np.take(steps, rng.permutation(len(steps)), axis=0, out=target)
     return made
+
+
+def _heaviest(weights: np.ndarray, tiles: np.ndarray, size: int) -> np.ndarray:
+    """The places of a step that takes most memory, half of it with images if there are any."""
+    first = largest(weights, size)
+    shown = np.flatnonzero(tiles)
+    if size > 1 and len(shown) and not tiles[first].any():
+        shown = shown[largest(weights[shown], min(size // 2, len(shown)))]
+        first[1::2][: len(shown)] = shown
+    return first
 
 
 def largest(values: np.ndarray, count: int) -> np.ndarray:
@@ -127,26 +137,26 @@ def _bands(longest: Sequence[int], shortest: Sequence[int], alike: float) -> lis
 def _share_images(steps: np.ndarray, tiles: np.ndarray) -> None:
     """Let each step with images exchange equal parts, half of it if that will do, with the steps of
     text that are next to it in length."""
-    tiles_in = tiles[steps.ravel()].reshape(steps.shape).sum(axis=1)
-    texts, others = np.flatnonzero(tiles_in == 0).tolist(), np.flatnonzero(tiles_in).tolist()
+    shown = (tiles[steps.ravel()] > 0).reshape(steps.shape).sum(axis=1)
+    texts, others = np.flatnonzero(shown == 0).tolist(), np.flatnonzero(shown > 1).tolist()
     if not texts or not others:
         return
     parts = min(-(-len(texts) // len(others)) + 1, steps.shape[1])
-    given = dict.fromkeys(others, 0)
-    for text in texts if parts > 1 else ():
+    left = np.minimum(shown, parts) - 1  # parts with an image, which each step may give
+    for text in texts:
         if not others:
             return
         place = bisect_left(others, text)  # of the next longer and the next shorter, the nearer
         near = others[max(place - 1, 0) : place + 1]
         other = min(near, key=lambda number: abs(number - text))
-        if not given[other]:  # images in every part
+        if left[other] == min(shown[other], parts) - 1:  # the first: images in every part
             steps[other] = steps[other][descending(tiles[steps[other]])]
-        given[other] += 1
-        part = slice(given[other], None, parts)
+        part = slice(left[other], None, parts)
         kept = steps[text, part].copy()
         steps[text, part] = steps[other, part]
         steps[other, part] = kept
-        if given[other] == parts - 1:
+        left[other] -= 1
+        if not left[other]:
             others.remove(other)
 
 

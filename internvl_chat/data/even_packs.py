@@ -25,16 +25,17 @@ from internvl_chat.data.packing import (
 )
 from internvl_chat.data.per_sample import Values
 
-LEAST_SAMPLES_A_PACK = 5
+LEAST_SAMPLES_A_PACK = 4.5
 """Below this on average the samples are too coarse to be exchanged, and best fit leaves less."""
 LEAST_PACKS = 16
 """Of a window."""
 MOST_CAPACITY = 1 << 19
 """Tokens of a pack, so that an exchange is judged in 32 bits."""
 
-_SLACK = 1 / 340  # of a pack, that stays free on average: what the exchanges do not even out
+_SLACKS = (1 / 340, 1 / 150)  # of a pack: what stays free, if that will do, and if it will not
 _DEALS_A_ROUND = 4  # parts of the packs that take a sample at a time
-_EXCHANGES = 4
+_EXCHANGES = 6
+_ENOUGH = 1 / 200  # of the packs are overfull at most: no further exchange
 _EXCHANGED = 7  # samples of a pack, the shortest, that may be exchanged
 _PAIRS_AT_ONCE = 8192  # their numbers stay in the processor's cache
 _TILE_WEIGHT = 1 / 16  # of the tokens that come with a tile, in judging an exchange
@@ -60,29 +61,31 @@ def pack_evenly(order: np.ndarray, lengths: Values, tiles: Values, limits: Limit
         (packs,) int32 samples of each pack, in the order that ``order`` now has.
     """
     windows = range(-(-len(order) // PACK_WINDOW_SAMPLES))
-    wanted: dict[int, int] = {}
-    for number in windows:
-        part = window_of(number, order)
-        tokens = int(lengths[part].sum(dtype=np.int64))
-        num_packs = _num_packs(tokens, int(tiles[part].sum(dtype=np.int64)), len(part), limits)
-        if num_packs is not None:
-            wanted[number] = num_packs
     sizes: dict[int, np.ndarray] = {}
-    for group in _groups(list(wanted), len(order)):
-        counts = np.array([wanted[number] for number in group])
-        sizes |= _deal_group(order, group, lengths, tiles, limits, counts)
+    for slack in _SLACKS:
+        wanted: dict[int, int] = {}
+        for number in windows:
+            part = window_of(number, order)
+            if number not in sizes:
+                num_packs = _num_packs(lengths[part], tiles[part], limits, slack)
+                wanted |= {} if num_packs is None else {number: num_packs}
+        for group in _groups(list(wanted), len(order)):
+            counts = np.array([wanted[number] for number in group])
+            sizes |= _deal_group(order, group, lengths, tiles, limits, counts)
     left = [number for number in windows if number not in sizes]
     sizes |= fit_windows(order, left, lengths, tiles, limits)
     return np.concatenate([sizes[number] for number in windows])
 
 
-def _num_packs(tokens: int, tiles: int, samples: int, limits: Limits) -> int | None:
+def _num_packs(lengths: np.ndarray, tiles: np.ndarray, limits: Limits, slack: float) -> int | None:
     """How many packs a window is dealt into; None where best fit serves it better."""
-    capacity = limits.tokens
-    wanted = -(-tokens // max(1, capacity - max(1, round(capacity * _SLACK))))
-    if not LEAST_PACKS <= wanted <= samples // LEAST_SAMPLES_A_PACK or capacity >= MOST_CAPACITY:
+    capacity, tokens = limits.tokens, int(lengths.sum(dtype=np.int64))
+    wanted = -(-tokens // max(1, capacity - max(1, round(capacity * slack))))
+    most = len(lengths) / LEAST_SAMPLES_A_PACK
+    if not LEAST_PACKS <= wanted <= most or capacity >= MOST_CAPACITY:
         return None
-    if limits.tiles is not None and tiles > limits.tiles * wanted * _TILES_FREELY:
+    shown = int(tiles.sum(dtype=np.int64))
+    if limits.tiles is not None and shown > limits.tiles * wanted * _TILES_FREELY:
         return None  # tiles are the scarcer kind: the packs would be over that limit
     return wanted
 
@@ -110,7 +113,7 @@ def _deal_group(
         row[:] = row[descending(lengths[row])]
     held = lengths[samples.ravel()].reshape(samples.shape)
     shown = tiles[samples.ravel()].reshape(samples.shape)
-    pack_of = deal_evenly(held, shown, num_packs)
+    pack_of = deal_evenly(held, shown, num_packs, limits.tokens)
     found = {}
     for row, number in enumerate(group):
         settled = _within_limits(pack_of[row], held[row], shown[row], limits, int(num_packs[row]))
@@ -147,13 +150,16 @@ def _within_limits(
     return pack_of
 
 
-def deal_evenly(lengths: np.ndarray, tiles: np.ndarray, num_packs: np.ndarray) -> np.ndarray:
+def deal_evenly(
+    lengths: np.ndarray, tiles: np.ndarray, num_packs: np.ndarray, capacity: int
+) -> np.ndarray:
     """Put the samples of each window into a given number of packs of about the same content.
 
     Args:
         lengths: (g, n) tokens, longest first in each window.
         tiles: (g, n) image tiles.
         num_packs: (g,) packs of each window, at least two.
+        capacity: tokens that a pack should hold at most.
 
     Returns:
         (g, n) int32 number of each sample's pack in its window. A few may hold too much.
@@ -162,6 +168,8 @@ def deal_evenly(lengths: np.ndarray, tiles: np.ndarray, num_packs: np.ndarray) -
     packs.deal()
     for _ in range(_EXCHANGES):
         packs.exchange()
+        if ((packs.tokens_in > capacity).sum(axis=1) <= num_packs * _ENOUGH).all():
+            break
     return packs.pack_of
 
 

@@ -227,9 +227,18 @@ def test_no_step_is_text_only_where_images_can_be_shared(mode: OrderMode, text_t
 def test_a_step_with_a_few_images_shares_them() -> None:
     lengths, tiles = np.full(64, 50, dtype=np.int32), np.zeros(64, dtype=np.int32)
     lengths[:16] = 4000 - np.arange(16)
-    tiles[16:19] = 1  # the eight longest are the first step
+    tiles[0] = 1  # of the first step, which is chosen by memory
+    tiles[16:19] = 1
     made = even_steps(lengths, tiles, np.random.default_rng(0), global_batch_size=8, window_steps=8)
-    assert (tiles[made].reshape(8, 8).sum(axis=1) > 0).sum() == 3
+    assert (tiles[made].reshape(8, 8).sum(axis=1) > 0).sum() == 1 + 3
+
+
+def test_the_first_step_has_images_if_there_are_any() -> None:
+    lengths = np.array([900] * 8 + [100] * 8, dtype=np.int32)
+    tiles = np.array([0] * 8 + [1] * 8, dtype=np.int32)
+    made = even_steps(lengths, tiles, np.random.default_rng(0), global_batch_size=4, window_steps=8)
+    assert tiles[made[:4]].tolist() == [0, 1, 0, 1]
+    assert lengths[made[:4]].max() == 900
 
 
 # -- data of one kind, and little of it -----------------------------------------------------------

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from transformers import get_scheduler
 
 from internvl_chat.checkpoint.manifest import atomic_directory
-from internvl_chat.config import DecodeConfig
+from internvl_chat.config import ORDER_RULE, DecodeConfig
 from internvl_chat.errors import CheckpointError
 from internvl_chat.train.checkpoints import (
     OPTIMIZER,
@@ -45,6 +45,8 @@ from internvl_chat.train.resuming import (
     checkpoint_problems,
     newest_valid,
     require_same_form,
+    require_same_order,
+    tell,
 )
 
 PLACE = {"global_step": 2, "epoch": 0, "step": 2, "global_batch_size": 4, "num_samples": 9}
@@ -202,6 +204,39 @@ def test_the_form_of_the_optimizers_files(
 
 
 # ---- arguments.json -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("place", "rule"), [({}, 1), ({"order_rule": 1}, 1), ({"order_rule": ORDER_RULE}, ORDER_RULE)]
+)
+def test_a_run_goes_on_under_the_order_that_it_began_with(
+    place: dict[str, int], rule: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    start = RunStart(
+        record={"global_batch_size": 4, "arguments": {}},
+        earlier=Earlier(),
+        checkpoint=tmp_path,
+        position={**PLACE, **place},
+    )
+    assert start.order_rule == rule
+    require_same_order(start, 9)
+    with caplog.at_level("INFO"):
+        tell(start, "go on", 5, str(tmp_path))
+    warned = [r.getMessage() for r in caplog.records if "no sample comes twice" in r.getMessage()]
+    assert len(warned) == (rule != ORDER_RULE)
+    anew = RunStart(record={}, earlier=Earlier(), checkpoint=None, position={})
+    assert anew.order_rule == ORDER_RULE
+
+
+def test_an_order_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    start = RunStart(
+        record={"global_batch_size": 4},
+        earlier=Earlier(),
+        checkpoint=tmp_path,
+        position={**PLACE, "order_rule": ORDER_RULE + 1},
+    )
+    with pytest.raises(CheckpointError, match=f"rule {ORDER_RULE + 1} of the data's order"):
+        require_same_order(start, 9)
 
 
 def told(**arguments: Any) -> dict[str, Any]:
