@@ -52,7 +52,7 @@ class ZeroChoice:
 
 def is_auto(source: object) -> bool:
     """Whether ``--deepspeed`` leaves the choice; a file of that name goes first, as ever."""
-    return source == AUTO and not Path(AUTO).is_file()
+    return isinstance(source, str) and source.lower() == AUTO and not Path(source).is_file()
 
 
 def choose_zero(

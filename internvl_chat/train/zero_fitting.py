@@ -25,7 +25,7 @@ from internvl_chat.train.planning import planned
 from internvl_chat.train.record import load_record
 from internvl_chat.train.resuming import checkpoint_problems
 from internvl_chat.train.zero import read_zero_file, stage_of
-from internvl_chat.train.zero_choice import AUTO, ZeroChoice, ZeroRoom, former_zero
+from internvl_chat.train.zero_choice import ZeroChoice, ZeroRoom, former_zero, is_auto
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ def tell_of_lower_stage(args: RunArguments, state: DistributedState, model: Any)
     config = args.train.deepspeed if isinstance(args.train.deepspeed, dict) else None
     room = room_of(state, os.environ)
     line = lower_stage(model, config, room, world_size=state.world_size)
-    if line is not None and state.is_main and args.given.get("deepspeed") != AUTO:
+    if line is not None and state.is_main and not is_auto(args.given.get("deepspeed")):
         logger.info("%s", line)
 
 

@@ -95,6 +95,7 @@ def test_what_a_run_was_under(config: Any, name: str) -> None:
 def test_a_file_of_that_name_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert is_auto("auto")
+    assert is_auto("AUTO")  # as with the names of files
     assert not is_auto("zero2")
     assert not is_auto(None)
     assert not is_auto({"zero_optimization": {}})
