@@ -148,22 +148,24 @@ def _schedule(
     return [
         f"epoch: {plan.num_steps:,} steps, {plan.num_samples():,} samples, {tokens:,} tokens, "
         f"{padding:,} padding samples in the last step",
-        _balance(expected_imbalance(plan, sampler.cut)),
+        balance_line(expected_imbalance(plan, sampler.cut), num_ranks=sampler.world_size),
         f"run: {steps:,} steps in {epochs:,} epochs" + (f", {step:,} of them done" if step else ""),
     ]
 
 
-def _balance(expected: Imbalance) -> str:
-    """How evenly the ranks will be busy."""
+def balance_line(expected: Imbalance, *, num_ranks: int) -> str:
+    """How evenly the ranks will be busy; one has none to wait for."""
     filled = (
         f"padding {expected.padding:.1%}"
         if expected.filled is None
         else f"packs {expected.filled:.1%} full"
     )
-    return (
-        f"balance of the first {expected.steps:,} steps: {filled}, slowest rank over mean "
-        f"{expected.vision:.2f} in the vision tower and {expected.text:.2f} in the language model"
+    ratios = (
+        f", slowest rank over mean {expected.vision:.2f} in the vision tower and "
+        f"{expected.text:.2f} in the language model"
     )
+    steps = f"{expected.steps:,} steps" if expected.steps > 1 else "step"
+    return f"balance of the first {steps}: {filled}{ratios if num_ranks > 1 else ''}"
 
 
 def _device_name(device: torch.device) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from internvl_chat.data.imbalance import Imbalance
 from internvl_chat.data.sampler import EpochPlan, StepBatchSampler, plan_epoch
 from internvl_chat.train.order import ResumableOrder, RunLength
+from internvl_chat.train.reports import balance_line
 
 
 def sampler(plan: object = None, **options: int) -> StepBatchSampler:
@@ -65,3 +67,13 @@ def test_looking_ahead_leaves_the_sampler_where_it_was() -> None:
     own.set_epoch(1, 2)
     RunLength(own, constant=False).total(num_epochs=3, max_steps=-1)
     assert (own.epoch, own.start_step) == (1, 2)
+
+
+def test_a_run_says_how_even_its_ranks_will_be() -> None:
+    padded = Imbalance(steps=64, padding=0.0046, filled=None, vision=1.02, text=1.013)
+    assert balance_line(padded, num_ranks=64) == (
+        "balance of the first 64 steps: padding 0.5%, slowest rank over mean 1.02 in the vision "
+        "tower and 1.01 in the language model"
+    )
+    packed = Imbalance(steps=1, padding=0, filled=0.9964, vision=1, text=1)
+    assert balance_line(packed, num_ranks=1) == "balance of the first step: packs 99.6% full"
