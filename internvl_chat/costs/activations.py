@@ -88,7 +88,23 @@ def count_activations(
             again = block.saved if recompute else 0
             working = max(working, again + 2 * block.largest)
         kept += counts.rest
+    if recompute and autocasts:
+        working = max(working, _cast_weights(model, dtype))
     return Activations(kept=kept, working=working)
+
+
+def _cast_weights(model: nn.Module, dtype: torch.dtype) -> int:
+    """Bytes of the copies that autocast keeps of trained weights until the forward pass has ended.
+
+    Without recomputation the backward pass needs them, so that they are counted with it.
+    """
+    cast = 0
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            weight = module.weight
+            if weight.requires_grad and weight.dtype != dtype:
+                cast += weight.numel() * dtype.itemsize
+    return cast
 
 
 # ---- towers -------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Final
 
 from internvl_chat.costs.holdings import ADAM_BYTES, MASTER_BYTES, ParameterSize
 
-_SMALL_FILES: Final = 4 * 2**20
+_SMALL_FILES: Final = 2**20
 """Tokenizer, code and settings beside the weights of every checkpoint."""
 
 
@@ -18,15 +18,18 @@ class DiskNeed:
 
     checkpoint: int
     """One ``checkpoint-N``."""
-    num_checkpoints: int
-    """At the fullest moment: a new one is complete before the oldest goes."""
+    num_kept: int
+    """That stay."""
+    num_at_once: int
+    """While one is saved: it is complete before the oldest goes."""
     final: int
-    """The finished model, or adapter, at OUTPUT_DIR's root."""
+    """The finished model, or adapter, at OUTPUT_DIR's root, which is written last."""
 
     @property
     def total(self) -> int:
-        """At the fullest moment, the end of the run."""
-        return self.checkpoint * self.num_checkpoints + self.final
+        """At the fullest moment."""
+        at_the_end = self.checkpoint * self.num_kept + self.final
+        return max(self.checkpoint * self.num_at_once, at_the_end)
 
 
 def disk_need(
@@ -34,7 +37,7 @@ def disk_need(
     *,
     saves_adapter: bool,
     deepspeed: bool,
-    weight_bytes: int,
+    weight_bytes: int | None,
     final_bytes: int,
     keeps_state: bool,
     num_saves: int,
@@ -46,19 +49,24 @@ def disk_need(
         sizes: of the model.
         saves_adapter: whether a checkpoint holds what trains alone.
         deepspeed: whether it writes the state, masters included.
-        weight_bytes: of a weight as it trains.
+        weight_bytes: of a weight as it trains; None for what each is held in.
         final_bytes: of a weight of the finished model.
         keeps_state: whether checkpoints can be continued.
         num_saves: checkpoints that the run writes in all.
         limit: how many stay; None keeps all.
     """
-    trained = sum(size.numel for size in sizes if size.is_trained)
-    saved = trained if saves_adapter else sum(size.numel for size in sizes)
+    trained = [size for size in sizes if size.is_trained]
+    saved = trained if saves_adapter else sizes
+    count = sum(size.numel for size in trained)
+
+    def held(some: Sequence[ParameterSize]) -> int:
+        return int(sum(size.numel * (weight_bytes or size.held_bytes) for size in some))
+
     # DeepSpeed adds the trained weights as it has them, without it they are written once more.
-    state = trained * (weight_bytes + ADAM_BYTES + (MASTER_BYTES if deepspeed else 0))
-    kept = num_saves if limit is None else min(num_saves, limit + 1)
+    state = held(trained) + count * (ADAM_BYTES + (MASTER_BYTES if deepspeed else 0))
     return DiskNeed(
-        checkpoint=saved * weight_bytes + (state if keeps_state else 0) + _SMALL_FILES,
-        num_checkpoints=kept,
-        final=saved * final_bytes + _SMALL_FILES,
+        checkpoint=held(saved) + (state if keeps_state else 0) + _SMALL_FILES,
+        num_kept=num_saves if limit is None else min(num_saves, limit),
+        num_at_once=num_saves if limit is None else min(num_saves, limit + 1),
+        final=sum(size.numel for size in saved) * final_bytes + _SMALL_FILES,
     )

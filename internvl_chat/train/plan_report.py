@@ -153,9 +153,10 @@ def _hours(hours: float) -> str:
 
 def _disk(run: PlannedRun) -> list[str]:
     disk = run.disk()
+    many = "checkpoints" if disk.num_at_once > 1 else "checkpoint"
     text = (
-        f"{_size(disk.total)}: {disk.num_checkpoints} checkpoints of {_size(disk.checkpoint)} at "
-        f"most, and the result of {_size(disk.final)}"
+        f"{_size(disk.total)}: at most {disk.num_at_once} {many} of {_size(disk.checkpoint)} at "
+        f"once, of which {disk.num_kept} stay; at the end the result of {_size(disk.final)}"
     )
     return [*_row("disk", text), ""]
 

@@ -8,6 +8,7 @@ order is then the run's own.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -25,7 +26,6 @@ from internvl_chat.data.lengths import FilelessCounter, sampled_lengths
 from internvl_chat.data.meta import DatasetSpec, read_meta
 from internvl_chat.data.mixture import apportion, open_annotation
 from internvl_chat.data.sampler import plan_epoch
-from internvl_chat.data.storage import exists
 from internvl_chat.errors import ConfigError, DatasetError
 from internvl_chat.train.batch_plan import BatchPlan
 
@@ -119,7 +119,7 @@ def _dataset(
     held_out: HeldOutConfig | None,
     stated: int,
 ) -> _DatasetSamples:
-    there = exists(spec.annotation)
+    there = os.path.isfile(spec.annotation)
     file = open_annotation(spec) if there else None
     records = _promised(spec) if file is None else len(file)
     tokens, tiles, missing = np.array([stated]), np.array([1]), ""

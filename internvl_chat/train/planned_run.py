@@ -157,7 +157,7 @@ class PlannedRun:
             parameter_sizes(self.model),
             saves_adapter=_saves_adapter(self.read),
             deepspeed=deepspeed,
-            weight_bytes=item if deepspeed else 4,
+            weight_bytes=item if deepspeed else None,
             final_bytes=2 if values["bf16"] else item if deepspeed else 4,
             keeps_state=not values["save_only_model"],
             num_saves=self._num_saves(),

@@ -26,6 +26,7 @@ from internvl_chat.costs.memory import (
 )
 from internvl_chat.errors import ConfigError
 from internvl_chat.train.arguments import (
+    DataArguments,
     data_config,
     held_out_config,
     order_config,
@@ -202,9 +203,16 @@ def _stated_largest(
         packed=packed,
         micro_batch_size=read.values["per_device_train_batch_size"],
         tokens=(order.max_packed_tokens or most) if packed else most,
-        tiles=read.data.max_dynamic_patch if read.data.dynamic_image_size else 1,
+        tiles=_most_tiles(read.data),
         num_image_token=num_image_token,
     )
+
+
+def _most_tiles(data: DataArguments) -> int:
+    """Of an image."""
+    if not data.dynamic_image_size:
+        return 1
+    return data.max_dynamic_patch + (data.use_thumbnail and data.max_dynamic_patch > 1)
 
 
 def _setting(

@@ -83,7 +83,7 @@ def test_the_recipe_for_64_gpus(recipe: PlannedRun) -> None:
     assert parts["optimizer"] == pytest.approx(12 * share, rel=1e-3)
     assert parts["total"] == pytest.approx(sum(parts.values()) - parts["total"], abs=0.01)
     # Four checkpoints while the oldest of three goes: 16 bytes a weight and the model's 2.
-    expected = 4 * 16 * 40.07e9 + 2 * 40.07e9
+    expected = 4 * 16 * 40.07e9
     assert report["disk_gib"] * 2**30 == pytest.approx(expected, rel=0.01)
 
 
@@ -97,6 +97,17 @@ def test_the_guides_eighteen_hours(recipe: PlannedRun) -> None:
     # 6 FLOPs a parameter and token, ViT's tokens in their number; attention comes on top.
     least = 6 * 1_267_819 * (512 * 34.0e9 + 1025 * 5.9e9)
     assert time.low * 0.20 * peak == pytest.approx(least, rel=0.1)
+
+
+def test_disk_of_a_small_run() -> None:
+    """As a run of the tiny model left it: fp32 where it trains, bf16 where it is frozen."""
+    run = planned(1, "24", model_name_or_path=TINY, use_llm_lora=0, save_steps=2, bf16=True)
+    disk = run.disk()
+    assert disk.checkpoint == pytest.approx(17_716_152 + 13_289_754 + 26_585_675, rel=0.03)
+    assert (disk.num_kept, disk.num_at_once) == (1, 2)
+    assert disk.total == 2 * disk.checkpoint
+    never = planned(1, "24", save_strategy="no").disk()
+    assert never.total == never.final
 
 
 def test_keys_of_the_report(recipe: PlannedRun) -> None:
