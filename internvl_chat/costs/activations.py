@@ -23,6 +23,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from internvl_chat.errors import CheckpointError
+
 if TYPE_CHECKING:
     from internvl_chat.model.modeling_internvl_chat import InternVLChatModel
 
@@ -71,6 +73,9 @@ def count_activations(
         writes_scores: whether attention is written out (``eager``).
         dtype: the model computes in.
         autocasts: whether its weights are fp32 masters, cast where they are used.
+
+    Raises:
+        CheckpointError: the language model cannot be run without values.
     """
     AttentionInterface.register(COUNTED_KERNEL, _attention_without_scores)
     AttentionMaskInterface.register(COUNTED_KERNEL, _no_mask)
@@ -133,7 +138,7 @@ def _vision_tower(model: InternVLChatModel, tiles: int, writes_scores: bool) -> 
     used = list(tower.encoder.layers)[: select if select >= 0 else total + 1 + select]
 
     def build(layers: list[nn.Module]) -> nn.Module:
-        encoder = _with_layers(tower.encoder, layers)
+        encoder = _replaced(tower.encoder, "layers", nn.ModuleList(layers))
         made = _ImageFeatures(_replaced(tower, "encoder", encoder), model.mlp1, model.config)
         return _own_copy(made, "eager" if writes_scores else COUNTED_KERNEL)
 
@@ -154,8 +159,10 @@ def _language_model(
     width = model.config.get_text_config().hidden_size
     kernel = "eager" if writes_scores else COUNTED_KERNEL
 
+    name, blocks = _stack(decoder)
+
     def build(layers: list[nn.Module]) -> nn.Module:
-        return _own_copy(_with_layers(decoder, layers), kernel)
+        return _own_copy(_replaced(decoder, name, nn.ModuleList(layers)), kernel)
 
     def inputs(dtype: torch.dtype) -> dict[str, Any]:
         if probe.autocasts:  # embeddings are no product, and come as they are held
@@ -167,7 +174,7 @@ def _language_model(
             "return_dict": True,
         }
 
-    return _Tower(list(decoder.layers), build, inputs)
+    return _Tower(blocks, build, inputs)
 
 
 class _ImageFeatures(nn.Module):
@@ -190,6 +197,17 @@ class _ImageFeatures(nn.Module):
         return self.projector(shuffled.flatten(1, 2))
 
 
+def _stack(decoder: nn.Module) -> tuple[str, list[nn.Module]]:
+    """A decoder's blocks and what it calls them: ``layers``, or ``h`` of GPT-2."""
+    lists = {
+        name: list(child)
+        for name, child in decoder.named_children()
+        if isinstance(child, nn.ModuleList)
+    }
+    name = max(lists, key=lambda key: len(lists[key]))
+    return name, lists[name]
+
+
 def _unwrapped(module: Any) -> Any:
     return module.get_base_model() if hasattr(module, "get_base_model") else module
 
@@ -199,10 +217,6 @@ def _replaced(module: nn.Module, name: str, child: nn.Module) -> nn.Module:
     made = copy.copy(module)
     made._modules = {**module._modules, name: child}
     return made
-
-
-def _with_layers(stack: nn.Module, layers: list[nn.Module]) -> nn.Module:
-    return _replaced(stack, "layers", nn.ModuleList(layers))
 
 
 def _own_copy(module: nn.Module, kernel: str) -> nn.Module:
@@ -269,8 +283,15 @@ class _Probe:
                     saved.alive.append(tensor)
                 return tensor
 
-            with _seeing(pack), self._precision():
-                outputs = functional_call(module, state, (), inputs(self.dtype))
+            try:
+                with _seeing(pack), self._precision():
+                    outputs = functional_call(module, state, (), inputs(self.dtype))
+            except RuntimeError as err:  # torch's own of them: shapes that depend on values
+                raise CheckpointError(
+                    f"{type(module).__name__} cannot be run without values, which planning its "
+                    f"memory takes ({type(err).__name__}: {err})",
+                    fix="Try it on a GPU; --deepspeed takes a stage by name in place of auto.",
+                ) from err
             saved.alive.append(outputs)
         return saved
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from internvl_chat.costs.activations import LargestMicroBatch, count_activations
+from internvl_chat.costs.activations import LargestMicroBatch, _Probe, count_activations
 from internvl_chat.costs.holdings import ParameterSize, parameter_sizes
 from internvl_chat.costs.memory import (
     GIB,
@@ -19,7 +20,9 @@ from internvl_chat.costs.memory import (
     estimate_memory,
     holdings_of,
 )
+from internvl_chat.errors import CheckpointError
 from internvl_chat.model import vocabulary_loss
+from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
 from internvl_chat.model.presets import load_preset
 from internvl_chat.train.attention import register_attention
 from internvl_chat.train.zero import read_zero_file
@@ -104,6 +107,39 @@ def test_what_is_saved_for_the_backward_pass(shape: str, kernel: str, trains: st
     model = meta_model("tiny", device="cpu", **given)
     assert counted[False] == pytest.approx(_saved(model, batch, kernel, False), rel=0.15)
     assert counted[True] == pytest.approx(_saved(model, batch, kernel, True), rel=0.15)
+
+
+def test_another_language_model() -> None:
+    """Nothing about Llama is taken for granted: Gemma 2 has more norms, and caps its scores."""
+    given = {"vocab_size": 960, "head_dim": 32, "num_key_value_heads": 4, "num_hidden_layers": 2}
+    given |= {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 8}
+    llm = CONFIG_MAPPING["gemma2"](**given, eos_token_id=1, bos_token_id=1)
+    vision = load_preset("tiny-vit").to_dict()
+    config = InternVLChatConfig(vision_config=vision, llm_config=llm.to_dict())
+    batch = LargestMicroBatch(rows=2, row_tokens=100, num_tiles=2, num_supervised=8)
+    found = count_activations(
+        meta_model(config),
+        batch,
+        recompute=False,
+        writes_scores=True,
+        dtype=torch.float32,
+        autocasts=False,
+    )
+    real = _saved(meta_model(config, device="cpu"), batch, "eager", False)
+    assert found.kept == pytest.approx(real, rel=0.15)
+
+
+class _AsksForValues(torch.nn.Module):
+    """Takes as many rows as there are numbers above zero."""
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return rows[rows.nonzero()[:, 0]]
+
+
+def test_a_model_that_wants_values_is_refused_with_a_sentence() -> None:
+    probe = _Probe(dtype=torch.float32, autocasts=False)
+    with pytest.raises(CheckpointError, match="_AsksForValues cannot be run without values"):
+        probe.run(_AsksForValues(), lambda dtype: {"rows": torch.empty(2, 2, dtype=dtype)})
 
 
 def _saved(model: Any, batch: LargestMicroBatch, kernel: str, recompute: bool) -> int:
