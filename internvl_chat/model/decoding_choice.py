@@ -59,6 +59,10 @@ _NO_SETTINGS = (
 which is not told them in a step of ours."""
 
 
+_RECORDING = 1 << 28
+"""Bytes that the recording of a step may take: work space of cuBLAS, and what a step computes."""
+
+
 def why_not(model: nn.Module, *, on_cpu: bool) -> str | None:
     """Why a language model cannot be decoded so, whatever is asked; None if it can be.
 
@@ -185,7 +189,7 @@ def has_memory_for(model: Any, rows: int, tokens: int, held: int) -> bool:
     free, _ = torch.cuda.mem_get_info(device)
     free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     wanted = round_rows(rows) * round_places(tokens + 1) * bytes_of_token(model)
-    return 2 * wanted - held < free
+    return 2 * wanted - held + _RECORDING < free
 
 
 def bytes_of_token(model: Any) -> int:

@@ -14,6 +14,7 @@ This file travels inside checkpoints, so it imports nothing of its package but i
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 from collections import OrderedDict
@@ -72,6 +73,9 @@ class Recorder(Protocol):
         """Record a step without running it; what is returned runs it, into one and the same
         tensor."""
 
+    def forget(self) -> None:
+        """All that was recorded is gone."""
+
 
 class CudaRecorder:
     """Records CUDA graphs, which share their memory: one at a time runs."""
@@ -93,18 +97,32 @@ class CudaRecorder:
     def record(self, step: Callable[[], Tensor]) -> Callable[[], Tensor]:
         """See :class:`Recorder`."""
         graph = torch.cuda.CUDAGraph()
+        current = torch.cuda.current_stream(self._device)
         # Other threads of a server go on with what they do on the GPU.
         recording = torch.cuda.graph(
             graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
         )
-        with torch.cuda.device(self._device), recording:
-            result = step()
+        collects = gc.isenabled()
+        gc.disable()  # what it frees, a graph for one, may not be freed during a recording
+        try:
+            with torch.cuda.device(self._device), recording:
+                result = step()
+        except RuntimeError:
+            torch.cuda.set_stream(current)  # where ending the recording is what failed
+            raise
+        finally:
+            if collects:
+                gc.enable()
 
         def replay() -> Tensor:
             graph.replay()
             return result
 
         return replay
+
+    def forget(self) -> None:
+        """See :class:`Recorder`; memory whose last graph is gone takes no other."""
+        self._pool = torch.cuda.graph_pool_handle()
 
 
 def recorder_of(device: torch.device) -> Recorder | None:
@@ -127,6 +145,8 @@ class StaticDecoder:
         self._recorder_of = recorder_of
         self._lock = threading.Lock()
         self._recorder: Recorder | None = None
+        self._device: torch.device | None = None
+        self._is_paused = False  # for this answer: there was no memory to record with
         self._store = KeyValueStore()
         self._recorded: OrderedDict[tuple[int, int], Callable[[], Tensor] | None] = OrderedDict()
         self._stamp: int | None = None
@@ -167,10 +187,15 @@ class StaticDecoder:
 
     def release(self) -> None:
         """Give back all memory; the rows are lost."""
-        self._recorded.clear()
+        self._forget()
         self._store.release()
         self._cut, self._lengths, self._slots, self._heads = (0, 0), [], [], []
-        self._stamp, self._recorder = None, None
+        self._stamp = None
+
+    def _forget(self) -> None:
+        self._recorded.clear()
+        if self._recorder is not None:
+            self._recorder.forget()
 
     # ------------------------------------------------------------------ rows
 
@@ -187,6 +212,7 @@ class StaticDecoder:
             pads: of each row, how many of the T are padding, on the left.
         """
         self._lengths, self._slots, self._cut = [], [], (0, 0)
+        self._is_paused = False
         stamp = weights_stamp(model)
         if self._stamp is not None and stamp != self._stamp:
             self.release()
@@ -225,7 +251,7 @@ class StaticDecoder:
         """Where in the cut rows of such lengths go; makes a larger cut if they do not fit."""
         if not self._lengths and self._is_too_large(lengths):
             self._store.release()
-            self._recorded.clear()
+            self._forget()
             self._heads = []
         if not self._heads:
             self._prepare(like)
@@ -248,7 +274,8 @@ class StaticDecoder:
     def _prepare(self, like: Tensor) -> None:
         """For the first prompt, or the first after :meth:`release`."""
         device = like.device
-        self._recorder = self._recorder_of(device)
+        if self._recorder is None or device != self._device:
+            self._recorder, self._device = self._recorder_of(device), device
         used = has_used_attention(like.dtype, device, like.shape[-1])
         self._kernel = USED if used else MASKED
         self._tokens = torch.zeros(MAX_ROWS, dtype=torch.long, device=device)
@@ -279,7 +306,7 @@ class StaticDecoder:
     def _make_room(self, number: int, like: Tensor | None = None) -> None:
         heads, width = self._heads[number]
         if self._store.ensure(number, self._cut[0] * self._cut[1] * heads * width, like):
-            self._recorded.clear()  # they read at the former address
+            self._forget()  # they read at the former address
 
     def _put(self, number: int, slots: list[int], rows: Tensor) -> None:
         """Rows (B, T, G, d) into their slots."""
@@ -336,7 +363,7 @@ class StaticDecoder:
 
     def _run_or_replay(self, model: nn.Module) -> Tensor:
         key = self._cut
-        if self._recorder is None:
+        if self._recorder is None or self._is_paused:
             return self._run(model)
         if key not in self._recorded:
             while len(self._recorded) >= _MAX_RECORDED:
@@ -360,6 +387,10 @@ class StaticDecoder:
         try:
             with CAPTURE_LOCK, attention_of_steps(model, self._kernel):
                 replay = self._recorder.record(lambda: self._run_step(model))
+        except torch.OutOfMemoryError as err:
+            logger.warning("no memory to record steps with: %s", err)
+            self._is_paused = True
+            return None
         except RuntimeError as err:  # CUDA's: something in the model waits for the GPU
             logger.warning("steps are not recorded, and run as before: %s", err)
             self._recorder = None

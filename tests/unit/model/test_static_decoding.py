@@ -40,7 +40,10 @@ class FakeGraphs:
 
     def __init__(self, problem: str = "") -> None:
         self.problem = problem
-        self.num_warm, self.num_replayed = 0, 0
+        self.num_warm, self.num_replayed, self.num_forgotten = 0, 0, 0
+
+    def forget(self) -> None:
+        self.num_forgotten += 1
 
     def warm_up(self, step: Callable[[], Tensor]) -> Tensor:
         self.num_warm += 1
@@ -258,6 +261,7 @@ def test_rows_move_when_their_places_are_full(monkeypatch: pytest.MonkeyPatch) -
     # 18 to 57 tokens: 20, 24, 28, 32, 40, 48, 56, 64 places; the memory grew with the first
     # answer, so that what was recorded before the last growth was of former addresses.
     assert (graphs.num_warm, decoder.num_recorded) == (15, 15)
+    assert graphs.num_forgotten > 0
     assert decoder.lengths == [18 + 39, 17 + 39, 16 + 39]
 
 
@@ -344,6 +348,27 @@ def test_a_step_that_cannot_be_recorded_runs_as_before(caplog: pytest.LogCapture
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "not permitted when stream is capturing" in caplog.text
     assert decoder.num_recorded == 0
+
+
+def test_without_memory_to_record_with_the_next_answer_tries_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = make_model()
+    graphs = FakeGraphs()
+    decoder = with_graphs(model, graphs)
+    batch = prompts(model)
+    settings = {**GREEDY, "eos_token_id": 279}
+    record = graphs.record
+
+    def full(step: Any) -> Any:
+        monkeypatch.setattr(graphs, "record", record)
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(graphs, "record", full)
+    first = model.generate(**batch, **settings)
+    assert (decoder.num_recorded, "no memory to record steps with" in caplog.text) == (0, True)
+    assert torch.equal(model.generate(**batch, **settings), first)
+    assert decoder.num_recorded == 1
 
 
 def test_in_inference_mode_and_out_of_it() -> None:
