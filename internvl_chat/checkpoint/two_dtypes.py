@@ -45,11 +45,11 @@ def build_in_two_dtypes(
     for name, target in parameters_and_buffers(model).items():
         fill(model, name, target, tensors.pop(name), dtype=dtype, frozen_dtype=frozen_dtype)
     tie_as_configured(model)
-    _leave_casting_to_autocast(model)
+    leave_casting_to_autocast(model)
     return model
 
 
-def _leave_casting_to_autocast(model: nn.Module) -> None:
+def leave_casting_to_autocast(model: nn.Module) -> None:
     """Keep adapters from making fp32 of their input, of which autocast makes bf16 again.
 
     PEFT's own switch (``peft.helpers.disable_input_dtype_casting``). DoRA, which takes norms of

@@ -27,7 +27,7 @@ from internvl_chat.checkpoint.sources import (
     refuse_quantised,
     vision_config_of,
 )
-from internvl_chat.checkpoint.two_dtypes import round_frozen
+from internvl_chat.checkpoint.two_dtypes import leave_casting_to_autocast, round_frozen
 from internvl_chat.config import BuildConfig, SourceConfig
 from internvl_chat.files import write_json
 from internvl_chat.model.adapter import is_adapter
@@ -111,6 +111,8 @@ def model_on_meta(build: BuildConfig, found: Sources, *, num_tokens: int) -> Int
     model.adapter_modules = tuple(dict.fromkeys(stored))
     apply_freezing_and_lora(model, build.trainable)
     round_frozen(model, build.frozen_dtype)
+    if build.frozen_dtype != build.dtype and not build.load_in_4bit:
+        leave_casting_to_autocast(model)
     return model
 
 

@@ -34,6 +34,7 @@ from internvl_chat.train.arguments import (
 )
 from internvl_chat.train.assumed import Surroundings
 from internvl_chat.train.batch_plan import BatchPlan
+from internvl_chat.train.compilation import row_multiple
 from internvl_chat.train.parsing import ReadArguments, read_arguments
 from internvl_chat.train.planned_data import (
     PlannedData,
@@ -151,7 +152,7 @@ def planned(
         machine=machine,
         batch=batch,
         order=order,
-        setting=_setting(read, machine, largest, model),
+        setting=_setting(read, machine, _rounded_up(largest, read), model),
         data=data,
         epoch=epoch,
         flops=flops,
@@ -206,6 +207,12 @@ def _stated_largest(
         tiles=_most_tiles(read.data),
         num_image_token=num_image_token,
     )
+
+
+def _rounded_up(batch: LargestMicroBatch, read: ReadArguments) -> LargestMicroBatch:
+    """With rows as long as the run makes them."""
+    multiple = row_multiple(read.data, SimpleNamespace(**read.values))  # type: ignore[arg-type]
+    return replace(batch, row_tokens=math.ceil(batch.row_tokens / multiple) * multiple)
 
 
 def _most_tiles(data: DataArguments) -> int:

@@ -171,6 +171,11 @@ def test_records_are_counted_where_they_can_be() -> None:
     assert run.epoch.tokens == run.data.tokens.sum()
 
 
+def test_rows_are_as_long_as_the_run_makes_them() -> None:
+    options = {"model_name_or_path": TINY, "meta_path": SAMPLES, "pad_to_multiple_of": 128}
+    assert planned(1, "24", **options).setting.batch.row_tokens == 256
+
+
 def test_packs_are_joined_in_one_row() -> None:
     options = {"model_name_or_path": TINY, "meta_path": SAMPLES, "max_seq_length": 512}
     run = planned(1, "24", use_packed_ds=True, max_packed_tokens=512, **options)
