@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -83,9 +84,9 @@ class Measurement:
             print(left_out(skipped, self.options.budget), file=sys.stderr)
 
     def _start(self, names: Sequence[str]) -> None:
-        """Start the processes of these rows, unless they are: they wait for their turn."""
+        """Start the processes of these rows, which wait for their turn."""
         for name in names:
-            if name not in self.begun:
+            if name not in self.begun and self.left() > 0:
                 self.begun.add(name)
                 self.waiting[name] = start_trainer(
                     ROWS[name],
@@ -258,4 +259,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    # Told to end (by `timeout`, say), it ends its children, which would keep the GPU's memory.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     sys.exit(main())

@@ -10,8 +10,9 @@ from typing import Literal
 from .sizes import ModelSize
 
 PlainAttention = Literal["varlen", "segments"]
-MANY_STEPS = 1_000_000
-"""Of a trainer that is stopped when enough steps were timed: its end saves, which is no step."""
+MANY_STEPS = 1_000
+"""Of a trainer that is stopped when enough steps were timed: its end saves, which is no step. Not
+more: packed epochs differ in their steps, and are planned up to the last before the first."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from .constants import IGNORE_INDEX
 
 _CHUNK_BYTES = {"cpu": 128 * 2**20}
 _CHUNK_BYTES_ACCELERATOR = 512 * 2**20
+_MM_OVERLOADS = torch.ops.aten.mm.overloads()  # of torch 2.8 and newer: into another dtype
 
 
 def _rows_per_chunk(vocabulary_size: int, device: torch.device, bytes_per_logit: int = 4) -> int:
@@ -37,7 +38,7 @@ def _logits_into(scratch: Tensor, inputs: Tensor, head: Tensor) -> None:
     device's library can."""
     if scratch.dtype == inputs.dtype:
         torch.mm(inputs, head.t(), out=scratch)
-    elif inputs.is_cuda and torch.version.hip is None:
+    elif inputs.is_cuda and torch.version.hip is None and "dtype_out" in _MM_OVERLOADS:
         torch.mm(inputs, head.t(), out_dtype=scratch.dtype, out=scratch)
     else:
         scratch.copy_(torch.mm(inputs, head.t()))

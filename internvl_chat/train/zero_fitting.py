@@ -110,7 +110,7 @@ def lower_stage(
             has_lora = any(names.is_lora(f".{path}") for path, _ in model.named_parameters())
             trains: Trained = "lora" if has_lora else "full"
             share = zero3_share(trains)
-            much = "" if share is None else f" (ZeRO-3 measured at {share} of its speed)"
+            much = "" if share is None else f" (measured: {share})"
             return (
                 f"--deepspeed {name} is faster than ZeRO-3{much}, and its weights, gradients and "
                 f"optimizer are {gib:.3g} of {room.memory_gib:.3g} GiB here: {name} if the "

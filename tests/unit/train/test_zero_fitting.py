@@ -172,7 +172,8 @@ def test_zero3_where_it_is_not_needed() -> None:
     ample = ZeroRoom(memory_gib=80, beside_gib=0.75)
     line = lower_stage(model, zero3, ample, world_size=2)
     assert line is not None
-    assert line.startswith("--deepspeed zero1 is faster than ZeRO-3, and its weights, gradients")
+    assert line.startswith("--deepspeed zero1 is faster than ZeRO-3 (measured: 0.")
+    assert ", and its weights, gradients" in line
     assert lower_stage(model, {"zero_optimization": {"stage": 2}}, ample, world_size=2) is None
     assert lower_stage(model, None, ample, world_size=2) is None
     tight = ZeroRoom(memory_gib=1e-4, beside_gib=0)
