@@ -13,6 +13,7 @@ import pytest
 
 from internvl_chat.costs.holdings import parameter_sizes
 from internvl_chat.costs.memory import holdings_of
+from internvl_chat.model.modeling_internvl_chat import InternVLChatModel
 from internvl_chat.train.planned_machine import planned_machine
 from internvl_chat.train.planning import plan_run
 from internvl_chat.train.zero import read_zero_file
@@ -22,12 +23,13 @@ pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 TINY = ROOT / "pretrained/internvl-chat-tiny"
 WORKER = str(ROOT / "tests/distributed/memory_worker.py")
+KEPT_WHOLE = 1000
 ZERO_3 = json.loads((ROOT / "shell/deepspeed/zero_stage3_config.json").read_text())
 CUT_SMALL = {
     **ZERO_3,
     "zero_optimization": {
         **ZERO_3["zero_optimization"],
-        "stage3_param_persistence_threshold": 1000,
+        "stage3_param_persistence_threshold": KEPT_WHOLE,
     },
 }
 """ZeRO-3 that keeps next to nothing whole; others keep all of a tiny model."""
@@ -66,6 +68,14 @@ def cases(root: Path) -> dict[str, list[str]]:
     return made
 
 
+def left_gathered(model: InternVLChatModel) -> int:
+    """Blocks of a frozen tower: no backward pass comes by to release them, only the limit of live
+    parameters, which a plan counts as gathered."""
+    tower: Any = model.vision_model
+    parameters = (parameter.numel() for parameter in tower.encoder.layers.parameters())
+    return sum(2 * numel for numel in parameters if numel > KEPT_WHOLE)
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_what_ranks_hold_before_a_step(world_size: int, tmp_path: Path) -> None:
     """Weights, gradients, the optimizer and what stays of the buffers, within 1 %."""
@@ -96,6 +106,8 @@ def test_what_ranks_hold_before_a_step(world_size: int, tmp_path: Path) -> None:
             buckets, buffers = buffers, 0  # let go of, too: counted when they are made
         if planned.setting.deepspeed is None:
             buffers = 0  # DDP's buckets are no tensors of Python
+        if name == "lora zero3 cut" and world_size > 1:
+            buffers += left_gathered(planned.model)
         expected = held.weights + gradients + held.optimizer + buffers
         assert results[name]["held"] == pytest.approx(expected, rel=0.01), name
         assert results[name]["buckets"] == pytest.approx(buckets, rel=0.01), name
