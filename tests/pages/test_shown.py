@@ -109,7 +109,8 @@ def test_tables_of_options_have_their_defaults(verb: str) -> None:
     for names, shown in re.findall(r"^\| (`--[^|]*) \| ([^|]*) \|", page_text(page), re.MULTILINE):
         values = [value.strip("` ") for value in shown.split(",")]
         for name, value in zip(re.findall(r"`(--[\w-]+)`", names), values, strict=False):
-            if defaults[name] is not None:
+            # A pair of flags, of which the page has the one that is off, has one default.
+            if defaults[name] is not None and not name.startswith("--no-"):
                 assert value == str(defaults[name]), f"{page}: {name}"
                 compared += 1
     assert compared >= {"serve": 8, "demo": 2}[verb]
