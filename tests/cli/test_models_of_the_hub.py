@@ -75,6 +75,7 @@ TAKES_NONE = {
     "merge-lora --check",
     "extract part",
     "status --quick",
+    "plan --mfu",
     "eval run --auto",
     "eval run --judge",
     "eval run --load-in-4bit",
