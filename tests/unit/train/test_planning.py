@@ -244,6 +244,21 @@ def test_a_meta_that_promises_nothing(tmp_path: Path) -> None:
         ("NVIDIA H200", "NVIDIA H200"),
         ("80", "80 GiB"),
         ("40 GB", "40 GiB"),
+        ("81559MiB", "79.6475 GiB"),
+        ("RTX4090", "NVIDIA GeForce RTX 4090"),
+        ("4090", "NVIDIA GeForce RTX 4090"),
+        ("RTX 4090 24GB", "NVIDIA GeForce RTX 4090"),
+        ("L40S 48GB", "NVIDIA L40S"),
+        ("T4 16 GB", "Tesla T4"),
+        ("A100 80GB", "NVIDIA A100-SXM4-80GB"),
+        ("a100_80g", "NVIDIA A100-SXM4-80GB"),
+        ("A100-40G", "NVIDIA A100-SXM4-40GB"),
+        ("A100-PCIE-80GB", "NVIDIA A100 80GB PCIe"),
+        ("H100-SXM5-80GB", "NVIDIA H100 80GB HBM3"),
+        ("H100PCIe", "NVIDIA H100 PCIe"),
+        ("H200 141GB", "NVIDIA H200"),
+        ("V100 32GB", "Tesla V100-SXM2-32GB"),
+        ("V100 16 GB", "Tesla V100-SXM2-16GB"),
     ],
 )
 def test_names_of_gpus(said: str, name: str) -> None:
@@ -252,7 +267,16 @@ def test_names_of_gpus(said: str, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("said", "problem"),
-    [("RTX", "is one of several"), ("nosuch", "no GPU"), ("0", "want memory > 0"), ("", "no GPU")],
+    [
+        ("RTX", "is one of several"),
+        ("A100 PCIe", "is one of several"),
+        ("nosuch", "no GPU"),
+        ("", "no GPU"),
+        ("A100 48GB", "no GPU"),
+        ("H100 80GB HBM3 MIG 1g.10gb", "no GPU"),
+        ("0", "want memory > 0"),
+        ("3060", "up to 1024 GiB, or a GPU's name"),  # no card of 3060 GiB that all would fit
+    ],
 )
 def test_gpus_that_nobody_knows(said: str, problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
