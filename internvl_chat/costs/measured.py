@@ -131,20 +131,22 @@ def nearest(
     """The measurement whose setting is most like a run's.
 
     What trains weighs most, then packing, whether weights are gathered (ZeRO-3), recomputation, and
-    the device last: utilisation varies less between GPUs than between settings.
+    the device last: utilisation varies less between GPUs than between settings. Of equals, that of
+    the same stage.
 
     Args:
         device, trained, packed, stage, recompute: of the run.
         rows: to choose from.
     """
 
-    def likeness(row: MeasuredRun) -> int:
+    def likeness(row: MeasuredRun) -> float:
         return (
             16 * (row.trained == trained)
             + 8 * (row.packed == packed)
             + 4 * ((row.stage == 3) == (stage == 3))
             + 2 * (row.recompute == recompute)
             + (row.device == device)
+            + 0.5 * (row.stage == stage)
         )
 
     return max(rows, key=likeness)
