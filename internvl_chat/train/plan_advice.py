@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from internvl_chat.costs.measured import zero3_share
 from internvl_chat.costs.memory import MemoryEstimate, estimate_memory
 from internvl_chat.errors import ConfigError
+from internvl_chat.train.batch_plan import BatchPlan
 from internvl_chat.train.planned_run import PlannedRun, planned_anew
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 MOST_GPUS: Final = 1024
 _WORTH_PACKING: Final = 0.05
@@ -49,7 +47,7 @@ def _changes(run: PlannedRun) -> Iterator[_Change]:
     yield from _more_gpus(run)
     yield from _lora(run)
     yield from _offload(run)
-    yield "recomputation, one sample at a time and ZeRO-3 together", _smallest(run)
+    yield _smallest(run)
 
 
 def _told(run: PlannedRun, change: str, memory: MemoryEstimate) -> str:
@@ -99,15 +97,34 @@ def _higher_stages(run: PlannedRun) -> Iterator[_Change]:
 
 
 def _more_gpus(run: PlannedRun) -> Iterator[_Change]:
-    """Twice as many GPUs, until it fits; nothing where that changes nothing."""
-    if run.stage == 0:
+    """Twice as many GPUs, with the same samples on each, until it fits; under ZeRO-3 where less of
+    ZeRO leaves each of them too much."""
+    if run.read.model.load_in_4bit:
         return
+    found = _enough_gpus(run) if run.stage else None
+    if found:
+        yield f"{found[0]} GPUs", found[1]
+    elif run.stage < 3:
+        found = _enough_gpus(run.under("zero3"))
+        if found and found[0] > run.machine.num_gpus:
+            yield f"{found[0]} GPUs and --deepspeed zero3", found[1]
+
+
+def _enough_gpus(run: PlannedRun) -> tuple[int, MemoryEstimate] | None:
+    """So many times two as it takes, and what each then needs; None where none are enough."""
+    micro, accumulation = run.batch.micro_batch_size, run.batch.accumulation_steps
     number, memory = run.machine.num_gpus, run.memory
     while not run.fits(memory) and number < MOST_GPUS:
         number *= 2
-        memory = run.varied(world_size=number)
-    if run.fits(memory):
-        yield f"{number} GPUs", memory
+        batch = BatchPlan.from_accumulation(
+            micro_batch_size=micro, world_size=number, accumulation_steps=accumulation
+        )
+        try:
+            largest = run.largest_of(batch, run.order)
+        except ConfigError:
+            return None  # too few samples for so many
+        memory = run.varied(world_size=number, batch=largest)
+    return (number, memory) if run.fits(memory) else None
 
 
 def _lora(run: PlannedRun) -> Iterator[_Change]:
@@ -122,30 +139,47 @@ def _lora(run: PlannedRun) -> Iterator[_Change]:
         "unfreeze_lm_head": False,
     }
     try:
-        memory = planned_anew(run, changes).memory
+        adapted = planned_anew(run, changes)
     except ConfigError:
         return  # its settings allow no adapter
-    yield f"LoRA (--use_llm_lora {_RANK}, the rest frozen)", memory
+    change = f"LoRA (--use_llm_lora {_RANK}, the rest frozen)"
+    if not run.fits(adapted.memory) and run.stage < 3:
+        cut = adapted.under("zero3")
+        if run.fits(cut.memory):
+            yield f"{change} and --deepspeed zero3", cut.memory
+            return
+    yield change, adapted.memory
 
 
 def _offload(run: PlannedRun) -> Iterator[_Change]:
-    name = "zero3_offload" if run.stage == 3 else "zero2_offload"
-    if run.read.model.load_in_4bit or _offloads(run.setting.deepspeed):
+    """ZeRO-2's if that fits, as it copies less; else ZeRO-3's, which leaves least."""
+    if run.read.model.load_in_4bit:
         return
-    yield f"--deepspeed {name} (slower)", run.under(name).memory
+    first = 3 if run.stage == 3 else 2
+    if _offloads(run.setting.deepspeed):
+        first = run.stage + 1
+    names = [f"zero{stage}_offload" for stage in range(first, 4)]
+    found: list[_Change] = [
+        (f"--deepspeed {name} (slower)", run.under(name).memory) for name in names
+    ]
+    yield from next(([one] for one in found if run.fits(one[1])), found[-1:])
 
 
 def _offloads(config: Mapping[str, Any] | None) -> bool:
     zero = (config or {}).get("zero_optimization") or {}
-    return (zero.get("offload_optimizer") or {}).get("device", "none") not in ("none", None)
+    parts = [zero.get(part) or {} for part in ("offload_optimizer", "offload_param")]
+    return any(part.get("device", "none") not in ("none", None) for part in parts)
 
 
-def _smallest(run: PlannedRun) -> MemoryEstimate:
+def _smallest(run: PlannedRun) -> _Change:
     """Recomputation, ZeRO-3, one sample at a time."""
-    pack = run.read.data.max_seq_length if run.order.mode == "packed" else None
-    cut = run if run.stage == 3 else run.under("zero3")
+    pack = run.read.data.max_seq_length if run.order.packed else None
+    in_four_bits = run.read.model.load_in_4bit  # which ZeRO-3 does not cut up
+    cut = run if run.stage == 3 or in_four_bits else run.under("zero3")
     setting = replace(cut.setting, recompute=True, batch=run.largest(1, pack=pack))
-    return estimate_memory(run.model, setting)
+    words = ["recomputation", "one sample at a time"]
+    words = [" and ".join(words)] if in_four_bits else [", ".join(words), "ZeRO-3"]
+    return f"{' and '.join(words)} together", estimate_memory(run.model, setting)
 
 
 # ---- it fits ------------------------------------------------------------------------------------
@@ -155,12 +189,32 @@ def _faster(run: PlannedRun) -> Iterator[str]:
     """What would be faster and fits, too."""
     yield from _without_recomputation(run)
     yield from _lower_stages(run)
-    is_padded = not run.data.is_stated and run.epoch.imbalance.padding >= _WORTH_PACKING
-    if run.order.mode != "packed" and is_padded:
-        yield (
-            f"--use_packed_ds True: {run.epoch.imbalance.padding:.0%} of the positions that are "
-            "computed now are padding"
-        )
+    yield from _packing(run)
+
+
+def _packing(run: PlannedRun) -> Iterator[str]:
+    padding, data = run.epoch.imbalance.padding, run.read.data
+    if run.order.packed or run.data.is_stated or padding < _WORTH_PACKING:
+        return
+    limit = max(data.max_packed_tokens, data.max_seq_length)  # a long sample must fit a pack
+    order = replace(run.order, mode="packed", max_packed_tokens=limit)
+    for size in dict.fromkeys((run.batch.micro_batch_size, 1)):
+        batch = replace(run.batch, micro_batch_size=size)
+        try:
+            memory = run.varied(batch=run.largest_of(batch, order))
+        except ConfigError:
+            return  # too few packs
+        if run.fits(memory):
+            words = ["--use_packed_ds True"]
+            if limit > data.max_packed_tokens:
+                words.append(f"--max_packed_tokens {limit}")
+            if size < run.batch.micro_batch_size:
+                words.append(f"--per_device_train_batch_size {size}")
+            yield (
+                f"{' '.join(words)} fits, too ({memory.total:.1f} GiB): {padding:.0%} of the "
+                "positions that are computed now are padding"
+            )
+            return
 
 
 def _without_recomputation(run: PlannedRun) -> Iterator[str]:
@@ -181,15 +235,21 @@ def _executed(run: PlannedRun, *, recompute: bool) -> float:
 
 
 def _lower_stages(run: PlannedRun) -> Iterator[str]:
-    """The lowest ZeRO stage that fits: less is gathered and waited for."""
-    if run.stage < 2:
-        return
-    names: Sequence[str] = ("zero1", "zero2")[: run.stage - 1]
-    for name in names:
-        memory = run.under(name).memory
+    """The lowest ZeRO stage that fits: less is gathered and waited for, and nothing copied."""
+    offloads = _offloads(run.setting.deepspeed)
+    last = run.stage if offloads else run.stage - 1
+    for stage in range(1, last + 1):
+        memory = run.under(f"zero{stage}").memory
         if run.fits(memory):
-            what = "weights are not gathered" if run.stage == 3 else "gradients meet once a step"
-            share = zero3_share(run.trained) if run.stage == 3 else None
-            much = f", ZeRO-3 was measured at {share} of its speed" if share else ""
-            yield f"--deepspeed {name} fits, too ({memory.total:.1f} GiB): {what}{much}"
+            whats = ["nothing is copied to the host's memory"] if offloads else []
+            if run.stage == 3 and stage < 3:
+                whats.append("weights are not gathered")
+            elif not offloads:
+                whats.append("gradients meet once a step")
+            share = zero3_share(run.trained) if run.stage == 3 and not offloads else None
+            much = f", ZeRO-3 was measured at {share}" if share else ""
+            yield (
+                f"--deepspeed zero{stage} fits, too ({memory.total:.1f} GiB): "
+                f"{', '.join(whats)}{much}"
+            )
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import SimpleNamespace
@@ -79,6 +79,8 @@ class PlannedRun:
     steps: int
     num_tokens: int
     """Rows that the tokenizer's ids need; 0 where nobody knows it."""
+    largest_of: Callable[[BatchPlan, OrderConfig], LargestMicroBatch]
+    """The worst micro batch of the same data cut or ordered otherwise."""
     mfu: float | None
     """Given by the user."""
     notes: tuple[str, ...]
@@ -127,7 +129,8 @@ class PlannedRun:
         """Hours of training; None where the GPU's peak is not known."""
         peaks = self.machine.peaks
         precision = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(self.setting.compute_dtype)
-        peak = peaks.flops(precision or "fp32") if peaks else None  # type: ignore[arg-type]
+        exact = "tf32" if self.read.values["tf32"] else "fp32"
+        peak = peaks.flops(precision or exact) if peaks else None  # type: ignore[arg-type]
         if peak is None:
             return None
         if self.mfu is not None:
@@ -202,21 +205,15 @@ class PlannedRun:
         return choose_zero(total, room, former=former)
 
     def largest(self, micro_batch_size: int, *, pack: int | None = None) -> LargestMicroBatch:
-        """The worst micro batch of so many samples or packs, by proportion to this run's."""
-        batch = self.setting.batch
-        factor = micro_batch_size / self.batch.micro_batch_size
-        if self.order.mode != "packed":
-            rows, tokens = micro_batch_size, batch.row_tokens
-        else:
-            limit = self.order.max_packed_tokens or batch.row_tokens
-            factor *= (pack or limit) / limit
-            rows, tokens = 1, max(int(batch.row_tokens * factor), 1)
-        return LargestMicroBatch(
-            rows=rows,
-            row_tokens=tokens,
-            num_tiles=math.ceil(batch.num_tiles * factor),
-            num_supervised=max(int(batch.num_supervised * factor), 1),
-        )
+        """The worst micro batch of so many samples or packs, with the same samples a step.
+
+        Args:
+            micro_batch_size: divides what a rank has of a step.
+            pack: longest one in tokens; None as it is.
+        """
+        batch = replace(self.batch, micro_batch_size=micro_batch_size)
+        order = self.order if pack is None else replace(self.order, max_packed_tokens=pack)
+        return self.largest_of(batch, order)
 
 
 def planned_anew(run: PlannedRun, changes: Mapping[str, Any]) -> PlannedRun:

@@ -7,8 +7,9 @@ read; the arguments are checked as ``train`` checks them.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,7 @@ from internvl_chat.train.planned_machine import PlannedMachine
 from internvl_chat.train.planned_model import planned_places, planned_sources
 from internvl_chat.train.planned_run import PlannedRun, deepspeed_settings, planned_model_of
 from internvl_chat.train.preparation import data_seed
+from internvl_chat.train.zero_choice import AUTO_IN_FOUR_BITS
 
 if TYPE_CHECKING:
     from internvl_chat.model.modeling_internvl_chat import InternVLChatModel
@@ -89,6 +91,8 @@ def plan_run(
         run = planned(read, machine, mfu, sample_tokens, places.notes)
     if not read.leaves_zero:
         return run
+    if read.model.load_in_4bit:
+        return replace(run, notes=(*run.notes, AUTO_IN_FOUR_BITS))
     choice = run.chosen(run.room)
     return replace(run.under(choice.source), notes=(*run.notes, choice.told))
 
@@ -100,10 +104,10 @@ def _require_planned(read: ReadArguments, machine: PlannedMachine) -> None:
         ConfigError: the GPU does not compute in the precision.
     """
     peaks = machine.peaks
-    for precision in ("bf16", "fp16"):
+    for precision, fix in (("bf16", "Use --fp16."), ("tf32", "Drop it.")):
         if read.values[precision] and peaks is not None and precision not in peaks.teraflops:
             raise ConfigError(
-                f"{machine.gpu} does not compute in it", where=f"--{precision}", fix="Use --fp16."
+                f"{machine.gpu} does not compute in it", where=f"--{precision}", fix=fix
             )
 
 
@@ -133,18 +137,14 @@ def planned(
     batch, order = _batches(read, machine)
     data = _data(read, tokenizer, model.num_image_token, sample_tokens)
     flops = ModelFlops.of_model(model)
-    epoch = planned_epoch(
-        data,
-        order,
-        batch,
-        flops.work(read.model.grad_checkpoint),
-        seed=data_seed(SimpleNamespace(**values)),  # type: ignore[arg-type]
-        num_image_token=model.num_image_token,
-        tile_weight=_tile_weight(model),
-    )
-    largest = epoch.largest
-    if data.is_stated:
-        largest = _stated_largest(read, order, model.num_image_token)
+    epoch_of = _epochs(read, data, model, flops)
+
+    def largest_of(batch: BatchPlan, order: OrderConfig) -> LargestMicroBatch:
+        if data.is_stated:
+            return _rounded_up(_stated_largest(read, batch, order, model.num_image_token), read)
+        return _rounded_up(epoch_of(batch, order).largest, read)
+
+    epoch = epoch_of(batch, order)
     return PlannedRun(
         model=model,
         sources=sources,
@@ -152,9 +152,10 @@ def planned(
         machine=machine,
         batch=batch,
         order=order,
-        setting=_setting(read, machine, _rounded_up(largest, read), model),
+        setting=_setting(read, machine, largest_of(batch, order), model),
         data=data,
         epoch=epoch,
+        largest_of=largest_of,
         flops=flops,
         steps=_steps(values, epoch),
         num_tokens=num_tokens,
@@ -165,6 +166,28 @@ def planned(
             *data.notes,
         ),
     )
+
+
+def _epochs(
+    read: ReadArguments, data: PlannedData, model: InternVLChatModel, flops: ModelFlops
+) -> Callable[[BatchPlan, OrderConfig], PlannedEpoch]:
+    """The first epoch by how it is cut and ordered."""
+    work, tile_weight = flops.work(read.model.grad_checkpoint), _tile_weight(model)
+    seed = data_seed(SimpleNamespace(**read.values))  # type: ignore[arg-type]
+
+    @cache
+    def epoch_of(batch: BatchPlan, order: OrderConfig) -> PlannedEpoch:
+        return planned_epoch(
+            data,
+            order,
+            batch,
+            work,
+            seed=seed,
+            num_image_token=model.num_image_token,
+            tile_weight=tile_weight,
+        )
+
+    return epoch_of
 
 
 def _batches(read: ReadArguments, machine: PlannedMachine) -> tuple[BatchPlan, OrderConfig]:
@@ -196,13 +219,13 @@ def _data(
 
 
 def _stated_largest(
-    read: ReadArguments, order: OrderConfig, num_image_token: int
+    read: ReadArguments, batch: BatchPlan, order: OrderConfig, num_image_token: int
 ) -> LargestMicroBatch:
     packed = order.mode == "packed"
     most = read.data.max_seq_length
     return stated_largest(
         packed=packed,
-        micro_batch_size=read.values["per_device_train_batch_size"],
+        micro_batch_size=batch.micro_batch_size,
         tokens=(order.max_packed_tokens or most) if packed else most,
         tiles=_most_tiles(read.data),
         num_image_token=num_image_token,

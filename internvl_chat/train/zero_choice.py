@@ -14,6 +14,7 @@ AUTO: Final = "auto"
 NO_ZERO: Final = "none"
 STAGES: Final = (NO_ZERO, "zero1", "zero2", "zero3")
 """What ``auto`` chooses from, the fastest first: files by name, or no DeepSpeed."""
+AUTO_IN_FOUR_BITS: Final = f"--deepspeed {AUTO}: {NO_ZERO}, as weights in 4 bits are not cut up"
 MARGIN: Final = 0.1
 """Share of the device's memory that an estimate must leave: what fragments, and what it misses."""
 

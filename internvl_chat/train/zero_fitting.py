@@ -25,7 +25,13 @@ from internvl_chat.train.planning import planned
 from internvl_chat.train.record import load_record
 from internvl_chat.train.resuming import checkpoint_problems
 from internvl_chat.train.zero import read_zero_file, stage_of
-from internvl_chat.train.zero_choice import ZeroChoice, ZeroRoom, former_zero, is_auto
+from internvl_chat.train.zero_choice import (
+    AUTO_IN_FOUR_BITS,
+    ZeroChoice,
+    ZeroRoom,
+    former_zero,
+    is_auto,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -72,8 +78,7 @@ def zero_for(
         UserError: as :func:`plan_run`; a stage is needed, and DeepSpeed is not installed.
     """
     if read.model.load_in_4bit:
-        told = "--deepspeed auto: none, as weights in 4 bits are not cut up"
-        return ZeroChoice(source=None, told=told, fits=True)
+        return ZeroChoice(source=None, told=AUTO_IN_FOUR_BITS, fits=True)
     room = room_of(state, environ)
     machine = PlannedMachine(
         num_gpus=state.world_size,

@@ -154,10 +154,89 @@ def test_what_does_not_fit_is_told_with_what_would(recipe: PlannedRun) -> None:
     assert any(text.endswith(" fits") for text in told)
 
 
+PUBLISHED: dict[str, Any] = {"model_name_or_path": "InternVL-Chat-V1-2", "bf16": True, "max_seq_length": 2048}
+WHOLE: dict[str, Any] = {**PUBLISHED, "use_llm_lora": 0, "per_device_train_batch_size": 8}
+LORA: dict[str, Any] = {"use_llm_lora": 16, "freeze_llm": True, "freeze_mlp": True, "freeze_backbone": True}
+
+
+def following(told: list[str], change: str) -> str:
+    (sentence,) = [text for text in told if text.startswith(f"{change}")]
+    return sentence
+
+
+@pytest.mark.parametrize(
+    ("num_gpus", "zero", "change", "followed"),
+    [
+        (8, None, "16 GPUs and --deepspeed zero3", {"num_gpus": 16, "deepspeed": "zero3"}),
+        (8, "zero2", "16 GPUs and --deepspeed zero3", {"num_gpus": 16, "deepspeed": "zero3"}),
+        (8, None, "LoRA (", {"deepspeed": "zero3", **LORA}),
+        (8, None, "--deepspeed zero3_offload", {"deepspeed": "zero3_offload"}),
+        (8, "zero2_offload", "--deepspeed zero3_offload", {"deepspeed": "zero3_offload"}),
+    ],
+)
+def test_what_fits_is_told_where_one_step_is_not_enough(
+    num_gpus: int, zero: str | None, change: str, followed: dict[str, Any]
+) -> None:
+    """And followed it comes to the figure."""
+    whole = WHOLE if zero is None else {**WHOLE, "deepspeed": zero}
+    told = following(advice(planned(num_gpus, **whole)), change)
+    other = planned(**{"num_gpus": num_gpus, **WHOLE, **followed})
+    assert other.fits(other.memory)
+    assert f"{other.memory.total:.1f} GiB a GPU" in told
+    assert told.endswith(" fits")
+
+
+def test_offload_that_nobody_needs() -> None:
+    told = advice(planned(64, **WHOLE, deepspeed="zero3_offload"))
+    needs = planned(64, **WHOLE, deepspeed="zero3").memory.total
+    assert f"--deepspeed zero3 fits, too ({needs:.1f} GiB): nothing is copied" in " ".join(told)
+
+
+def test_four_bits_are_cut_up_by_no_stage() -> None:
+    run = planned(8, "24", **PUBLISHED, **LORA, load_in_4bit=True, deepspeed="auto")
+    assert run.setting.deepspeed is None
+    assert run.notes[-1].startswith("--deepspeed auto: none")
+    assert "ZeRO" not in " ".join(advice(run))
+    assert "zero" not in " ".join(advice(run))
+
+
 def test_lower_stages_and_kept_activations_are_offered_where_they_fit() -> None:
     told = advice(planned(num_gpus=2, gpu="H200", deepspeed="zero3", model_name_or_path=TINY))
     assert any(text.startswith("--grad_checkpoint False fits, too") for text in told)
     assert any(text.startswith("--deepspeed zero1 fits, too") for text in told)
+
+
+COUNTED: dict[str, Any] = {
+    "model_name_or_path": TINY,
+    "meta_path": SAMPLES,
+    "dynamic_image_size": True,
+    "use_thumbnail": True,
+    "max_dynamic_patch": 12,
+    "max_seq_length": 8192,
+    "per_device_train_batch_size": 4,
+}
+"""A sample has 14 tiles, four have 17."""
+
+
+@pytest.mark.parametrize("packs", [{}, {"use_packed_ds": True, "max_packed_tokens": 8192}])
+def test_a_smaller_micro_batch_is_what_the_run_would_have(packs: dict[str, Any]) -> None:
+    run = planned(1, "24", **COUNTED, **packs)
+    smaller = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4}
+    followed = planned(1, "24", **{**COUNTED, **packs, **smaller})
+    assert run.largest(1) == followed.setting.batch
+    assert run.largest(1).num_tiles >= run.setting.batch.num_tiles / 4
+
+
+def test_packing_is_offered_where_it_fits() -> None:
+    run = planned(1, "24", **COUNTED)
+    followed = planned(1, "24", **COUNTED, use_packed_ds=True, max_packed_tokens=8192)
+    (told,) = [text for text in advice(run) if "--use_packed_ds" in text]
+    assert told.startswith("--use_packed_ds True --max_packed_tokens 8192 fits, too (")
+    assert f"({followed.memory.total:.1f} GiB)" in told
+    between = (run.memory.total + followed.memory.total) / 2
+    tight = replace(run, machine=planned_machine(f"{(between + 0.75) / 0.9:.6f}", 1))
+    assert tight.fits(tight.memory)
+    assert "--use_packed_ds True --max_packed_tokens 8192 fits" not in " ".join(advice(tight))
 
 
 def test_records_are_counted_where_they_can_be() -> None:
@@ -287,6 +366,17 @@ def test_fp16_only_where_there_is_no_bf16() -> None:
     with pytest.raises(ConfigError, match="does not compute in it"):
         planned(gpu="V100", bf16=True)
     assert as_json(planned(gpu="V100", fp16=True, deepspeed="zero3"))["hours"] > 0
+
+
+def test_tensor_cores_count_for_fp32_where_they_are_asked_for() -> None:
+    slow, fast = (
+        planned(bf16=False, deepspeed="zero3", mfu=0.3, tf32=tf32).time() for tf32 in (False, True)
+    )
+    assert slow is not None
+    assert fast is not None
+    assert slow.hours == pytest.approx(8 * fast.hours)  # 19.5 and 156 TFLOP/s of an A100
+    with pytest.raises(ConfigError, match="--tf32: Tesla V100"):
+        planned(gpu="V100", bf16=False, tf32=True)
 
 
 def test_the_nearest_measurement() -> None:
