@@ -176,6 +176,12 @@ class StepCut:
     packed: bool
     """The samples of a micro batch stand one behind the other; else each in a padded row."""
     rates: WorkRates = V1_2_RATES
+    width_multiple: int = 1
+    """What the lengths of padded rows are rounded up to."""
+
+    def widths(self, lengths: np.ndarray) -> np.ndarray:
+        """(A, W) positions of each row of the micro batches; ``lengths`` (A, W, M)."""
+        return -(-lengths.max(axis=2) // self.width_multiple) * self.width_multiple
 
 
 class MicroWork(NamedTuple):
@@ -229,7 +235,7 @@ def micro_work(
     if cut.packed:
         of_text = text[dealt].sum(axis=2)
     else:
-        of_text = cut.micro_batch_size * cut.rates.text(lengths[dealt].max(axis=2))
+        of_text = cut.micro_batch_size * cut.rates.text(cut.widths(lengths[dealt]))
     shown = np.maximum(tiles[dealt].sum(axis=2), 1)  # without any, a dummy tile
     return MicroWork(of_text, cut.rates.vision(shown))
 

@@ -78,7 +78,12 @@ class EpochPlan:
         return [self.pack(number) for number in range(first, first + self.global_batch_size)]
 
     def cut(
-        self, *, world_size: int, micro_batch_size: int, rates: WorkRates = V1_2_RATES
+        self,
+        *,
+        world_size: int,
+        micro_batch_size: int,
+        rates: WorkRates = V1_2_RATES,
+        row_multiple: int = 1,
     ) -> StepCut:
         """The micro batches that a step of this plan has.
 
@@ -97,6 +102,7 @@ class EpochPlan:
             micro_batch_size=micro_batch_size,
             packed=self.offsets is not None,
             rates=rates,
+            width_multiple=row_multiple,
         )
 
     def micro_batches(self, step: int, cut: StepCut, *, rank: int) -> list[list[Pack]]:

@@ -22,7 +22,8 @@ class Imbalance:
 
     steps: int
     padding: float
-    """Share of the language model's positions that pad a row, or are of padding packs."""
+    """Share of the language model's positions that pad a row. Padding packs are computed like any
+    other and counted like any other, as in the log's ``padding_share``."""
     filled: float | None
     """Share of the room in packs that is taken; None unless packed."""
     vision: float
@@ -42,20 +43,21 @@ def expected_imbalance(plan: EpochPlan, cut: StepCut, *, steps: int | None = Non
     if steps is None:
         steps = min(MOST_STEPS, max(1, MOST_PACKS // plan.global_batch_size))
     steps = min(steps, plan.num_steps)
-    works, tokens, positions = [], 0, 0
+    works, tokens, filled, positions = [], 0, 0, 0
     for step in range(steps):
         dealt, work = plan.dealt(step, cut)
         lengths = plan.sizes(step, cut.rates).lengths
         works.append(work)
-        tokens += int(lengths[: plan.num_packs - step * plan.global_batch_size].sum())
-        widest = lengths[dealt] if plan.max_packed_tokens else lengths[dealt].max(axis=2)
-        positions += int(widest.sum()) * (1 if plan.max_packed_tokens else cut.micro_batch_size)
+        tokens += int(lengths.sum(dtype=np.int64))
+        filled += int(lengths[: plan.num_packs - step * plan.global_batch_size].sum(dtype=np.int64))
+        if not cut.packed:
+            positions += int(cut.widths(lengths[dealt]).sum(dtype=np.int64)) * cut.micro_batch_size
     packs = min(steps * plan.global_batch_size, plan.num_packs)
     room = packs * (plan.max_packed_tokens or 0)
     return Imbalance(
         steps=steps,
-        padding=1 - tokens / positions,
-        filled=tokens / room if room else None,
+        padding=0.0 if cut.packed else 1 - tokens / positions,
+        filled=filled / room if room else None,
         vision=slowest_over_mean([work.vision for work in works]),
         text=slowest_over_mean([work.text for work in works]),
     )

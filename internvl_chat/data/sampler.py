@@ -151,6 +151,7 @@ class StepBatchSampler:
         accumulation: micro batches per step; with the two above it makes the plan's global batch.
         epoch, start_step: where to begin; the whole state of the data order.
         rates: by which steps are cut evenly. They change no step's samples, nor its gradient.
+        row_multiple: what the lengths of padded rows are rounded up to.
     """
 
     def __init__(
@@ -164,8 +165,9 @@ class StepBatchSampler:
         epoch: int = 0,
         start_step: int = 0,
         rates: WorkRates = V1_2_RATES,
+        row_multiple: int = 1,
     ) -> None:
-        self.rates = rates
+        self.rates, self.row_multiple = rates, row_multiple
         self._plan_epoch = plan
         self._planned: tuple[int, EpochPlan] | None = None
         self.rank, self.world_size = rank, world_size
@@ -191,7 +193,10 @@ class StepBatchSampler:
     def cut(self) -> StepCut:
         """The micro batches of a step."""
         return self.plan.cut(
-            world_size=self.world_size, micro_batch_size=self.micro_batch_size, rates=self.rates
+            world_size=self.world_size,
+            micro_batch_size=self.micro_batch_size,
+            rates=self.rates,
+            row_multiple=self.row_multiple,
         )
 
     def set_epoch(self, epoch: int, start_step: int = 0) -> None:

@@ -495,6 +495,7 @@ def train_sampler(
         world_size=state.world_size,
         micro_batch_size=batch_plan.micro_batch_size,
         accumulation=batch_plan.accumulation_steps,
+        row_multiple=row_multiple(args.data, args.train),
     )
 
 
@@ -510,6 +511,7 @@ def eval_sampler(
         world_size=state.world_size,
         micro_batch_size=size,
         accumulation=1,
+        row_multiple=row_multiple(args.data, args.train),
     )
 
 

@@ -188,6 +188,7 @@ def planned_epoch(
     seed: int,
     num_image_token: int,
     tile_weight: float,
+    row_multiple: int = 1,
 ) -> PlannedEpoch:
     """Plan the first epoch and look for the micro batch that needs most memory.
 
@@ -199,6 +200,7 @@ def planned_epoch(
         seed: of the order.
         num_image_token: K.
         tile_weight: how many positions of the language model a tile weighs in memory.
+        row_multiple: what the lengths of padded rows are rounded up to.
 
     Raises:
         ConfigError: the samples do not fill a step, and the last one is dropped.
@@ -218,7 +220,10 @@ def planned_epoch(
     except ValueError as err:
         raise ConfigError(str(err), where="the order of an epoch") from err
     cut = plan.cut(
-        world_size=batch.world_size, micro_batch_size=batch.micro_batch_size, rates=rates
+        world_size=batch.world_size,
+        micro_batch_size=batch.micro_batch_size,
+        rates=rates,
+        row_multiple=row_multiple,
     )
     used = data.tokens[plan.samples].astype(np.float64)
     return PlannedEpoch(

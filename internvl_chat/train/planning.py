@@ -185,6 +185,7 @@ def _epochs(
             seed=seed,
             num_image_token=model.num_image_token,
             tile_weight=tile_weight,
+            row_multiple=_row_multiple(read),
         )
 
     return epoch_of
@@ -232,9 +233,13 @@ def _stated_largest(
     )
 
 
+def _row_multiple(read: ReadArguments) -> int:
+    return row_multiple(read.data, SimpleNamespace(**read.values))  # type: ignore[arg-type]
+
+
 def _rounded_up(batch: LargestMicroBatch, read: ReadArguments) -> LargestMicroBatch:
     """With rows as long as the run makes them."""
-    multiple = row_multiple(read.data, SimpleNamespace(**read.values))  # type: ignore[arg-type]
+    multiple = _row_multiple(read)
     return replace(batch, row_tokens=math.ceil(batch.row_tokens / multiple) * multiple)
 
 

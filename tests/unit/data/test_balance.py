@@ -284,6 +284,31 @@ def test_few_steps_are_looked_at_before_a_run() -> None:
         made.cut(world_size=2, micro_batch_size=3)
 
 
+@pytest.mark.parametrize("row_multiple", [1, 64, 500])
+@pytest.mark.parametrize("mode", ["random", "grouped"])
+def test_padding_is_foretold_as_the_log_counts_it(mode: OrderMode, row_multiple: int) -> None:
+    """Rounded rows, and those that complete the last step, as in ``count_step``."""
+    lengths, tiles = records(41, 3)
+    made = plan(lengths, tiles, mode, global_batch_size=16)
+    cut = made.cut(world_size=2, micro_batch_size=4, row_multiple=row_multiple)
+    computed = tokens = 0
+    for step in range(made.num_steps):
+        for rank in range(2):
+            for packs in made.micro_batches(step, cut, rank=rank):
+                rows = [int(lengths[pack.indices[0]]) for pack in packs]
+                tokens += sum(rows)
+                computed += len(rows) * -(-max(rows) // row_multiple) * row_multiple
+    assert made.num_packs % 16  # padding packs in the last step
+    assert expected_imbalance(made, cut).padding == pytest.approx(1 - tokens / computed)
+
+
+def test_packs_that_complete_a_step_fill_no_room() -> None:
+    lengths, tiles = np.full(3, 100, dtype=np.int32), np.zeros(3, dtype=np.int32)
+    made = plan(lengths, tiles, "packed", global_batch_size=8, max_packed_tokens=100)
+    found = expected_imbalance(made, made.cut(world_size=2, micro_batch_size=1))
+    assert (found.padding, found.filled) == (0.0, 1.0)
+
+
 def test_steps_are_shuffled_and_nothing_gets_lost() -> None:
     lengths, tiles = records(1_000, 4)
     size = {"global_batch_size": 16, "window_steps": 8}

@@ -252,7 +252,10 @@ def test_records_are_counted_where_they_can_be() -> None:
 
 def test_rows_are_as_long_as_the_run_makes_them() -> None:
     options = {"model_name_or_path": TINY, "meta_path": SAMPLES, "pad_to_multiple_of": 128}
-    assert planned(1, "24", **options).setting.batch.row_tokens == 256
+    run = planned(1, "24", **options)
+    assert run.setting.batch.row_tokens == 256
+    samples = {**options, "pad_to_multiple_of": 1}
+    assert run.epoch.imbalance.padding > planned(1, "24", **samples).epoch.imbalance.padding
 
 
 def test_packs_are_joined_in_one_row() -> None:
