@@ -133,6 +133,8 @@ def settled(arguments: dict[str, Any]) -> dict[str, Any]:
         found["data_seed"] = None  # it follows
     if found.get("optim") == "adamw_torch_fused":
         found["optim"] = "adamw_torch"  # the same sum by another kernel
+    if found.get("tf32") is False:
+        found["tf32"] = None  # products of fp32 numbers go without unasked, too
     idle: set[str] = set()
     if found.get("use_packed_ds"):
         idle |= {"train_sampling_strategy"}

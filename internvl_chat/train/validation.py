@@ -176,6 +176,11 @@ def _data(data: DataArguments, values: Values) -> Iterator[str]:
         yield f"--pad_to_multiple_of {data.pad_to_multiple_of}: want a number >= 1."
     elif data.pad_to_multiple_of is not None and data.use_packed_ds:
         yield "--pad_to_multiple_of has no effect with --use_packed_ds True: drop one."
+    elif data.pad_to_multiple_of is not None and data.pad_to_multiple_of > data.max_seq_length:
+        yield (
+            f"--pad_to_multiple_of {data.pad_to_multiple_of} is more than --max_seq_length "
+            f"{data.max_seq_length}: rows would be longer than any sample. Use 64 or 128."
+        )
     yield from evaluation_problems(values)
 
 

@@ -228,6 +228,7 @@ def test_all_problems_at_once(base: list[str], tmp_path: Path) -> None:
         ("--val_split 2.5", "--val_split 2.5: want a share of every dataset between 0 and 1"),
         ("--val_split 0.1 --val_split_seed -1", "--val_split_seed -1: want a whole number"),
         ("--pad_to_multiple_of 0", "--pad_to_multiple_of 0: want a number >= 1"),
+        ("--pad_to_multiple_of 5000", "5000 is more than --max_seq_length 2048: rows would be"),
         ("--pad_to_multiple_of 64 --use_packed_ds True", "has no effect with --use_packed_ds"),
         ("--tf32 True", "TF32 needs a GPU of Ampere or newer, this run is on cpu. Drop it."),
         ("--max_samples 0", "--max_samples 0: want a whole number >= 1"),

@@ -450,6 +450,10 @@ def test_settling_leaves_its_argument_alone() -> None:
     assert zero_settings({"deepspeed": fp16, "fp16": True}) == {"fp16.loss_scale": 0}
 
 
+def test_refusing_tf32_is_what_nobody_said() -> None:
+    assert settled({"tf32": False}) == settled({"tf32": None}) != settled({"tf32": True})
+
+
 def test_the_other_default_video_reader_is_no_other_run() -> None:
     """The same frames, read on a machine that has no decord; asked for, it is another run."""
     old, new = (
