@@ -101,11 +101,18 @@ def _read_prompt(
         if not decoder.num_bytes:
             raise
     decoder.release()
-    torch.cuda.empty_cache()
-    cache = model_kwargs.get("past_key_values")
-    if cache is not None:
-        cache.reset()
+    _empty(model_kwargs.get("past_key_values"))
+    with CAPTURE_LOCK:  # memory cannot be given back while a step is recorded
+        torch.cuda.empty_cache()
     return model(**inputs, return_dict=True)
+
+
+def _empty(cache: Any) -> None:
+    """Forget what the layers before the one that failed have put there."""
+    for layer in [] if cache is None else cache.layers:
+        layer.reset()  # which leaves zeros to attend to in some versions of transformers
+        layer.keys = layer.values = None
+        layer.is_initialized = False
 
 
 def _taken(cache: Any) -> Iterator[tuple[Tensor, Tensor]]:
@@ -118,7 +125,7 @@ def _taken(cache: Any) -> Iterator[tuple[Tensor, Tensor]]:
 def _pads(mask: Tensor | None, rows: int) -> list[int]:
     if mask is None:
         return [0] * rows
-    pads: list[int] = (mask.shape[1] - mask.sum(1)).tolist()
+    pads: list[int] = (mask.shape[1] - mask.bool().sum(1)).tolist()
     return pads
 
 
@@ -132,8 +139,7 @@ class _Ended:
         if told.is_cuda:
             self._told = torch.empty(told.shape, dtype=told.dtype, pin_memory=True)
             self._told.copy_(told, non_blocking=True)
-            self._event = torch.cuda.Event()
-            self._event.record()
+            self._event = _event_of(told.device)
 
     def _wait(self) -> Tensor:
         if self._event is not None:
@@ -147,6 +153,13 @@ class _Ended:
     def tokens(self) -> Tensor:
         """(B,) on the CPU."""
         return self._wait()[1].clone()
+
+
+def _event_of(device: torch.device) -> torch.cuda.Event:
+    """Now, on the stream of this device, which need not be the process's current one."""
+    event = torch.cuda.Event()
+    event.record(torch.cuda.current_stream(device))
+    return event
 
 
 class _TokenChoice:
