@@ -11,13 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from .configuration_intern_vit import TRANSFORMERS
+from .static_cache import MASKED, USED
 from .static_decoding import MAX_ROWS, round_places, round_rows
 
 _MODEL_TYPES = ("gemma", "granite", "llama", "mistral", "phi3", "qwen2", "qwen3")
 """Language models whose layers do nothing in a step but what a test compares."""
 
-_KERNELS = (None, "sdpa", "flash_attention_2", "flash_attention_3")
-"""Of prompts. Who asks for another wants it in every step."""
+_KERNELS = (None, "sdpa", "flash_attention_2", "flash_attention_3", MASKED, USED)
+"""Of prompts. Who asks for another wants it in every step. The last two are seen where another
+thread is in a step of ours."""
 
 _FIXED_ROPE = ("default", "linear", "llama3", "yarn")
 """Rotary embeddings that are no matter of how long a text is."""
@@ -79,6 +81,8 @@ def why_not(model: nn.Module, *, on_cpu: bool) -> str | None:
         return "it is on the CPU"
     if len(devices) != 1 or kinds - {"cuda", "cpu"}:
         return "it is spread over several devices"
+    if torch.is_autocast_enabled(*kinds):  # a recorded step would read casts that are gone
+        return "autocast is on"
     if getattr(model, "is_quantized", False) or getattr(model, "quantization_method", None):
         return "its weights are quantized"
     if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
