@@ -51,6 +51,21 @@ CAPTURE_LOCK = threading.RLock()
 """Held while a step is recorded, and by who draws random numbers meanwhile: the generator of
 random numbers is every thread's, and cannot be used by two while one of them records."""
 
+_DRAWING: set[object] = set()
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Nothing is recorded meanwhile: for loops that draw random numbers without the lock."""
+    mark = object()
+    with CAPTURE_LOCK:
+        _DRAWING.add(mark)
+    try:
+        yield
+    finally:
+        with CAPTURE_LOCK:
+            _DRAWING.remove(mark)
+
 
 def round_rows(rows: int) -> int:
     """1, 2, 4, 8, 12, 16, ...: so many rows a step is made for."""
@@ -368,6 +383,7 @@ class StaticDecoder:
         if key not in self._recorded:
             while len(self._recorded) >= _MAX_RECORDED:
                 self._recorded.popitem(last=False)
+                self._leave_empty_pool()
             self._recorded[key] = None
             with attention_of_steps(model, self._kernel):
                 return self._recorder.warm_up(lambda: self._run_step(model))
@@ -377,21 +393,30 @@ class StaticDecoder:
             replay = self._record(model, key)
         return self._run(model) if replay is None else replay()
 
+    def _leave_empty_pool(self) -> None:
+        """No graph can be recorded into the memory of graphs that are all gone."""
+        if self._recorder is not None and not any(self._recorded.values()):
+            self._recorder.forget()
+
     def _run(self, model: nn.Module) -> Tensor:
         with attention_of_steps(model, self._kernel):
             return self._run_step(model)
 
     def _record(self, model: nn.Module, key: tuple[int, int]) -> Callable[[], Tensor] | None:
-        """None where it cannot be; then it is not tried again."""
+        """None where it cannot be: now, in this answer, or ever."""
         assert self._recorder is not None
         try:
             with CAPTURE_LOCK, attention_of_steps(model, self._kernel):
+                if _DRAWING:
+                    return None
                 replay = self._recorder.record(lambda: self._run_step(model))
-        except torch.OutOfMemoryError as err:
-            logger.warning("no memory to record steps with: %s", err)
-            self._is_paused = True
-            return None
-        except RuntimeError as err:  # CUDA's: something in the model waits for the GPU
+        except RuntimeError as err:
+            if _is_out_of_memory(err):
+                logger.warning("no memory to record steps with: %s", err)
+                self._is_paused = True
+                self._leave_empty_pool()
+                return None
+            # CUDA's: something in the model waits for the GPU
             logger.warning("steps are not recorded, and run as before: %s", err)
             self._recorder = None
             self._recorded.clear()
@@ -424,6 +449,15 @@ class StaticDecoder:
         lengths.add_(self._is_row[:rows])
         logits: Tensor = output.logits[:, -1]
         return logits
+
+
+def _is_out_of_memory(err: RuntimeError) -> bool:
+    """PyTorch says it in a class of its own; CUDA and cuBLAS, of what they take themselves, in
+    words."""
+    said = str(err)
+    return isinstance(err, torch.OutOfMemoryError) or any(
+        word in said for word in ("out of memory", "STATUS_ALLOC_FAILED")
+    )
 
 
 class _Aligned:

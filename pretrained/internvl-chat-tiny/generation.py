@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from transformers import GenerationConfig, GenerationMixin
 
 from .decoding_choice import has_memory_for, is_padded_left, static_keywords, why_not
 from .decoding_loop import continue_rows
-from .static_decoding import StaticDecoder
+from .static_decoding import StaticDecoder, drawing
 
 logger = logging.getLogger(__name__)
 
@@ -167,11 +168,20 @@ class GenerateMixin:
         prompt = {"inputs_embeds": embeds, "attention_mask": attention_mask}
         decoder = self.static_decoder
         if decoder is None:
-            return self.language_model.generate(**prompt, **kwargs)
+            with self._drawing(kwargs):
+                return self.language_model.generate(**prompt, **kwargs)
         with decoder.claimed() as is_free:
+            asked = kwargs
             if is_free and is_padded_left(attention_mask):
                 kwargs = self._decoded_by(decoder, embeds, kwargs)
-            return self.language_model.generate(**prompt, **kwargs)
+            with self._drawing(kwargs) if kwargs is asked else nullcontext():
+                return self.language_model.generate(**prompt, **kwargs)
+
+    def _drawing(self, keywords: dict[str, Any]) -> AbstractContextManager[None]:
+        """Keeps other models from recording while transformers' own loop samples."""
+        given = getattr(keywords.get("generation_config"), "do_sample", None)
+        values = keywords.get("do_sample"), given, self.generation_config.do_sample
+        return drawing() if next((x for x in values if x is not None), False) else nullcontext()
 
     def _decoded_by(
         self, decoder: StaticDecoder, embeds: Tensor, keywords: dict[str, Any]
@@ -183,7 +193,8 @@ class GenerateMixin:
         found = static_keywords(model, embeds, given, config)
         if found is None:
             return keywords
-        rows = len(embeds) * (given.get("num_return_sequences") or 1)
+        config_rows = getattr(config, "num_return_sequences", None)
+        rows = len(embeds) * (given.get("num_return_sequences") or config_rows or 1)
         if not has_memory_for(model, rows, embeds.shape[1], decoder.num_bytes):
             decoder.release()
             return keywords
@@ -212,7 +223,8 @@ class GenerateMixin:
         """Through :meth:`forward`, token by token; the prompt's ids are cut off."""
         given = {key: value for key, value in kwargs.items() if value is not None}
         given.setdefault("attention_mask", torch.ones_like(input_ids))
-        output = GenerationMixin.generate(self, input_ids, **given)  # type: ignore[arg-type]
+        with self._drawing(kwargs):
+            output = GenerationMixin.generate(self, input_ids, **given)  # type: ignore[arg-type]
         length = input_ids.shape[1]
         if isinstance(output, Tensor):
             return output[:, length:]

@@ -25,17 +25,27 @@ QUESTIONS = ["What shape is red?", "Where is it?", "What can you do?", "Describe
 GREEDY: dict[str, Any] = {"max_new_tokens": 40, "min_new_tokens": 40, "do_sample": False}
 
 
+LEAST_FREE = 1 << 30
+"""Bytes: recording wants 256 MiB, the model, its prompts and cuBLAS some."""
+
+
 @pytest.fixture
 def loaded() -> Iterator[tuple[Any, Any]]:
     """The tiny model in fp32."""
     if not torch.cuda.is_available():
         pytest.skip("no GPU here: there is nothing to record steps with")
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info()
+    if free < LEAST_FREE:
+        pytest.skip(f"{free >> 20} MiB are free: others use the GPU, and no step would be recorded")
     yield load_model(str(TINY), device="cuda", dtype=torch.float32)
     torch.cuda.empty_cache()
 
 
 def answers(model: Any, tokenizer: Any, settings: dict[str, Any], rows: int = 3) -> list[str]:
-    pixels = load_image(str(ROOT / "examples/image2.jpg"), model=model).to("cuda", model.dtype)
+    pixels = load_image(str(ROOT / "examples/image2.jpg"), model=model).to(
+        model.device, model.dtype
+    )
     torch.manual_seed(5)
     tiles = torch.cat([pixels] * rows)
     asked = [QUESTIONS[row % 4] for row in range(rows)]
@@ -126,3 +136,35 @@ def test_two_models_at_the_same_time(loaded: tuple[Any, Any]) -> None:
 
     with ThreadPoolExecutor(2) as threads:
         assert list(threads.map(ask, [loaded, others])) == [5, 5]
+
+
+def test_a_gpu_that_is_not_the_current_one(loaded: tuple[Any, Any]) -> None:
+    """Nothing waits for the current one's stream instead."""
+    if torch.cuda.device_count() < 2:
+        pytest.skip("one GPU here")
+    second = load_model(str(TINY), device="cuda:1", dtype=torch.float32)
+    assert torch.cuda.current_device() == 0
+    for rows in (1, 3):
+        assert answers(*second, GREEDY, rows) == plain(*loaded, GREEDY, rows)
+    assert second[0].static_decoder.num_recorded == 2
+
+
+def test_a_plain_loop_samples_beside_one_that_records(loaded: tuple[Any, Any]) -> None:
+    others = load_model(str(TINY), device="cuda", dtype=torch.float32, compile=False)
+    settings = {**GREEDY, "do_sample": True}
+
+    def ask(pair: tuple[Any, Any]) -> bool:
+        return all(all(answers(*pair, settings, rows)) for rows in (1, 2, 3, 5, 9))
+
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(ask, [loaded, others])) == [True, True]
+
+
+def test_an_answer_under_autocast_leaves_nothing_behind(loaded: tuple[Any, Any]) -> None:
+    model, tokenizer = loaded
+    wanted = plain(model, tokenizer, GREEDY)
+    with torch.autocast("cuda", torch.bfloat16):
+        first = answers(model, tokenizer, GREEDY)
+    assert answers(model, tokenizer, GREEDY) == wanted
+    with torch.autocast("cuda", torch.bfloat16):
+        assert answers(model, tokenizer, GREEDY) == first

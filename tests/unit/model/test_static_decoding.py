@@ -13,9 +13,10 @@ import torch
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers.cache_utils import DynamicLayer
 
 from internvl_chat import InternVLChatModel
-from internvl_chat.model import static_decoding
+from internvl_chat.model import decoding_loop, static_decoding
 from internvl_chat.model.decoding_choice import bytes_of_token, static_keywords, why_not, window_of
 from internvl_chat.model.static_cache import (
     MASKED,
@@ -26,6 +27,7 @@ from internvl_chat.model.static_cache import (
 )
 from internvl_chat.model.static_decoding import (
     StaticDecoder,
+    drawing,
     recorder_of,
     round_places,
     round_rows,
@@ -587,3 +589,174 @@ def test_other_threads_are_not_led_astray() -> None:
             torch.testing.assert_close(llm(**told).logits[real], wanted[real])
             torch.testing.assert_close(llm(input_ids=batch["input_ids"][:, :1]).logits, one)
         assert llm.config._attn_implementation == "sdpa"
+
+
+def test_the_cpu_waits_for_the_device_that_the_tokens_are_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not for the process's current one: a model on the second GPU would be read too early."""
+    recorded: list[Any] = []
+
+    class Event:
+        def record(self, stream: Any = None) -> None:
+            recorded.append(stream)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: ("stream of", device))
+    decoding_loop._event_of(torch.device("cuda", 1))
+    assert recorded == [("stream of", torch.device("cuda", 1))]
+
+
+def test_under_autocast_nothing_is_recorded() -> None:
+    """Its casts of the weights live as long as it does; a recorded step would read them after."""
+    model = make_model()
+    decoder = with_graphs(model, FakeGraphs())
+    batch = prompts(model)
+    settings = {**GREEDY, "eos_token_id": 279}
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model.static_decoder is None
+        plain, static = both(model, lambda: model.generate(**batch, **settings))
+    assert torch.equal(plain, static)
+    assert decoder.num_recorded == 0
+    assert model.static_decoder is decoder
+
+
+def test_nothing_is_recorded_while_a_plain_loop_samples() -> None:
+    """It draws from the generator that a recording has to itself; after it, recording goes on."""
+    model, other = make_model(), make_model()
+    decoder = with_graphs(model, FakeGraphs())
+    batch = prompts(model)
+    settings = {**GREEDY, "eos_token_id": 279}
+    wanted = model.generate(**batch, **settings, disable_compile=True)
+    found: list[int] = []
+
+    class Asking(Told):
+        def put(self, value: Tensor) -> None:
+            assert torch.equal(model.generate(**batch, **settings), wanted)
+            found.append(decoder.num_recorded)
+
+    one = {name: value[:1] for name, value in batch.items()}
+    short = {**settings, "max_new_tokens": 2}
+    other.generate(**one, **{**short, "do_sample": True}, streamer=Asking())
+    assert found == [0, 0, 0]
+    other.generate(**one, **short, streamer=Asking())
+    assert found[3:] == [1, 1, 1]
+    with pytest.raises(ZeroDivisionError), drawing():
+        raise ZeroDivisionError
+    assert not static_decoding._DRAWING
+
+
+class PooledGraphs(FakeGraphs):
+    """Refuses, as PyTorch does, a pool all of whose graphs are gone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_spent = False
+        self.alive = 0
+
+    def forget(self) -> None:
+        super().forget()
+        self.is_spent, self.alive = False, 0
+
+    def record(self, step: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        if self.is_spent:
+            raise RuntimeError("INTERNAL ASSERT FAILED: it->second->use_count > 0")
+        self.alive += 1
+        return _Graph(self, super().record(step))
+
+
+class _Graph:
+    def __init__(self, pool: PooledGraphs, replay: Callable[[], Tensor]) -> None:
+        self.pool, self.replay = pool, replay
+
+    def __call__(self) -> Tensor:
+        return self.replay()
+
+    def __del__(self) -> None:
+        self.pool.alive -= 1
+        self.pool.is_spent = self.pool.alive == 0
+
+
+def test_memory_of_graphs_that_are_all_gone_is_not_recorded_into(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Answers of one step are never recorded, and push out the one that was."""
+    monkeypatch.setattr(static_decoding, "_MAX_RECORDED", 2)
+    model = make_model()
+    graphs = PooledGraphs()
+    decoder = with_graphs(model, graphs)
+    settings = {**GREEDY, "eos_token_id": 279}
+    model.generate(**prompts(model, rows=9), **settings)
+    assert (decoder.num_recorded, graphs.alive) == (1, 1)
+    for rows in (1, 2, 4):
+        model.generate(**prompts(model, rows=rows), **{**settings, "max_new_tokens": 2})
+    assert (decoder.num_recorded, graphs.num_forgotten > 1) == (1, True)
+    model.generate(**prompts(model, rows=8), **settings)
+    assert decoder.num_recorded == 2
+
+
+@pytest.mark.parametrize(
+    "said", ["CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"]
+)
+def test_a_recording_without_memory_by_any_name_is_tried_again(
+    said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA and cuBLAS say it in words only."""
+    model = make_model()
+    graphs = FakeGraphs(said)
+    decoder = with_graphs(model, graphs)
+    batch = prompts(model)
+    settings = {**GREEDY, "eos_token_id": 279}
+    first = model.generate(**batch, **settings)
+    forgotten, graphs.problem = graphs.num_forgotten, ""
+    assert forgotten > 0
+    assert torch.equal(model.generate(**batch, **settings), first)
+    assert decoder.num_recorded == 1
+
+
+@pytest.mark.parametrize("zeroes", [False, True])
+def test_a_prompt_that_failed_midway_is_read_from_the_start(
+    zeroes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``zeroes``: as some versions of transformers reset a cache."""
+    model = make_model()
+    decoder = with_graphs(model, FakeGraphs())
+    batch = prompts(model)
+    settings = {**GREEDY, "eos_token_id": 279}
+    found = model.generate(**batch, **settings)
+    last = model.language_model.model.layers[-1]
+    forward = last.forward
+
+    def full(*args: Any, **kwargs: Any) -> Any:
+        if decoder.num_bytes and args[0].shape[1] > 1:
+            raise torch.OutOfMemoryError("full")
+        return forward(*args, **kwargs)
+
+    def reset(layer: Any) -> None:
+        if layer.is_initialized:
+            layer.keys.zero_()
+            layer.values.zero_()
+
+    monkeypatch.setattr(last, "forward", full)
+    if zeroes:
+        monkeypatch.setattr(DynamicLayer, "reset", reset)
+    assert torch.equal(model.generate(**batch, **settings), found)
+    assert decoder.num_bytes > 0
+
+
+def test_another_thread_amid_a_step_is_told_nothing_wrong() -> None:
+    model = make_model()
+    for name in (MASKED, USED):
+        with attention_of_steps(model.language_model, name):
+            assert why_not(model.language_model, on_cpu=True) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bool])
+def test_a_mask_of_any_type(dtype: torch.dtype) -> None:
+    model = make_model()
+    batch = prompts(model)
+    batch["attention_mask"] = batch["attention_mask"].to(dtype)
+    settings = {**GREEDY, "eos_token_id": 279}
+    plain, static = both(model, lambda: model.generate(**batch, **settings))
+    assert torch.equal(plain, static)
+    assert is_used(model)
