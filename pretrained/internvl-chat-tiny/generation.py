@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import threading
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -25,6 +26,10 @@ logger = logging.getLogger(__name__)
 _IMAGES = ("pixel_values", "image_flags", "visual_features")
 
 _ASSISTED = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit")
+
+
+_MAKING = threading.Lock()
+"""Two threads that ask a model its first question share one decoder, which one of them gets."""
 
 
 class GenerateMixin:
@@ -63,9 +68,10 @@ class GenerateMixin:
                 logger.warning("answers are decoded eagerly, step by step: %s", reason)
             self._told = reason
             return None
-        if self._static_decoder is None:
-            self._static_decoder = StaticDecoder()
-        return self._static_decoder
+        with _MAKING:
+            if self._static_decoder is None:
+                self._static_decoder = StaticDecoder()
+            return self._static_decoder
 
     def _bare_language_model(self) -> Any:
         """The causal LM itself, out of its LoRA wrapper if it has one."""

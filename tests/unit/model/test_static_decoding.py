@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import pickle
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +18,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.cache_utils import DynamicLayer
 
 from internvl_chat import InternVLChatModel
-from internvl_chat.model import decoding_loop, static_decoding
+from internvl_chat.model import decoding_loop, generation, static_decoding
 from internvl_chat.model.decoding_choice import bytes_of_token, static_keywords, why_not, window_of
 from internvl_chat.model.static_cache import (
     MASKED,
@@ -760,3 +762,55 @@ def test_a_mask_of_any_type(dtype: torch.dtype) -> None:
     plain, static = both(model, lambda: model.generate(**batch, **settings))
     assert torch.equal(plain, static)
     assert is_used(model)
+
+
+def test_two_threads_with_the_first_question_share_one_decoder(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = make_model()
+    model.static_decoding = True
+    found: list[Any] = []
+    other = threading.Thread(target=lambda: found.append(model.static_decoder))
+
+    def slow() -> StaticDecoder:
+        if not other.ident:
+            other.start()
+            other.join(0.2)  # it gets nowhere before this one is there
+        return StaticDecoder()
+
+    monkeypatch.setattr(generation, "StaticDecoder", slow)
+    found.append(model.static_decoder)
+    other.join(20)
+    assert found[0] is found[1]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, torch.OutOfMemoryError])
+def test_what_ends_an_answer_amid_it_leaves_the_next_one_alone(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the first step, in the one that is recorded, and in one that is replayed."""
+    monkeypatch.setattr(static_decoding, "_LEAST_PLACES", 4)
+    model = make_model()
+    decoder = with_graphs(model, FakeGraphs())
+    batch = prompts(model)
+    settings = {**GREEDY, "eos_token_id": 279}
+    wanted = model.generate(**batch, **settings, disable_compile=True)
+    last = model.language_model.model.layers[-1].mlp
+    forward = last.forward
+
+    for passes in range(9):
+        left = [passes]
+
+        def failing(*args: Any, left: list[int] = left) -> Any:
+            left[0] -= 1
+            if left[0] == -1:
+                raise error("amid it")
+            return forward(*args)
+
+        monkeypatch.setattr(last, "forward", failing)
+        with contextlib.suppress(error):
+            model.generate(**batch, **settings)
+        monkeypatch.setattr(last, "forward", forward)
+        assert model.language_model.config._attn_implementation == "sdpa"
+        assert torch.equal(model.generate(**batch, **settings), wanted)
+    assert decoder.num_recorded > 0
