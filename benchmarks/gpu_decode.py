@@ -21,6 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without an installation
 
 from benchmarks.common import RESULT, table
+from benchmarks.gpu.card import is_missing
 from benchmarks.gpu.checkpoint import make_checkpoint
 from benchmarks.gpu.processes import ChildError, follow, start
 from benchmarks.gpu.sizes import SIZES, listed
@@ -133,6 +134,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     if options.new_tokens < 2:
         print("--new_tokens: want 2 or more, the first is no step", file=sys.stderr)
+        return 2
+    if is_missing(options.device):
+        print("--device cuda: PyTorch finds no GPU here; --device cpu tries it", file=sys.stderr)
         return 2
     found = measure(options, make_checkpoint(options.folder, options.size))
     card, rows = found["card"], found["rows"]

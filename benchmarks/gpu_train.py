@@ -26,6 +26,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without an installation
 
 from benchmarks.common import RESULT
+from benchmarks.gpu.card import is_missing
 from benchmarks.gpu.checkpoint import make_checkpoint
 from benchmarks.gpu.processes import ChildError, end_group, follow, start
 from benchmarks.gpu.records import META, write_records
@@ -198,6 +199,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     if (options.packs or SIZES[options.size].packs_per_step) % options.packs_together:
         print(f"--packs_together {options.packs_together} does not divide a step", file=sys.stderr)
+        return 2
+    if is_missing(options.device):
+        print("--device cuda: PyTorch finds no GPU here; --device cpu tries it", file=sys.stderr)
         return 2
     measurement = Measurement(options, prepare(options))
     measurement.run()

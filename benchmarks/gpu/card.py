@@ -12,6 +12,11 @@ import torch
 REPETITIONS = 12
 
 
+def is_missing(device: str) -> bool:
+    """Whether there is no such device; asked before gigabytes are written to measure it with."""
+    return device == "cuda" and not torch.cuda.is_available()
+
+
 def measure_card(device: torch.device) -> dict[str, Any]:
     """Name, memory, TFLOP/s of an 8192 cubed bf16 product and TB/s of a copy (read and written).
 

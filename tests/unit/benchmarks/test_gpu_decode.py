@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import gpu_decode
+from benchmarks import gpu_decode, gpu_train
 from benchmarks.gpu.checkpoint import make_checkpoint
 from benchmarks.gpu.decoding import Chat
 
@@ -82,3 +82,17 @@ def test_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ]
     assert "| graphs | 1 |" in capsys.readouterr().out
     assert gpu_decode.main([*words, "--new_tokens", "1"]) == 2
+
+
+@pytest.mark.parametrize("program", [gpu_decode, gpu_train])
+def test_nothing_is_written_where_there_is_no_gpu(
+    program: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The checkpoint of some sizes is 44 GB."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert program.main(["--folder", str(tmp_path / "new"), "--size", "tiny"]) == 2
+    assert "PyTorch finds no GPU here" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
