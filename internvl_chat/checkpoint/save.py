@@ -233,18 +233,7 @@ def plan_adapter(model: InternVLChatModel) -> AdapterPlan | None:
             getattr(model, "no_adapter_base_reason", "no base checkpoint is known"),
         )
         return None
-    loaded_whole: tuple[str, ...] = getattr(model, "adapter_modules", ())
-    words = (*loaded_whole, *(one for one in _SAVED_WHOLE if one not in loaded_whole))
-    homes = {
-        name: saved_module(names.unwrapped_name(name), words)
-        for name in parameters
-        if not names.is_lora(name)
-    }
-    changed = {
-        name: module
-        for name, module in homes.items()
-        if parameters[name].requires_grad or module in loaded_whole
-    }
+    changed = changed_beside(model)
     others = [name for name, module in changed.items() if module is None]
     if others:
         logger.info("checkpoints hold the whole model: %s trains beside the adapter", others[0])
@@ -256,6 +245,24 @@ def plan_adapter(model: InternVLChatModel) -> AdapterPlan | None:
         modules_to_save=tuple(sorted({module for module in changed.values() if module})),
         settings=_adapter_settings(model, lora),
     )
+
+
+def changed_beside(model: InternVLChatModel) -> dict[str, str | None]:
+    """Parameters other than adapters that differ from the base -> the module that an adapter saves
+    them with; None where it cannot, so that the whole model is saved."""
+    loaded_whole: tuple[str, ...] = getattr(model, "adapter_modules", ())
+    words = (*loaded_whole, *(one for one in _SAVED_WHOLE if one not in loaded_whole))
+    parameters = dict(model.named_parameters())
+    homes = {
+        name: saved_module(names.unwrapped_name(name), words)
+        for name in parameters
+        if not names.is_lora(name)
+    }
+    return {
+        name: module
+        for name, module in homes.items()
+        if parameters[name].requires_grad or module in loaded_whole
+    }
 
 
 def _adapter_settings(model: InternVLChatModel, lora: Iterable[str]) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from internvl_chat.checkpoint import names
+from internvl_chat.checkpoint.save import changed_beside
 from internvl_chat.checkpoint.sources import Sources
 from internvl_chat.config import OrderConfig
 from internvl_chat.costs.activations import LargestMicroBatch
@@ -158,7 +160,7 @@ class PlannedRun:
         deepspeed = self.setting.deepspeed is not None
         return disk_need(
             parameter_sizes(self.model),
-            saves_adapter=_saves_adapter(self.read),
+            saves_adapter=_saves_adapter(self),
             deepspeed=deepspeed,
             weight_bytes=item if deepspeed else None,
             final_bytes=2 if values["bf16"] else item if deepspeed else 4,
@@ -261,9 +263,8 @@ def deepspeed_settings(
     return config
 
 
-def _saves_adapter(read: ReadArguments) -> bool:
-    """Whether checkpoints hold the adapter alone."""
-    model = read.model
-    has_lora = model.use_llm_lora or model.use_backbone_lora
-    whole_parts = model.freeze_llm and model.freeze_backbone and model.freeze_mlp
-    return bool(model.model_name_or_path and has_lora and whole_parts)
+def _saves_adapter(run: PlannedRun) -> bool:
+    """Whether checkpoints hold the adapter alone, by the rule of saving."""
+    has_base = run.read.model.model_name_or_path is not None
+    has_lora = any(names.is_lora(name) for name, _ in run.model.named_parameters())
+    return has_base and has_lora and None not in changed_beside(run.model).values()

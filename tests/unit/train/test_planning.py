@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from internvl_chat.costs.holdings import parameter_sizes
 from internvl_chat.costs.measured import MEASURED, nearest
 from internvl_chat.errors import ConfigError, DatasetError
 from internvl_chat.machine.peaks import peaks_of
@@ -38,6 +39,20 @@ def small_meta(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 META: list[str] = []
+
+
+PUBLISHED: dict[str, Any] = {
+    "model_name_or_path": "InternVL-Chat-V1-2",
+    "bf16": True,
+    "max_seq_length": 2048,
+}
+WHOLE: dict[str, Any] = {**PUBLISHED, "use_llm_lora": 0, "per_device_train_batch_size": 8}
+LORA: dict[str, Any] = {
+    "use_llm_lora": 16,
+    "freeze_llm": True,
+    "freeze_mlp": True,
+    "freeze_backbone": True,
+}
 
 
 def words(**options: Any) -> list[str]:
@@ -110,6 +125,24 @@ def test_disk_of_a_small_run() -> None:
     assert never.total == never.final
 
 
+@pytest.mark.parametrize(
+    ("options", "is_adapter"),
+    [
+        (LORA, True),
+        ({**LORA, "freeze_mlp": False}, True),  # which is saved with it
+        ({**LORA, "unfreeze_vit_layers": -1}, False),
+        ({**LORA, "freeze_backbone": False}, False),
+    ],
+)
+def test_disk_of_adapters_and_what_trains_beside_them(
+    options: dict[str, Any], is_adapter: bool
+) -> None:
+    run = planned(1, "24", model_name_or_path=TINY, **options)
+    sizes = parameter_sizes(run.model)
+    saved = sum(size.numel for size in sizes if size.is_trained or not is_adapter)
+    assert run.disk().final == pytest.approx(2 * saved, abs=2**20)
+
+
 def test_keys_of_the_report(recipe: PlannedRun) -> None:
     report = json.loads(json.dumps(as_json(recipe)))
     wanted = ["parameters", "trainable", "memory_gib", "fits", "steps", "tokens", "hours"]
@@ -152,11 +185,6 @@ def test_what_does_not_fit_is_told_with_what_would(recipe: PlannedRun) -> None:
     figures = [float(text.partition(" GiB a GPU")[0].rpartition(" ")[2]) for text in told]
     assert max(figures) < run.memory.total
     assert any(text.endswith(" fits") for text in told)
-
-
-PUBLISHED: dict[str, Any] = {"model_name_or_path": "InternVL-Chat-V1-2", "bf16": True, "max_seq_length": 2048}
-WHOLE: dict[str, Any] = {**PUBLISHED, "use_llm_lora": 0, "per_device_train_batch_size": 8}
-LORA: dict[str, Any] = {"use_llm_lora": 16, "freeze_llm": True, "freeze_mlp": True, "freeze_backbone": True}
 
 
 def following(told: list[str], change: str) -> str:
