@@ -196,10 +196,20 @@ def following(told: list[str], change: str) -> str:
     ("num_gpus", "zero", "change", "followed"),
     [
         (8, None, "16 GPUs and --deepspeed zero3", {"num_gpus": 16, "deepspeed": "zero3"}),
-        (8, "zero2", "16 GPUs and --deepspeed zero3", {"num_gpus": 16, "deepspeed": "zero3"}),
-        (8, None, "LoRA (", {"deepspeed": "zero3", **LORA}),
-        (8, None, "--deepspeed zero3_offload", {"deepspeed": "zero3_offload"}),
-        (8, "zero2_offload", "--deepspeed zero3_offload", {"deepspeed": "zero3_offload"}),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                (
+                    8,
+                    "zero2",
+                    "16 GPUs and --deepspeed zero3",
+                    {"num_gpus": 16, "deepspeed": "zero3"},
+                ),
+                (8, None, "LoRA (", {"deepspeed": "zero3", **LORA}),
+                (8, None, "--deepspeed zero3_offload", {"deepspeed": "zero3_offload"}),
+                (8, "zero2_offload", "--deepspeed zero3_offload", {"deepspeed": "zero3_offload"}),
+            )
+        ),
     ],
 )
 def test_what_fits_is_told_where_one_step_is_not_enough(
