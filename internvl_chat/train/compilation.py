@@ -29,6 +29,10 @@ for any length are laid out for aligned ones."""
 _GRAPHS: Final = 64
 """Most graphs of the blocks of both towers together. All modules are called by one function, on
 which torch counts; its own limit is 8, beyond which it silently goes on uncompiled."""
+REMATERIALISE: Final = "remat_using_tags_for_fwd_loss_bwd_graph"
+"""A pass of torch 2.12 and newer over graphs that hold a forward and its backward, which a block's
+never does. Off, as it refuses a block that is recomputed and has attention in it, where nothing
+before or in the block trains: a frozen tower's."""
 _RECORDING: Final = ("reduce-overhead", "max-autotune")
 _COMPILERS: Final = ("c++", "g++", "clang++", "gcc", "clang", "cc")
 
@@ -121,9 +125,13 @@ def compile_blocks(model: nn.Module, train: TrainArguments) -> int:
         How many blocks.
     """
     import torch._dynamo
+    import torch._functorch.config
 
     config: Any = torch._dynamo.config
     config.recompile_limit = max(config.recompile_limit, _GRAPHS)
+    tracing: Any = torch._functorch.config
+    if hasattr(tracing, REMATERIALISE):
+        setattr(tracing, REMATERIALISE, False)
     blocks = transformer_blocks(model)
     for block in blocks:
         block.compile(

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 import torch
 import torch._dynamo
+import torch._functorch.config
 from torch import Tensor
 
 from internvl_chat.model import InternVLChatModel
 from internvl_chat.train import compilation
 from internvl_chat.train.arguments import DataArguments, ModelArguments
 from internvl_chat.train.compilation import (
+    REMATERIALISE,
     ROW_MULTIPLE,
     compile_blocks,
     compile_problems,
@@ -48,8 +50,10 @@ def model(tmp_path: Path) -> InternVLChatModel:
 
 @pytest.fixture(autouse=True)
 def own_settings() -> Iterator[None]:
-    """The limit is the process's."""
-    with torch._dynamo.config.patch(recompile_limit=8):
+    """The limit is the process's, and so is what torch does with a graph."""
+    tracing: Any = torch._functorch.config
+    kept = {name: getattr(tracing, name) for name in [REMATERIALISE] if hasattr(tracing, name)}
+    with torch._dynamo.config.patch(recompile_limit=8), tracing.patch(kept):
         yield
     torch._dynamo.reset()
 
@@ -101,6 +105,18 @@ def test_blocks_of_both_towers_are_compiled_once_for_all_lengths(
         assert one.keys() == other.keys()
         for name, gradient in other.items():
             torch.testing.assert_close(one[name], gradient, rtol=1e-5, atol=1e-6)
+
+
+def test_a_frozen_tower_is_recomputed_and_compiled(
+    model: InternVLChatModel, tmp_path: Path
+) -> None:
+    """torch 2.12 and newer refused attention in such a block, which has no backward."""
+    model.vision_model.requires_grad_(False)
+    recompute_activations(model)
+    compile_blocks(model, arguments(tmp_path, torch_compile_backend="aot_eager"))
+    block = model.vision_model.encoder.layers[0]
+    states = torch.ones(2, 5, model.config.vision_config.hidden_size)
+    assert not block(states).requires_grad
 
 
 def test_one_kind_of_block_under_an_adapter(model: InternVLChatModel) -> None:
