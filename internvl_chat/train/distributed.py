@@ -313,7 +313,7 @@ def _raise_first(error: UserError | None, state: DistributedState) -> None:
             raise found
 
 
-def same_error_on_rank_zero(state: DistributedState | None, text: str, wait: float = 2.0) -> bool:
+def same_error_on_rank_zero(state: DistributedState | None, text: str, wait: float = 5.0) -> bool:
     """Tell whether rank 0 reports the very same error, so that this rank may stay silent.
 
     Goes through the rendezvous store, not through a collective: the other ranks may be inside one.
