@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -380,8 +381,11 @@ def test_too_many_missing_images_stop_the_run_from_a_worker(
     with pytest.raises(DatasetError) as caught:
         batches(dataset, "random", num_workers=num_workers)
     text = str(caught.value)
-    assert "2 of 12 records are bad, more than --max_bad_ratio 0.1 allows" in text
-    assert "2 x MISSING_FILE" in text
+    # The second one is too many; another worker may have found one more by then.
+    found = re.search(r"(\d) of 12 records are bad, more than --max_bad_ratio 0.1 allows", text)
+    assert found is not None, text
+    assert found[1] in ("2", "3", "4")[: 1 if num_workers == 0 else 3]
+    assert f"{found[1]} x MISSING_FILE" in text
     assert "Traceback" not in text
 
 
