@@ -347,8 +347,8 @@ def test_dora_and_the_like_sharded_and_resumed(trained: Folders, name: str) -> N
     assert any("magnitude" in key for key in plain)
     assert any("lm_head" in key for key in plain)
     # fp32 sums in another order: measured 2e-6 under ZeRO-3, and one unit in the last place after
-    # resuming, where gradients are clipped.
-    assert largest_difference(plain, other) <= (2e-5 if name == "settings_zero3" else 1e-7)
+    # resuming, where gradients are clipped; the largest values are magnitudes between 1 and 2.
+    assert largest_difference(plain, other) <= (2e-5 if name == "settings_zero3" else 2**-23)
 
 
 @pytest.mark.slow
