@@ -381,11 +381,12 @@ def test_too_many_missing_images_stop_the_run_from_a_worker(
     with pytest.raises(DatasetError) as caught:
         batches(dataset, "random", num_workers=num_workers)
     text = str(caught.value)
-    # The second one is too many; another worker may have found one more by then.
-    found = re.search(r"(\d) of 12 records are bad, more than --max_bad_ratio 0.1 allows", text)
-    assert found is not None, text
-    assert found[1] in ("2", "3", "4")[: 1 if num_workers == 0 else 3]
-    assert f"{found[1]} x MISSING_FILE" in text
+    # The second one is too many; another worker may have counted one more by then, and not yet
+    # written down why.
+    number = "2" if num_workers == 0 else "[234]"
+    rule = "of 12 records are bad, more than --max_bad_ratio 0.1 allows"
+    assert re.search(rf"{number} {rule}", text)
+    assert re.search(rf"{number} x MISSING_FILE", text)
     assert "Traceback" not in text
 
 
