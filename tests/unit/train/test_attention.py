@@ -21,6 +21,7 @@ from internvl_chat.train.attention import (
     sdpa_varlen_attention,
     torch_varlen_attention,
 )
+from internvl_chat.train.inputs import forward_inputs
 
 CPU = torch.device("cpu")
 
@@ -263,3 +264,26 @@ def test_no_mask_is_made_for_packed_rows(kernel: str) -> None:
         position_ids=positions.to("meta"),
     )
     assert mask is None
+
+
+@pytest.mark.parametrize("kernel", attention.PACKED_BY_BORDERS)
+def test_a_kernel_that_wants_borders_gets_them(kernel: str) -> None:
+    """Without them the samples of a row would see each other, and nothing would say so."""
+    ids = torch.zeros(1, 5, dtype=torch.long)
+    borders = torch.tensor([0, 3, 5], dtype=torch.int32)
+    batch = {
+        "input_ids": ids,
+        "labels": ids,
+        "position_ids": torch.tensor([[0, 1, 2, 0, 1]]),
+        "cu_seq_lens_q": borders,
+        "cu_seq_lens_k": borders,
+        "max_length_q": 3,
+        "max_length_k": 3,
+        "segment_lengths": (3, 2),
+    }
+    taken = forward_inputs(
+        batch, attention=kernel, normalize_type="imagenet", pixel_dtype=torch.float32
+    )
+    assert torch.equal(taken["cu_seq_lens_q"], borders)
+    assert taken["max_length_q"] == 3
+    assert "position_ids" in taken
