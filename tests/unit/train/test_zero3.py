@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from deepspeed.utils import get_z3_leaf_modules
 from torch import nn
 
 from internvl_chat.checkpoint.lora import apply_freezing_and_lora
@@ -57,6 +58,8 @@ def test_one_rank_keeps_everything_in_place() -> None:
     assert zero[KEPT] == sum(p.numel() for p in model.parameters())
     assert "one rank, so nothing is cut up" in told
     assert any("InternVisionEncoderLayer are gathered as a whole" in line for line in told)
+    blocks = {id(block) for block in blocks_to_gather(model)}
+    assert {id(leaf) for leaf in get_z3_leaf_modules(model)} == blocks, "DeepSpeed is not told"
 
 
 def test_several_ranks_keep_the_adapters_in_place() -> None:
