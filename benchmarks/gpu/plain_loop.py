@@ -53,6 +53,7 @@ from internvl_chat.model import InternVLChatModel
 from internvl_chat.model.constants import IMG_CONTEXT_TOKEN
 from internvl_chat.train.attention import register_attention
 from internvl_chat.train.distributed import init_distributed
+from internvl_chat.train.fused_norms import fuse_norms
 from internvl_chat.train.parsing import parse
 from internvl_chat.train.preparation import PreparedRun, prepare_run
 
@@ -197,6 +198,8 @@ def run_row(bench: Bench, row: Row, steps: Sequence[Step]) -> dict[str, Any]:
     model, on_gpu = bench.model, bench.device.type == "cuda"
     implementation = "sdpa" if not row.packed else f"{KERNEL}_{_attention(row, bench.device)}"
     model.language_model.set_attn_implementation(implementation)
+    if row.fused:
+        fuse_norms(model)  # for good: such rows are the last
     if row.recompute:
         model.gradient_checkpointing_enable()
     else:
@@ -303,7 +306,7 @@ def main(spec_path: str) -> None:
     dtype = torch.bfloat16 if on_gpu else torch.float32
     model: Any = None
     collated: dict[tuple[bool, bool], list[Step]] = {}
-    for name, words in spec["rows"].items():
+    for name, words in sorted(spec["rows"].items(), key=lambda item: ROWS[item[0]].fused):
         row = ROWS[name]
         kind = row.packed, row.recompute
         if kind not in collated:

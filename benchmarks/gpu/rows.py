@@ -30,6 +30,10 @@ class Row:
     """Whether our trainer runs with ``--full_determinism``."""
     fp32_master: bool = False
     """Whether the plain loop keeps fp32 weights and moments, as mixed precision under ZeRO."""
+    fused: bool = False
+    """Whether the plain loop's norms are fused, as our trainer's are."""
+    compiled: bool = False
+    """Whether our trainer compiles the blocks."""
 
     @property
     def is_plain(self) -> bool:
@@ -57,10 +61,27 @@ def _rows() -> list[Row]:
             deterministic=True,
         )
     ]
+    rows += [
+        Row(
+            name=f"packed-{f'zero{stage}' if stage else 'none'}-compiled",
+            summary="our trainer, packed, "
+            + (f"ZeRO-{stage}" if stage else "no DeepSpeed")
+            + ", blocks compiled",
+            zero=stage,
+            compiled=True,
+        )
+        for stage in range(3)
+    ]
     for recompute in (True, False):
         end, without = ("", "") if recompute else ("-norecompute", ", no recomputation")
         rows += [
             Row(name=f"plain{end}", summary=f"{plain}varlen_attn{without}", recompute=recompute),
+            Row(
+                name=f"plain-fused{end}",
+                summary=f"{plain}fused norms{without}",
+                recompute=recompute,
+                fused=True,
+            ),
             Row(
                 name=f"plain-grouped{end}",
                 summary=f"{plain}padded{without}",
@@ -88,6 +109,8 @@ ROWS: dict[str, Row] = {row.name: row for row in _rows()}
 DEFAULT_ROWS = (
     "plain",
     "plain-norecompute",
+    "plain-fused",
+    "plain-fused-norecompute",
     "packed-zero3",
     "packed-zero2",
     "packed-zero1",
@@ -154,6 +177,8 @@ class Workplace:
             values["train_sampling_strategy"] = "group_by_length"
         if row.zero:
             values["deepspeed"] = f"zero{row.zero}"
+        if row.compiled:
+            values["torch_compile"] = True
         if row.deterministic:
             values["full_determinism"] = True
         if self.size.lora_rank:

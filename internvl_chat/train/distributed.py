@@ -467,10 +467,9 @@ def _tell_deepspeed(backend: str, device: torch.device) -> None:
     os.environ.setdefault("DS_ACCELERATOR", device.type)
     import deepspeed
 
-    if device.type == "cpu":
-        from internvl_chat.train.cpu_accelerator import use_plain_cpu_accelerator
+    from internvl_chat.train.accelerators import use_own_accelerator
 
-        use_plain_cpu_accelerator()
+    use_own_accelerator(device.type)
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
 
 

@@ -71,6 +71,7 @@ from internvl_chat.train.distributed import (
 )
 from internvl_chat.train.ending import RunEnd, SaveBeforeEnd, StatusCallback
 from internvl_chat.train.flags import HELP_ALL, HELP_FLAGS, help_text, help_width
+from internvl_chat.train.fused_norms import fuse_norms, wants_fused_norms
 from internvl_chat.train.last_words import chat_command, last_words
 from internvl_chat.train.launched import join_output, leave_at_once, leave_started, meant_signal
 from internvl_chat.train.order import RunLength
@@ -264,7 +265,7 @@ def run(
         plan=prepared.plan,
     )
     apply_freezing_and_lora(model, prepared.build.trainable)
-    prepare_blocks(args, model)
+    prepare_blocks(args, model, state.device)
 
     sampler.rates = ModelFlops.of_model(model).work(args.model.grad_checkpoint)
     reports.log_start(args, state, batch_plan, model, prepared, sampler, length, begun.step)
@@ -306,8 +307,11 @@ def settle_kernels(args: RunArguments, state: DistributedState) -> None:
         logger.info("%s", note)
 
 
-def prepare_blocks(args: RunArguments, model: Any) -> None:
-    """How the blocks of both towers are called: recomputed in backward, compiled."""
+def prepare_blocks(args: RunArguments, model: Any, device: torch.device) -> None:
+    """How the blocks of both towers are called: with fused norms, recomputed, compiled."""
+    half_precision = args.train.bf16 or args.train.fp16
+    if wants_fused_norms(args.model.attn_implementation, device, half_precision=half_precision):
+        logger.info("%d norms are one kernel each", fuse_norms(model))
     if args.model.grad_checkpoint:
         recompute_activations(model)
     if args.train.torch_compile:
