@@ -25,7 +25,7 @@ from benchmarks.gpu.host_samples import HostSamples
 from benchmarks.gpu.kernels import Kernel, busy_seconds, longest_kernels, seconds_by_class
 from benchmarks.gpu.turn import wait_for_turn
 
-NAMED_KERNELS = 15
+NAMED_KERNELS = 40
 
 
 class StepTrace:

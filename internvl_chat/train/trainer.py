@@ -53,7 +53,7 @@ from internvl_chat.train.rates import (
 from internvl_chat.train.signals import leave_signals_to_parent
 from internvl_chat.train.trainer_arguments import TrainArguments
 from internvl_chat.train.unused_parameters import UnusedParameterCheck
-from internvl_chat.train.zero import shrink_buffers
+from internvl_chat.train.zero import reduce_at_once_alone, shrink_buffers
 from internvl_chat.train.zero3 import settle_zero3
 
 logger = logging.getLogger(__name__)
@@ -452,6 +452,7 @@ class InternVLTrainer(Trainer):
         config = self.accelerator.state.deepspeed_plugin.hf_ds_config.config
         zero = config.get("zero_optimization", {})
         shrink_buffers(zero, sum(full_numel(parameter) for parameter in self.model.parameters()))
+        reduce_at_once_alone(zero, self.args.world_size)
         told = settle_zero3(zero, self.model, world_size=self.args.world_size)
         if told:
             logger.info("ZeRO-3: %s", "; ".join(told))

@@ -195,3 +195,17 @@ def shrink_buffers(zero: dict[str, Any], num_parameters: int) -> None:
     for key in ("reduce_bucket_size", "allgather_bucket_size", "stage3_prefetch_bucket_size"):
         if isinstance(zero.get(key), (int, float)):
             zero[key] = int(min(zero[key], max(num_parameters, 1)))
+
+
+def reduce_at_once_alone(zero: dict[str, Any], world_size: int) -> None:
+    """One rank has nobody to send parts of its gradients to: ZeRO-1 and 2 need not look for them.
+
+    Cutting a bucket by receivers divides it by the number of ranks and copies it, kernel by kernel;
+    reducing it as a whole does neither on one rank. Whatever the file says: the result is the same.
+
+    Args:
+        zero: the section ``zero_optimization``, changed in place.
+        world_size: ranks that share the gradients.
+    """
+    if zero.get("stage") in (1, 2) and world_size == 1:
+        zero["reduce_scatter"] = False

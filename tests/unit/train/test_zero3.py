@@ -12,7 +12,7 @@ from torch import nn
 
 from internvl_chat.checkpoint.lora import apply_freezing_and_lora
 from internvl_chat.train.arguments import ModelArguments, trainable_config
-from internvl_chat.train.zero import zero_config
+from internvl_chat.train.zero import reduce_at_once_alone, zero_config
 from internvl_chat.train.zero3 import blocks_to_gather, settle_zero3
 from tests.support.models import make_model
 
@@ -116,3 +116,12 @@ def test_linear_layers_are_torchs_where_blocks_are_recomputed() -> None:
     assert linear(2) is None
     values["grad_checkpoint"] = False
     assert linear(3) is None
+
+
+@pytest.mark.parametrize(
+    ("stage", "world_size", "kept"), [(1, 1, False), (2, 1, False), (1, 2, True), (3, 1, True)]
+)
+def test_one_rank_cuts_no_bucket_of_gradients(stage: int, world_size: int, kept: bool) -> None:
+    zero: dict[str, Any] = {"stage": stage, "reduce_scatter": True}
+    reduce_at_once_alone(zero, world_size)
+    assert zero["reduce_scatter"] is kept
