@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from internvl_chat.checkpoint import names
+from internvl_chat.checkpoint import construction, names
 from internvl_chat.checkpoint.lora_settings import saved_module
 from internvl_chat.checkpoint.partition import parameters_and_buffers
-from internvl_chat.checkpoint.skeleton import tie_as_configured
 from internvl_chat.checkpoint.starting_values import RowNorms
 from internvl_chat.checkpoint.tensor_files import TensorSource, numel
-from internvl_chat.checkpoint.two_dtypes import empty_model, fill
+from internvl_chat.checkpoint.two_dtypes import empty_model, kept_dtype
 from internvl_chat.config import TrainableConfig
 
 if TYPE_CHECKING:
@@ -38,10 +37,9 @@ def build_in_four_bits(
     tensors: dict[str, TensorSource],
     modules_to_save: tuple[str, ...],
     dtype: torch.dtype,
+    device: torch.device,
 ) -> InternVLChatModel:
     """Build a model with the language model in 4 bits, its weights in place.
-
-    Quantised weights lie on the GPU that quantises them, or on the CPU where there is none.
 
     Args:
         config: of the model.
@@ -49,6 +47,7 @@ def build_in_four_bits(
         tensors: by parameter name; emptied.
         modules_to_save: that train whole, or came whole with an adapter: not quantised.
         dtype: of what trains.
+        device: that quantises, and holds the model.
     """
     model = empty_model(config, trainable, modules_to_save, FROZEN_DTYPE)
     for name, layer in list(quantised_layers(model, modules_to_save)):
@@ -59,10 +58,10 @@ def build_in_four_bits(
         if isinstance(source, RowNorms):
             late[name] = source  # of layers as they come out of 4 bits
         else:
-            _fill(model, name, target, source, dtype)
+            _fill(model, name, target, source, dtype, device)
     for name in late:
-        _fill_magnitude(model, name, dtype)
-    tie_as_configured(model)
+        _fill_magnitude(model, name, dtype, device)
+    construction.complete(model, device)
     return model
 
 
@@ -100,30 +99,33 @@ def _empty_layer(layer: nn.Linear) -> nn.Module:
 
 
 def _fill(
-    model: nn.Module, name: str, target: torch.Tensor, source: TensorSource, dtype: torch.dtype
+    model: nn.Module,
+    name: str,
+    target: torch.Tensor,
+    source: TensorSource,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> None:
     path, _, own = name.rpartition(".")
     home: Any = model.get_submodule(path)
     if is_four_bit_layer(home) and own == "weight":
         values = source.read(0, numel(source.shape)).to(FROZEN_DTYPE).view(source.shape)
-        home.weight = _quantised(values, home)
+        home.weight = _quantised(values, home, device)
         return
-    fill(model, name, target, source, dtype=dtype, frozen_dtype=FROZEN_DTYPE)
+    kept = kept_dtype(model, name, target, dtype, FROZEN_DTYPE)
+    construction.fill(model, name, target, source, dtype=kept, device=device)
 
 
-def _quantised(values: torch.Tensor, layer: Any) -> nn.Parameter:
+def _quantised(values: torch.Tensor, layer: Any, device: torch.device) -> nn.Parameter:
     from bitsandbytes.nn import Params4bit
 
-    place = torch.device("cpu")
-    if torch.cuda.is_available():
-        place = torch.device("cuda", torch.cuda.current_device())
     weight: Any = Params4bit(
         values, requires_grad=False, compress_statistics=True, quant_type="nf4", module=layer
     )
-    return cast(nn.Parameter, weight.to(place))
+    return cast(nn.Parameter, weight.to(device))
 
 
-def _fill_magnitude(model: nn.Module, name: str, dtype: torch.dtype) -> None:
+def _fill_magnitude(model: nn.Module, name: str, dtype: torch.dtype, device: torch.device) -> None:
     """DoRA starts as the identity of the layer that it sits on, which is the quantised one."""
     from peft.utils.integrations import dequantize_module_weight
 
@@ -132,7 +134,7 @@ def _fill_magnitude(model: nn.Module, name: str, dtype: torch.dtype) -> None:
     norms = dequantize_module_weight(layer.get_base_layer()).float().norm(dim=1)
     parameter = model.get_parameter(name)
     kept = dtype if parameter.requires_grad else FROZEN_DTYPE
-    value = nn.Parameter(norms.to("cpu", kept), requires_grad=parameter.requires_grad)
+    value = nn.Parameter(norms.to(device, kept), requires_grad=parameter.requires_grad)
     model.get_submodule(name.rpartition(".")[0]).weight = value
 
 

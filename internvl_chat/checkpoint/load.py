@@ -2,8 +2,8 @@
 
 ``inspect_checkpoint`` reads configurations and weight headers only, so that what does not fit is
 known before a weight is read. ``build_model`` then constructs the model in its final shape and
-fills it tensor by tensor; under ZeRO-3 it is partitioned while it is constructed, and each rank
-reads from the files just the runs that it keeps.
+fills it tensor by tensor, on the device that computes; under ZeRO-3 it is partitioned while it is
+constructed, and each rank reads from the files just the runs that it keeps.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 
 from internvl_chat.checkpoint import names
 from internvl_chat.checkpoint.adapters import require_adapter_fits
+from internvl_chat.checkpoint.construction import build_in_one_dtype
 from internvl_chat.checkpoint.four_bits import build_in_four_bits
 from internvl_chat.checkpoint.lora_settings import (
     adapted_layers,
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
 
 TRAINED_IN_4BIT = "trained_in_4bit"
 """Key of ``config.json`` beside an adapter whose base was quantised in training."""
+_CPU = torch.device("cpu")
 _POSITION_EMBEDDING = "vision_model.embeddings.position_embedding"
 
 
@@ -334,8 +336,9 @@ def build_model(
     *,
     num_new_tokens: int = 0,
     plan: LoadPlan | None = None,
+    device: torch.device = _CPU,
 ) -> InternVLChatModel:
-    """Build the model on the CPU (or as ZeRO-3 runs) with its weights in place.
+    """Build the model (under ZeRO-3, this rank's runs of it) with its weights in place.
 
     Whether ZeRO-3 is on is what TrainingArguments announced to transformers, so they must exist
     before this is called. Every rank calls it; all read the files, each its own part.
@@ -345,6 +348,7 @@ def build_model(
         tokenizer: with the special tokens added.
         num_new_tokens: what :func:`add_special_tokens` returned.
         plan: from :func:`inspect_checkpoint` with the same arguments; used up.
+        device: that holds the model. ZeRO-3 places its runs itself.
 
     Returns:
         The model in evaluation mode, nothing frozen but the layers under an adapter.
@@ -352,10 +356,6 @@ def build_model(
     Raises:
         CheckpointError, ConfigError: as :func:`inspect_checkpoint`.
     """
-    from transformers.modeling_utils import local_torch_dtype
-
-    from internvl_chat.model.modeling_internvl_chat import InternVLChatModel
-
     if plan is None:
         plan = inspect_checkpoint(build, tokenizer, num_new_tokens=num_new_tokens)
     _set_dtype(plan.config, build.dtype)
@@ -363,31 +363,45 @@ def build_model(
         plan.config.update({TRAINED_IN_4BIT: True})
     elif hasattr(plan.config, TRAINED_IN_4BIT):
         delattr(plan.config, TRAINED_IN_4BIT)
-    if build.load_in_4bit:
-        model = build_in_four_bits(
-            plan.config, build.trainable, plan.tensors, plan.adapter_modules, build.dtype
-        )
-    elif build.frozen_dtype != build.dtype:
-        model = build_in_two_dtypes(
-            plan.config,
-            build.trainable,
-            plan.tensors,
-            plan.adapter_modules,
-            build.dtype,
-            build.frozen_dtype,
-        )
-    else:
-        zero3 = deepspeed_config_if_zero3()
-        with local_torch_dtype(build.dtype, "InternVLChatModel"), partitioned_construction(zero3):
-            model = InternVLChatModel(plan.config)
-        tie_as_configured(model)
-        for name, target in parameters_and_buffers(model).items():
-            write_tensor(target, plan.tensors.pop(name))
+    model = _filled(build, plan, device)
     model.img_context_token_id = tokenizer.convert_tokens_to_ids(IMG_CONTEXT_TOKEN)
     model.adapter_base = plan.adapter_base
     model.no_adapter_base_reason = plan.no_base_reason
     model.adapter_modules = plan.adapter_modules
     return model.eval()
+
+
+def _filled(build: BuildConfig, plan: LoadPlan, device: torch.device) -> InternVLChatModel:
+    """The model of a plan, whose sources it uses up, in the way that the run holds weights."""
+    config, tensors, whole = plan.config, plan.tensors, plan.adapter_modules
+    if build.load_in_4bit:
+        return build_in_four_bits(config, build.trainable, tensors, whole, build.dtype, device)
+    if build.frozen_dtype != build.dtype:
+        return build_in_two_dtypes(
+            config, build.trainable, tensors, whole, build.dtype, build.frozen_dtype, device
+        )
+    zero3 = deepspeed_config_if_zero3()
+    if zero3 is None:
+        return build_in_one_dtype(config, tensors, build.dtype, device)
+    return _build_partitioned(config, tensors, build.dtype, zero3)
+
+
+def _build_partitioned(
+    config: InternVLChatConfig,
+    tensors: dict[str, TensorSource],
+    dtype: torch.dtype,
+    zero3: dict[str, Any],
+) -> InternVLChatModel:
+    from transformers.modeling_utils import local_torch_dtype
+
+    from internvl_chat.model.modeling_internvl_chat import InternVLChatModel
+
+    with local_torch_dtype(dtype, "InternVLChatModel"), partitioned_construction(zero3):
+        model = InternVLChatModel(config)
+    tie_as_configured(model)
+    for name, target in parameters_and_buffers(model).items():
+        write_tensor(target, tensors.pop(name))
+    return model
 
 
 def vision_problems(

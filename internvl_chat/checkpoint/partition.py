@@ -89,7 +89,8 @@ def write_tensor(target: Tensor, source: TensorSource) -> None:
     if not is_partitioned(target):
         flat = target.data.view(-1)
         for start, stop in pieces(0, flat.numel()):
-            flat[start:stop].copy_(source.read(start, stop))
+            # Converted there: over the bus goes what is in the file.
+            flat[start:stop].copy_(source.read(start, stop).to(flat.device))
     elif _is_plain_run(target):
         run: Tensor = target.ds_tensor  # type: ignore[attr-defined]
         first = run.numel() * target.ds_zero_partition_rank  # type: ignore[attr-defined]

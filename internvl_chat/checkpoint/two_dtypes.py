@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from internvl_chat.checkpoint import construction
 from internvl_chat.checkpoint.lora import apply_freezing_and_lora
-from internvl_chat.checkpoint.partition import parameters_and_buffers, write_tensor
-from internvl_chat.checkpoint.skeleton import tie_as_configured
+from internvl_chat.checkpoint.partition import parameters_and_buffers
 from internvl_chat.checkpoint.tensor_files import TensorSource
 from internvl_chat.config import TrainableConfig
 
@@ -30,8 +30,9 @@ def build_in_two_dtypes(
     modules_to_save: tuple[str, ...],
     dtype: torch.dtype,
     frozen_dtype: torch.dtype,
+    device: torch.device,
 ) -> InternVLChatModel:
-    """Build a model with its weights in place, on the CPU.
+    """Build a model with its weights in place.
 
     Args:
         config: of the model.
@@ -40,11 +41,13 @@ def build_in_two_dtypes(
         modules_to_save: that train whole, or came whole with an adapter.
         dtype: of what trains.
         frozen_dtype: of what does not.
+        device: that holds the model.
     """
     model = empty_model(config, trainable, modules_to_save, frozen_dtype)
     for name, target in parameters_and_buffers(model).items():
-        fill(model, name, target, tensors.pop(name), dtype=dtype, frozen_dtype=frozen_dtype)
-    tie_as_configured(model)
+        kept = kept_dtype(model, name, target, dtype, frozen_dtype)
+        construction.fill(model, name, target, tensors.pop(name), dtype=kept, device=device)
+    construction.complete(model, device)
     leave_casting_to_autocast(model)
     return model
 
@@ -76,48 +79,25 @@ def empty_model(
         modules_to_save: as in :func:`build_in_two_dtypes`.
         dtype: of all its parameters.
     """
-    from accelerate import init_empty_weights
-    from transformers.modeling_utils import local_torch_dtype
-
-    from internvl_chat.model.modeling_internvl_chat import InternVLChatModel
-
-    # Parameters on the meta device; buffers, which are computed and in no file, in place.
-    empty = init_empty_weights(include_buffers=False)
-    with local_torch_dtype(dtype, "InternVLChatModel"), empty:
-        model = InternVLChatModel(config)
-    tie_as_configured(model)
+    model = construction.construct_empty(config, dtype)
     model.adapter_modules = modules_to_save
     apply_freezing_and_lora(model, trainable)
     return model
 
 
-def fill(
-    model: nn.Module,
-    name: str,
-    target: Tensor,
-    source: TensorSource,
-    *,
-    dtype: torch.dtype,
-    frozen_dtype: torch.dtype,
-) -> None:
-    """Give a tensor of :func:`empty_model` its values.
+def kept_dtype(
+    model: nn.Module, name: str, target: Tensor, dtype: torch.dtype, frozen_dtype: torch.dtype
+) -> torch.dtype:
+    """The dtype that a tensor of :func:`empty_model` is to be held in.
 
     Args:
-        model: changed in place.
+        model: that has it.
         name: of the tensor in it.
-        target: the tensor; a parameter without values, or a buffer.
-        source: of the same shape.
+        target: the tensor, with its ``requires_grad`` decided.
         dtype, frozen_dtype: of a parameter that trains or is of a layer norm, and of the others.
     """
-    if not isinstance(target, nn.Parameter):
-        write_tensor(target, source)
-        return
-    path, _, own = name.rpartition(".")
-    home = model.get_submodule(path)
-    kept = dtype if keeps_dtype(home, target) else frozen_dtype
-    value = nn.Parameter(torch.empty(target.shape, dtype=kept), requires_grad=False)
-    write_tensor(value, source)
-    setattr(home, own, value.requires_grad_(target.requires_grad))
+    home = model.get_submodule(name.rpartition(".")[0])
+    return dtype if keeps_dtype(home, target) else frozen_dtype
 
 
 def keeps_dtype(home: nn.Module, parameter: Tensor) -> bool:

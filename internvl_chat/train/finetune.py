@@ -257,14 +257,7 @@ def run(
     if not goes_on(args, state, begun, length, num_samples=len(prepared.train)):
         return None
 
-    # TrainingArguments exist by now: under ZeRO-3 they make the model come up partitioned.
-    model = build_model(
-        prepared.build,
-        prepared.tokenizer,
-        num_new_tokens=prepared.num_new_tokens,
-        plan=prepared.plan,
-    )
-    apply_freezing_and_lora(model, prepared.build.trainable)
+    model = build_where_it_computes(prepared, state)
     prepare_blocks(args, model, state.device)
 
     sampler.rates = ModelFlops.of_model(model).work(args.model.grad_checkpoint)
@@ -289,6 +282,27 @@ def run(
         return saving.stopped_at
     save_finished(trainer, begun, prepared, result.metrics, status)
     return None
+
+
+def build_where_it_computes(prepared: PreparedRun, state: DistributedState) -> Any:
+    """The model on this rank's device, with what of it trains decided.
+
+    Without ZeRO-3 each GPU holds all the weights, as DeepSpeed's other stages want it too: made
+    there at once, they are at no time in the memory of a host whose ranks would each make them.
+
+    Args:
+        prepared: its plan is used up.
+        state: TrainingArguments exist by now; under ZeRO-3 they make the model come up partitioned.
+    """
+    model = build_model(
+        prepared.build,
+        prepared.tokenizer,
+        num_new_tokens=prepared.num_new_tokens,
+        plan=prepared.plan,
+        device=state.device,
+    )
+    apply_freezing_and_lora(model, prepared.build.trainable)
+    return model
 
 
 def settle_kernels(args: RunArguments, state: DistributedState) -> None:
