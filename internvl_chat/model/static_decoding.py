@@ -119,13 +119,14 @@ class CudaRecorder:
         )
         collects = gc.isenabled()
         gc.disable()  # what it frees, a graph for one, may not be freed during a recording
+        is_recorded = False
         try:
             with torch.cuda.device(self._device), recording:
                 result = step()
-        except RuntimeError:
-            torch.cuda.set_stream(current)  # where ending the recording is what failed
-            raise
+            is_recorded = True
         finally:
+            if not is_recorded:  # whatever the reason, an interrupt from the keyboard too
+                self._clear_up(graph, current)
             if collects:
                 gc.enable()
 
@@ -138,6 +139,50 @@ class CudaRecorder:
     def forget(self) -> None:
         """See :class:`Recorder`; memory whose last graph is gone takes no other."""
         self._pool = torch.cuda.graph_pool_handle()
+
+    def _clear_up(self, graph: torch.cuda.CUDAGraph, stream: torch.cuda.Stream) -> None:
+        """After a recording that failed, everything outside goes on as if there had been none.
+
+        Where CUDA has given a recording up, PyTorch cannot end it, and up to 2.13 leaves the
+        stream, the allocator and (up to 2.11) the generator of random numbers as they are during
+        one, for good: see ``CUDAGraph::capture_end``, aten/src/ATen/cuda/CUDAGraph.cpp.
+
+        Args:
+            stream: the current one before.
+        """
+        with torch.cuda.device(self._device):
+            torch.cuda.set_stream(stream)
+            graph.reset()  # all that PyTorch itself clears up
+            self._end_allocation()
+            renew_generator(self._device)
+        self.forget()
+
+    def _end_allocation(self) -> None:
+        """Otherwise what several streams have used would never be free again, and cached memory
+        not be given back, neither by ``empty_cache`` nor where a prompt needs it."""
+        index = torch.cuda.current_device()
+        try:
+            torch._C._cuda_endAllocateToPool(index, self._pool)
+        except RuntimeError:
+            return  # PyTorch has: the recording was ended, or had not begun
+        torch._C._cuda_releasePool(index, self._pool)
+
+
+def renew_generator(device: torch.device) -> None:
+    """The default generator of random numbers of a GPU works again, and goes on where it was.
+
+    Its state is put in the place of itself by a copy, of seed and offset only: up to PyTorch 2.11
+    a recording that could not be ended leaves the state saying that one is under way, and then
+    whoever draws is refused ("Offset increment outside graph capture encountered unexpectedly").
+    Graphs recorded before keep the state that they know; as they draw nothing, they do not ask it.
+
+    A state for recordings only, put in before each and taken out after, would be lost with what
+    other threads have drawn or seeded meanwhile: they share the generator.
+    """
+    generator = torch.cuda.default_generators[
+        torch.cuda.current_device() if device.index is None else device.index
+    ]
+    generator.graphsafe_set_state(generator.clone_state())
 
 
 def recorder_of(device: torch.device) -> Recorder | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from peft import LoraConfig, get_peft_model
 
 from internvl_chat.chat import load_image, load_model
 from internvl_chat.model.static_cache import has_used_attention
+from internvl_chat.model.static_decoding import CudaRecorder
 from internvl_chat.serve.engine import Engine
 from internvl_chat.serve.settings import EngineSettings
 from tests.support.serving import LIMIT_SECONDS, TINY, chat, put, tiny
@@ -168,3 +170,76 @@ def test_an_answer_under_autocast_leaves_nothing_behind(loaded: tuple[Any, Any])
     assert answers(model, tokenizer, GREEDY) == wanted
     with torch.autocast("cuda", torch.bfloat16):
         assert answers(model, tokenizer, GREEDY) == first
+
+
+def waits(number: torch.Tensor) -> torch.Tensor:
+    """CUDA gives a recording up where it is waited for."""
+    number.add_(number.item())
+    return number
+
+
+def is_interrupted(number: torch.Tensor) -> torch.Tensor:
+    number.add_(1)
+    raise KeyboardInterrupt
+
+
+def is_interrupted_once_given_up(number: torch.Tensor) -> torch.Tensor:
+    try:
+        return waits(number)
+    except RuntimeError:
+        raise KeyboardInterrupt from None
+
+
+@pytest.mark.parametrize("step", [waits, is_interrupted, is_interrupted_once_given_up])
+def test_random_numbers_after_a_recording_that_failed(
+    step: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU here")
+    device = torch.device("cuda", torch.cuda.current_device())
+    undisturbed = torch.Generator(device).manual_seed(5)
+    torch.manual_seed(5)
+
+    def assert_same_numbers() -> None:
+        found = torch.rand(1000, device=device)
+        assert torch.equal(found, torch.rand(1000, device=device, generator=undisturbed))
+
+    assert_same_numbers()
+    number = torch.ones(1, device=device)
+    recorder = CudaRecorder(device)
+    recorder.warm_up(lambda: number.add_(1))
+    recorder.warm_up(lambda: number.mul_(3))
+    before = recorder.record(lambda: number.mul_(3))  # of 6, and not run
+    with pytest.raises((RuntimeError, KeyboardInterrupt)):
+        recorder.record(lambda: step(number))
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
+    assert_same_numbers()
+    assert before().item() == 18.0
+    assert_same_numbers()
+    after = recorder.record(lambda: number.add_(1))
+    assert after().item() == 19.0
+    assert before().item() == 57.0
+    assert_same_numbers()
+    torch.cuda.empty_cache()
+
+
+def test_sampling_where_a_step_cannot_be_recorded(
+    loaded: tuple[Any, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The answer amid which that turns out is that of the plain loop, and so are later ones."""
+    model, tokenizer = loaded
+    settings = {**GREEDY, "do_sample": True, "temperature": 1.3}
+    wanted = plain(model, tokenizer, settings)
+
+    def wait(module: Any, inputs: Any, output: torch.Tensor) -> None:
+        output.sum().item()
+
+    hook = model.language_model.lm_head.register_forward_hook(wait)
+    with caplog.at_level(logging.WARNING):
+        assert answers(model, tokenizer, settings) == wanted
+    assert "steps are not recorded" in caplog.text
+    assert answers(model, tokenizer, settings) == wanted
+    assert model.static_decoder.num_recorded == 0
+    hook.remove()
+    assert answers(model, tokenizer, settings) == wanted
+    assert model.static_decoder.num_recorded == 1

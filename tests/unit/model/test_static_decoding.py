@@ -28,6 +28,7 @@ from internvl_chat.model.static_cache import (
     used_places,
 )
 from internvl_chat.model.static_decoding import (
+    CudaRecorder,
     StaticDecoder,
     drawing,
     recorder_of,
@@ -343,12 +344,12 @@ def test_a_step_that_cannot_be_recorded_runs_as_before(caplog: pytest.LogCapture
     graphs = FakeGraphs("operation not permitted when stream is capturing")
     decoder = with_graphs(model, graphs)
     batch = prompts(model)
-    settings = {**GREEDY, "eos_token_id": 279}
+    settings = {**GREEDY, "eos_token_id": 279, "do_sample": True}
     with caplog.at_level(logging.WARNING):
-        found = [model.generate(**batch, **settings) for _ in range(2)]
-    model.static_decoding = False
-    assert torch.equal(found[0], model.generate(**batch, **settings))
-    assert torch.equal(found[0], found[1])
+        plain, first = both(model, lambda: model.generate(**batch, **settings))
+        again = both(model, lambda: model.generate(**batch, **settings))[1]
+    assert torch.equal(plain, first)
+    assert torch.equal(first, again)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "not permitted when stream is capturing" in caplog.text
     assert decoder.num_recorded == 0
@@ -373,6 +374,104 @@ def test_without_memory_to_record_with_the_next_answer_tries_again(
     assert (decoder.num_recorded, "no memory to record steps with" in caplog.text) == (0, True)
     assert torch.equal(model.generate(**batch, **settings), first)
     assert decoder.num_recorded == 1
+
+
+class FakeCuda:
+    """What PyTorch is on a GPU, as far as recording goes: a capture that has failed cannot be
+    ended, and leaves the stream, the allocator and the generator of random numbers behind."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.is_invalid = False
+        self.stream = "before"
+        self.recording_to: list[Any] = []
+        self.released: list[Any] = []
+        self.generator = FakeGenerator()
+        self.num_pools = 0
+        place = contextlib.nullcontext()
+        for name, value in {
+            "Stream": lambda device: "of recordings",
+            "graph_pool_handle": self.new_pool,
+            "current_stream": lambda device: self.stream,
+            "current_device": lambda: 0,
+            "device": lambda device: place,
+            "set_stream": self.set_stream,
+            "CUDAGraph": lambda: self,
+            "graph": self.graph,
+            "default_generators": (self.generator,),
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, value)
+        monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", self.end_allocation)
+        monkeypatch.setattr(
+            torch._C, "_cuda_releasePool", lambda _, pool: self.released.append(pool)
+        )
+
+    def new_pool(self) -> tuple[int, int]:
+        self.num_pools += 1
+        return 0, self.num_pools
+
+    def set_stream(self, stream: str) -> None:
+        self.stream = stream
+
+    def reset(self) -> None:
+        """Of a graph."""
+
+    def end_allocation(self, device: int, pool: tuple[int, int]) -> None:
+        if pool not in self.recording_to:
+            raise RuntimeError("not currently recording to mempool_id")
+        self.recording_to.remove(pool)
+
+    @contextlib.contextmanager
+    def graph(self, graph: Any, *, pool: Any, stream: str, capture_error_mode: str) -> Any:
+        before, self.stream = self.stream, stream
+        self.recording_to.append(pool)
+        self.generator.is_recorded = True
+        try:
+            yield
+        finally:
+            if self.is_invalid:
+                self.is_invalid = False
+                raise RuntimeError("operation failed due to a previous error during capture")
+            self.end_allocation(0, pool)
+            self.generator.is_recorded = False
+            self.stream = before
+
+
+class FakeGenerator:
+    def __init__(self, offset: int = 0) -> None:
+        self.offset, self.is_recorded = offset, False
+
+    def clone_state(self) -> FakeGenerator:
+        return FakeGenerator(self.offset)
+
+    def graphsafe_set_state(self, other: FakeGenerator) -> None:
+        self.offset, self.is_recorded = other.offset, other.is_recorded
+
+
+@pytest.mark.parametrize("ended_by", [ValueError, KeyboardInterrupt, None])
+@pytest.mark.parametrize("is_invalid", [True, False])
+def test_a_recording_that_failed_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch, ended_by: type[BaseException] | None, is_invalid: bool
+) -> None:
+    cuda = FakeCuda(monkeypatch)
+    cuda.generator.offset = 8
+    recorder = CudaRecorder(torch.device("cuda", 0))
+    logits = torch.zeros(1)
+
+    def step() -> Tensor:
+        cuda.is_invalid = is_invalid
+        if ended_by is not None:
+            raise ended_by
+        return logits
+
+    fails = is_invalid or ended_by is not None
+    expected: Any = RuntimeError if is_invalid else ended_by
+    with pytest.raises(expected) if fails else contextlib.nullcontext():
+        recorder.record(step)
+    assert (cuda.stream, cuda.recording_to) == ("before", [])
+    assert (cuda.generator.offset, cuda.generator.is_recorded) == (8, False)
+    assert cuda.released == ([(0, 1)] if is_invalid else [])
+    recorder.record(lambda: logits)
+    assert cuda.num_pools == (2 if fails else 1)
 
 
 def test_in_inference_mode_and_out_of_it() -> None:
