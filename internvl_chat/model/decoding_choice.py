@@ -65,12 +65,14 @@ _RECORDING = 1 << 28
 """Bytes that the recording of a step may take: work space of cuBLAS, and what a step computes."""
 
 
-def why_not(model: nn.Module, *, on_cpu: bool) -> str | None:
+def why_not(model: nn.Module, *, on_cpu: bool, loaded: object = None) -> str | None:
     """Why a language model cannot be decoded so, whatever is asked; None if it can be.
 
     Args:
         model: the causal language model, without its wrapper.
         on_cpu: whether it may be done where nothing is gained.
+        loaded: the model that it is a part of: transformers marks what it has loaded as
+            quantized, not the parts.
     """
     config = model.config
     devices = {parameter.device for parameter in model.parameters()}
@@ -83,13 +85,19 @@ def why_not(model: nn.Module, *, on_cpu: bool) -> str | None:
         return "it is spread over several devices"
     if torch.is_autocast_enabled(*kinds):  # a recorded step would read casts that are gone
         return "autocast is on"
-    if getattr(model, "is_quantized", False) or getattr(model, "quantization_method", None):
-        return "its weights are quantized"
+    if _is_quantized(model) or _is_quantized(loaded):
+        return "its weights are quantized"  # int8's products wait for the GPU amid a step
     if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
         return "ZeRO-3 holds its weights"
     if model.training:
         return "it is in training mode"
     return _why_not_architecture(config)
+
+
+def _is_quantized(model: object) -> bool:
+    """As transformers marks what it has loaded."""
+    marks = getattr(model, "is_quantized", False), getattr(model, "quantization_method", None)
+    return any(marks)
 
 
 def _why_not_architecture(config: Any) -> str | None:

@@ -62,7 +62,8 @@ class GenerateMixin:
         if getattr(learned, "is_prompt_learning", False):
             reason: str | None = "it has learned prompts"
         else:
-            reason = why_not(self._bare_language_model(), on_cpu=self.static_decoding is True)
+            on_cpu = self.static_decoding is True
+            reason = why_not(self._bare_language_model(), on_cpu=on_cpu, loaded=self)
         if reason is not None:
             if self.device.type == "cuda" and not self.training and reason != self._told:
                 logger.warning("answers are decoded eagerly, step by step: %s", reason)

@@ -577,6 +577,12 @@ def test_which_models_are_not_decoded_so(
     llm.quantization_method = "bitsandbytes"
     assert why_not(llm, on_cpu=True) == "its weights are quantized"
     del llm.quantization_method
+    model.static_decoding = True
+    assert model.static_decoder is not None
+    model.is_quantized = True  # as transformers marks what it loads in 8 bits: not the parts
+    assert model.static_decoder is None
+    model.static_decoding, model._told = None, None
+    del model.is_quantized
     llm.lm_head.to("meta")
     assert why_not(llm, on_cpu=True) == "it is spread over several devices"
     with caplog.at_level(logging.WARNING):
