@@ -17,6 +17,12 @@ RESULT = "RESULT "
 """Begins the line that hands a child's figures to its parent."""
 
 
+def python_path() -> str:
+    """PYTHONPATH of a child: this package, and behind it what this process was given."""
+    given = os.environ.get("PYTHONPATH")
+    return str(ROOT) + (f"{os.pathsep}{given}" if given else "")
+
+
 def peak_rss_mb() -> float:
     """Highest resident set of this process so far, in MB (10^6 bytes), imports included.
 
@@ -46,7 +52,7 @@ def run_child(
         "OMP_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+        "PYTHONPATH": python_path(),
     }
     with log_path.open("w", encoding="utf-8") as log:
         done = subprocess.run(

@@ -23,8 +23,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without an installation
+
+from benchmarks.common import python_path
+
 WAYS = ("own copies", "open_model")
 SAMPLE_SECONDS = 0.02
 
@@ -132,7 +134,7 @@ def _start(
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
             "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": python_path(),
         }
         command = [sys.executable, __file__, "--load", way, "--checkpoint", str(checkpoint)]
         ranks.append(

@@ -23,7 +23,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without an installation
+
+from benchmarks.common import python_path
+
 IMAGE_SIZE = 112
 WAYS = ("plain", "zero3", "transformers")
 
@@ -181,7 +184,7 @@ def measure(way: str, world_size: int, directory: Path) -> list[float]:
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
             "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": python_path(),
         }
         command = [sys.executable, __file__, "--load", way, "--directory", str(directory)]
         processes.append(

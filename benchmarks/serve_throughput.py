@@ -31,7 +31,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without an installation
 
-from benchmarks.common import ROOT, machine, median_and_all, report, run_child, table
+from benchmarks.common import ROOT, machine, median_and_all, python_path, report, run_child, table
 
 TINY = ROOT / "pretrained/internvl-chat-tiny"
 FAMILIES = ("shapes", "charts", "reading")
@@ -99,7 +99,7 @@ def serving(model_path: str, log_path: Path, *, threads: int, batch_size: int) -
     """A server in a process of its own; gives its URL."""
     command = [sys.executable, "-m", "internvl_chat", "serve", "--model", model_path]
     options = ["--port", "0", "--device", "cpu", "--max-batch-size", str(batch_size)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": python_path()}
     with log_path.open("w", encoding="utf-8") as log:
         process = subprocess.Popen(
             [*command, *options, "--served-model-name", "m"],

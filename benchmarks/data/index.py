@@ -24,7 +24,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # works without an installation
 
-from benchmarks.common import machine, peak_rss_mb, report, run_child, table
+from benchmarks.common import machine, peak_rss_mb, python_path, report, run_child, table
 from benchmarks.data.text_records import as_array, write_records
 
 TARGET_MB_PER_SECOND = 300
@@ -108,7 +108,7 @@ def ask_at_once(path: Path, cache: Path, count: int) -> list[float]:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+            env={**os.environ, "PYTHONPATH": python_path()},
         )
         for _ in range(count)
     ]

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.common import ROOT
+from benchmarks.common import ROOT, python_path
 
 SECONDS_TO_END = 15.0
 
@@ -28,7 +28,7 @@ def environment(*, threads: int) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
         "PYTHONUNBUFFERED": "1",
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+        "PYTHONPATH": python_path(),
     }
 
 

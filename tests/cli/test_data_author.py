@@ -16,6 +16,7 @@ from PIL import Image
 
 from internvl_chat.cli import main
 from internvl_chat.data.meta import load_meta
+from tests.support.search_path import ROOT, search_path
 
 BOXES = ["data", "convert-boxes"]
 TURNS = [{"from": "human", "value": "?"}, {"from": "gpt", "value": "a [0.1, 0.2, 0.3, 0.4]"}]
@@ -110,8 +111,7 @@ def test_a_terminated_verb_leaves_nothing_half_written(here: Path, verb: str) ->
     record = json.dumps({"conversations": TURNS, "filler": "x" * 1000})
     source.write_text("[" + ",".join([record] * 50_000) + "]")
     command = [sys.executable, "-m", "internvl_chat", *verb.split(), "a.json", "new.jsonl"]
-    root = str(Path(__file__).resolve().parents[2])
-    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": root})
+    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": search_path(ROOT)})
     try:
         deadline = time.monotonic() + 60
         while not list(here.glob(".new.*.partial.jsonl")) and time.monotonic() < deadline:

@@ -24,6 +24,7 @@ from internvl_chat.shipped import PACKED, shipped_files
 from internvl_chat.train import versions
 from internvl_chat.train.versions import git_revision
 from tests.support.page_runs import copy_of_clone, files_of_clone
+from tests.support.search_path import search_path
 from tests.support.training import ROOT, environment
 
 NAME = "internvl_chat_v1_2_hermes2_yi34b_448_res_2nd_finetune_lora"
@@ -70,7 +71,7 @@ class Built:
 
     def run(self, *command: str, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
         """Run a command in a folder, with the installed package and no clone."""
-        settings = environment(**more, PYTHONPATH=str(self.site))
+        settings = environment(**more, PYTHONPATH=search_path(self.site))
         settings["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{settings['PATH']}"
         return subprocess.run(
             command, cwd=cwd, env=settings, capture_output=True, text=True, timeout=600

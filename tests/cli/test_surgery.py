@@ -15,6 +15,7 @@ from internvl_chat.cli import main
 from internvl_chat.cli.merge_lora import describe
 from internvl_chat.cli.options import parse_size
 from tests.support.lora_checkpoints import load_fp32, logits_for, save_base, save_lora
+from tests.support.search_path import search_path
 from tests.support.training import ROOT, environment
 
 
@@ -98,7 +99,7 @@ def test_the_scripts_of_the_tools_folder(tmp_path: Path) -> None:
         done = subprocess.run(
             [sys.executable, str(ROOT / "tools" / words[0]), *words[1:]],
             cwd=tmp_path,
-            env=environment(PYTHONPATH=""),
+            env=environment(PYTHONPATH=search_path()),
             capture_output=True,
             text=True,
             timeout=300,

@@ -20,6 +20,7 @@ from internvl_chat.chat import load_model
 from tests.fixtures.greedy import tokens
 from tests.fixtures.restore import CHECKPOINTS, arguments, restore
 from tests.pins.trainings import train
+from tests.support.search_path import search_path
 from tests.support.training import ROOT, logged
 
 pytestmark = pytest.mark.distributed
@@ -118,7 +119,6 @@ def test_the_adapters_base_has_moved(old: Old) -> None:
 
 
 def test_checkpoints_load_where_the_package_is_not_installed(old: Old, tmp_path: Path) -> None:
-    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     paths = {name: str(old.folder / name) for name in CHECKPOINTS}
     given = [str(ROOT / "tests/fixtures"), str(old.folder / "expected.json"), *paths.values()]
     done = subprocess.run(
@@ -128,7 +128,8 @@ def test_checkpoints_load_where_the_package_is_not_installed(old: Old, tmp_path:
         timeout=600,
         cwd=tmp_path,
         env={
-            **kept,
+            **os.environ,
+            "PYTHONPATH": search_path(),
             "OMP_NUM_THREADS": "1",
             "CUDA_VISIBLE_DEVICES": "",
             "HF_HUB_OFFLINE": "1",

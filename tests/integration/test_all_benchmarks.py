@@ -21,6 +21,7 @@ from internvl_chat.evaluation.results import ANSWERS, CARD, SCORE, TIMING
 from internvl_chat.evaluation.scoring import load_questions
 from internvl_chat.evaluation.task import DataRoot
 from tests.support.evaluation.every_task import EVERY_WRITER, LMU_DATA, write_every_task
+from tests.support.search_path import search_path
 from tests.support.training import ROOT
 
 MODEL = str(ROOT / "pretrained/internvl-chat-tiny")
@@ -132,7 +133,7 @@ def test_scores_and_prompts_need_no_torch(every: EveryRun, tmp_path: Path) -> No
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.evaluation.without_torch", str(listed)],
         cwd=every.root,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "LMUData": str(every.root / LMU_DATA)},
+        env={**os.environ, "PYTHONPATH": search_path(ROOT), "LMUData": str(every.root / LMU_DATA)},
         capture_output=True,
         text=True,
         check=False,

@@ -17,6 +17,7 @@ from transformers import AutoModel, AutoTokenizer, Trainer, TrainingArguments
 from internvl_chat.model import InternVLChatModel
 from tests.support.lora_checkpoints import load_fp32, save_base
 from tests.support.overlay import overlay
+from tests.support.search_path import search_path
 from tests.support.training import ROOT
 
 SHIPPED = ROOT / "pretrained/internvl-chat-tiny"
@@ -159,7 +160,7 @@ def test_trl(version: str, request: pytest.FixtureRequest, tmp_path: Path) -> No
         folders.append(overlay(request, "transformers4", PACKAGES))
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(map(str, folders)),
+        "PYTHONPATH": search_path(*folders),
         "HF_HOME": str(tmp_path / "home"),
         "HF_HUB_OFFLINE": "1",
     }

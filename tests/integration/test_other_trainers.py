@@ -17,6 +17,7 @@ from transformers import Trainer, TrainingArguments
 
 from tests.integration.test_adapters import settings_of
 from tests.support.models import make_batch, make_model
+from tests.support.search_path import search_path
 from tests.support.training import ROOT
 
 TRL = ["trl==0.24.0", "datasets==5.2.0", "dill==0.4.1", "multiprocess==0.70.19", "xxhash==4.1.0"]
@@ -131,7 +132,7 @@ def test_trls_sft_trainer(kind: str, tmp_path: Path) -> None:
     checkpoint = str(ROOT / "pretrained/internvl-chat-tiny")
     done = subprocess.run(
         [sys.executable, str(tmp_path / "sft.py"), checkpoint, str(tmp_path / "out"), kind],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(site)])},
+        env={**os.environ, "PYTHONPATH": search_path(ROOT, site)},
         capture_output=True,
         text=True,
         timeout=300,

@@ -19,6 +19,7 @@ from internvl_chat.checkpoint.tokenizer import load_tokenizer
 from internvl_chat.model import InternVLChatModel
 from internvl_chat.model.conversation import get_conv_template
 from tests.support.greedy import tokens
+from tests.support.search_path import search_path
 from tests.support.training import ROOT, environment, train_arguments, weights, write_dataset
 
 BASE = ROOT / "pretrained/internvl-chat-tiny"
@@ -107,7 +108,6 @@ class Chain:
         """Tokens of checkpoints in a process that is offline and cannot import the package."""
         (self.folder / "alone").mkdir(exist_ok=True)
         shutil.copy(ROOT / "tests/support/greedy.py", self.folder / "alone/tokens_of.py")
-        variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         paths = [str(self / name) for name in names]
         done = subprocess.run(
             [sys.executable, "-P", "-c", STRANGER, str(self / "alone"), str(self.probe), *paths],
@@ -116,7 +116,8 @@ class Chain:
             timeout=900,
             cwd=self.folder / "alone",
             env={
-                **variables,
+                **os.environ,
+                "PYTHONPATH": search_path(),
                 "OMP_NUM_THREADS": "1",
                 "HF_HUB_OFFLINE": "1",
                 "HF_MODULES_CACHE": str(self / "modules"),

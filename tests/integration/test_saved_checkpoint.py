@@ -13,6 +13,7 @@ from internvl_chat.checkpoint.load import build_model
 from internvl_chat.checkpoint.save import save_checkpoint_files
 from internvl_chat.checkpoint.tokenizer import add_special_tokens, load_tokenizer
 from tests.support.checkpoints import save_parts, stitch_config
+from tests.support.search_path import search_path
 
 
 def test_a_process_without_this_package_loads_it(tmp_path: Path) -> None:
@@ -30,7 +31,8 @@ def test_a_process_without_this_package_loads_it(tmp_path: Path) -> None:
         "torch.save(m.state_dict(), sys.argv[2])\n"
     )
     environment = {
-        **{key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+        **os.environ,
+        "PYTHONPATH": search_path(),
         "HF_MODULES_CACHE": str(tmp_path / "modules"),
         "HF_HUB_OFFLINE": "1",
     }

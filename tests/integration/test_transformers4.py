@@ -26,6 +26,7 @@ from tests.integration.transformers4_worker import describe
 from tests.support.checkpoints import tiny_tokenizer
 from tests.support.lora_checkpoints import save_base, save_lora
 from tests.support.overlay import overlay
+from tests.support.search_path import search_path
 from tests.support.training import ROOT
 
 VERSION = "4.57.6"
@@ -148,7 +149,7 @@ def found4(
     folder = tmp_path_factory.mktemp("found")
     environment = {
         **{key: value for key, value in os.environ.items() if not key.startswith("HF_")},
-        "PYTHONPATH": os.pathsep.join([str(transformers4), str(ROOT)]),
+        "PYTHONPATH": search_path(transformers4, ROOT),
         "HF_HOME": str(folder / "home"),  # nothing is there that transformers 5 has copied
         "HF_HUB_OFFLINE": "1",
     }

@@ -22,6 +22,7 @@ from tests.integration.transformers437_worker import GREEDY, QUESTIONS, images
 from tests.support.lora_checkpoints import save_lora
 from tests.support.overlay import overlay
 from tests.support.published import save_published
+from tests.support.search_path import search_path
 from tests.support.training import ROOT
 
 pytestmark = pytest.mark.slow
@@ -53,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def found(request: pytest.FixtureRequest, folder: Path) -> dict[str, Any]:
     environment = {
         **{key: value for key, value in os.environ.items() if not key.startswith("HF_")},
-        "PYTHONPATH": str(overlay(request, "transformers437", PACKAGES)),
+        "PYTHONPATH": search_path(overlay(request, "transformers437", PACKAGES)),
         "HF_HOME": str(folder / "home"),
         "HF_HUB_OFFLINE": "1",
     }

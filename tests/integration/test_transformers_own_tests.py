@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import transformers
 
+from tests.support.search_path import search_path
 from tests.support.training import ROOT
 
 PARAMETERIZED = "parameterized==0.9.0"
@@ -64,7 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_none_of_them_fails(folder: Path) -> None:
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(map(str, (folder, ROOT, folder / "site"))),
+        "PYTHONPATH": search_path(folder, ROOT, folder / "site"),
         "HF_HUB_OFFLINE": "1",
     }
     command = [sys.executable, "-m", "pytest", "-q", "-W", "ignore", "-p", "no:cacheprovider"]

@@ -17,6 +17,7 @@ from itertools import groupby
 from pathlib import Path
 
 from tests.support.pages import ROOT, Block, Command, blocks
+from tests.support.search_path import search_path
 from tests.support.warm import CLIENT
 
 LIMIT_SECONDS = 600
@@ -111,7 +112,7 @@ def environment(clone: Path, more: Mapping[str, str]) -> dict[str, str]:
     kept["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
     return {
         **kept,
-        "PYTHONPATH": str(clone),
+        "PYTHONPATH": search_path(clone),
         "OMP_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "CUDA_VISIBLE_DEVICES": "",

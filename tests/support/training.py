@@ -18,8 +18,8 @@ from internvl_chat.checkpoint.artifacts import write_companions
 from internvl_chat.checkpoint.tokenizer import add_special_tokens
 from internvl_chat.model import InternVLChatModel
 from tests.support.checkpoints import LLM, tiny_config, tiny_tokenizer
+from tests.support.search_path import ROOT, search_path
 
-ROOT = Path(__file__).resolve().parents[2]
 IMAGE_SIZE = 28
 """Pixels: 4 x 4 patches of 7, 4 tokens an image."""
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (30, 60, 230)}
@@ -108,7 +108,7 @@ def environment(**extra: str) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "LAUNCHER"):
         kept.pop(name, None)
-    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **extra}
+    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": search_path(ROOT), **extra}
 
 
 def torchrun(

@@ -21,6 +21,7 @@ from internvl_chat.checkpoint.card.files import CARD_NAME, is_replaceable, write
 from internvl_chat.checkpoint.surgery.export import export
 from internvl_chat.checkpoint.surgery.merge import merge_lora
 from tests.support.lora_checkpoints import save_base, save_lora
+from tests.support.search_path import search_path
 
 ARGUMENTS: dict[str, Any] = {
     "model_name_or_path": "/home/alice/secret/tiny-base",
@@ -337,11 +338,10 @@ def test_the_code_of_an_adapters_card_runs(made: Path) -> None:
     blocks = [one.split("```")[0] for one in card_of(made / "adapter").content.split("```python")]
     Image.new("RGB", (20, 30), "red").save(made / "image.jpg")
     (made / "usage.py").write_text("\n".join(blocks[1:]) + "\nprint(type(model).__name__)\n")
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
         [sys.executable, "-P", "usage.py"],
         cwd=made,
-        env={**environment, "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "PYTHONPATH": search_path(), "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
         timeout=300,

@@ -16,6 +16,7 @@ from internvl_chat.machine import report as module
 from internvl_chat.machine.hardware import ask, gpus_by_driver, memory_gib
 from internvl_chat.machine.packages import NEEDED, OPTIONAL, PROBED, module_of, version_of
 from internvl_chat.machine.report import as_markdown, as_text, gather, probe
+from tests.support.search_path import search_path
 from tests.support.training import ROOT
 
 
@@ -32,7 +33,7 @@ def put_package(folder: Path, name: str, code: str, metadata: str = "Version: 1.
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that is looked at before all others, by this process and its children."""
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
+    monkeypatch.setenv("PYTHONPATH", search_path(tmp_path, ROOT))
     return tmp_path
 
 

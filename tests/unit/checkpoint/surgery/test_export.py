@@ -26,6 +26,7 @@ from internvl_chat.model import InternVLChatConfig
 from internvl_chat.model.conversation import TEMPLATES
 from tests.support.checkpoints import tiny_tokenizer
 from tests.support.lora_checkpoints import load_fp32, logits_for, save_base, save_lora
+from tests.support.search_path import search_path
 
 CHANGED = {"transformers_version", "_commit_hash"}
 PUBLISHED = Path(__file__).parents[2] / "model/published_v1_2_config.json"
@@ -191,12 +192,11 @@ assert not any(name.split(".")[0] == "internvl_chat" for name in sys.modules)
 def test_a_process_without_this_package_loads_the_native_layout(tmp_path: Path) -> None:
     base = save_base(tmp_path / "base", ps_version="v2")
     export(str(base), str(tmp_path / "native"), layout="native")
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     subprocess.run(
         [sys.executable, "-P", "-c", SCRIPT, str(tmp_path / "native")],
         check=True,
         cwd=tmp_path,
-        env={**environment, "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "PYTHONPATH": search_path(), "HF_HUB_OFFLINE": "1"},
         timeout=600,
     )
     names = {path.name for path in (tmp_path / "native").iterdir()}

@@ -13,6 +13,7 @@ from internvl_chat.data.schema import BadRecordError
 from internvl_chat.data.videos import process
 from internvl_chat.data.videos.process import ReaderProcess, VideoFile
 from internvl_chat.errors import ConfigError
+from tests.support.search_path import search_path
 
 GREYS = str(Path(__file__).parents[1] / "greys.mp4")
 
@@ -84,7 +85,7 @@ def test_a_reader_killed_between_two_requests(fresh: dict[int, list[ReaderProces
 def put_decord(folder: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
     """Another library by this name, for reader processes that start from now on."""
     (folder / "decord.py").write_text(source)
-    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.setenv("PYTHONPATH", search_path(folder))
 
 
 def test_a_library_that_hangs(
