@@ -1,14 +1,15 @@
-"""A model without values, and the memory of each of its weights made where the run computes.
+"""A model without values, and the memory of its weights made where the run computes.
 
-Parameters are constructed on the meta device and get their memory one by one, on the device that
-is asked for, as their values are read: a model that trains on a GPU is nowhere on the host. All
-values come from the CPU (files, the generators of new weights, and buffers, which a model's
-construction computes), so that they are the same on every device.
+Parameters are constructed on the meta device and get their memory on the device that is asked for;
+then their values are read, a few megabytes at a time: a model that trains on a GPU is nowhere on
+the host. All values come from the CPU (files, the generators of new weights, and buffers, which a
+model's construction computes), so that they are the same on every device.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from internvl_chat.model.modeling_internvl_chat import InternVLChatModel
 
 
+DtypeOf: TypeAlias = Callable[[nn.Module, Tensor], torch.dtype | None]
+"""The dtype that a parameter is held in, by its module and itself; None: not decided here."""
+
+
 def build_in_one_dtype(
     config: InternVLChatConfig,
     tensors: dict[str, TensorSource],
@@ -41,9 +46,9 @@ def build_in_one_dtype(
         device: that holds it.
     """
     model = construct_empty(config, dtype)
+    give_memory(model, device, lambda home, parameter: dtype)
     for name, target in parameters_and_buffers(model).items():
-        fill(model, name, target, tensors.pop(name), dtype=dtype, device=device)
-    complete(model, device)
+        write_tensor(target, tensors.pop(name))
     return model
 
 
@@ -66,41 +71,24 @@ def construct_empty(config: InternVLChatConfig, dtype: torch.dtype) -> InternVLC
     return model
 
 
-def fill(
-    model: nn.Module,
-    name: str,
-    target: Tensor,
-    source: TensorSource,
-    *,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> None:
-    """Give a tensor of :func:`construct_empty` its values.
+def give_memory(model: InternVLChatModel, device: torch.device, dtype_of: DtypeOf) -> None:
+    """Give each parameter memory, without values yet, and bring the buffers to them.
+
+    For all at once, before a value is read: small objects that are made between large readings
+    would keep the host's allocator from using the same memory for the next reading.
 
     Args:
-        model: changed in place.
-        name: of the tensor in it.
-        target: the tensor; a parameter without values, or a buffer, which stays where it is.
-        source: of the same shape.
-        dtype: of a parameter.
-        device: of a parameter.
+        model: of :func:`construct_empty`; changed in place. Parameters without a dtype stay.
+        device: that is to hold it.
+        dtype_of: of a parameter.
     """
-    if not isinstance(target, nn.Parameter):
-        write_tensor(target, source)
-        return
-    path, _, own = name.rpartition(".")
-    values = torch.empty(target.shape, dtype=dtype, device=device)
-    write_tensor(values, source)
-    setattr(model.get_submodule(path), own, nn.Parameter(values, target.requires_grad))
-
-
-def complete(model: InternVLChatModel, device: torch.device) -> None:
-    """Tie what was filled once, and bring the buffers to the parameters.
-
-    Args:
-        model: with all of its parameters filled.
-        device: that holds them.
-    """
+    for name, parameter in list(model.named_parameters()):
+        path, _, own = name.rpartition(".")
+        home = model.get_submodule(path)
+        dtype = dtype_of(home, parameter)
+        if dtype is not None:
+            values = torch.empty(parameter.shape, dtype=dtype, device=device)
+            setattr(home, own, nn.Parameter(values, parameter.requires_grad))
     tie_as_configured(model)
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):

@@ -10,17 +10,18 @@ before the next one, so that the language model is nowhere as a whole in more th
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from internvl_chat.checkpoint import construction, names
+from internvl_chat.checkpoint import names
+from internvl_chat.checkpoint.construction import give_memory
 from internvl_chat.checkpoint.lora_settings import saved_module
-from internvl_chat.checkpoint.partition import parameters_and_buffers
+from internvl_chat.checkpoint.partition import parameters_and_buffers, write_tensor
 from internvl_chat.checkpoint.starting_values import RowNorms
 from internvl_chat.checkpoint.tensor_files import TensorSource, numel
-from internvl_chat.checkpoint.two_dtypes import empty_model, kept_dtype
+from internvl_chat.checkpoint.two_dtypes import dtypes_by_training, empty_model
 from internvl_chat.config import TrainableConfig
 
 if TYPE_CHECKING:
@@ -52,16 +53,24 @@ def build_in_four_bits(
     model = empty_model(config, trainable, modules_to_save, FROZEN_DTYPE)
     for name, layer in list(quantised_layers(model, modules_to_save)):
         model.set_submodule(name, _empty_layer(layer))
+    by_training = dtypes_by_training(dtype, FROZEN_DTYPE)
+    give_memory(
+        model,
+        device,
+        lambda home, own: None if _is_quantised(home, own) else by_training(home, own),
+    )
     late: dict[str, RowNorms] = {}
     for name, target in parameters_and_buffers(model).items():
         source = tensors.pop(name)
+        home = model.get_submodule(name.rpartition(".")[0])
         if isinstance(source, RowNorms):
             late[name] = source  # of layers as they come out of 4 bits
+        elif _is_quantised(home, target):
+            _quantise(home, source, device)
         else:
-            _fill(model, name, target, source, dtype, device)
+            write_tensor(target, source)
     for name in late:
-        _fill_magnitude(model, name, dtype, device)
-    construction.complete(model, device)
+        _write_magnitude(model, name)
     return model
 
 
@@ -98,44 +107,29 @@ def _empty_layer(layer: nn.Linear) -> nn.Module:
     return new.requires_grad_(False)
 
 
-def _fill(
-    model: nn.Module,
-    name: str,
-    target: torch.Tensor,
-    source: TensorSource,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> None:
-    path, _, own = name.rpartition(".")
-    home: Any = model.get_submodule(path)
-    if is_four_bit_layer(home) and own == "weight":
-        values = source.read(0, numel(source.shape)).to(FROZEN_DTYPE).view(source.shape)
-        home.weight = _quantised(values, home, device)
-        return
-    kept = kept_dtype(model, name, target, dtype, FROZEN_DTYPE)
-    construction.fill(model, name, target, source, dtype=kept, device=device)
+def _is_quantised(home: nn.Module, parameter: torch.Tensor) -> bool:
+    return is_four_bit_layer(home) and parameter is home.weight
 
 
-def _quantised(values: torch.Tensor, layer: Any, device: torch.device) -> nn.Parameter:
+def _quantise(layer: Any, source: TensorSource, device: torch.device) -> None:
     from bitsandbytes.nn import Params4bit
 
+    values = source.read(0, numel(source.shape)).to(FROZEN_DTYPE).view(source.shape)
     weight: Any = Params4bit(
         values, requires_grad=False, compress_statistics=True, quant_type="nf4", module=layer
     )
-    return cast(nn.Parameter, weight.to(device))
+    layer.weight = weight.to(device)
 
 
-def _fill_magnitude(model: nn.Module, name: str, dtype: torch.dtype, device: torch.device) -> None:
+@torch.no_grad()
+def _write_magnitude(model: nn.Module, name: str) -> None:
     """DoRA starts as the identity of the layer that it sits on, which is the quantised one."""
     from peft.utils.integrations import dequantize_module_weight
 
     path = name.partition(f"{names.MAGNITUDE}.")[0]
     layer: Any = model.get_submodule(path)
     norms = dequantize_module_weight(layer.get_base_layer()).float().norm(dim=1)
-    parameter = model.get_parameter(name)
-    kept = dtype if parameter.requires_grad else FROZEN_DTYPE
-    value = nn.Parameter(norms.to(device, kept), requires_grad=parameter.requires_grad)
-    model.get_submodule(name.rpartition(".")[0]).weight = value
+    model.get_parameter(name).copy_(norms)
 
 
 def is_four_bit_layer(module: nn.Module) -> bool:

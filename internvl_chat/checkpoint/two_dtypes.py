@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from internvl_chat.checkpoint import construction
+from internvl_chat.checkpoint.construction import DtypeOf, construct_empty, give_memory
 from internvl_chat.checkpoint.lora import apply_freezing_and_lora
-from internvl_chat.checkpoint.partition import parameters_and_buffers
+from internvl_chat.checkpoint.partition import parameters_and_buffers, write_tensor
 from internvl_chat.checkpoint.tensor_files import TensorSource
 from internvl_chat.config import TrainableConfig
 
@@ -44,10 +44,9 @@ def build_in_two_dtypes(
         device: that holds the model.
     """
     model = empty_model(config, trainable, modules_to_save, frozen_dtype)
+    give_memory(model, device, dtypes_by_training(dtype, frozen_dtype))
     for name, target in parameters_and_buffers(model).items():
-        kept = kept_dtype(model, name, target, dtype, frozen_dtype)
-        construction.fill(model, name, target, tensors.pop(name), dtype=kept, device=device)
-    construction.complete(model, device)
+        write_tensor(target, tensors.pop(name))
     leave_casting_to_autocast(model)
     return model
 
@@ -79,25 +78,19 @@ def empty_model(
         modules_to_save: as in :func:`build_in_two_dtypes`.
         dtype: of all its parameters.
     """
-    model = construction.construct_empty(config, dtype)
+    model = construct_empty(config, dtype)
     model.adapter_modules = modules_to_save
     apply_freezing_and_lora(model, trainable)
     return model
 
 
-def kept_dtype(
-    model: nn.Module, name: str, target: Tensor, dtype: torch.dtype, frozen_dtype: torch.dtype
-) -> torch.dtype:
-    """The dtype that a tensor of :func:`empty_model` is to be held in.
+def dtypes_by_training(dtype: torch.dtype, frozen_dtype: torch.dtype) -> DtypeOf:
+    """The rule of what a parameter of :func:`empty_model` is held in.
 
     Args:
-        model: that has it.
-        name: of the tensor in it.
-        target: the tensor, with its ``requires_grad`` decided.
         dtype, frozen_dtype: of a parameter that trains or is of a layer norm, and of the others.
     """
-    home = model.get_submodule(name.rpartition(".")[0])
-    return dtype if keeps_dtype(home, target) else frozen_dtype
+    return lambda home, parameter: dtype if keeps_dtype(home, parameter) else frozen_dtype
 
 
 def keeps_dtype(home: nn.Module, parameter: Tensor) -> bool:
