@@ -27,7 +27,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.modeling_utils import local_torch_dtype
 
 from benchmarks.common import report
 from benchmarks.gpu.batches import (
@@ -41,15 +40,10 @@ from benchmarks.gpu.batches import (
 from benchmarks.gpu.card import measure_card
 from benchmarks.gpu.rows import ROWS, Row
 from benchmarks.gpu.tracing import StepTrace
+from internvl_chat.checkpoint.construction import build_in_one_dtype
 from internvl_chat.checkpoint.lora import apply_freezing_and_lora
-from internvl_chat.checkpoint.partition import (
-    parameters_and_buffers,
-    partitioned_construction,
-    write_tensor,
-)
 from internvl_chat.costs.flops import ModelFlops
 from internvl_chat.data.pixels import normalize_pixels
-from internvl_chat.model import InternVLChatModel
 from internvl_chat.model.constants import IMG_CONTEXT_TOKEN
 from internvl_chat.train.attention import register_attention
 from internvl_chat.train.distributed import init_distributed
@@ -270,21 +264,11 @@ def on_device(steps: Sequence[Step], device: torch.device) -> list[Step]:
 
 
 def load(prepared: PreparedRun, device: torch.device, dtype: torch.dtype) -> Any:
-    """The model in its final shape, made where it computes, with what trains decided.
-
-    As ``checkpoint/load.py`` builds it on the host, whose memory may be smaller than the GPU's.
-    """
+    """The model in its final shape, made where it computes, with what trains decided."""
     config: Any = prepared.plan.config
     for part in (config, config.vision_config, config.llm_config):
         part.dtype = dtype
-    with (
-        local_torch_dtype(dtype, "InternVLChatModel"),
-        partitioned_construction(None),
-        torch.device(device),
-    ):
-        model: Any = InternVLChatModel(config)
-    for name, target in parameters_and_buffers(model).items():
-        write_tensor(target, prepared.plan.tensors.pop(name))
+    model: Any = build_in_one_dtype(config, prepared.plan.tensors, dtype, device)
     model.img_context_token_id = prepared.tokenizer.convert_tokens_to_ids(IMG_CONTEXT_TOKEN)
     apply_freezing_and_lora(model, prepared.build.trainable)
     model.vision_model.set_attn_implementation("sdpa")
