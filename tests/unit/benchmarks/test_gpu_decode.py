@@ -47,9 +47,12 @@ def test_shares_and_targets() -> None:
     assert gpu_decode.verdicts(rows) == [
         ("one row: 0.68 of the memory's bandwidth (>= 0.6)", True),
         ("16 rows: 7.5 times the tokens of one (>= 8)", False),
-        ("1 rows: the answers are those decoded eagerly", True),
-        ("16 rows: the answers are those decoded eagerly", False),
     ]
+    assert gpu_decode.alike(rows) == (
+        "1 of 1 answers are those decoded eagerly; 0 of 16 answers are those decoded eagerly; "
+        "eagerly, 0 of 16 are as that of one"
+    )
+    assert gpu_decode.alike(rows[:2]) == ""
 
 
 def test_a_step_reads_the_weights_and_what_is_cached(tmp_path: Path) -> None:
