@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.util
 import inspect
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
@@ -30,6 +29,17 @@ TORCH_VARLEN = "torch_varlen"
 PACKED_BY_BORDERS = ("flash_attention_2", TORCH_VARLEN)
 """Kernels that take a packed row with the borders of its segments on the device."""
 
+
+def _varlen_keywords(grouped: bool) -> dict[str, Any]:
+    """How this version of torch is told that attention is causal, and of grouped heads."""
+    known = inspect.signature(varlen_attn).parameters if varlen_attn is not None else {}
+    causal = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
+    # Without the argument the kernel sees by itself that there are fewer keys than queries.
+    return {**causal, "enable_gqa": True} if grouped and "enable_gqa" in known else causal
+
+
+_VARLEN_KEYWORDS = {grouped: _varlen_keywords(grouped) for grouped in (False, True)}
+"""By whether heads share keys. Found out once: a compiled block reads it as a constant."""
 _AS_ASKED = "as asked: "
 _FLASH_WIDTH = 8  # widths of a head that the flash kernels take are multiples of it
 
@@ -197,19 +207,9 @@ def torch_varlen_attention(
         max_length_q,
         max_length_q,
         scale=scaling,
-        **_varlen_keywords(query.shape[1] != key.shape[1]),
+        **_VARLEN_KEYWORDS[query.shape[1] != key.shape[1]],
     )
     return attended[None, ..., :width], None
-
-
-@cache
-def _varlen_keywords(grouped: bool) -> dict[str, Any]:
-    """How this version of torch is told that attention is causal, and of grouped heads."""
-    assert varlen_attn is not None
-    known = inspect.signature(varlen_attn).parameters
-    causal = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
-    # Without the argument the kernel sees by itself that there are fewer keys than queries.
-    return {**causal, "enable_gqa": True} if grouped and "enable_gqa" in known else causal
 
 
 def settle_sdpa(device: torch.device, *, half_precision: bool, lengths_repeat: bool) -> str | None:

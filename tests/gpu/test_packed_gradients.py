@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo
+import torch._dynamo.utils
 from torch import Tensor
 
 from internvl_chat.chat import load_model
@@ -14,6 +16,8 @@ from internvl_chat.data.collate import Collator
 from internvl_chat.data.dataset import Example
 from internvl_chat.model.constants import IGNORE_INDEX, IMG_CONTEXT_TOKEN
 from internvl_chat.train.attention import choose_attention, register_attention
+from internvl_chat.train.compilation import transformer_blocks
+from internvl_chat.train.fused_norms import fuse_norms
 from internvl_chat.train.inputs import forward_inputs, segment_lengths
 from tests.support.training import ROOT
 
@@ -115,3 +119,26 @@ def test_packed_equals_one_by_one(device: torch.device, dtype: torch.dtype) -> N
     # Each is a rounding away from the exact ones; packing must not be further than no packing.
     off, allowed = distance(packed, exact), 1.5 * distance(single, exact) + 1e-3
     assert off <= allowed
+
+
+def test_fused_norms_and_compiled_blocks(device: torch.device) -> None:
+    """Both are as near to fp32 as the model as it is, and other borders compile nothing anew."""
+    register_attention()
+    model, tokenizer = trainable(torch.bfloat16, device)
+    examples = samples(model, tokenizer)
+    collate = Collator(pad_token_id=tokenizer.pad_token_id, packed=True)
+    chosen = choose_attention("auto", packed=True, device=device, half_precision=True)
+    rows = [collate([part]) for part in (examples, examples[:4], examples[2:])]
+    exact = gradients(trainable(torch.float32, device)[0], rows, "eager", device)
+    allowed = 1.5 * distance(gradients(model, rows, chosen.llm, device), exact) + 1e-3
+    assert fuse_norms(model) > 4
+    assert distance(gradients(model, rows, chosen.llm, device), exact) <= allowed
+    torch._dynamo.reset()
+    for block in transformer_blocks(model):
+        block.compile(dynamic=True, backend="aot_eager")
+    gradients(model, rows[:1], chosen.llm, device)
+    counted = torch._dynamo.utils.counters["stats"]
+    graphs = counted["unique_graphs"]
+    assert distance(gradients(model, rows, chosen.llm, device), exact) <= allowed
+    if chosen.llm == "torch_varlen":  # by segments every row is another program
+        assert counted["unique_graphs"] == graphs > 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.machinery
 import importlib.util
 import inspect
-from collections.abc import Iterator
 from functools import partial
 
 import pytest
@@ -176,12 +175,11 @@ def by_segments(
 
 
 @pytest.fixture
-def with_varlen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def with_varlen(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch's kernel, which wants a GPU, computed on the CPU."""
     monkeypatch.setattr(attention, "varlen_attn", by_segments)
-    attention._varlen_keywords.cache_clear()
-    yield
-    attention._varlen_keywords.cache_clear()
+    keywords = {grouped: attention._varlen_keywords(grouped) for grouped in (False, True)}
+    monkeypatch.setattr(attention, "_VARLEN_KEYWORDS", keywords)
 
 
 @pytest.mark.usefixtures("with_varlen")
@@ -242,10 +240,9 @@ def test_the_installed_torch_knows_the_keywords() -> None:
     if attention.varlen_attn is None:
         pytest.skip("this torch has no varlen_attn")
     known = inspect.signature(attention.varlen_attn).parameters
-    attention._varlen_keywords.cache_clear()
     for grouped in (False, True):
-        assert set(attention._varlen_keywords(grouped)) <= set(known)
-    assert {"window_size", "is_causal"} & set(attention._varlen_keywords(False))
+        assert set(attention._VARLEN_KEYWORDS[grouped]) <= set(known)
+    assert {"window_size", "is_causal"} & set(attention._VARLEN_KEYWORDS[False])
 
 
 @pytest.mark.parametrize("kernel", ["sdpa_varlen", "torch_varlen"])
