@@ -2,8 +2,9 @@
 
 One block of each kind runs without memory and without values (PyTorch's fake tensors), with hooks
 that see what is saved; a storage counts once, weights not at all. So the count holds for any
-language model, any adapter and any freezing, and only attention needs a rule of ours: kernels that
-never write the scores out are replaced by one that saves what they save.
+language model, any adapter and any freezing, and only two kernels need a rule of ours, for they are
+not what runs here: attention that never writes the scores out, and a GPU's RMS norm. Each is
+replaced by one that saves what it saves.
 
 Shapes: ``B`` rows, ``T`` tokens of a row, ``H`` query heads, ``G`` key/value heads, ``E`` head
 width, ``D`` width of the language model.
@@ -18,9 +19,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from internvl_chat.errors import CheckpointError
@@ -63,23 +66,25 @@ def count_activations(
     writes_scores: bool,
     dtype: torch.dtype,
     autocasts: bool,
+    has_norm_kernel: bool,
 ) -> Activations:
     """Count both towers and the projector.
 
     Args:
-        model: on the meta device, with what trains decided.
+        model: on the meta device, with what trains and which norms are fused decided.
         batch: what goes through it.
         recompute: whether blocks are computed again in the backward pass.
         writes_scores: whether attention is written out (``eager``).
         dtype: the model computes in.
         autocasts: whether its weights are fp32 masters, cast where they are used.
+        has_norm_kernel: whether PyTorch's RMS norm is one kernel where it computes: on a GPU.
 
     Raises:
         CheckpointError: the language model cannot be run without values.
     """
     AttentionInterface.register(COUNTED_KERNEL, _attention_without_scores)
     AttentionMaskInterface.register(COUNTED_KERNEL, _no_mask)
-    probe = _Probe(dtype=dtype, autocasts=autocasts)
+    probe = _Probe(dtype=dtype, autocasts=autocasts, has_norm_kernel=has_norm_kernel)
     towers = []
     tiles = _tiles_run(model, batch)
     if tiles:
@@ -268,6 +273,7 @@ class _Probe:
 
     dtype: torch.dtype
     autocasts: bool
+    has_norm_kernel: bool
 
     def run(self, module: nn.Module, inputs: Callable[[torch.dtype], dict[str, Any]]) -> _Saved:
         """Run it and note what autograd saves."""
@@ -284,7 +290,7 @@ class _Probe:
                 return tensor
 
             try:
-                with _seeing(pack), self._precision():
+                with _seeing(pack), self._precision(), self._norms():
                     outputs = functional_call(module, state, (), inputs(self.dtype))
             except RuntimeError as err:  # torch's own of them: shapes that depend on values
                 raise CheckpointError(
@@ -297,6 +303,9 @@ class _Probe:
 
     def _precision(self) -> Any:
         return torch.autocast("cpu", dtype=self.dtype) if self.autocasts else nullcontext()
+
+    def _norms(self) -> Any:
+        return _NormsWithoutParts() if self.has_norm_kernel else nullcontext()
 
     def _state(self, module: nn.Module) -> dict[str, Tensor]:
         """Weights without values; floating ones in the dtype they are held in."""
@@ -398,3 +407,35 @@ def _attention_without_scores(
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:
     """The kernels know where rows end."""
+
+
+# ---- RMS norms that are one kernel --------------------------------------------------------------
+
+
+class _NormsWithoutParts(TorchFunctionMode):
+    """PyTorch's RMS norm as on a GPU, where the CPU computes it by parts and saves those."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is not F.rms_norm:
+            return func(*args, **kwargs)
+        hidden, weight = args[0], kwargs.get("weight")
+        if torch.is_autocast_enabled("cpu"):  # on a GPU it takes fp32 then, and gives it
+            hidden, weight = hidden.float(), None if weight is None else weight.float()
+        return _WithoutParts.apply(hidden, weight)
+
+
+class _WithoutParts(torch.autograd.Function):
+    """Saves what the kernel saves: the input as it came, the weight, a factor a row."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor | None) -> Tensor:
+        factors = hidden.new_empty(*hidden.shape[:-1], 1, dtype=torch.float32)
+        ctx.save_for_backward(hidden, weight, factors)
+        return torch.empty_like(hidden)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        raise NotImplementedError("only what is saved counts")

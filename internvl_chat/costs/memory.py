@@ -49,6 +49,8 @@ class MemorySetting:
     writes_scores: bool
     """Whether attention is written out (``eager``)."""
     batch: LargestMicroBatch
+    has_norm_kernel: bool
+    """Whether PyTorch's RMS norm is one kernel there: on a GPU."""
     moment_bytes: int = ADAM_BYTES
     """Of what the optimizer keeps of a trained weight, its fp32 master left out."""
     in_four_bits: frozenset[str] = frozenset()
@@ -87,7 +89,7 @@ def estimate_memory(model: InternVLChatModel, setting: MemorySetting) -> MemoryE
 
     Args:
         model: on the meta device, in the dtypes that a run without DeepSpeed holds its weights in,
-            with what trains decided.
+            with what trains and which norms are fused decided.
         setting: of the run.
     """
     sizes = parameter_sizes(model, in_four_bits=setting.in_four_bits)
@@ -100,6 +102,7 @@ def estimate_memory(model: InternVLChatModel, setting: MemorySetting) -> MemoryE
         writes_scores=setting.writes_scores,
         dtype=setting.compute_dtype,
         autocasts=setting.deepspeed is None and setting.compute_dtype != torch.float32,
+        has_norm_kernel=setting.has_norm_kernel,
     )
     activations = counted.kept + counted.working
     # In the optimizer's step there are no activations left, nor gathered parameters.

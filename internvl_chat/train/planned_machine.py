@@ -46,6 +46,8 @@ class PlannedMachine:
     """Of each."""
     peaks: DevicePeaks | None
     """None where the memory alone is known."""
+    is_cpu: bool = False
+    """Whether there are none: then these are a process's share of the machine."""
 
 
 def planned_machine(gpu: str, num_gpus: int) -> PlannedMachine:

@@ -31,6 +31,7 @@ from internvl_chat.train.arguments import (
     build_config,
 )
 from internvl_chat.train.batch_plan import BatchPlan
+from internvl_chat.train.fused_norms import fuse_norms, wants_fused_norms
 from internvl_chat.train.parsing import ReadArguments
 from internvl_chat.train.planned_data import (
     PlannedData,
@@ -230,11 +231,19 @@ def planned_anew(run: PlannedRun, changes: Mapping[str, Any]) -> PlannedRun:
     """
     model_arguments = replace(run.read.model, **changes)
     read = replace(run.read, model=model_arguments, values={**run.read.values, **changes})
-    model = planned_model_of(read, run.sources, run.num_tokens)
+    model = planned_model_of(read, run.machine, run.sources, run.num_tokens)
     return replace(run, read=read, model=model, flops=ModelFlops.of_model(model))
 
 
-def planned_model_of(read: ReadArguments, sources: Sources, num_tokens: int) -> InternVLChatModel:
+def half_precision(values: Mapping[str, Any]) -> torch.dtype | None:
+    """What a run computes in, by its arguments; None for fp32."""
+    return torch.bfloat16 if values["bf16"] else torch.float16 if values["fp16"] else None
+
+
+def planned_model_of(
+    read: ReadArguments, machine: PlannedMachine, sources: Sources, num_tokens: int
+) -> InternVLChatModel:
+    """The model of a run on the meta device, with the norms that the run will have."""
     values: Any = SimpleNamespace(**{**read.values, "deepspeed": None})
     build = build_config(
         read.model,
@@ -244,7 +253,14 @@ def planned_model_of(read: ReadArguments, sources: Sources, num_tokens: int) -> 
         attn_implementation=None,
         seed=values.seed,
     )
-    return model_on_meta(build, sources, num_tokens=num_tokens)
+    model = model_on_meta(build, sources, num_tokens=num_tokens)
+    if wants_fused_norms(
+        read.model.attn_implementation,
+        torch.device("cpu" if machine.is_cpu else "cuda"),
+        half_precision=half_precision(read.values) is not None,
+    ):
+        fuse_norms(model)
+    return model
 
 
 def deepspeed_settings(

@@ -46,7 +46,12 @@ from internvl_chat.train.planned_data import (
 )
 from internvl_chat.train.planned_machine import PlannedMachine
 from internvl_chat.train.planned_model import planned_places, planned_sources
-from internvl_chat.train.planned_run import PlannedRun, deepspeed_settings, planned_model_of
+from internvl_chat.train.planned_run import (
+    PlannedRun,
+    deepspeed_settings,
+    half_precision,
+    planned_model_of,
+)
 from internvl_chat.train.preparation import data_seed
 from internvl_chat.train.zero_choice import AUTO_IN_FOUR_BITS
 
@@ -133,7 +138,7 @@ def planned(
     sources = planned_sources(source)
     tokenizer = _tokenizer(source.tokenizer_path, read)
     num_tokens = 0 if tokenizer is None else len(tokenizer)
-    model = planned_model_of(read, sources, num_tokens)
+    model = planned_model_of(read, machine, sources, num_tokens)
     batch, order = _batches(read, machine)
     data = _data(read, tokenizer, model.num_image_token, sample_tokens)
     flops = ModelFlops.of_model(model)
@@ -257,14 +262,14 @@ def _setting(
     model: InternVLChatModel,
 ) -> MemorySetting:
     values = read.values
-    half = torch.bfloat16 if values["bf16"] else torch.float16 if values["fp16"] else None
     return MemorySetting(
         deepspeed=deepspeed_settings(values, model),
         world_size=machine.num_gpus,
-        compute_dtype=half or torch.float32,
+        compute_dtype=half_precision(values) or torch.float32,
         recompute=read.model.grad_checkpoint,
         writes_scores=read.model.attn_implementation == "eager",
         batch=largest,
+        has_norm_kernel=not machine.is_cpu,
         moment_bytes=moment_bytes(str(getattr(values["optim"], "value", values["optim"]))),
         in_four_bits=frozenset(
             f"{name}.weight" for name, _ in quantised_layers(model, model.adapter_modules)

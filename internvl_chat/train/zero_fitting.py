@@ -85,6 +85,7 @@ def zero_for(
         gpu=f"{room.memory_gib:.0f} GiB",
         memory_gib=room.memory_gib,
         peaks=None,
+        is_cpu=state.device.type == "cpu",
     )
     return planned(read, machine).chosen(room, former=_former(read))
 

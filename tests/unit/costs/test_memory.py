@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from internvl_chat.costs.activations import LargestMicroBatch, _Probe, count_activations
@@ -25,6 +26,7 @@ from internvl_chat.model import vocabulary_loss
 from internvl_chat.model.configuration_internvl_chat import InternVLChatConfig
 from internvl_chat.model.presets import load_preset
 from internvl_chat.train.attention import register_attention
+from internvl_chat.train.fused_norms import FusedRMSNorm, fuse_norms
 from internvl_chat.train.zero import read_zero_file
 from tests.support.meta_models import LORA, meta_model
 
@@ -35,6 +37,7 @@ SETTING = MemorySetting(
     recompute=True,
     writes_scores=False,
     batch=LargestMicroBatch(rows=4, row_tokens=1500, num_tiles=4, num_supervised=4000),
+    has_norm_kernel=True,
 )
 
 
@@ -101,6 +104,7 @@ def test_what_is_saved_for_the_backward_pass(shape: str, kernel: str, trains: st
             writes_scores=kernel == "eager",
             dtype=torch.float32,
             autocasts=False,
+            has_norm_kernel=False,
         ).kept
         for recompute in (False, True)
     }
@@ -124,12 +128,66 @@ def test_another_language_model() -> None:
         writes_scores=True,
         dtype=torch.float32,
         autocasts=False,
+        has_norm_kernel=False,
     )
     real = _saved(meta_model(config, device="cpu"), batch, "eager", False)
     assert found.kept == pytest.approx(real, rel=0.15)
 
 
-class _AsksForValues(torch.nn.Module):
+WIDTH, HALF, SINGLE = 64, torch.bfloat16, torch.float32
+INPUT, FACTORS = 2 * 100 * WIDTH, 4 * 2 * 100
+"""Elements that go into a norm, and bytes of the fp32 factor of each row."""
+
+
+@pytest.mark.parametrize(
+    ("states", "weight", "autocasts", "saved"),
+    [
+        (HALF, HALF, False, 2 * INPUT),
+        (SINGLE, SINGLE, True, 4 * INPUT),
+        (HALF, HALF, True, 2 * INPUT),
+        (HALF, SINGLE, True, (4 + 4) * INPUT),  # the input as autocast makes it, and the normed one
+        (SINGLE, HALF, True, (4 + 4) * INPUT),
+    ],
+)
+def test_what_a_gpus_norm_saves(
+    states: torch.dtype, weight: torch.dtype, autocasts: bool, saved: int
+) -> None:
+    norm = FusedRMSNorm(nn.Parameter(torch.empty(WIDTH, dtype=weight)), 1e-6)
+    probe = _Probe(dtype=HALF, autocasts=autocasts, has_norm_kernel=True)
+
+    def inputs(dtype: torch.dtype) -> dict[str, Any]:
+        hidden = torch.empty(2, 100, WIDTH, dtype=states, requires_grad=True)
+        return {"hidden_states": hidden * 1}
+
+    assert probe.run(norm, inputs).total == saved + FACTORS
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_fused_norms_are_counted_as_such(recompute: bool) -> None:
+    model = meta_model("tiny", dtype=HALF, **LORA)
+    batch = LargestMicroBatch(rows=2, row_tokens=200, num_tiles=2, num_supervised=8)
+
+    def counted() -> int:
+        return count_activations(
+            model,
+            batch,
+            recompute=recompute,
+            writes_scores=False,
+            dtype=HALF,
+            autocasts=False,
+            has_norm_kernel=True,
+        ).kept
+
+    written_out = counted()
+    assert fuse_norms(model) > 0
+    config = model.config.get_text_config()
+    norms = 1 if recompute else 2 * config.num_hidden_layers + 1
+    rows = batch.rows * batch.row_tokens
+    # Of each element the input's 2 bytes in place of the 4 of a copy in fp32.
+    assert written_out - counted() == (4 - 2) * rows * config.hidden_size * norms
+
+
+class _AsksForValues(nn.Module):
     """Takes as many rows as there are numbers above zero."""
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
@@ -137,7 +195,7 @@ class _AsksForValues(torch.nn.Module):
 
 
 def test_a_model_that_wants_values_is_refused_with_a_sentence() -> None:
-    probe = _Probe(dtype=torch.float32, autocasts=False)
+    probe = _Probe(dtype=torch.float32, autocasts=False, has_norm_kernel=False)
     with pytest.raises(CheckpointError, match="_AsksForValues cannot be run without values"):
         probe.run(_AsksForValues(), lambda dtype: {"rows": torch.empty(2, 2, dtype=dtype)})
 

@@ -13,11 +13,13 @@ import pytest
 import torch
 
 from internvl_chat.errors import ConfigError
-from internvl_chat.train import zero_fitting
+from internvl_chat.train import planning, zero_fitting
 from internvl_chat.train.distributed import DistributedState
 from internvl_chat.train.finetune import main
+from internvl_chat.train.fused_norms import FusedRMSNorm
 from internvl_chat.train.parsing import ReadArguments, as_run, read_arguments
 from internvl_chat.train.planned_machine import planned_machine
+from internvl_chat.train.planned_run import PlannedRun, planned_anew
 from internvl_chat.train.planning import plan_run
 from internvl_chat.train.zero_choice import ZeroRoom
 from internvl_chat.train.zero_fitting import lower_stage, room_of, settle_zero, zero_for
@@ -35,6 +37,7 @@ ALONE = DistributedState(
     notes=(),
 )
 FOUR = replace(ALONE, launcher="pytorch", world_size=4, backend="gloo")
+HALF = ("--bf16", "True")
 WIDE = {"llm": {"hidden_size": 64, "intermediate_size": 256}}
 
 
@@ -85,6 +88,35 @@ def test_memory_decides(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -
     with_memory(monkeypatch, 4 * (needs["none"] + needs["zero1"]) / 2 / 0.9)
     assert zero_for(said, FOUR, around).source == "zero1"
     assert zero_for(said, ALONE, {}).source is None  # all of it, and nobody to divide with
+
+
+def test_norms_are_reckoned_as_the_device_computes_them(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a run in bf16 each is one kernel on a GPU, and written out on a CPU."""
+    reckoned: list[PlannedRun] = []
+
+    def planned(*given: Any) -> PlannedRun:
+        reckoned.append(planning.planned(*given))
+        return reckoned[-1]
+
+    monkeypatch.setattr(zero_fitting, "planned", planned)
+    with_memory(monkeypatch, 100)
+    zero_for(read(arguments, *HALF), ALONE, {})
+    machine = replace(reckoned[0].machine, is_cpu=False)
+    for run, fused in (
+        (reckoned[0], False),
+        (planning.planned(reckoned[0].read, machine), True),
+        (planning.planned(read(arguments), machine), False),
+        (
+            planning.planned(read(arguments, *HALF, "--attn_implementation", "eager"), machine),
+            False,
+        ),
+    ):
+        assert run.setting.has_norm_kernel is not run.machine.is_cpu
+        assert any(isinstance(part, FusedRMSNorm) for part in run.model.modules()) is fused
+        again = planned_anew(run, {"freeze_llm": True}).model
+        assert any(isinstance(part, FusedRMSNorm) for part in again.modules()) is fused
 
 
 def test_what_it_comes_to_is_the_runs_file(arguments: list[str]) -> None:
