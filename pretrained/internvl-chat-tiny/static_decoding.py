@@ -20,7 +20,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -161,8 +161,9 @@ class CudaRecorder:
         """Otherwise what several streams have used would never be free again, and cached memory
         not be given back, neither by ``empty_cache`` nor where a prompt needs it."""
         index = torch.cuda.current_device()
-        try:
-            torch._C._cuda_endAllocateToPool(index, self._pool)
+        former: Any = getattr(torch._C, "_cuda_endAllocateCurrentStreamToPool", None)
+        try:  # which is its name up to PyTorch 2.8
+            getattr(torch._C, "_cuda_endAllocateToPool", former)(index, self._pool)
         except RuntimeError:
             return  # PyTorch has: the recording was ended, or had not begun
         torch._C._cuda_releasePool(index, self._pool)

@@ -474,6 +474,20 @@ def test_a_recording_that_failed_leaves_nothing_behind(
     assert cuda.num_pools == (2 if fails else 1)
 
 
+def test_a_failed_recording_is_cleared_up_by_older_pytorch_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Up to 2.8 the function has another name; checkpoints, with this code, load there."""
+    cuda = FakeCuda(monkeypatch)
+    monkeypatch.delattr(torch._C, "_cuda_endAllocateToPool")
+    former = "_cuda_endAllocateCurrentStreamToPool"
+    monkeypatch.setattr(torch._C, former, cuda.end_allocation, raising=False)
+    cuda.is_invalid = True
+    with pytest.raises(RuntimeError, match="during capture"):
+        CudaRecorder(torch.device("cuda", 0)).record(lambda: torch.zeros(1))
+    assert (cuda.stream, cuda.recording_to, cuda.released) == ("before", [], [(0, 1)])
+
+
 def test_in_inference_mode_and_out_of_it() -> None:
     model = make_model()
     with_graphs(model, FakeGraphs())
