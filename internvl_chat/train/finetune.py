@@ -325,7 +325,9 @@ def prepare_blocks(args: RunArguments, model: Any, device: torch.device) -> None
     """How the blocks of both towers are called: with fused norms, recomputed, compiled."""
     half_precision = args.train.bf16 or args.train.fp16
     if wants_fused_norms(args.model.attn_implementation, device, half_precision=half_precision):
-        logger.info("%d norms are one kernel each", fuse_norms(model))
+        count = fuse_norms(model)
+        if count:  # none of a language model whose norms mean something else
+            logger.info("%d norms are one kernel each", count)
     if args.model.grad_checkpoint:
         recompute_activations(model)
     if args.train.torch_compile:

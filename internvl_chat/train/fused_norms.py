@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from internvl_chat.config import AttentionKernel
 
 _EPS: Final = {
+    "GraniteRMSNorm": "variance_epsilon",
     "InternRMSNorm": "eps",
     "LlamaRMSNorm": "variance_epsilon",
     "MistralRMSNorm": "variance_epsilon",

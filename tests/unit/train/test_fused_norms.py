@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import logging
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
+from transformers.models.granite.modeling_granite import GraniteRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.mistral.modeling_mistral import MistralRMSNorm
 from transformers.models.phi3.modeling_phi3 import Phi3RMSNorm
@@ -16,11 +19,13 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from internvl_chat.model.modeling_intern_vit import InternRMSNorm
+from internvl_chat.train.finetune import prepare_blocks
 from internvl_chat.train.fused_norms import FusedRMSNorm, fuse_norms, wants_fused_norms
 from tests.support.models import make_model
 
 WIDTH, EPS = 64, 1e-3
 KINDS = (
+    GraniteRMSNorm,
     InternRMSNorm,
     LlamaRMSNorm,
     MistralRMSNorm,
@@ -120,6 +125,20 @@ def test_a_model_keeps_its_names_and_parameters() -> None:
 def test_a_norm_of_another_meaning_is_left_alone() -> None:
     holder = nn.ModuleDict({"gemma": GemmaRMSNorm(WIDTH), "layer": nn.LayerNorm(WIDTH)})
     assert fuse_norms(holder) == 0
+
+
+def test_the_log_tells_how_many_and_is_silent_of_none(caplog: pytest.LogCaptureFixture) -> None:
+    args: Any = SimpleNamespace(
+        model=SimpleNamespace(attn_implementation="auto", grad_checkpoint=False),
+        train=SimpleNamespace(bf16=True, fp16=False, torch_compile=False),
+    )
+    gemma = nn.ModuleDict({"norm": GemmaRMSNorm(WIDTH)})
+    llama = nn.ModuleDict({"norm": LlamaRMSNorm(WIDTH), "other": LlamaRMSNorm(WIDTH)})
+    with caplog.at_level(logging.INFO):
+        prepare_blocks(args, gemma, torch.device("cuda"))
+        assert caplog.messages == []
+        prepare_blocks(args, llama, torch.device("cuda"))
+    assert caplog.messages == ["2 norms are one kernel each"]
 
 
 @pytest.mark.parametrize(
