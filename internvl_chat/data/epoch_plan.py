@@ -59,6 +59,11 @@ class EpochPlan:
         """Packs, padding packs not counted."""
         return len(self.samples) if self.offsets is None else len(self.offsets) - 1
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that is its own: lengths and tiles belong to the data set."""
+        return self.samples.nbytes + (0 if self.offsets is None else self.offsets.nbytes)
+
     def span(self, number: int) -> tuple[int, int]:
         """Where the samples of pack ``number`` begin and end in ``samples``."""
         if self.offsets is None:

@@ -12,7 +12,7 @@ Vocabulary: a *pack* is what fills one place of a batch: one sample, or, when pa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import get_args
+from typing import Final, get_args
 
 import numpy as np
 
@@ -24,6 +24,11 @@ from internvl_chat.data.epoch_plan import EpochPlan, Pack
 from internvl_chat.data.former_order import FormerArrangement
 from internvl_chat.data.packing import Limits
 from internvl_chat.data.per_sample import BLOCK, Values
+
+KEPT_PLANS: Final = 16
+KEPT_BYTES: Final = 64 << 20
+"""What plans of epochs are kept at most, the newest in any case: nine of 1.2 million samples. A run
+that counts the steps of its epochs beforehand makes no plan twice then."""
 
 
 def plan_epoch(
@@ -169,15 +174,15 @@ class StepBatchSampler:
     ) -> None:
         self.rates, self.row_multiple = rates, row_multiple
         self._plan_epoch = plan
-        self._planned: tuple[int, EpochPlan] | None = None
+        self._plans: dict[int, EpochPlan] = {}
         self.rank, self.world_size = rank, world_size
         self.micro_batch_size, self.accumulation = micro_batch_size, accumulation
         self.epoch, self.start_step = epoch, start_step
 
     @property
     def plan(self) -> EpochPlan:
-        """The plan of the current epoch."""
-        if self._planned is None or self._planned[0] != self.epoch:
+        """The plan of the current epoch; those worked out last are kept."""
+        if self.epoch not in self._plans:
             plan = self._plan_epoch(self.epoch)
             expected = self.micro_batch_size * self.world_size * self.accumulation
             if plan.global_batch_size != expected:
@@ -186,8 +191,15 @@ class StepBatchSampler:
                     f"x ranks x accumulation = {self.micro_batch_size} x {self.world_size} x "
                     f"{self.accumulation} = {expected}"
                 )
-            self._planned = (self.epoch, plan)
-        return self._planned[1]
+            self._plans[self.epoch] = plan
+            self._drop_surplus()
+        return self._plans[self.epoch]
+
+    def _drop_surplus(self) -> None:
+        """Leave the plans that were made last, the newest in any case."""
+        held = sum(plan.nbytes for plan in self._plans.values())
+        while len(self._plans) > 1 and (len(self._plans) > KEPT_PLANS or held > KEPT_BYTES):
+            held -= self._plans.pop(next(iter(self._plans))).nbytes
 
     @property
     def cut(self) -> StepCut:

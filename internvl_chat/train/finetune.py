@@ -253,7 +253,8 @@ def run(
     prepared = prepare(args, state, begun)
     writer = checkpoint_writer(args, state, batch_plan, prepared, begun)
     sampler = train_sampler(args, prepared.train, batch_plan, state, rule=begun.order_rule)
-    length = RunLength(sampler, constant=not args.data.use_packed_ds)
+    is_constant = not args.data.use_packed_ds
+    length = RunLength(sampler, constant=is_constant, known_begin=begun.epoch_begin)
     if not goes_on(args, state, begun, length, num_samples=len(prepared.train)):
         return None
 
@@ -423,7 +424,8 @@ def goes_on(
     Raises:
         CheckpointError: OUTPUT_DIR holds the run of other arguments.
     """
-    steps, _ = length.total(num_epochs=args.train.num_train_epochs, max_steps=args.train.max_steps)
+    total = length.total(num_epochs=args.train.num_train_epochs, max_steps=args.train.max_steps)
+    steps = total.steps
     verdict = from_rank_zero(
         state,
         lambda: verdict_on(

@@ -2,14 +2,17 @@
 
 Packing gives epochs of slightly different numbers of steps, so the steps of a run are counted
 epoch by epoch, and a position in the run is (epoch, step) by that count.
+A run that goes on knows from its checkpoint where its epoch began, so that no earlier one is
+planned again.
 """
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch.utils.data import DataLoader, Sampler
 
@@ -52,42 +55,98 @@ class EpochLoader(DataLoader):
         self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
 
 
-class RunLength:
-    """Steps of every epoch of a run, worked out as far as needed."""
+class RunTotal(NamedTuple):
+    """How long a run is."""
 
-    def __init__(self, sampler: StepBatchSampler, *, constant: bool) -> None:
-        """``constant``: every epoch has as many steps as the first (all but packed ones)."""
+    steps: int
+    """Optimizer steps."""
+    epochs: int
+    """Begun ones."""
+    is_exact: bool = True
+    """Whether the epochs are counted; else they are what the first one's steps lead to expect."""
+
+
+class RunLength:
+    """Steps of every epoch of a run, worked out as far as needed: each asks for its plan."""
+
+    def __init__(
+        self,
+        sampler: StepBatchSampler,
+        *,
+        constant: bool,
+        known_begin: tuple[int, int] | None = None,
+    ) -> None:
+        """Plan nothing yet.
+
+        Args:
+            sampler: whose plans are counted; it stays where it is.
+            constant: every epoch has as many steps as the first (all but packed ones).
+            known_begin: (an epoch, steps before it), as a checkpoint tells.
+        """
         self._sampler = sampler
         self._constant = constant
         self._steps: dict[int, int] = {}
+        # Epochs whose beginning is known, and the steps before each; both ascending.
+        self._epochs, self._begins = [0], [0]
+        if known_begin is not None and known_begin[1] > 0:
+            self._epochs.append(known_begin[0])
+            self._begins.append(known_begin[1])
 
     def steps(self, epoch: int) -> int:
-        """Optimizer steps of an epoch."""
+        """Optimizer steps of an epoch, at least one."""
         key = 0 if self._constant else epoch
         if key not in self._steps:
             before = self._sampler.epoch, self._sampler.start_step
             self._sampler.set_epoch(key)
             self._steps[key] = self._sampler.plan.num_steps
             self._sampler.set_epoch(*before)
+            self._note_next(key)
         return self._steps[key]
 
-    def total(self, *, num_epochs: float, max_steps: int) -> tuple[int, int]:
-        """Steps and (started) epochs of a run; ``max_steps`` > 0 wins over ``num_epochs``."""
+    def _note_next(self, epoch: int) -> None:
+        """Where the next epoch begins, if it is known where this one does."""
+        place = bisect.bisect_left(self._epochs, epoch)
+        here, after = self._epochs[place : place + 1], self._epochs[place + 1 : place + 2]
+        if here == [epoch] and after != [epoch + 1]:
+            self._epochs.insert(place + 1, epoch + 1)
+            self._begins.insert(place + 1, self._begins[place] + self._steps[epoch])
+
+    def total(self, *, num_epochs: float, max_steps: int) -> RunTotal:
+        """How long a run is; ``max_steps`` > 0 wins over ``num_epochs``.
+
+        Whole epochs are planned, all of them, to know the steps. For ``max_steps`` it is the first
+        one alone, however many there will be.
+        """
         if max_steps > 0:
-            return max_steps, self.locate(max_steps - 1)[0] + 1
+            return self._total_of_steps(max_steps)
         whole = int(num_epochs)
-        # Backwards: the plan that the sampler keeps is then that of the first epoch.
-        steps = sum(self.steps(epoch) for epoch in reversed(range(whole)))
-        if num_epochs > whole:
-            steps += math.ceil((num_epochs - whole) * self.steps(whole))
-        return steps, math.ceil(num_epochs)
+        rest = num_epochs - whole
+        steps = math.ceil(rest * self.steps(whole)) if rest else 0
+        # Backwards: the plans that the sampler keeps are then those of the first epochs.
+        steps += sum(self.steps(epoch) for epoch in reversed(range(whole)))
+        return RunTotal(steps, math.ceil(num_epochs))
+
+    def _total_of_steps(self, max_steps: int) -> RunTotal:
+        first = self.steps(0)
+        if self._constant:
+            return RunTotal(max_steps, math.ceil(max_steps / first))
+        epoch, rest = self._last_begun(max_steps - 1)
+        if epoch in self._steps:
+            return RunTotal(max_steps, epoch + 1)
+        return RunTotal(max_steps, epoch + rest // first + 1, is_exact=False)
+
+    def _last_begun(self, step: int) -> tuple[int, int]:
+        """Of the epochs whose beginning is known, the last that ``step`` steps reach, and the steps
+        after its beginning; it is the step's own if the epoch is planned."""
+        place = bisect.bisect_right(self._begins, step) - 1
+        return self._epochs[place], step - self._begins[place]
 
     def locate(self, global_step: int) -> tuple[int, int]:
         """(epoch, step in it) of the step that follows ``global_step`` finished ones."""
-        epoch, rest = 0, global_step
         if self._constant:
             return divmod(global_step, self.steps(0))
-        while rest >= self.steps(epoch):
+        epoch, rest = self._last_begun(global_step)
+        while rest and rest >= self.steps(epoch):  # at its beginning an epoch needs no plan
             rest -= self.steps(epoch)
             epoch += 1
         return epoch, rest

@@ -24,7 +24,7 @@ from internvl_chat.train.batch_plan import BatchPlan
 from internvl_chat.train.dataset_table import dataset_table, validation_line
 from internvl_chat.train.distributed import DistributedState
 from internvl_chat.train.metrics import matmul_precision, peak_line
-from internvl_chat.train.order import RunLength
+from internvl_chat.train.order import RunLength, RunTotal
 from internvl_chat.train.parsing import RunArguments
 from internvl_chat.train.preparation import PreparedRun
 from internvl_chat.train.rates import asked_rates, num_vision_layers, rates_by_row
@@ -138,9 +138,7 @@ def _rate(lowest_and_highest: tuple[float, float] | None) -> str:
 def _schedule(
     args: RunArguments, dataset: SftDataset, sampler: StepBatchSampler, length: RunLength, step: int
 ) -> list[str]:
-    steps, epochs = length.total(
-        num_epochs=args.train.num_train_epochs, max_steps=args.train.max_steps
-    )
+    total = length.total(num_epochs=args.train.num_train_epochs, max_steps=args.train.max_steps)
     sampler.set_epoch(0)
     plan = sampler.plan
     tokens = int(dataset.lengths[plan.samples].sum(dtype=np.int64))
@@ -149,8 +147,15 @@ def _schedule(
         f"epoch: {plan.num_steps:,} steps, {plan.num_samples():,} samples, {tokens:,} tokens, "
         f"{padding:,} padding samples in the last step",
         balance_line(expected_imbalance(plan, sampler.cut), num_ranks=sampler.world_size),
-        f"run: {steps:,} steps in {epochs:,} epochs" + (f", {step:,} of them done" if step else ""),
+        run_line(total, done=step),
     ]
+
+
+def run_line(total: RunTotal, *, done: int) -> str:
+    """How long the run is, and how many steps of it are done."""
+    about = "" if total.is_exact else "about "
+    of_them = f", {done:,} of them done" if done else ""
+    return f"run: {total.steps:,} steps in {about}{total.epochs:,} epochs{of_them}"
 
 
 def balance_line(expected: Imbalance, *, num_ranks: int) -> str:

@@ -58,6 +58,15 @@ class RunStart:
         return self.position.get("global_step", 0)
 
     @property
+    def epoch_begin(self) -> tuple[int, int] | None:
+        """The checkpoint's epoch, and the steps before it; None without a place that can be."""
+        epoch, step = (self.position.get(name, -1) for name in ("epoch", "step"))
+        begin = self.step - step
+        # An epoch has one step at least, the first none before it.
+        is_possible = step >= 0 and (0 < epoch <= begin or epoch == begin == 0)
+        return (epoch, begin) if is_possible else None
+
+    @property
     def order_rule(self) -> int:
         """By which the order of the data is made: the one that the run began with."""
         return ORDER_RULE if self.checkpoint is None else self.position.get("order_rule", 1)

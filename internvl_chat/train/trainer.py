@@ -40,7 +40,7 @@ from internvl_chat.train.inputs import forward_inputs, segment_lengths
 from internvl_chat.train.loss import COUNTED, DatasetLosses, dataset_of_targets
 from internvl_chat.train.meter import RunMeter
 from internvl_chat.train.metrics import matmul_precision, require_finite
-from internvl_chat.train.order import EpochLoader, ResumableOrder, RunLength
+from internvl_chat.train.order import EpochLoader, ResumableOrder, RunLength, RunTotal
 from internvl_chat.train.rates import (
     RateMeter,
     has_weight_decay,
@@ -169,11 +169,15 @@ class InternVLTrainer(Trainer):
     def set_initial_training_values(self, args: Any, dataloader: DataLoader) -> Any:
         """Count steps epoch by epoch, which transformers takes to be all as long as the first."""
         values = list(super().set_initial_training_values(args, dataloader))
-        steps, epochs = self._length.total(
-            num_epochs=args.num_train_epochs, max_steps=args.max_steps
-        )
-        values[0], values[6] = epochs, steps  # num_train_epochs, max_steps
+        total = self._total()
+        # num_train_epochs, max_steps. Where the steps are given, it is they that end the loop over
+        # epochs, each of which has one at least.
+        values[0], values[6] = total.epochs if total.is_exact else total.steps, total.steps
         return tuple(values)
+
+    def _total(self) -> RunTotal:
+        args = self.args
+        return self._length.total(num_epochs=args.num_train_epochs, max_steps=args.max_steps)
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
         with without_comparison():
@@ -183,6 +187,7 @@ class InternVLTrainer(Trainer):
             self.state.compute_steps(self.args, self.state.max_steps)
             epoch, step = self._length.locate(self.state.global_step)
             micro_batches = step * self.args.gradient_accumulation_steps
+        self.state.num_train_epochs = self._total().epochs
         return epoch, micro_batches
 
     def _run_epoch(self, **kwargs: Any) -> None:
@@ -197,6 +202,7 @@ class InternVLTrainer(Trainer):
             accumulation = self.args.gradient_accumulation_steps
             self._train_order.resume_at(kwargs["steps_trained_in_current_epoch"] // accumulation)
         steps = self._length.steps(epoch)
+        self.state.num_train_epochs = self._total().epochs  # with each epoch better known
         kwargs["num_update_steps_per_epoch"] = steps
         kwargs["steps_in_epoch"] = steps * self.args.gradient_accumulation_steps
         self._meter.clock.reset()

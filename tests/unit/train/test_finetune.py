@@ -8,6 +8,7 @@ import resource
 import shlex
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,16 @@ from safetensors.torch import load_file
 from internvl_chat.checkpoint.artifacts import preprocessor_config
 from internvl_chat.cli.command import main as cli
 from internvl_chat.config import DecodeConfig
+from internvl_chat.data.dataset import SftDataset
+from internvl_chat.data.epoch_plan import EpochPlan
 from internvl_chat.model import InternVLChatModel
 from internvl_chat.train.finetune import main
 from internvl_chat.train.last_words import chat_command
 from tests.support.training import (
+    largest_difference,
     logged,
     train_arguments,
+    weights,
     write_dataset,
     write_tiny_chat_model,
 )
@@ -396,3 +401,46 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert "--use_llm_lora" in shown
     assert "internvl-chat train examples/configs" in shown
+
+
+def test_far_into_a_packed_run_only_its_own_epochs_are_planned(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Uninterrupted and resumed are the same bit for bit."""
+    meta = write_dataset(tmp_path / "data", ("text",) * 13)
+    planned: list[int] = []
+    plan = SftDataset.plan
+
+    def counted(self: SftDataset, epoch: int, **given: Any) -> EpochPlan:
+        planned.append(epoch)
+        whole = plan(self, epoch, **given)
+        # As in data of many windows, epochs are not of one length: here every other one is shorter.
+        return replace(whole, num_steps=whole.num_steps - epoch % 2)
+
+    monkeypatch.setattr(SftDataset, "plan", counted)
+    options = {
+        "use_packed_ds": True,
+        "max_packed_tokens": 256,
+        "per_device_train_batch_size": 1,
+        "max_steps": 40,
+        "save_strategy": "steps",
+        "save_steps": 30,
+        "logging_steps": 1,
+    }
+    once, again = tmp_path / "once", tmp_path / "again"
+    assert main(train_arguments(model, meta, once, **options)) == 0
+    assert "run: 40 steps in about " in capsys.readouterr().err
+    position = json.loads((once / "checkpoint-30/data_position.json").read_text())
+    state = json.loads((once / "trainer_state.json").read_text())
+    begun = position["epoch"]
+    assert planned == list(range(state["num_train_epochs"]))
+    assert begun > 3
+    assert state["epoch"] > begun
+
+    shutil.copytree(once / "checkpoint-30", again / "checkpoint-30")
+    planned.clear()
+    assert main(train_arguments(model, meta, again, **options)) == 0
+    assert planned == [0, *range(begun, state["num_train_epochs"])]
+    assert logged(again) == logged(once)
+    assert largest_difference(weights(once), weights(again)) == 0
+    assert json.loads((again / "trainer_state.json").read_text())["epoch"] == state["epoch"]

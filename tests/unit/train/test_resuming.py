@@ -228,6 +228,28 @@ def test_a_run_goes_on_under_the_order_that_it_began_with(
     assert anew.order_rule == ORDER_RULE
 
 
+@pytest.mark.parametrize(
+    ("place", "begin"),
+    [
+        ({}, (0, 0)),
+        ({"global_step": 9, "epoch": 3, "step": 1}, (3, 8)),
+        ({"global_step": 9, "epoch": 3, "step": 0}, (3, 9)),
+        ({"global_step": 9, "epoch": 9, "step": 1}, None),  # nine epochs are nine steps
+        ({"global_step": 9, "epoch": 0, "step": 1}, None),
+        ({"global_step": 9, "epoch": 1, "step": 9}, None),
+        ({"global_step": 9, "epoch": 1, "step": -1}, None),
+    ],
+)
+def test_where_the_epoch_of_a_checkpoint_began(
+    place: dict[str, int], begin: tuple[int, int] | None, tmp_path: Path
+) -> None:
+    position = {**PLACE, **place}
+    start = RunStart(record={}, earlier=Earlier(), checkpoint=tmp_path, position=position)
+    assert start.epoch_begin == begin
+    del position["epoch"]
+    assert start.epoch_begin is None
+
+
 def test_an_order_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     start = RunStart(
         record={"global_batch_size": 4},
