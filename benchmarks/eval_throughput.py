@@ -105,6 +105,7 @@ def settings_in(folder: Path, model: str, batch_size: int | None) -> RunSettings
         num_segments=None,
         load_in_8bit=False,
         load_in_4bit=False,
+        compile=True,
         spread=False,
         use_cpu=not torch.cuda.is_available(),
         dtype=None,

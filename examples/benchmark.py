@@ -47,6 +47,7 @@ def settings_of(checkpoint: Path, folder: Path) -> RunSettings:
         num_segments=None,
         load_in_8bit=False,
         load_in_4bit=False,
+        compile=True,
         spread=False,
         use_cpu=True,
         dtype="float32",

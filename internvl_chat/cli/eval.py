@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from internvl_chat.cli.completion import benchmark_tasks
-from internvl_chat.cli.options import verb_app
+from internvl_chat.cli.options import Compile, verb_app
 from internvl_chat.cli.original_flags import (
     CheckpointFlag,
     Cot,
@@ -127,6 +127,7 @@ def run(
     load_in_4bit: Annotated[
         bool, typer.Option("--load-in-4bit", help="nf4 language model.")
     ] = False,
+    compile: Compile = True,
     auto: Annotated[bool, typer.Option("--auto", help="One model over all GPUs.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, in spite of a GPU.")] = None,
     dtype: Annotated[
@@ -185,6 +186,7 @@ def run(
         num_segments=num_segments,
         load_in_8bit=load_in_8bit,
         load_in_4bit=load_in_4bit,
+        compile=compile,
         spread=auto,
         use_cpu=_is_cpu(device),
         dtype=dtype,

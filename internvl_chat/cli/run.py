@@ -162,6 +162,7 @@ def _settings(options: argparse.Namespace, name: str, checkpoint: str) -> RunSet
         num_segments=options.nframe,
         load_in_8bit=False,
         load_in_4bit=False,
+        compile=options.compile,
         spread=False,
         use_cpu=False,
         dtype=None,

@@ -68,6 +68,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--limit", type=int, help="Only the first n questions.")
     add("--batch-size", type=int, help="Questions at a time; chosen by default.")
     add("--nframe", type=int, help="Frames of a video.")
+    no_compile = "On a GPU: do not record the steps of an answer."
+    add("--no-compile", dest="compile", action="store_false", help=no_compile)
     add("--judge-key", help="Of that server; the environment's by default.")
     add("--judge-prompts", type=Path, help="YAML file of what the judge is asked.")
     add("--judge-timeout", type=float, help="Seconds that a reply may take.")

@@ -75,7 +75,10 @@ def _tell_of_tiling(settings: RunSettings) -> None:
 
 def _placement(settings: RunSettings, state: DistributedState) -> dict[str, Any]:
     """Keywords of ``load_model``."""
-    options: dict[str, Any] = {"dtype": DTYPES[settings.dtype] if settings.dtype else None}
+    options: dict[str, Any] = {
+        "dtype": DTYPES[settings.dtype] if settings.dtype else None,
+        "compile": settings.compile,
+    }
     if settings.load_in_8bit:
         options["load_in_8bit"] = True
     if settings.load_in_4bit:

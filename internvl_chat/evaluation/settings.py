@@ -61,6 +61,8 @@ class RunSettings:
     """Frames of a video; None: the task's."""
     load_in_8bit: bool
     load_in_4bit: bool
+    compile: bool
+    """On a GPU the steps of an answer are recorded once and replayed."""
     spread: bool
     """One process, the model over all GPUs."""
     use_cpu: bool

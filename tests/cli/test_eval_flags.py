@@ -15,6 +15,8 @@ import pytest
 
 from internvl_chat.cli import main
 from internvl_chat.cli.run import main as run_main
+from internvl_chat.errors import ConfigError
+from internvl_chat.evaluation import opening
 from internvl_chat.evaluation.registry import TASKS
 from internvl_chat.evaluation.settings import RunSettings
 from tests.support.evaluation.every_task import LMU_DATA, write_every_task
@@ -176,6 +178,28 @@ def test_vlmevalkits_options(work: Path, argv: list[str], started: list[Any]) ->
     ((settings, tasks),) = started
     assert tasks[0].suite == "vlmevalkit"
     assert settings.is_scored is ("infer" not in argv or "--reuse-aux" in argv)
+
+
+@pytest.mark.parametrize("flags", [[], ["--no-compile"]], ids=["recorded", "step by step"])
+@pytest.mark.parametrize("program", ["eval run", "run.py"])
+def test_answers_are_decoded_step_by_step_where_it_is_asked(
+    work: Path, tmp_path: Path, flags: list[str], program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Down to the model that answers."""
+    found: list[Any] = []
+
+    def load(*given: Any, **options: Any) -> Any:
+        found.append(load_model(*given, **options)[0].static_decoding)
+        raise ConfigError("that will do")
+
+    load_model = opening.load_model
+    monkeypatch.setattr(opening, "load_model", load)
+    if program == "run.py":
+        code = run_main(["--data", "MMStar", "--model", MODEL, "--work-dir", str(tmp_path), *flags])
+    else:
+        code = main(["eval", "run", MODEL, "pope", "--out-dir", str(tmp_path), *flags])
+    assert code == 2
+    assert found == [False if flags else None]
 
 
 def test_the_lists_know_all_tasks() -> None:

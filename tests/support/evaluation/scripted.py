@@ -107,6 +107,7 @@ def settings_in(folder: Path, **changes: Any) -> RunSettings:
         "num_segments": None,
         "load_in_8bit": False,
         "load_in_4bit": False,
+        "compile": True,
         "spread": False,
         "use_cpu": True,
         "dtype": None,
