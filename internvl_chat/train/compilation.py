@@ -129,6 +129,9 @@ def compile_blocks(model: nn.Module, train: TrainArguments) -> int:
 
     config: Any = torch._dynamo.config
     config.recompile_limit = max(config.recompile_limit, _GRAPHS)
+    # Under DDP torch would cut a graph where a bucket of gradients is full, so that they are sent
+    # while the rest is computed: of a block of hundreds of MB into dozens. Blocks are cut enough.
+    config.optimize_ddp = False
     tracing: Any = torch._functorch.config
     if hasattr(tracing, REMATERIALISE):
         setattr(tracing, REMATERIALISE, False)

@@ -12,7 +12,8 @@ import pytest
 import torch
 import torch._dynamo
 import torch._functorch.config
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, nn
 
 from internvl_chat.model import InternVLChatModel
 from internvl_chat.train import compilation
@@ -53,7 +54,8 @@ def own_settings() -> Iterator[None]:
     """The limit is the process's, and so is what torch does with a graph."""
     tracing: Any = torch._functorch.config
     kept = {name: getattr(tracing, name) for name in [REMATERIALISE] if hasattr(tracing, name)}
-    with torch._dynamo.config.patch(recompile_limit=8), tracing.patch(kept):
+    usual = {"recompile_limit": 8, "optimize_ddp": True}
+    with torch._dynamo.config.patch(usual), tracing.patch(kept):
         yield
     torch._dynamo.reset()
 
@@ -105,6 +107,32 @@ def test_blocks_of_both_towers_are_compiled_once_for_all_lengths(
         assert one.keys() == other.keys()
         for name, gradient in other.items():
             torch.testing.assert_close(one[name], gradient, rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[None]:
+    """A process group of one."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def test_a_block_larger_than_ddps_buckets_is_one_graph(tmp_path: Path, alone: None) -> None:
+    llm = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 1}
+    model = InternVLChatModel.from_pretrained(write_tiny_chat_model(tmp_path / "model", llm=llm))
+    model.img_context_token_id = IMAGE_TOKEN
+    parallel = nn.parallel.DistributedDataParallel(model.train(), bucket_cap_mb=1)
+    graphs: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    train = arguments(tmp_path, torch_compile=True)
+    train.torch_compile_backend = backend  # type: ignore[assignment]
+    compile_blocks(model, train)
+    parallel(**batch(model, 40, 2), return_logits=False).loss.backward()
+    assert len(graphs) == 2  # of the vision tower, and of 4 MiB
 
 
 def test_a_frozen_tower_is_recomputed_and_compiled(
