@@ -198,14 +198,15 @@ def shrink_buffers(zero: dict[str, Any], num_parameters: int) -> None:
 
 
 def reduce_at_once_alone(zero: dict[str, Any], world_size: int) -> None:
-    """One rank has nobody to send parts of its gradients to: ZeRO-1 and 2 need not look for them.
+    """One rank has nobody to send its gradients to: ZeRO-1 and 2 need not prepare for it.
 
-    Cutting a bucket by receivers divides it by the number of ranks and copies it, kernel by kernel;
-    reducing it as a whole does neither on one rank. Whatever the file says: the result is the same.
+    Cutting a bucket by receivers divides it by the number of ranks and copies it, kernel by kernel,
+    and what overlaps with computing waits for the device instead. Reduced as a whole, in their
+    turn, gradients are the same, whatever the file says.
 
     Args:
         zero: the section ``zero_optimization``, changed in place.
         world_size: ranks that share the gradients.
     """
     if zero.get("stage") in (1, 2) and world_size == 1:
-        zero["reduce_scatter"] = False
+        zero["reduce_scatter"] = zero["overlap_comm"] = False
