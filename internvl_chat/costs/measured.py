@@ -31,6 +31,14 @@ class MeasuredRun:
     """What was measured, and where the figure is from."""
 
 
+_MID_ON_H200: Final = (
+    "3.35 B parameters on one GPU, two packs of 4,096 tokens a forward pass, PyTorch 2.11, "
+    "DeepSpeed 0.19.8"
+)
+_LORA_ON_H200: Final = (
+    "40 B parameters on one GPU, LoRA of rank 16, two packs of 4,096 tokens a step, PyTorch 2.11, "
+    "DeepSpeed 0.19.8"
+)
 MEASURED: Final[tuple[MeasuredRun, ...]] = (
     MeasuredRun(
         device="NVIDIA A100-SXM4-80GB",
@@ -42,16 +50,6 @@ MEASURED: Final[tuple[MeasuredRun, ...]] = (
         high=0.20,
         source="18 hours for 1.27 M samples on 64 GPUs, as the guide of InternVL-Chat-V1-2 says of "
         "the original code, at 512 to 700 tokens a sample",
-    ),
-    MeasuredRun(
-        device="NVIDIA H200",
-        trained="full",
-        packed=False,
-        stage=3,
-        recompute=True,
-        low=0.08,
-        high=0.26,
-        source="3.35 B parameters on one GPU, grouped, 8 a batch, before packed kernels",
     ),
     MeasuredRun(
         device="NVIDIA H100 80GB HBM3",
@@ -90,11 +88,31 @@ MEASURED: Final[tuple[MeasuredRun, ...]] = (
         device="NVIDIA H200",
         trained="full",
         packed=True,
+        stage=3,
+        recompute=True,
+        low=0.299,
+        high=0.299,
+        source=_MID_ON_H200,
+    ),
+    MeasuredRun(
+        device="NVIDIA H200",
+        trained="full",
+        packed=True,
+        stage=1,
+        recompute=True,
+        low=0.301,
+        high=0.301,
+        source=_MID_ON_H200,
+    ),
+    MeasuredRun(
+        device="NVIDIA H200",
+        trained="full",
+        packed=True,
         stage=0,
         recompute=True,
-        low=0.30,
-        high=0.32,
-        source="3.35 B parameters on one GPU, plain loop with torch's varlen_attn",
+        low=0.312,
+        high=0.312,
+        source=_MID_ON_H200,
     ),
     MeasuredRun(
         device="NVIDIA H200",
@@ -104,17 +122,39 @@ MEASURED: Final[tuple[MeasuredRun, ...]] = (
         recompute=False,
         low=0.35,
         high=0.37,
-        source="3.35 B parameters on one GPU, plain loop with torch's varlen_attn",
+        source="3.35 B parameters on one GPU, the plain loop of benchmarks/gpu_train.py with "
+        "torch's varlen_attn",
+    ),
+    MeasuredRun(
+        device="NVIDIA H200",
+        trained="lora",
+        packed=True,
+        stage=3,
+        recompute=True,
+        low=0.313,
+        high=0.325,
+        source=_LORA_ON_H200,
+    ),
+    MeasuredRun(
+        device="NVIDIA H200",
+        trained="lora",
+        packed=True,
+        stage=0,
+        recompute=True,
+        low=0.339,
+        high=0.363,
+        source=_LORA_ON_H200,
     ),
     MeasuredRun(
         device="NVIDIA H200",
         trained="lora",
         packed=False,
-        stage=3,
+        stage=0,
         recompute=True,
-        low=0.07,
-        high=0.24,
-        source="40 B parameters on one GPU, LoRA recipe, 16 samples a step",
+        low=0.307,
+        high=0.331,
+        source="40 B parameters on one GPU, LoRA of rank 16, grouped, 4 samples a forward pass of "
+        "16 a step, PyTorch 2.11",
     ),
 )
 
@@ -153,10 +193,12 @@ def nearest(
 
 
 ZERO3_SHARES: Final[Mapping[Trained, str]] = {
-    "full": "0.83 of its speed, on one NVIDIA H100 with 3.35 B parameters"
+    "full": "0.99 of ZeRO-1's speed with two packs of 4,096 tokens a forward pass (3.35 B "
+    "parameters, one NVIDIA H200), 0.83 with one on a slow host (one NVIDIA H100)",
+    "lora": "0.94 of the speed without DeepSpeed (40 B parameters, one NVIDIA H200)",
 }
-"""Tokens a second under ZeRO-3 over those under ZeRO-1 or 2, in words, with the card.
-Without a row nothing is said of it."""
+"""Tokens a second under ZeRO-3 over those of a lower stage, in words, with the card.
+What has no row has nothing said of it."""
 
 
 def zero3_share(trained: Trained) -> str | None:

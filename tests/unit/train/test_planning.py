@@ -434,6 +434,32 @@ def test_the_nearest_measurement() -> None:
     assert far.trained == "lora"
 
 
+def test_hours_of_lora_rest_on_a_measured_lora() -> None:
+    """Of the same card, packed or not, and of the stage where it was measured."""
+    for packed, stage, basis in (
+        (True, 3, "two packs of 4,096 tokens a step"),
+        (True, 0, "two packs of 4,096 tokens a step"),
+        (False, 0, "grouped, 4 samples a forward pass"),
+        (False, 3, "grouped, 4 samples a forward pass"),
+    ):
+        row = nearest(
+            device="NVIDIA H200", trained="lora", packed=packed, stage=stage, recompute=True
+        )
+        assert row.stage == (stage if packed else 0)
+        assert basis in row.source
+    run = planned(1, "H200", **LORA, deepspeed="zero3", bf16=True, use_packed_ds=True)
+    time = run.time()
+    assert time is not None
+    assert "LoRA of rank 16" in time.basis
+
+
+def test_a_setting_has_one_figure_for_a_card() -> None:
+    """And none is of what was measured before packed kernels, a tenth of the peak and less."""
+    settings = [(row.device, row.trained, row.packed, row.stage, row.recompute) for row in MEASURED]
+    assert len(set(settings)) == len(settings)
+    assert min(row.low for row in MEASURED) > 0.13
+
+
 def test_optimizers_keep_different_amounts() -> None:
     assert [moment_bytes(name) for name in ("adamw_torch_fused", "adamw_8bit", "adafactor")] == [
         *(8, 2, 0)

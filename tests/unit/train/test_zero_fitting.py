@@ -23,6 +23,7 @@ from internvl_chat.train.planned_run import PlannedRun, planned_anew
 from internvl_chat.train.planning import plan_run
 from internvl_chat.train.zero_choice import ZeroRoom
 from internvl_chat.train.zero_fitting import lower_stage, room_of, settle_zero, zero_for
+from tests.support.meta_models import LORA, meta_model
 from tests.support.models import make_model
 from tests.support.training import train_arguments, write_dataset, write_tiny_chat_model
 
@@ -206,6 +207,9 @@ def test_zero3_where_it_is_not_needed() -> None:
     assert line is not None
     assert line.startswith("--deepspeed zero1 is faster than ZeRO-3 (measured: 0.")
     assert ", and its weights, gradients" in line
+    adapter = lower_stage(meta_model("tiny", **LORA), zero3, ample, world_size=2)
+    assert adapter is not None
+    assert "of the speed without DeepSpeed" in adapter
     assert lower_stage(model, {"zero_optimization": {"stage": 2}}, ample, world_size=2) is None
     assert lower_stage(model, None, ample, world_size=2) is None
     tight = ZeroRoom(memory_gib=1e-4, beside_gib=0)
