@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from internvl_chat.costs.holdings import ADAM_BYTES, MASTER_BYTES, ParameterSize
+from internvl_chat.costs.holdings import MASTER_BYTES, ParameterSize, state_bytes
+from internvl_chat.costs.optimizer_state import OptimizerState
 
 _SMALL_FILES: Final = 2**20
 """Tokenizer, code and settings beside the weights of every checkpoint."""
@@ -36,7 +37,9 @@ def disk_need(
     sizes: Sequence[ParameterSize],
     *,
     saves_adapter: bool,
-    deepspeed: bool,
+    optimizer: OptimizerState,
+    stage: int | None,
+    world_size: int,
     weight_bytes: int | None,
     final_bytes: int,
     keeps_state: bool,
@@ -48,7 +51,9 @@ def disk_need(
     Args:
         sizes: of the model.
         saves_adapter: whether a checkpoint holds what trains alone.
-        deepspeed: whether it writes the state, masters included.
+        optimizer: what it keeps.
+        stage: of ZeRO; None without DeepSpeed.
+        world_size: ranks among which ZeRO cuts.
         weight_bytes: of a weight as it trains; None for what each is held in.
         final_bytes: of a weight of the finished model.
         keeps_state: whether checkpoints can be continued.
@@ -62,8 +67,11 @@ def disk_need(
     def held(some: Sequence[ParameterSize]) -> int:
         return int(sum(size.numel * (weight_bytes or size.held_bytes) for size in some))
 
-    # DeepSpeed adds the trained weights as it has them, without it they are written once more.
-    state = held(trained) + count * (ADAM_BYTES + (MASTER_BYTES if deepspeed else 0))
+    state = state_bytes(sizes, optimizer, stage=stage or 0, world_size=world_size)
+    if stage or (stage == 0 and weight_bytes != MASTER_BYTES):
+        state += MASTER_BYTES * count
+    # The trained weights are written once more, but for ZeRO-3, which has the masters of them.
+    state += 0 if stage == 3 else held(trained)
     return DiskNeed(
         checkpoint=held(saved) + (state if keeps_state else 0) + _SMALL_FILES,
         num_kept=num_saves if limit is None else min(num_saves, limit),

@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
+from internvl_chat.costs.optimizer_state import ADAM, FP32_BYTES, OptimizerState
 from internvl_chat.costs.parameters import full_shape
 from internvl_chat.costs.zero_buffers import ZeroSettings
 
-MASTER_BYTES = 4
-"""Of a trained weight in fp32."""
-ADAM_BYTES = 8
-"""Of Adam's two fp32 moments."""
+MASTER_BYTES = FP32_BYTES
+"""Of a trained weight."""
 FOUR_BITS_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 """Of a weight in nf4 with double quantisation: 8 bits a block of 64, 32 for 256 blocks."""
 _ALIGNMENT = 2
@@ -37,6 +36,9 @@ class ParameterSize:
     """Of the optimizer: 0 with weight decay (matrices), 1 without."""
     held_bytes: float
     """Of an element as the model holds it without DeepSpeed."""
+    factors: int = 0
+    """Elements of a matrix's rows and columns together; 0 for a vector."""
+    is_embedding: bool = False
 
 
 def parameter_sizes(
@@ -48,19 +50,25 @@ def parameter_sizes(
         model: with what trains decided.
         in_four_bits: names of weights that a run holds in 4 bits.
     """
+    tables = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding)}
     return [
-        _size(parameter, FOUR_BITS_BYTES if name in in_four_bits else parameter.element_size())
+        replace(
+            _size(parameter, FOUR_BITS_BYTES if name in in_four_bits else parameter.element_size()),
+            is_embedding=id(parameter) in tables,
+        )
         for name, parameter in model.named_parameters()
     ]
 
 
 def _size(parameter: nn.Parameter, held_bytes: float) -> ParameterSize:
     shape = full_shape(parameter)
+    is_matrix = len(shape) > 1
     return ParameterSize(
         numel=math.prod(shape),
         is_trained=parameter.requires_grad,
-        group=0 if len(shape) > 1 else 1,
+        group=0 if is_matrix else 1,
         held_bytes=held_bytes,
+        factors=math.prod(shape[:-1]) + math.prod((*shape[:-2], shape[-1])) if is_matrix else 0,
     )
 
 
@@ -71,7 +79,7 @@ class Holdings:
     weights: int
     gradients: int
     optimizer: int
-    """Adam's moments and the fp32 masters, where they are not the weights themselves."""
+    """Its state and the fp32 masters, where they are not the weights themselves."""
     buffers: int
     """What stays, or is there in every backward pass: buckets, parameters kept whole."""
     gathered: int
@@ -79,30 +87,30 @@ class Holdings:
     stepping: int
     """What the optimizer's step needs beside the rest, when no activation is left."""
     on_cpu: int
-    """What a rank holds in the host's memory instead."""
+    """What a rank holds in the host's memory instead: offloaded, or state that gives way."""
 
 
 def plain_holdings(
-    sizes: Sequence[ParameterSize], *, world_size: int, moment_bytes: int = ADAM_BYTES
+    sizes: Sequence[ParameterSize], *, world_size: int, optimizer: OptimizerState = ADAM
 ) -> Holdings:
     """A run without DeepSpeed: every rank has everything, gradients meet in DDP's buckets.
 
     Args:
         sizes: of the model.
         world_size: ranks.
-        moment_bytes: of what the optimizer keeps of a trained weight.
+        optimizer: what it keeps.
     """
-    trained = sum(size.numel for size in sizes if size.is_trained)
+    state = _whole_state(sizes, optimizer)
     gradients = int(sum(size.numel * size.held_bytes for size in sizes if size.is_trained))
     return Holdings(
         weights=int(sum(size.numel * size.held_bytes for size in sizes)),
         gradients=gradients,
-        optimizer=trained * moment_bytes,
+        optimizer=state.on_device,
         # DDP copies gradients into buckets of its own (gradient_as_bucket_view is off).
         buffers=gradients if world_size > 1 else 0,
         gathered=0,
         stepping=0,
-        on_cpu=0,
+        on_cpu=state.on_host,
     )
 
 
@@ -112,7 +120,7 @@ def zero_holdings(
     *,
     world_size: int,
     weight_bytes: int,
-    moment_bytes: int = ADAM_BYTES,
+    optimizer: OptimizerState = ADAM,
 ) -> Holdings:
     """A run with DeepSpeed.
 
@@ -121,16 +129,73 @@ def zero_holdings(
         zero: what its file says.
         world_size: ranks among which is cut.
         weight_bytes: of a weight as the model computes with it.
-        moment_bytes: of what the optimizer keeps of a trained weight, its fp32 master left out.
+        optimizer: what it keeps beside fp32 masters.
     """
     # In fp32 a stage keeps no master beside the weights but for those that flatten anew.
     needs_master = weight_bytes < MASTER_BYTES or zero.stage in (1, 2)
-    state_bytes = moment_bytes + (MASTER_BYTES if needs_master else 0)
+    master_bytes = MASTER_BYTES if needs_master else 0
     if zero.stage == 3:
-        return _stage_3(sizes, zero, world_size, weight_bytes, state_bytes)
+        return _stage_3(sizes, zero, world_size, weight_bytes, master_bytes, optimizer)
     if zero.stage == 0:
-        return _stage_0(sizes, weight_bytes, state_bytes)
-    return _stage_1_and_2(sizes, zero, world_size, weight_bytes, state_bytes)
+        return _stage_0(sizes, weight_bytes, master_bytes, optimizer)
+    return _stage_1_and_2(sizes, zero, world_size, weight_bytes, master_bytes, optimizer)
+
+
+@dataclass(frozen=True)
+class _State:
+    """Bytes of what the optimizer keeps beside masters."""
+
+    on_device: int
+    on_host: int = 0
+    """Of it, what gives way to other tensors."""
+
+    @property
+    def total(self) -> int:
+        return self.on_device + self.on_host
+
+    @classmethod
+    def summed(cls, optimizer: OptimizerState, tensors: Iterable[tuple[int, int]]) -> _State:
+        """Of tensors, each its elements and bytes of state."""
+        found = list(tensors)
+        host = sum(kept for numel, kept in found if optimizer.gives_way(numel))
+        return cls(sum(kept for _, kept in found) - host, host)
+
+
+def _whole_state(sizes: Iterable[ParameterSize], optimizer: OptimizerState) -> _State:
+    """Of an optimizer that sees every parameter as it is."""
+    return _State.summed(
+        optimizer,
+        (
+            (
+                size.numel,
+                optimizer.kept(size.numel, factors=size.factors, is_embedding=size.is_embedding),
+            )
+            for size in sizes
+            if size.is_trained
+        ),
+    )
+
+
+def _flat_state(shares: Iterable[int], optimizer: OptimizerState) -> _State:
+    """Of an optimizer that sees a rank's share of each group as one vector."""
+    return _State.summed(optimizer, ((share, optimizer.kept(share)) for share in shares))
+
+
+def state_bytes(
+    sizes: Sequence[ParameterSize], optimizer: OptimizerState, *, stage: int, world_size: int
+) -> int:
+    """Bytes of what the optimizers of all ranks keep together, fp32 masters left out.
+
+    Args:
+        sizes: of the model.
+        optimizer: what it keeps.
+        stage: of ZeRO; 0 for one that sees whole parameters, which every rank keeps alike: once.
+        world_size: ranks among which is cut.
+    """
+    if stage == 0:
+        return _whole_state(sizes, optimizer).total
+    shares = [math.ceil(sum(size.numel for size in group) / world_size) for group in _groups(sizes)]
+    return world_size * _flat_state(shares, optimizer).total
 
 
 def _groups(sizes: Iterable[ParameterSize]) -> list[list[ParameterSize]]:
@@ -141,16 +206,22 @@ def _groups(sizes: Iterable[ParameterSize]) -> list[list[ParameterSize]]:
     return [groups[number] for number in sorted(groups)]
 
 
-def _stage_0(sizes: Sequence[ParameterSize], weight_bytes: int, state_bytes: int) -> Holdings:
+def _stage_0(
+    sizes: Sequence[ParameterSize],
+    weight_bytes: int,
+    master_bytes: int,
+    optimizer: OptimizerState,
+) -> Holdings:
+    state = _whole_state(sizes, optimizer)
     trained = sum(size.numel for size in sizes if size.is_trained)
     return Holdings(
         weights=weight_bytes * sum(size.numel for size in sizes),
         gradients=weight_bytes * trained,
-        optimizer=state_bytes * trained,
+        optimizer=state.on_device + master_bytes * trained,
         buffers=0,
         gathered=0,
         stepping=MASTER_BYTES * trained,
-        on_cpu=0,
+        on_cpu=state.on_host,
     )
 
 
@@ -159,7 +230,8 @@ def _stage_1_and_2(
     zero: ZeroSettings,
     world_size: int,
     weight_bytes: int,
-    state_bytes: int,
+    master_bytes: int,
+    optimizer: OptimizerState,
 ) -> Holdings:
     gradient_bytes = zero.gradient_bytes or weight_bytes
     unit = _ALIGNMENT * world_size
@@ -169,7 +241,7 @@ def _stage_1_and_2(
     frozen = sum(size.numel for size in sizes if not size.is_trained)
     trained = sum(size.numel for size in sizes if size.is_trained)
     share = sum(padded) // world_size
-    state = state_bytes * share
+    state = _flat_state((total // world_size for total in padded), optimizer)
     bucket = zero.sizes["reduce_bucket_size"] * weight_bytes
     largest = max((size.numel for size in sizes if size.is_trained), default=0)
     offloads = zero.offloads_optimizer
@@ -180,7 +252,7 @@ def _stage_1_and_2(
     return Holdings(
         weights=weight_bytes * (frozen + sum(padded)),
         gradients=gradients,
-        optimizer=0 if offloads else state,
+        optimizer=0 if offloads else state.on_device + master_bytes * share,
         buffers=(bucket * (2 if zero.overlaps else 1) if zero.is_contiguous else 0)
         + (largest * weight_bytes if offloads else 0),
         gathered=0,
@@ -188,7 +260,9 @@ def _stage_1_and_2(
         stepping=0
         if offloads
         else (gradient_bytes + MASTER_BYTES) * max(padded, default=0) // world_size,
-        on_cpu=(state + MASTER_BYTES * share + weight_bytes * share) if offloads else 0,
+        on_cpu=state.total + (master_bytes + MASTER_BYTES + weight_bytes) * share
+        if offloads
+        else state.on_host,
     )
 
 
@@ -213,13 +287,14 @@ def _stage_3(
     zero: ZeroSettings,
     world_size: int,
     weight_bytes: int,
-    state_bytes: int,
+    master_bytes: int,
+    optimizer: OptimizerState,
 ) -> Holdings:
     gradient_bytes = zero.gradient_bytes or weight_bytes
     parts = [math.ceil(size.numel / world_size) for size in sizes]
-    share = sum(part for part, size in zip(parts, sizes, strict=True) if size.is_trained)
+    shares = [sum(math.ceil(size.numel / world_size) for size in group) for group in _groups(sizes)]
+    share, state = sum(shares), _flat_state(shares, optimizer)
     persistent = _persistent(sizes, zero)
-    state = state_bytes * share
     gradients = gradient_bytes * share
     # At one rank a whole parameter is a view of its part.
     whole = 0 if world_size == 1 and not zero.offloads_weights else weight_bytes
@@ -229,11 +304,13 @@ def _stage_3(
     bucket = zero.sizes["reduce_bucket_size"] * weight_bytes if zero.is_contiguous else 0
     sub_group = _largest_sub_group(sizes, zero.sizes["sub_group_size"], world_size)
     weights = weight_bytes * sum(parts)
-    on_cpu = (state + gradients + MASTER_BYTES * share) if zero.offloads_optimizer else 0
+    on_cpu = state.on_host
+    if zero.offloads_optimizer:
+        on_cpu = state.total + gradients + (master_bytes + MASTER_BYTES) * share
     return Holdings(
         weights=0 if zero.offloads_weights else weights,
         gradients=0 if zero.offloads_optimizer else gradients,
-        optimizer=0 if zero.offloads_optimizer else state,
+        optimizer=0 if zero.offloads_optimizer else state.on_device + master_bytes * share,
         buffers=bucket + whole * persistent,
         gathered=whole * live,
         stepping=0 if zero.offloads_optimizer else (gradient_bytes + MASTER_BYTES) * sub_group,

@@ -14,13 +14,13 @@ import torch
 
 from internvl_chat.costs.activations import LargestMicroBatch, count_activations
 from internvl_chat.costs.holdings import (
-    ADAM_BYTES,
     Holdings,
     ParameterSize,
     parameter_sizes,
     plain_holdings,
     zero_holdings,
 )
+from internvl_chat.costs.optimizer_state import ADAM, OptimizerState
 from internvl_chat.costs.zero_buffers import ZeroSettings
 from internvl_chat.model.vocabulary_loss import logits_are_the_heads
 
@@ -51,8 +51,8 @@ class MemorySetting:
     batch: LargestMicroBatch
     has_norm_kernel: bool
     """Whether PyTorch's RMS norm is one kernel there: on a GPU."""
-    moment_bytes: int = ADAM_BYTES
-    """Of what the optimizer keeps of a trained weight, its fp32 master left out."""
+    optimizer: OptimizerState = ADAM
+    """What the optimizer keeps of trained weights, their fp32 masters left out."""
     in_four_bits: frozenset[str] = frozenset()
     """Names of weights that are held in 4 bits (QLoRA)."""
 
@@ -64,14 +64,14 @@ class MemoryEstimate:
     weights: float
     gradients: float
     optimizer: float
-    """Moments, and fp32 masters where they are not the weights."""
+    """Its state, and fp32 masters where they are not the weights."""
     activations: float
     logits: float
     """The vocabulary loss: its scratch and the gradients that it computes at once."""
     buffers: float
     """Buckets, parameters that are gathered for the moment, what the optimizer's step needs."""
     cpu: float
-    """In the host's memory for each GPU (offload); not in the total."""
+    """In the host's memory for each GPU (offloaded, or paged); not in the total."""
 
     @property
     def total(self) -> float:
@@ -121,9 +121,7 @@ def estimate_memory(model: InternVLChatModel, setting: MemorySetting) -> MemoryE
 def holdings_of(sizes: list[ParameterSize], setting: MemorySetting) -> Holdings:
     """What a rank holds all through the run, in bytes."""
     if setting.deepspeed is None:
-        return plain_holdings(
-            sizes, world_size=setting.world_size, moment_bytes=setting.moment_bytes
-        )
+        return plain_holdings(sizes, world_size=setting.world_size, optimizer=setting.optimizer)
     total = sum(size.numel for size in sizes)
     zero = ZeroSettings.of(setting.deepspeed, num_parameters=total)
     weight_bytes = setting.compute_dtype.itemsize
@@ -132,7 +130,7 @@ def holdings_of(sizes: list[ParameterSize], setting: MemorySetting) -> Holdings:
         zero,
         world_size=setting.world_size,
         weight_bytes=weight_bytes,
-        moment_bytes=setting.moment_bytes,
+        optimizer=setting.optimizer,
     )
 
 

@@ -110,7 +110,9 @@ def _memory(run: PlannedRun) -> list[str]:
     spare = f"({run.room.memory_gib:.1f} less {MARGIN:.0%} and {CONTEXT_GIB:g} of CUDA's own)"
     lines.append(f"{'':<{_COLUMN + 10}}{spare}")
     if memory.cpu:
-        lines += _row("host", f"{memory.cpu:.1f} GiB of its memory for each GPU (offload)")
+        lines += _row(
+            "host", f"{memory.cpu:.1f} GiB of its memory for each GPU (offloaded or paged)"
+        )
     shape = f"{batch.rows} x {batch.row_tokens} tokens, {batch.num_tiles} tiles"
     return [*lines, *_row("at most", f"{shape} in a micro batch"), ""]
 

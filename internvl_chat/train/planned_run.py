@@ -162,7 +162,9 @@ class PlannedRun:
         return disk_need(
             parameter_sizes(self.model),
             saves_adapter=_saves_adapter(self),
-            deepspeed=deepspeed,
+            optimizer=self.setting.optimizer,
+            stage=self.stage if deepspeed else None,
+            world_size=self.setting.world_size,
             weight_bytes=item if deepspeed else None,
             final_bytes=2 if values["bf16"] else item if deepspeed else 4,
             keeps_state=not values["save_only_model"],

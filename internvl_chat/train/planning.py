@@ -21,10 +21,8 @@ from internvl_chat.checkpoint.tokenizer import add_special_tokens, has_tokenizer
 from internvl_chat.config import OrderConfig
 from internvl_chat.costs.activations import LargestMicroBatch
 from internvl_chat.costs.flops import ModelFlops
-from internvl_chat.costs.holdings import ADAM_BYTES
-from internvl_chat.costs.memory import (
-    MemorySetting,
-)
+from internvl_chat.costs.memory import MemorySetting
+from internvl_chat.costs.optimizer_state import optimizer_state
 from internvl_chat.errors import ConfigError
 from internvl_chat.train.arguments import (
     DataArguments,
@@ -270,26 +268,15 @@ def _setting(
         writes_scores=read.model.attn_implementation == "eager",
         batch=largest,
         has_norm_kernel=not machine.is_cpu,
-        moment_bytes=moment_bytes(str(getattr(values["optim"], "value", values["optim"]))),
+        optimizer=optimizer_state(
+            str(getattr(values["optim"], "value", values["optim"])), values["optim_args"]
+        ),
         in_four_bits=frozenset(
             f"{name}.weight" for name, _ in quantised_layers(model, model.adapter_modules)
         )
         if read.model.load_in_4bit
         else frozenset(),
     )
-
-
-def moment_bytes(optim: str) -> int:
-    """What an optimizer of transformers keeps of a trained weight, in bytes; Adam's 8 for others.
-
-    Args:
-        optim: as ``--optim`` has it.
-    """
-    if "8bit" in optim:
-        return 0 if optim.startswith("paged") else 2
-    if "adafactor" in optim or optim == "sgd":
-        return 0
-    return 4 if "lion" in optim or "adagrad" in optim or "rmsprop" in optim else ADAM_BYTES
 
 
 def _steps(values: Mapping[str, Any], epoch: PlannedEpoch) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,17 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from bitsandbytes.optim import GlobalOptimManager
 
-from internvl_chat.costs.holdings import parameter_sizes
+from internvl_chat.costs.holdings import Holdings, parameter_sizes
 from internvl_chat.costs.measured import MEASURED, nearest
+from internvl_chat.costs.memory import holdings_of
+from internvl_chat.costs.optimizer_state import optimizer_state
 from internvl_chat.errors import ConfigError, DatasetError
 from internvl_chat.machine.peaks import peaks_of
+from internvl_chat.train.finetune import main
 from internvl_chat.train.plan_advice import advice
 from internvl_chat.train.plan_report import WIDTH, as_json, as_text
 from internvl_chat.train.planned_machine import planned_machine
 from internvl_chat.train.planned_run import PlannedRun
-from internvl_chat.train.planning import moment_bytes, plan_run
-from tests.support.training import ROOT
+from internvl_chat.train.planning import plan_run
+from internvl_chat.train.zero import read_zero_file
+from tests.support.training import ROOT, train_arguments, write_dataset
 
 GUIDE = str(ROOT / "shell/data/internvl_1_2_finetune.json")
 SAMPLES = str(ROOT / "examples/samples/meta.json")
@@ -97,8 +104,8 @@ def test_the_recipe_for_64_gpus(recipe: PlannedRun) -> None:
     assert parts["weights"] == parts["gradients"] == pytest.approx(2 * share, rel=1e-3)
     assert parts["optimizer"] == pytest.approx(12 * share, rel=1e-3)
     assert parts["total"] == pytest.approx(sum(parts.values()) - parts["total"], abs=0.01)
-    # Four checkpoints while the oldest of three goes: 16 bytes a weight and the model's 2.
-    expected = 4 * 16 * 40.07e9
+    # Four checkpoints while the oldest of three goes: 12 bytes of state a weight and the model's 2.
+    expected = 4 * 14 * 40.07e9
     assert report["disk_gib"] * 2**30 == pytest.approx(expected, rel=0.01)
 
 
@@ -123,6 +130,59 @@ def test_disk_of_a_small_run() -> None:
     assert disk.total == 2 * disk.checkpoint
     never = planned(1, "24", save_strategy="no").disk()
     assert never.total == never.final
+
+
+@pytest.mark.parametrize(
+    ("options", "files"),
+    [
+        # The model, DeepSpeed's module and optimizer files as a run left them on one rank.
+        ({"deepspeed": "zero1", "optim": "adamw_bnb_8bit"}, (11_069_768, 11_095_141, 33_353_927)),
+        ({"deepspeed": "zero1", "optim": "adafactor"}, (11_069_768, 11_095_141, 44_230_597)),
+        # No weight beside the masters.
+        ({"deepspeed": "zero3"}, (11_069_768, 74_086, 66_326_213)),
+    ],
+)
+def test_disk_under_zero(options: dict[str, Any], files: tuple[int, ...]) -> None:
+    """Masters in fp32 and the state of one vector for each group, whatever the shapes were."""
+    whole = {"model_name_or_path": TINY, "use_llm_lora": 0, "bf16": True, "freeze_backbone": False}
+    assert planned(1, "24", **whole, **options).disk().checkpoint == pytest.approx(
+        sum(files), rel=0.02
+    )
+
+
+def checkpoint_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("optim", ["adamw_bnb_8bit", "lion_32bit", "adafactor"])
+def test_disk_of_a_real_checkpoint(optim: str, tmp_path: Path) -> None:
+    """A step of the tiny model in full, which writes one."""
+    meta = write_dataset(tmp_path / "data", ("text", "image"))
+    options = {
+        "optim": optim,
+        "bf16": True,
+        "max_steps": 1,
+        "save_steps": 1,
+        "save_strategy": "steps",
+        "force_image_size": 112,
+        "use_llm_lora": 0,
+        "freeze_llm": False,
+        "freeze_mlp": False,
+        "freeze_backbone": False,
+        "per_device_train_batch_size": 1,
+    }
+    argv = train_arguments(Path(TINY), meta, tmp_path / "out", **options)
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    try:
+        assert main(argv) == 0
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)
+        GlobalOptimManager.get_instance().initialize()  # which knows this model's embeddings
+    run = plan_run(argv, planned_machine("24", 1))
+    found = checkpoint_bytes(tmp_path / "out/checkpoint-1")
+    assert run.disk().checkpoint == pytest.approx(found, rel=0.03)
 
 
 @pytest.mark.parametrize(
@@ -460,12 +520,51 @@ def test_a_setting_has_one_figure_for_a_card() -> None:
     assert min(row.low for row in MEASURED) > 0.13
 
 
-def test_optimizers_keep_different_amounts() -> None:
-    assert [moment_bytes(name) for name in ("adamw_torch_fused", "adamw_8bit", "adafactor")] == [
-        *(8, 2, 0)
-    ]
-    small = planned(optim="adamw_8bit", num_gpus=1).memory.optimizer
-    assert small == pytest.approx(planned(num_gpus=1).memory.optimizer / 4)
+@pytest.fixture(scope="module")
+def whole() -> PlannedRun:
+    """The tiny model in full on one GPU."""
+    return planned(1, "24", model_name_or_path=TINY, use_llm_lora=0, freeze_backbone=False)
+
+
+def held(run: PlannedRun, optim: str, deepspeed: str | None = None) -> Holdings:
+    setting = replace(
+        run.setting,
+        compute_dtype=torch.bfloat16,
+        optimizer=optimizer_state(optim),
+        deepspeed=None if deepspeed is None else read_zero_file(deepspeed),
+    )
+    return holdings_of(parameter_sizes(run.model), setting)
+
+
+def test_optimizers_keep_different_amounts(whole: PlannedRun) -> None:
+    usual = held(whole, "adamw_torch").optimizer
+    assert usual == 8 * 5_526_720
+    # Embeddings stay in fp32, and so does what is smaller than 4,096 elements.
+    assert held(whole, "adamw_8bit").optimizer == pytest.approx(12_959_115, rel=0.02)
+    assert held(whole, "sgd").optimizer == 0
+    assert 250_000 < held(whole, "adafactor").optimizer < 397_195  # which is the file
+    # What ZeRO has flattened has no rows and columns, nor embeddings; a master on top.
+    assert held(whole, "adafactor", "zero1").optimizer == pytest.approx(usual, rel=1e-4)
+    eighth = held(whole, "adamw_8bit", "zero3").optimizer
+    assert eighth == pytest.approx((4 + 2 + 2 / 64) * 5_526_720, rel=1e-3)
+
+
+def test_what_a_paged_optimizer_keeps_gives_way_to_the_host(whole: PlannedRun) -> None:
+    paged, plain = (held(whole, name) for name in ("paged_adamw_32bit", "adamw_torch"))
+    large = [size for size in parameter_sizes(whole.model) if size.numel >= 100_000]
+    assert paged.on_cpu == 8 * sum(size.numel for size in large) > 0
+    assert paged.optimizer + paged.on_cpu == plain.optimizer
+    for zero in ("zero2", "zero3"):
+        flat = held(whole, "paged_adamw_32bit", zero)
+        assert flat.on_cpu + flat.optimizer == held(whole, "adamw_torch", zero).optimizer
+        assert flat.optimizer < flat.on_cpu
+
+
+def test_the_optimizer_is_the_runs() -> None:
+    run = planned(1, "24", optim="paged_lion_8bit", model_name_or_path=TINY)
+    assert run.setting.optimizer == optimizer_state("paged_lion_8bit")
+    momentum = planned(1, "24", optim="sgd", optim_args="momentum=0.9", model_name_or_path=TINY)
+    assert momentum.setting.optimizer.moments == 1
 
 
 def test_four_bits_are_of_the_llms_layers_alone() -> None:
