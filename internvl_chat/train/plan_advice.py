@@ -123,7 +123,7 @@ def _enough_gpus(run: PlannedRun) -> tuple[int, MemoryEstimate] | None:
             largest = run.largest_of(batch, run.order)
         except ConfigError:
             return None  # too few samples for so many
-        memory = run.varied(world_size=number, batch=largest)
+        memory = run.on_gpus(number, largest)
     return (number, memory) if run.fits(memory) else None
 
 

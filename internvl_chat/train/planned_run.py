@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from internvl_chat.checkpoint import names
+from internvl_chat.checkpoint.four_bits import quantised_layers
 from internvl_chat.checkpoint.save import changed_beside
 from internvl_chat.checkpoint.sources import Sources
 from internvl_chat.config import OrderConfig
@@ -41,7 +42,7 @@ from internvl_chat.train.planned_machine import PlannedMachine
 from internvl_chat.train.planned_model import model_on_meta
 from internvl_chat.train.preparation import frozen_dtype, weight_dtype
 from internvl_chat.train.zero import read_zero_file, stage_of, zero_config
-from internvl_chat.train.zero3 import PERSISTENCE, largest_small
+from internvl_chat.train.zero3 import settle_persistence
 from internvl_chat.train.zero_choice import NO_ZERO, ZeroChoice, ZeroRoom, choose_zero
 
 if TYPE_CHECKING:
@@ -187,10 +188,20 @@ class PlannedRun:
         """What another setting would need; arguments are those of :class:`MemorySetting`."""
         return estimate_memory(self.model, replace(self.setting, **changes))
 
+    def on_gpus(self, number: int, batch: LargestMicroBatch) -> MemoryEstimate:
+        """What each of so many GPUs needs.
+
+        Args:
+            number: of GPUs.
+            batch: the worst micro batch on them.
+        """
+        settings = deepspeed_settings(self.read.values, self.model, world_size=number)
+        return self.varied(world_size=number, batch=batch, deepspeed=settings)
+
     def under(self, zero: str | None) -> PlannedRun:
         """The same run under another DeepSpeed file, by name; None for a run without DeepSpeed."""
         read = replace(self.read, values={**self.read.values, "deepspeed": zero})
-        settings = deepspeed_settings(read.values, self.model)
+        settings = deepspeed_settings(read.values, self.model, world_size=self.setting.world_size)
         return replace(self, read=read, setting=replace(self.setting, deepspeed=settings))
 
     def chosen(self, room: ZeroRoom, *, former: str | None = None) -> ZeroChoice:
@@ -234,7 +245,12 @@ def planned_anew(run: PlannedRun, changes: Mapping[str, Any]) -> PlannedRun:
     model_arguments = replace(run.read.model, **changes)
     read = replace(run.read, model=model_arguments, values={**run.read.values, **changes})
     model = planned_model_of(read, run.machine, run.sources, run.num_tokens)
-    return replace(run, read=read, model=model, flops=ModelFlops.of_model(model))
+    setting = replace(
+        run.setting,
+        deepspeed=deepspeed_settings(read.values, model, world_size=run.setting.world_size),
+        in_four_bits=weights_in_four_bits(read, model),
+    )
+    return replace(run, read=read, model=model, setting=setting, flops=ModelFlops.of_model(model))
 
 
 def half_precision(values: Mapping[str, Any]) -> torch.dtype | None:
@@ -265,10 +281,22 @@ def planned_model_of(
     return model
 
 
+def weights_in_four_bits(read: ReadArguments, model: InternVLChatModel) -> frozenset[str]:
+    """Names of the weights that the run holds in 4 bits."""
+    if not read.model.load_in_4bit:
+        return frozenset()
+    layers = quantised_layers(model, model.adapter_modules)
+    return frozenset(f"{name}.weight" for name, _ in layers)
+
+
 def deepspeed_settings(
-    values: Mapping[str, Any], model: InternVLChatModel
+    values: Mapping[str, Any], model: InternVLChatModel, *, world_size: int
 ) -> Mapping[str, Any] | None:
-    """The run's DeepSpeed file as the trainer makes it, also where DeepSpeed is not installed."""
+    """The run's DeepSpeed file as the trainer makes it, also where DeepSpeed is not installed.
+
+    Whether gradients are reduced as a whole (``reduce_at_once_alone``) is left out: it decides
+    about no memory that is counted, what is held being the same.
+    """
     source = values["deepspeed"]
     if not source:
         return None
@@ -276,8 +304,8 @@ def deepspeed_settings(
     found = zero_config(source, values, torch.device("cuda")) if is_there else None
     config = found or read_zero_file(source)
     zero = config.setdefault("zero_optimization", {})
-    if zero.get("stage") == 3 and zero.get(PERSISTENCE) in (None, "auto"):
-        zero[PERSISTENCE] = largest_small(model)  # as settle_zero3 does it
+    if zero.get("stage") == 3:
+        settle_persistence(zero, model, world_size=world_size)
     return config
 
 

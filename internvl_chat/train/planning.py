@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from internvl_chat.checkpoint.four_bits import quantised_layers
 from internvl_chat.checkpoint.tokenizer import add_special_tokens, has_tokenizer, load_tokenizer
 from internvl_chat.config import OrderConfig
 from internvl_chat.costs.activations import LargestMicroBatch
@@ -49,6 +48,7 @@ from internvl_chat.train.planned_run import (
     deepspeed_settings,
     half_precision,
     planned_model_of,
+    weights_in_four_bits,
 )
 from internvl_chat.train.preparation import data_seed
 from internvl_chat.train.zero_choice import AUTO_IN_FOUR_BITS
@@ -261,7 +261,7 @@ def _setting(
 ) -> MemorySetting:
     values = read.values
     return MemorySetting(
-        deepspeed=deepspeed_settings(values, model),
+        deepspeed=deepspeed_settings(values, model, world_size=machine.num_gpus),
         world_size=machine.num_gpus,
         compute_dtype=half_precision(values) or torch.float32,
         recompute=read.model.grad_checkpoint,
@@ -271,11 +271,7 @@ def _setting(
         optimizer=optimizer_state(
             str(getattr(values["optim"], "value", values["optim"])), values["optim_args"]
         ),
-        in_four_bits=frozenset(
-            f"{name}.weight" for name, _ in quantised_layers(model, model.adapter_modules)
-        )
-        if read.model.load_in_4bit
-        else frozenset(),
+        in_four_bits=weights_in_four_bits(read, model),
     )
 
 

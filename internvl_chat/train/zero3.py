@@ -40,17 +40,32 @@ def settle_zero3(zero: dict[str, Any], model: nn.Module, *, world_size: int) -> 
     told = []
     if not any(zero.get(key) for key in _ITS_OWN_LEAVES):
         told += _gather_by_block(model)
+    told += settle_persistence(zero, model, world_size=world_size)
+    if zero.get("memory_efficient_linear") is False:
+        told.append("torch's own linear layers")
+    return told
+
+
+def settle_persistence(zero: dict[str, Any], model: nn.Module, *, world_size: int) -> list[str]:
+    """Choose which parameters every rank keeps whole, for a run and for the plan of one.
+
+    Args:
+        zero: the section ``zero_optimization`` of ZeRO-3, changed in place.
+        model: with all that trains decided; on the meta device, too.
+        world_size: ranks that share the weights.
+
+    Returns:
+        As of :func:`settle_zero3`.
+    """
     if world_size == 1 and not _offloads_weights(zero):
         # Whatever the file says: one part is the whole, and kept in place it costs no memory. Each
         # gather of it would wait until the device has nothing left to do.
         zero[PERSISTENCE] = sum(map(full_numel, model.parameters()))
-        told.append("one rank, so nothing is cut up")
-    elif zero.get(PERSISTENCE) in (None, "auto"):
-        zero[PERSISTENCE] = largest_small(model)
-        told.append(f"parameters of up to {zero[PERSISTENCE]:,} elements are on every rank")
-    if zero.get("memory_efficient_linear") is False:
-        told.append("torch's own linear layers")
-    return told
+        return ["one rank, so nothing is cut up"]
+    if zero.get(PERSISTENCE) not in (None, "auto"):
+        return []
+    zero[PERSISTENCE] = largest_small(model)
+    return [f"parameters of up to {zero[PERSISTENCE]:,} elements are on every rank"]
 
 
 def _offloads_weights(zero: dict[str, Any]) -> bool:

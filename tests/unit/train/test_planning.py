@@ -18,6 +18,7 @@ from internvl_chat.costs.holdings import Holdings, parameter_sizes
 from internvl_chat.costs.measured import MEASURED, nearest
 from internvl_chat.costs.memory import holdings_of
 from internvl_chat.costs.optimizer_state import optimizer_state
+from internvl_chat.costs.zero_buffers import ZeroSettings
 from internvl_chat.errors import ConfigError, DatasetError
 from internvl_chat.machine.peaks import peaks_of
 from internvl_chat.train.finetune import main
@@ -26,7 +27,8 @@ from internvl_chat.train.plan_report import WIDTH, as_json, as_text
 from internvl_chat.train.planned_machine import planned_machine
 from internvl_chat.train.planned_run import PlannedRun
 from internvl_chat.train.planning import plan_run
-from internvl_chat.train.zero import read_zero_file
+from internvl_chat.train.zero import read_zero_file, zero_config
+from internvl_chat.train.zero3 import settle_zero3
 from tests.support.training import ROOT, train_arguments, write_dataset
 
 GUIDE = str(ROOT / "shell/data/internvl_1_2_finetune.json")
@@ -268,6 +270,8 @@ def following(told: list[str], change: str) -> str:
                 (8, None, "LoRA (", {"deepspeed": "zero3", **LORA}),
                 (8, None, "--deepspeed zero3_offload", {"deepspeed": "zero3_offload"}),
                 (8, "zero2_offload", "--deepspeed zero3_offload", {"deepspeed": "zero3_offload"}),
+                (8, "zero3", "LoRA (", {"deepspeed": "zero3", **LORA}),
+                (1, "zero3", "16 GPUs", {"num_gpus": 16, "deepspeed": "zero3"}),
             )
         ),
     ],
@@ -282,6 +286,46 @@ def test_what_fits_is_told_where_one_step_is_not_enough(
     assert other.fits(other.memory)
     assert f"{other.memory.total:.1f} GiB a GPU" in told
     assert told.endswith(" fits")
+
+
+def zero_json(**changes: Any) -> str:
+    config = read_zero_file("zero3")
+    config["zero_optimization"] |= changes
+    return json.dumps(config)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize(
+    "zero",
+    [
+        "zero3",
+        zero_json(stage3_param_persistence_threshold="auto"),
+        zero_json(stage3_param_persistence_threshold=10),
+        zero_json(offload_param={"device": "cpu"}),
+        "zero3_offload",
+    ],
+)
+def test_a_plan_keeps_whole_what_a_run_keeps_whole(zero: str, world_size: int) -> None:
+    run = planned(world_size, "24", model_name_or_path=TINY, deepspeed=zero, **LORA)
+    assert run.setting.deepspeed is not None
+    chosen = zero_config(zero, run.read.values, torch.device("cuda"))
+    assert chosen is not None
+    settle_zero3(chosen["zero_optimization"], run.model, world_size=world_size)
+    name = "stage3_param_persistence_threshold"
+    found = run.setting.deepspeed["zero_optimization"][name]
+    assert found == chosen["zero_optimization"][name]
+    sizes = parameter_sizes(run.model)
+    read = ZeroSettings.of(run.setting.deepspeed, num_parameters=sum(s.numel for s in sizes))
+    assert read.sizes[name] == found
+
+
+@pytest.mark.parametrize("zero", ["zero3", zero_json(offload_param={"device": "cpu"})])
+def test_more_gpus_keep_whole_what_they_would(zero: str) -> None:
+    """One GPU cuts nothing up; two do, and a plan for one tells what each of two would need."""
+    given = {"model_name_or_path": TINY, "deepspeed": zero, **LORA}
+    one, two = (planned(number, "24", **given) for number in (1, 2))
+    assert one.on_gpus(2, two.setting.batch) == two.memory
+    assert one.memory.buffers < two.memory.buffers or "offload_param" in zero
 
 
 def test_offload_that_nobody_needs() -> None:
