@@ -11,6 +11,7 @@ from internvl_chat.costs.memory import MemoryEstimate, estimate_memory
 from internvl_chat.errors import ConfigError
 from internvl_chat.train.batch_plan import BatchPlan
 from internvl_chat.train.planned_run import PlannedRun, planned_anew
+from internvl_chat.train.validation import four_bit_problems
 
 MOST_GPUS: Final = 1024
 _WORTH_PACKING: Final = 0.05
@@ -45,7 +46,7 @@ def _changes(run: PlannedRun) -> Iterator[_Change]:
         yield from _shorter_packs(run)
     yield from _higher_stages(run)
     yield from _more_gpus(run)
-    yield from _lora(run)
+    yield from _adapters(run)
     yield from _offload(run)
     yield _smallest(run)
 
@@ -127,9 +128,49 @@ def _enough_gpus(run: PlannedRun) -> tuple[int, MemoryEstimate] | None:
     return (number, memory) if run.fits(memory) else None
 
 
-def _lora(run: PlannedRun) -> Iterator[_Change]:
-    if run.trained == "lora" or run.read.model.freeze_llm:
+def _adapters(run: PlannedRun) -> Iterator[_Change]:
+    """LoRA in place of whole weights, and the frozen ones in 4 bits where that is not enough."""
+    if run.trained == "lora":
+        yield from in_four_bits(run)
         return
+    adapted = _with_lora(run)
+    if adapted is None:
+        return
+    change = f"LoRA (--use_llm_lora {_RANK}, the rest frozen)"
+    cut = adapted.under("zero3") if run.stage < 3 else adapted
+    if not run.fits(adapted.memory) and run.fits(cut.memory):
+        yield f"{change} and --deepspeed zero3", cut.memory
+        return
+    yield change, adapted.memory
+    yield from in_four_bits(adapted)
+
+
+def in_four_bits(run: PlannedRun) -> Iterator[_Change]:
+    """QLoRA where a run with an adapter does not fit, and its other arguments allow it.
+
+    Args:
+        run: with LoRA on the language model.
+    """
+    values, model = {**run.read.values, "deepspeed": None}, run.read.model
+    if run.fits(run.memory) or model.load_in_4bit or values["torch_compile"]:
+        return
+    if any(four_bit_problems(replace(model, load_in_4bit=True), values)):
+        return
+    try:
+        quantised = planned_anew(run.under(None), {"load_in_4bit": True})
+    except ConfigError:
+        return
+    memory = quantised.memory
+    if memory.total < run.memory.total:
+        without = ", without --deepspeed" if run.read.values["deepspeed"] else ""
+        saved = run.memory.total - memory.total
+        yield f"QLoRA (--load_in_4bit True{without}), {saved:.1f} GiB less than LoRA", memory
+
+
+def _with_lora(run: PlannedRun) -> PlannedRun | None:
+    """The run with LoRA on the language model alone; None where its settings allow none."""
+    if run.read.model.freeze_llm:
+        return None
     changes = {
         "freeze_llm": True,
         "freeze_mlp": True,
@@ -139,16 +180,9 @@ def _lora(run: PlannedRun) -> Iterator[_Change]:
         "unfreeze_lm_head": False,
     }
     try:
-        adapted = planned_anew(run, changes)
+        return planned_anew(run, changes)
     except ConfigError:
-        return  # its settings allow no adapter
-    change = f"LoRA (--use_llm_lora {_RANK}, the rest frozen)"
-    if not run.fits(adapted.memory) and run.stage < 3:
-        cut = adapted.under("zero3")
-        if run.fits(cut.memory):
-            yield f"{change} and --deepspeed zero3", cut.memory
-            return
-    yield change, adapted.memory
+        return None
 
 
 def _offload(run: PlannedRun) -> Iterator[_Change]:

@@ -11,7 +11,7 @@ import errno
 import importlib.util
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -99,7 +99,9 @@ def validate_run(
     problems += _data(data, values)
     problems += _numbers(values)
     problems += _vision(source, model, data)
-    problems += _four_bits(model, values)
+    if model.load_in_4bit:
+        problems += _needs_bitsandbytes()
+        problems += four_bit_problems(model, values)
     problems += _output(values)
     problems += _unsupported(values)
     problems += tracker_problems(values["report_to"])
@@ -245,13 +247,21 @@ def _vision(
         )
 
 
-def _four_bits(model: ModelArguments, values: Values) -> Iterator[str]:
-    """What QLoRA wants, and what cannot be saved beside it."""
-    if not model.load_in_4bit:
-        return
-    flag = "--load_in_4bit"
+def _needs_bitsandbytes() -> Iterator[str]:
     if importlib.util.find_spec("bitsandbytes") is None:
-        yield f"{flag} needs bitsandbytes, which is not installed: pip install bitsandbytes."
+        yield (
+            "--load_in_4bit needs bitsandbytes, which is not installed: pip install bitsandbytes."
+        )
+
+
+def four_bit_problems(model: ModelArguments, values: Mapping[str, Any]) -> Iterator[str]:
+    """What QLoRA wants, and what cannot be saved beside it: a sentence each.
+
+    Args:
+        model: our own arguments, as they are with ``--load_in_4bit True``.
+        values: all arguments by name.
+    """
+    flag = "--load_in_4bit"
     if not model.use_llm_lora:
         yield (
             f"{flag}: weights of 4 bits cannot train themselves. Add --use_llm_lora and a rank (16 "

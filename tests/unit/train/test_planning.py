@@ -22,7 +22,7 @@ from internvl_chat.costs.zero_buffers import ZeroSettings
 from internvl_chat.errors import ConfigError, DatasetError
 from internvl_chat.machine.peaks import peaks_of
 from internvl_chat.train.finetune import main
-from internvl_chat.train.plan_advice import advice
+from internvl_chat.train.plan_advice import advice, in_four_bits
 from internvl_chat.train.plan_report import WIDTH, as_json, as_text
 from internvl_chat.train.planned_machine import planned_machine
 from internvl_chat.train.planned_run import PlannedRun
@@ -286,6 +286,58 @@ def test_what_fits_is_told_where_one_step_is_not_enough(
     assert other.fits(other.memory)
     assert f"{other.memory.total:.1f} GiB a GPU" in told
     assert told.endswith(" fits")
+
+
+def too_small_for(run: PlannedRun, *, by_gib: float) -> PlannedRun:
+    """The run on GPUs that lack so much."""
+    usable = run.memory.total - by_gib
+    return replace(run, machine=planned_machine(f"{(usable + 0.75) / 0.9:.6f}", 1))
+
+
+@pytest.mark.parametrize(
+    ("zero", "flags"),
+    [(None, "--load_in_4bit True"), ("zero3", "--load_in_4bit True, without --deepspeed")],
+)
+def test_four_bits_are_offered_where_lora_does_not_fit(zero: str | None, flags: str) -> None:
+    """With what they save, and followed they come to the figure."""
+    given = {"model_name_or_path": TINY, "bf16": True, "max_seq_length": 64, **LORA}
+    lora = planned(1, "24", **given, **({} if zero is None else {"deepspeed": zero}))
+    four = planned(1, "24", **given, load_in_4bit=True)
+    saved = lora.memory.total - four.memory.total
+    assert saved > 0
+    ((change, memory),) = in_four_bits(too_small_for(lora, by_gib=saved / 2))
+    assert memory == four.memory
+    assert change == f"QLoRA ({flags}), {saved:.1f} GiB less than LoRA"
+    assert not [*in_four_bits(lora)]
+    assert not [*in_four_bits(too_small_for(four, by_gib=saved))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{**PUBLISHED, **LORA}, WHOLE])
+def test_four_bits_are_among_the_advice(options: dict[str, Any]) -> None:
+    """For the published model on a GPU of 70 GiB, as sentences and in the object."""
+    run = planned(1, "70", **options)
+    batch = {"per_device_train_batch_size": options.get("per_device_train_batch_size", 4)}
+    followed = planned(1, "70", **PUBLISHED, **LORA, **batch, load_in_4bit=True)
+    told = following(as_json(run)["advice"], "QLoRA (--load_in_4bit True)")
+    assert told.endswith(f": {followed.memory.total:.1f} GiB a GPU, fits")
+    saved = float(told.partition("), ")[2].partition(" GiB less than LoRA")[0])
+    assert 40 < saved < 60  # 34 B weights of 2 bytes
+    assert "QLoRA (--load_in_4bit True)" in as_text(run)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"torch_compile": True},
+        {"freeze_backbone": False},
+        {"unfreeze_vit_layers": -1},
+        {"bf16": False, "fp16": True},
+    ],
+)
+def test_four_bits_are_not_offered_where_they_cannot_be(changes: dict[str, Any]) -> None:
+    given = {"model_name_or_path": TINY, "bf16": True, **LORA, **changes}
+    assert not [*in_four_bits(too_small_for(planned(1, "24", **given), by_gib=0.001))]
 
 
 def zero_json(**changes: Any) -> str:
