@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from internvl_chat.costs.measured import zero3_share
+import torch
+
+from internvl_chat.costs.measured import COMPILED, zero3_share
 from internvl_chat.costs.memory import MemoryEstimate, estimate_memory
 from internvl_chat.errors import ConfigError
 from internvl_chat.train.batch_plan import BatchPlan
@@ -16,6 +18,8 @@ from internvl_chat.train.validation import four_bit_problems
 MOST_GPUS: Final = 1024
 _WORTH_PACKING: Final = 0.05
 """Share of padding from which packing is named."""
+_WORTH_COMPILING: Final = 1.0
+"""Hours of a run from which compiling blocks is named."""
 _RANK: Final = 16
 
 
@@ -224,6 +228,18 @@ def _faster(run: PlannedRun) -> Iterator[str]:
     yield from _without_recomputation(run)
     yield from _lower_stages(run)
     yield from _packing(run)
+    yield from _compiled(run)
+
+
+def _compiled(run: PlannedRun) -> Iterator[str]:
+    """Only of runs that are long enough for it, and where it would not be refused."""
+    time, setting = run.time(), run.setting
+    refused = (
+        run.stage == 3 or run.read.model.load_in_4bit or setting.compute_dtype == torch.float32
+    )
+    if time is None or time.low < _WORTH_COMPILING or refused or run.read.values["torch_compile"]:
+        return
+    yield f"--torch_compile True was measured at {COMPILED}"
 
 
 def _packing(run: PlannedRun) -> Iterator[str]:

@@ -41,7 +41,7 @@ from internvl_chat.train.planned_data import (
 from internvl_chat.train.planned_machine import PlannedMachine
 from internvl_chat.train.planned_model import model_on_meta
 from internvl_chat.train.preparation import frozen_dtype, weight_dtype
-from internvl_chat.train.zero import read_zero_file, stage_of, zero_config
+from internvl_chat.train.zero import read_zero_file, reduce_at_once_alone, stage_of, zero_config
 from internvl_chat.train.zero3 import settle_persistence
 from internvl_chat.train.zero_choice import NO_ZERO, ZeroChoice, ZeroRoom, choose_zero
 
@@ -292,11 +292,7 @@ def weights_in_four_bits(read: ReadArguments, model: InternVLChatModel) -> froze
 def deepspeed_settings(
     values: Mapping[str, Any], model: InternVLChatModel, *, world_size: int
 ) -> Mapping[str, Any] | None:
-    """The run's DeepSpeed file as the trainer makes it, also where DeepSpeed is not installed.
-
-    Whether gradients are reduced as a whole (``reduce_at_once_alone``) is left out: it decides
-    about no memory that is counted, what is held being the same.
-    """
+    """The run's DeepSpeed file as the trainer makes it, also where DeepSpeed is not installed."""
     source = values["deepspeed"]
     if not source:
         return None
@@ -304,6 +300,7 @@ def deepspeed_settings(
     found = zero_config(source, values, torch.device("cuda")) if is_there else None
     config = found or read_zero_file(source)
     zero = config.setdefault("zero_optimization", {})
+    reduce_at_once_alone(zero, world_size)
     if zero.get("stage") == 3:
         settle_persistence(zero, model, world_size=world_size)
     return config

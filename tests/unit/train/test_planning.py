@@ -374,11 +374,19 @@ FEW_LIVE = zero_json(stage3_param_persistence_threshold="auto", stage3_max_live_
 """Leaves open what is kept whole, and gathers so little that it shows beside it."""
 
 
-def test_more_gpus_keep_whole_what_they_would() -> None:
+@pytest.mark.parametrize("zero", [FEW_LIVE, "zero2"])
+def test_more_gpus_keep_whole_what_they_would(zero: str) -> None:
     """One GPU cuts nothing up; two do, and a plan for one tells what each of two would need."""
-    given = {"model_name_or_path": TINY, "deepspeed": FEW_LIVE, **LORA}
+    given = {"model_name_or_path": TINY, "deepspeed": zero, **LORA}
     one, two = (planned(number, "24", **given) for number in (1, 2))
     assert one.on_gpus(2, two.setting.batch) == two.memory
+
+
+def test_one_gpu_overlaps_nothing() -> None:
+    """So that ZeRO-2 has one bucket there and two on several."""
+    runs = [planned(n, "24", model_name_or_path=TINY, deepspeed="zero2") for n in (1, 2)]
+    overlaps = [ZeroSettings.of(r.setting.deepspeed or {}, num_parameters=1).overlaps for r in runs]
+    assert overlaps == [False, True]
 
 
 def test_an_adapter_in_place_of_whole_weights_is_kept_whole() -> None:
@@ -407,6 +415,23 @@ def test_lower_stages_and_kept_activations_are_offered_where_they_fit() -> None:
     told = advice(planned(num_gpus=2, gpu="H200", deepspeed="zero3", model_name_or_path=TINY))
     assert any(text.startswith("--grad_checkpoint False fits, too") for text in told)
     assert any(text.startswith("--deepspeed zero1 fits, too") for text in told)
+
+
+@pytest.mark.parametrize(
+    ("changes", "offered"),
+    [
+        ({"deepspeed": "zero1"}, True),
+        ({"deepspeed": "zero1", "torch_compile": True}, False),
+        ({"deepspeed": "zero3"}, False),
+        ({"deepspeed": "zero1", "max_steps": 2}, False),
+        ({"deepspeed": "zero1", "bf16": False, "fp16": False}, False),
+        ({"load_in_4bit": True}, False),
+    ],
+)
+def test_compiling_is_offered_to_long_runs_that_can(changes: dict[str, Any], offered: bool) -> None:
+    given = {**PUBLISHED, **LORA, "max_steps": 100_000, "bf16": True, **changes}
+    told = advice(planned(8, "H200", **given))
+    assert any(text.startswith("--torch_compile True was measured") for text in told) is offered
 
 
 COUNTED: dict[str, Any] = {
