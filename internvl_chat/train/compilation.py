@@ -37,6 +37,23 @@ _RECORDING: Final = ("reduce-overhead", "max-autotune")
 _COMPILERS: Final = ("c++", "g++", "clang++", "gcc", "clang", "cc")
 
 
+def never_compiled(*, stage: int, in_four_bits: bool) -> Iterator[str]:
+    """A sentence for each reason why blocks are compiled on no machine.
+
+    Args:
+        stage: of ZeRO.
+        in_four_bits: whether the language model's weights are.
+    """
+    flag = "--torch_compile"
+    if stage == 3:
+        yield (
+            f"{flag} with ZeRO-3: its hooks bring the weights of a block when it is called, which "
+            f"a compiled block would not wait for. Use ZeRO-1 or 2, or drop {flag}."
+        )
+    if in_four_bits:
+        yield f"{flag} with --load_in_4bit: weights of 4 bits are not compiled. Drop one."
+
+
 def compile_problems(
     model: ModelArguments, data: DataArguments, train: TrainArguments, device: torch.device
 ) -> Iterator[str]:
@@ -49,13 +66,7 @@ def compile_problems(
     if not train.torch_compile:
         return
     flag, config = "--torch_compile", train.deepspeed if isinstance(train.deepspeed, dict) else None
-    if stage_of(config) == 3:
-        yield (
-            f"{flag} with ZeRO-3: its hooks bring the weights of a block when it is called, which "
-            f"a compiled block would not wait for. Use ZeRO-1 or 2, or drop {flag}."
-        )
-    if model.load_in_4bit:
-        yield f"{flag} with --load_in_4bit: weights of 4 bits are not compiled. Drop one."
+    yield from never_compiled(stage=stage_of(config), in_four_bits=model.load_in_4bit)
     chosen = choose_attention(
         model.attn_implementation,
         packed=data.use_packed_ds,

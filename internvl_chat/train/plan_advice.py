@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 import torch
 
@@ -12,6 +12,7 @@ from internvl_chat.costs.measured import COMPILED, zero3_share
 from internvl_chat.costs.memory import MemoryEstimate, estimate_memory
 from internvl_chat.errors import ConfigError
 from internvl_chat.train.batch_plan import BatchPlan
+from internvl_chat.train.compilation import never_compiled
 from internvl_chat.train.planned_run import PlannedRun, planned_anew
 from internvl_chat.train.validation import four_bit_problems
 
@@ -98,7 +99,13 @@ def _higher_stages(run: PlannedRun) -> Iterator[_Change]:
         if run.fits(found[1]):
             break
     if found:
-        yield f"--deepspeed {found[0]}", found[1]
+        yield f"--deepspeed {found[0]}{_uncompiled(run, found[0])}", found[1]
+
+
+def _uncompiled(run: PlannedRun, zero: str) -> str:
+    """What a DeepSpeed file needs beside it: ZeRO-3 is refused where blocks are compiled."""
+    compiled = run.read.values["torch_compile"] and zero.startswith("zero3")
+    return " --torch_compile False" if compiled else ""
 
 
 def _more_gpus(run: PlannedRun) -> Iterator[_Change]:
@@ -112,7 +119,8 @@ def _more_gpus(run: PlannedRun) -> Iterator[_Change]:
     elif run.stage < 3:
         found = _enough_gpus(run.under("zero3"))
         if found and found[0] > run.machine.num_gpus:
-            yield f"{found[0]} GPUs and --deepspeed zero3", found[1]
+            words = f"{found[0]} GPUs and --deepspeed zero3{_uncompiled(run, 'zero3')}"
+            yield words, found[1]
 
 
 def _enough_gpus(run: PlannedRun) -> tuple[int, MemoryEstimate] | None:
@@ -143,7 +151,7 @@ def _adapters(run: PlannedRun) -> Iterator[_Change]:
     change = f"LoRA (--use_llm_lora {_RANK}, the rest frozen)"
     cut = adapted.under("zero3") if run.stage < 3 else adapted
     if not run.fits(adapted.memory) and run.fits(cut.memory):
-        yield f"{change} and --deepspeed zero3", cut.memory
+        yield f"{change} and --deepspeed zero3{_uncompiled(run, 'zero3')}", cut.memory
         return
     yield change, adapted.memory
     yield from in_four_bits(adapted)
@@ -194,19 +202,14 @@ def _offload(run: PlannedRun) -> Iterator[_Change]:
     if run.read.model.load_in_4bit:
         return
     first = 3 if run.stage == 3 else 2
-    if _offloads(run.setting.deepspeed):
+    if run.offloads:
         first = run.stage + 1
     names = [f"zero{stage}_offload" for stage in range(first, 4)]
     found: list[_Change] = [
-        (f"--deepspeed {name} (slower)", run.under(name).memory) for name in names
+        (f"--deepspeed {name}{_uncompiled(run, name)} (slower)", run.under(name).memory)
+        for name in names
     ]
     yield from next(([one] for one in found if run.fits(one[1])), found[-1:])
-
-
-def _offloads(config: Mapping[str, Any] | None) -> bool:
-    zero = (config or {}).get("zero_optimization") or {}
-    parts = [zero.get(part) or {} for part in ("offload_optimizer", "offload_param")]
-    return any(part.get("device", "none") not in ("none", None) for part in parts)
 
 
 def _smallest(run: PlannedRun) -> _Change:
@@ -215,8 +218,11 @@ def _smallest(run: PlannedRun) -> _Change:
     in_four_bits = run.read.model.load_in_4bit  # which ZeRO-3 does not cut up
     cut = run if run.stage == 3 or in_four_bits else run.under("zero3")
     setting = replace(cut.setting, recompute=True, batch=run.largest(1, pack=pack))
-    words = ["recomputation", "one sample at a time"]
-    words = [" and ".join(words)] if in_four_bits else [", ".join(words), "ZeRO-3"]
+    one = "one sample at a time" if pack is None else f"one pack of {pack} tokens at a time"
+    words = ["recomputation", one]
+    if not in_four_bits:
+        words += [flag] if (flag := _uncompiled(run, "zero3").strip()) else []
+        words = [", ".join(words), "ZeRO-3"]
     return f"{' and '.join(words)} together", estimate_memory(run.model, setting)
 
 
@@ -234,17 +240,28 @@ def _faster(run: PlannedRun) -> Iterator[str]:
 def _compiled(run: PlannedRun) -> Iterator[str]:
     """Only of runs that are long enough for it, and where it would not be refused."""
     time, setting = run.time(), run.setting
-    refused = (
-        run.stage == 3 or run.read.model.load_in_4bit or setting.compute_dtype == torch.float32
-    )
+    is_refused = any(never_compiled(stage=run.stage, in_four_bits=run.read.model.load_in_4bit))
+    refused = is_refused or setting.compute_dtype == torch.float32
+    refused = refused or (run.order.packed and _goes_by_segments(run))
     if time is None or time.low < _WORTH_COMPILING or refused or run.read.values["torch_compile"]:
         return
     yield f"--torch_compile True was measured at {COMPILED}"
 
 
+def _goes_by_segments(run: PlannedRun) -> bool:
+    """Whether packed rows would, with which no block is compiled: the kernels that take them in one
+    call want half precision and an Ampere GPU or newer, which is one that has bf16."""
+    peaks = run.machine.peaks
+    is_older = peaks is not None and "bf16" not in peaks.teraflops
+    is_fp32 = run.setting.compute_dtype == torch.float32
+    return is_older or is_fp32 or run.read.model.attn_implementation == "sdpa"
+
+
 def _packing(run: PlannedRun) -> Iterator[str]:
     padding, data = run.epoch.imbalance.padding, run.read.data
     if run.order.packed or run.data.is_stated or padding < _WORTH_PACKING:
+        return
+    if run.read.values["torch_compile"] and _goes_by_segments(run):
         return
     limit = max(data.max_packed_tokens, data.max_seq_length)  # a long sample must fit a pack
     order = replace(run.order, mode="packed", max_packed_tokens=limit)
@@ -286,7 +303,7 @@ def _executed(run: PlannedRun, *, recompute: bool) -> float:
 
 def _lower_stages(run: PlannedRun) -> Iterator[str]:
     """The lowest ZeRO stage that fits: less is gathered and waited for, and nothing copied."""
-    offloads = _offloads(run.setting.deepspeed)
+    offloads = run.offloads
     last = run.stage if offloads else run.stage - 1
     for stage in range(1, last + 1):
         memory = run.under(f"zero{stage}").memory

@@ -109,14 +109,23 @@ class PlannedRun:
         return stage_of(self.setting.deepspeed)
 
     @property
+    def offloads(self) -> bool:
+        """Whether ZeRO keeps a part in the host's memory."""
+        zero = (self.setting.deepspeed or {}).get("zero_optimization") or {}
+        parts = [zero.get(part) or {} for part in ("offload_optimizer", "offload_param")]
+        return any(part.get("device", "none") not in ("none", None) for part in parts)
+
+    @property
     def epochs(self) -> float:
         """How often the run goes over its data."""
         return self.steps / self.epoch.steps
 
     @property
     def trained(self) -> Trained:
-        """Whether adapters train, or weights themselves."""
-        return "lora" if self.read.model.use_llm_lora else "full"
+        """Whether adapters train, or weights themselves: those of the LLM, where most of it is."""
+        model = self.read.model
+        adapts = model.use_llm_lora or (model.use_backbone_lora and model.freeze_llm)
+        return "lora" if adapts else "full"
 
     def model_flops(self) -> float:
         """Of the whole run, padding and recomputation left out."""
@@ -143,6 +152,8 @@ class PlannedRun:
             row = self.measurement()
             low, high = row.low, row.high
             basis = f"measured on {row.device}: {row.source}"
+            if self.offloads:
+                basis += "; without offload, which takes longer"
         perfect = self.model_flops() / (peak * self.machine.num_gpus * 3600)
         return PlannedTime(low=perfect / high, high=perfect / low, basis=basis)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from internvl_chat.checkpoint.tokenizer import add_special_tokens, has_tokenizer, load_tokenizer
-from internvl_chat.config import OrderConfig
+from internvl_chat.config import OrderConfig, require
 from internvl_chat.costs.activations import LargestMicroBatch
 from internvl_chat.costs.flops import ModelFlops
 from internvl_chat.costs.memory import MemorySetting
@@ -32,7 +32,7 @@ from internvl_chat.train.arguments import (
 )
 from internvl_chat.train.assumed import Surroundings
 from internvl_chat.train.batch_plan import BatchPlan
-from internvl_chat.train.compilation import row_multiple
+from internvl_chat.train.compilation import never_compiled, row_multiple
 from internvl_chat.train.parsing import ReadArguments, read_arguments
 from internvl_chat.train.planned_data import (
     PlannedData,
@@ -92,12 +92,14 @@ def plan_run(
         read = read_arguments(arguments, models=places.directories, around=around, is_planned=True)
         _require_planned(read, machine)
         run = planned(read, machine, mfu, sample_tokens, places.notes)
-    if not read.leaves_zero:
-        return run
-    if read.model.load_in_4bit:
-        return replace(run, notes=(*run.notes, AUTO_IN_FOUR_BITS))
-    choice = run.chosen(run.room)
-    return replace(run.under(choice.source), notes=(*run.notes, choice.told))
+    if read.leaves_zero and read.model.load_in_4bit:
+        run = replace(run, notes=(*run.notes, AUTO_IN_FOUR_BITS))
+    elif read.leaves_zero:
+        choice = run.chosen(run.room)
+        run = replace(run.under(choice.source), notes=(*run.notes, choice.told))
+    if read.values["torch_compile"]:
+        require(never_compiled(stage=run.stage, in_four_bits=read.model.load_in_4bit))
+    return run
 
 
 def _require_planned(read: ReadArguments, machine: PlannedMachine) -> None:

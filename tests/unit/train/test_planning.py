@@ -403,6 +403,13 @@ def test_offload_that_nobody_needs() -> None:
     assert f"--deepspeed zero3 fits, too ({needs:.1f} GiB): nothing is copied" in " ".join(told)
 
 
+def test_hours_say_that_offload_is_not_in_them() -> None:
+    for zero, told in (("zero3", False), ("zero3_offload", True), ("zero2_offload", True)):
+        time = planned(64, deepspeed=zero).time()
+        assert time is not None
+        assert ("without offload, which takes longer" in time.basis) is told
+
+
 def test_four_bits_are_cut_up_by_no_stage() -> None:
     run = planned(8, "24", **PUBLISHED, **LORA, load_in_4bit=True, deepspeed="auto")
     assert run.setting.deepspeed is None
@@ -417,6 +424,16 @@ def test_lower_stages_and_kept_activations_are_offered_where_they_fit() -> None:
     assert any(text.startswith("--deepspeed zero1 fits, too") for text in told)
 
 
+OLDER: dict[str, Any] = {
+    "gpu": "V100-SXM2-32GB",
+    "bf16": False,
+    "fp16": True,
+    "model_name_or_path": TINY,
+    "max_steps": 10**9,
+}
+"""A card whose kernels take packed rows by segments."""
+
+
 @pytest.mark.parametrize(
     ("changes", "offered"),
     [
@@ -426,12 +443,37 @@ def test_lower_stages_and_kept_activations_are_offered_where_they_fit() -> None:
         ({"deepspeed": "zero1", "max_steps": 2}, False),
         ({"deepspeed": "zero1", "bf16": False, "fp16": False}, False),
         ({"load_in_4bit": True}, False),
+        ({"use_packed_ds": True}, True),
+        ({"use_packed_ds": True, "attn_implementation": "sdpa"}, False),
+        (OLDER, True),
+        ({**OLDER, "use_packed_ds": True}, False),
     ],
 )
 def test_compiling_is_offered_to_long_runs_that_can(changes: dict[str, Any], offered: bool) -> None:
-    given = {**PUBLISHED, **LORA, "max_steps": 100_000, "bf16": True, **changes}
-    told = advice(planned(8, "H200", **given))
+    given = {**PUBLISHED, **LORA, "max_steps": 100_000, "bf16": True, "gpu": "H200", **changes}
+    told = advice(planned(8, **given))
     assert any(text.startswith("--torch_compile True was measured") for text in told) is offered
+
+
+def test_a_compiled_run_is_told_to_compile_nothing_where_it_is_cut_up() -> None:
+    """ZeRO-3 is refused beside it, by `train` and by a plan."""
+    told = advice(planned(8, "H100", **WHOLE, torch_compile=True))
+    cut_up = [text for text in told if "zero3" in text or "ZeRO-3" in text]
+    assert len(cut_up) >= 2
+    assert all("--torch_compile False" in text for text in cut_up)
+    followed = planned(8, "H100", **WHOLE, deepspeed="zero3", torch_compile=False)
+    assert f": {followed.memory.total:.1f} GiB" in " ".join(cut_up)
+
+
+def test_hours_of_adapters_of_the_vision_tower_alone() -> None:
+    """What is frozen has no gradients: they are those of a LoRA."""
+    vision: dict[str, Any] = {"use_backbone_lora": 16, "freeze_llm": True, "freeze_mlp": True}
+    run = planned(1, "H200", **PUBLISHED, **vision, freeze_backbone=True)
+    assert run.trained == "lora"
+    beside = planned(
+        1, "H200", **PUBLISHED, **{**vision, "freeze_llm": False}, freeze_backbone=True
+    )
+    assert beside.trained == "full"
 
 
 COUNTED: dict[str, Any] = {
@@ -465,6 +507,9 @@ def test_packing_is_offered_where_it_fits() -> None:
     tight = replace(run, machine=planned_machine(f"{(between + 0.75) / 0.9:.6f}", 1))
     assert tight.fits(tight.memory)
     assert "--use_packed_ds True --max_packed_tokens 8192 fits" not in " ".join(advice(tight))
+    for half, offered in ({"bf16": True}, True), ({"bf16": False}, False):  # segments in fp32
+        compiled = planned(1, "48", **COUNTED, torch_compile=True, **half)
+        assert ("--use_packed_ds" in " ".join(advice(compiled))) is offered
 
 
 def test_records_are_counted_where_they_can_be() -> None:
@@ -521,6 +566,11 @@ def test_max_steps_go_before_epochs() -> None:
         ({"model_name_or_path": "no/such/place/of/a/model"}, "no such directory"),
         ({"meta_path": "no/such.json"}, "--meta_path no/such.json: no such file"),
         ({"deepspeed": "zero9"}, "zero9"),
+        ({"deepspeed": "zero3", "torch_compile": True}, "--torch_compile with ZeRO-3"),
+        (
+            {**LORA, "bf16": True, "load_in_4bit": True, "torch_compile": True},
+            "--torch_compile with --load_in_4bit",
+        ),
         ({"mfu": 2}, "--mfu"),
         ({"sample_tokens": 0}, "--sample_tokens"),
     ],
