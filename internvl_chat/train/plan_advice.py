@@ -302,11 +302,12 @@ def _executed(run: PlannedRun, *, recompute: bool) -> float:
 
 
 def _lower_stages(run: PlannedRun) -> Iterator[str]:
-    """The lowest ZeRO stage that fits: less is gathered and waited for, and nothing copied."""
+    """The lowest ZeRO stage that fits: less is gathered and waited for, and nothing copied. None at
+    all in place of ZeRO-3 for an adapter, whose optimizer is small: so it was measured."""
     offloads = run.offloads
     last = run.stage if offloads else run.stage - 1
-    for stage in range(1, last + 1):
-        memory = run.under(f"zero{stage}").memory
+    for stage in range(0 if run.stage == 3 and run.trained == "lora" else 1, last + 1):
+        memory = run.under(f"zero{stage}" if stage else None).memory
         if run.fits(memory):
             whats = ["nothing is copied to the host's memory"] if offloads else []
             if run.stage == 3 and stage < 3:
@@ -315,8 +316,6 @@ def _lower_stages(run: PlannedRun) -> Iterator[str]:
                 whats.append("gradients meet once a step")
             share = zero3_share(run.trained) if run.stage == 3 and not offloads else None
             much = f", ZeRO-3 was measured at {share}" if share else ""
-            yield (
-                f"--deepspeed zero{stage} fits, too ({memory.total:.1f} GiB): "
-                f"{', '.join(whats)}{much}"
-            )
+            change = f"--deepspeed zero{stage}" if stage else "without --deepspeed it"
+            yield (f"{change} fits, too ({memory.total:.1f} GiB): {', '.join(whats)}{much}")
             return

@@ -421,7 +421,11 @@ def test_four_bits_are_cut_up_by_no_stage() -> None:
 def test_lower_stages_and_kept_activations_are_offered_where_they_fit() -> None:
     told = advice(planned(num_gpus=2, gpu="H200", deepspeed="zero3", model_name_or_path=TINY))
     assert any(text.startswith("--grad_checkpoint False fits, too") for text in told)
-    assert any(text.startswith("--deepspeed zero1 fits, too") for text in told)
+    alone = planned(num_gpus=2, gpu="H200", model_name_or_path=TINY).memory.total
+    start = f"without --deepspeed it fits, too ({alone:.1f} GiB): weights are not gathered"
+    assert any(text.startswith(start) for text in told)
+    whole = planned(2, "H200", deepspeed="zero3", model_name_or_path=TINY, use_llm_lora=0)
+    assert any(text.startswith("--deepspeed zero1 fits, too") for text in advice(whole))
 
 
 OLDER: dict[str, Any] = {
