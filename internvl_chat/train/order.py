@@ -81,7 +81,9 @@ class RunLength:
         Args:
             sampler: whose plans are counted; it stays where it is.
             constant: every epoch has as many steps as the first (all but packed ones).
-            known_begin: (an epoch, steps before it), as a checkpoint tells.
+            known_begin: (an epoch, steps before it), as a checkpoint tells. What is counted wins
+                over it: a run under --overwrite_output_dir may have other packs than the one that
+                wrote the checkpoint.
         """
         self._sampler = sampler
         self._constant = constant
@@ -106,10 +108,18 @@ class RunLength:
     def _note_next(self, epoch: int) -> None:
         """Where the next epoch begins, if it is known where this one does."""
         place = bisect.bisect_left(self._epochs, epoch)
-        here, after = self._epochs[place : place + 1], self._epochs[place + 1 : place + 2]
-        if here == [epoch] and after != [epoch + 1]:
-            self._epochs.insert(place + 1, epoch + 1)
-            self._begins.insert(place + 1, self._begins[place] + self._steps[epoch])
+        if self._epochs[place : place + 1] != [epoch]:
+            return
+        begin = self._begins[place] + self._steps[epoch]
+        if len(self._epochs) > place + 1:
+            between = self._epochs[place + 1] - (epoch + 1)
+            their_steps = self._begins[place + 1] - begin
+            if between == their_steps == 0:
+                return
+            if not 0 < between <= their_steps:  # an epoch has one step at least
+                del self._epochs[place + 1 :], self._begins[place + 1 :]
+        self._epochs.insert(place + 1, epoch + 1)
+        self._begins.insert(place + 1, begin)
 
     def total(self, *, num_epochs: float, max_steps: int) -> RunTotal:
         """How long a run is; ``max_steps`` > 0 wins over ``num_epochs``.
@@ -123,7 +133,11 @@ class RunLength:
         rest = num_epochs - whole
         steps = math.ceil(rest * self.steps(whole)) if rest else 0
         # Backwards: the plans that the sampler keeps are then those of the first epochs.
-        steps += sum(self.steps(epoch) for epoch in reversed(range(whole)))
+        counts = [self.steps(epoch) for epoch in reversed(range(whole))][::-1]
+        steps += sum(counts)
+        if not self._constant:  # the loop over epochs ends by their number: none may be passed over
+            self._epochs = list(range(whole + 1))
+            self._begins = list(itertools.accumulate(counts, initial=0))
         return RunTotal(steps, math.ceil(num_epochs))
 
     def _total_of_steps(self, max_steps: int) -> RunTotal:

@@ -107,6 +107,24 @@ def test_far_into_a_run_its_own_epoch_is_planned_alone() -> None:
         assert length.locate(10) == (3, 0)  # behind it, too
 
 
+def test_counted_epochs_win_over_what_a_checkpoint_of_other_packs_tells() -> None:
+    """Its run had epochs of two steps; else the loop over epochs would end before the steps."""
+    counted = RunLength(sampler(packed_plan), constant=False)
+    told = RunLength(sampler(packed_plan), constant=False, known_begin=(2, 5))
+    for length in (counted, told):
+        assert length.total(num_epochs=3, max_steps=-1) == (10, 3, True)
+    assert [told.locate(step) for step in range(11)] == [counted.locate(step) for step in range(11)]
+
+
+@pytest.mark.parametrize("begin", [(1, 2), (1, 4), (2, 3), (3, 4)])
+def test_what_cannot_be_told_of_these_packs_is_passed_over(begin: tuple[int, int]) -> None:
+    """The first epoch has three steps, and each one at least."""
+    counted = RunLength(sampler(packed_plan), constant=False)
+    told = RunLength(sampler(packed_plan), constant=False, known_begin=begin)
+    assert told.total(num_epochs=1, max_steps=9) == (9, 3, False)
+    assert [told.locate(step) for step in range(20)] == [counted.locate(step) for step in range(20)]
+
+
 def test_no_epoch_is_planned_twice() -> None:
     plans = CountedPlans()
     own = sampler(plans)
