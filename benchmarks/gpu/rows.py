@@ -115,6 +115,8 @@ DEFAULT_ROWS = (
     "packed-zero2",
     "packed-zero1",
     "packed-none",
+    "packed-zero1-compiled",
+    "packed-zero2-compiled",
     "packed-zero2-norecompute",
     "plain-grouped",
     "grouped-zero3",
