@@ -123,8 +123,8 @@ MEASURED: Final[tuple[MeasuredRun, ...]] = (
         recompute=False,
         low=0.35,
         high=0.496,
-        source="3.35 B parameters on one GPU, the plain loop of benchmarks/gpu_train.py: one pack "
-        "of 4,096 tokens a forward pass, and two with fused norms",
+        source="3.35 B parameters on one GPU, a plain loop in place of the trainer: one pack of "
+        "4,096 tokens a forward pass, and two with fused norms",
     ),
     MeasuredRun(
         device="NVIDIA H200",
