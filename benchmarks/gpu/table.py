@@ -31,7 +31,12 @@ MIN_OF_PLAIN = {
 }
 SMALL_STEP_TOKENS, MAX_SMALL_STEP, MIN_OF_MATMUL = 8200, 5.0, 0.5
 """With LoRA: seconds that a step of two packs may take, and what a larger one must reach."""
-MIN_MFU = {"plain": 0.35, "plain-fused": 0.35, "plain-fused-norecompute": 0.40}
+MIN_MFU = {
+    "plain": 0.35,
+    "plain-fused": 0.35,
+    "plain-norecompute": 0.40,
+    "plain-fused-norecompute": 0.40,
+}
 
 
 def number(value: float | None, form: str) -> str:

@@ -14,14 +14,16 @@ from internvl_chat.train.trainer import InternVLTrainer
 BUCKETS = ("reduce_bucket_size", "allgather_bucket_size", "stage3_prefetch_bucket_size")
 
 
-def shrink(config: dict[str, Any], model: nn.Module, *, deepspeed: bool = True) -> dict[str, Any]:
+def shrink(
+    config: dict[str, Any], model: nn.Module, *, deepspeed: bool = True, world_size: int = 2
+) -> dict[str, Any]:
     """``config`` after the trainer's hook, which reads these few attributes of it alone."""
     plugin = SimpleNamespace(hf_ds_config=SimpleNamespace(config=config))
     trainer: Any = SimpleNamespace(
         is_deepspeed_enabled=deepspeed,
         accelerator=SimpleNamespace(state=SimpleNamespace(deepspeed_plugin=plugin)),
         model=model,
-        args=SimpleNamespace(world_size=2),
+        args=SimpleNamespace(world_size=world_size),
     )
     InternVLTrainer._settle_deepspeed(trainer)
     return config
@@ -75,3 +77,10 @@ def test_nothing_happens_without_deepspeed() -> None:
     config = {"zero_optimization": {"reduce_bucket_size": 100}}
     shrink(config, model_of_ten(), deepspeed=False)
     assert config == {"zero_optimization": {"reduce_bucket_size": 100}}
+
+
+def test_one_rank_reduces_as_a_whole() -> None:
+    zero = {"stage": 2, "reduce_scatter": True, "overlap_comm": True}
+    alone = shrink({"zero_optimization": dict(zero)}, model_of_ten(), world_size=1)
+    assert alone["zero_optimization"] == {**zero, "reduce_scatter": False, "overlap_comm": False}
+    assert shrink({"zero_optimization": dict(zero)}, model_of_ten())["zero_optimization"] == zero
